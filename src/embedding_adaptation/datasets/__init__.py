@@ -1,0 +1,1 @@
+"""Catalog datasets for base model, adapter, embeddings, texts and shards."""

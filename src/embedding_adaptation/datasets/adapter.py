@@ -1,0 +1,100 @@
+"""The LoRA adapter as a catalog dataset: a PEFT folder that knows its base model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.io.core import DatasetError
+
+from embedding_adaptation.datasets.directory import DirectoryDataset
+from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
+
+if TYPE_CHECKING:
+    from kedro.io import Version
+    from peft import PeftModel
+
+ADAPTER_CARD_FILE = "adapter_card.json"
+
+
+@dataclass(frozen=True)
+class TrainedAdapter:
+    """An adapter fresh from training.
+
+    Attributes:
+        model: The PEFT model that holds it.
+        base: Card of the base model it belongs to.
+        template: Pattern of the prompt template it was trained under.
+        pooling: Pooling it was trained under.
+        max_length: Longest sequence in tokens it was trained on.
+        steps: Optimiser steps behind it.
+    """
+
+    model: PeftModel
+    base: ModelCard
+    template: str
+    pooling: str
+    max_length: int
+    steps: int
+
+
+class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
+    """A PEFT folder (safetensors and configuration) with a card that pins the base model by its hash.
+
+    Loading returns the base weights *with* the adapter. The base is looked up among the versions of the base model dataset, so the folder
+    holds no path and can be moved with the project.
+
+    Args:
+        filepath: Directory of the adapter's versions.
+        base_model: Directory of the base model's versions.
+        version: Load and save version, from Kedro.
+        metadata: Free values for other tools.
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        base_model: str,
+        version: Version | None = None,
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(filepath=filepath, version=version, metadata=metadata)
+        self._base_model = base_model
+
+    def read_directory(self, directory: Path) -> DecoderWeights:
+        """Find the base model the adapter in ``directory`` belongs to.
+
+        Raises:
+            DatasetError: If that base model is not there.
+        """
+        wanted = ModelCard(**json.loads((directory / ADAPTER_CARD_FILE).read_text(encoding="utf-8"))["base"])
+        root = Path(self._base_model)
+        if not root.is_absolute():
+            root = Path(self._filepath).parent / root
+        for card_file in sorted(root.rglob(CARD_FILE), reverse=True):
+            if ModelCard.read(card_file.parent).sha256 == wanted.sha256:
+                return DecoderWeights(card_file.parent, wanted, adapter=directory)
+        msg = (
+            f"the adapter {directory} belongs to the base model {wanted.source!r} (sha256 {wanted.sha256[:12]}...), which is not below "
+            f"{root}; set base_model to it and run any pipeline, or train again"
+        )
+        raise DatasetError(msg)
+
+    def write_directory(self, data: TrainedAdapter, directory: Path) -> None:
+        """Write adapter weights, configuration and card."""
+        for config in data.model.peft_config.values():
+            # PEFT would write the path of this machine's copy.
+            config.base_model_name_or_path = data.base.source
+        data.model.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
+        card = {
+            "base": asdict(data.base),
+            "template": data.template,
+            "pooling": data.pooling,
+            "max_length": data.max_length,
+            "steps": data.steps,
+        }
+        text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False)
+        (directory / ADAPTER_CARD_FILE).write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,106 @@
+"""The base model as a catalog dataset: resolved and converted on first load, reused from then on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.io.core import DatasetError, VersionNotFoundError
+
+from embedding_adaptation.datasets.directory import DirectoryDataset
+from embedding_adaptation.embedder.base_model import BaseModelError, check_source, convert, is_hub_setting
+from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
+
+if TYPE_CHECKING:
+    from kedro.io import Version
+
+    from embedding_adaptation.embedder.base_model import BaseModelSource
+
+
+class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
+    """A base model, named by one setting and kept as safetensors, tokenizer and card.
+
+    The first load resolves the setting and writes a version; later loads return the newest version made from the same setting and an
+    unchanged source, so every run of a project sees the same weights. It has no save: a base model is an input.
+
+    Args:
+        source: The setting, see :mod:`embedding_adaptation.embedder.base_model`.
+        filepath: Directory of the versions.
+        version: Load and save version, from Kedro.
+        metadata: Free values for other tools.
+
+    Example:
+        .. code-block:: yaml
+
+            base_model:
+              type: embedding_adaptation.datasets.base_model.BaseModelDataset
+              source: Qwen/Qwen3-0.6B@main
+              filepath: data/06_models/base_model
+              versioned: true
+    """
+
+    def __init__(self, *, source: str, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
+        super().__init__(filepath=filepath, version=version, metadata=metadata)
+        self._source = source
+
+    def check_input(self) -> None:
+        """Fail early: see whether the setting can be resolved, without loading anything.
+
+        Raises:
+            DatasetError: If it cannot; the message says what is wrong and how to mend it.
+        """
+        self._resolve()
+
+    def load(self) -> DecoderWeights:
+        """The weights on disk, resolved now if they have not been before."""
+        if self._version and self._version.load:
+            return self.read_directory(Path(self._get_load_path()))
+        resolved = self._resolve()
+        if not isinstance(resolved, Path):
+            target = Path(self._get_save_path())
+            try:
+                with self.writing(target) as directory:
+                    convert(resolved, directory)
+            except BaseModelError as error:
+                raise DatasetError(str(error)) from error
+            resolved = target
+        if self._version:
+            self._cached_load_version = resolved.parent.name  # for those who ask which version was loaded
+        return self.read_directory(resolved)
+
+    def read_directory(self, directory: Path) -> DecoderWeights:
+        """Describe the weights in a directory."""
+        return DecoderWeights(directory, ModelCard.read(directory))
+
+    def write_directory(self, data: None, directory: Path) -> None:  # noqa: ARG002
+        """Refuse: a base model is an input."""
+        msg = "base_model is an input and cannot be saved; set base_model in conf/base/globals.yml"
+        raise DatasetError(msg)
+
+    def _resolve(self) -> Path | BaseModelSource:
+        """The finished version made from this setting, or the checked source to make one from."""
+        finished = [(folder, card) for folder in self._versions() if (card := ModelCard.read(folder)).source == self._source]
+        if finished and is_hub_setting(self._source):
+            return finished[0][0]  # pinned to the commit it was resolved to, and usable without a network
+        try:
+            source = check_source(self._source, verify_hash=not finished)
+            for folder, card in finished:
+                if card.stamp == source.stamp:
+                    return folder
+            return check_source(self._source) if finished else source
+        except BaseModelError as error:
+            raise DatasetError(str(error)) from error
+
+    def _versions(self) -> list[Path]:
+        """Finished versions, newest first."""
+        if not self._version:
+            folders = [Path(self._filepath)]
+        else:
+            try:
+                folders = [Path(path) for path in self._get_versions()]
+            except VersionNotFoundError:
+                folders = []
+        return [folder for folder in folders if (folder / CARD_FILE).is_file()]
+
+    def _describe(self) -> dict[str, Any]:
+        return {**super()._describe(), "source": self._source}

@@ -1,0 +1,84 @@
+"""A versioned dataset that is a directory, written atomically."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from abc import abstractmethod
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from kedro.io import AbstractVersionedDataset
+from kedro.io.core import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from kedro.io import Version
+
+_DI = TypeVar("_DI")
+_DO = TypeVar("_DO")
+
+
+class DirectoryDataset(AbstractVersionedDataset[_DI, _DO], Generic[_DI, _DO]):
+    """Base class of datasets whose value is a directory of files.
+
+    A save goes to a temporary directory beside the target, which is then renamed: a version is there in full or not at all.
+
+    Args:
+        filepath: The directory, on a local disk. Versions lie below it.
+        version: Load and save version; ``None`` turns versioning off, and a save replaces what is there.
+        metadata: Free values for other tools (kedro-viz layers, MLflow logging).
+    """
+
+    def __init__(self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata
+        super().__init__(PurePosixPath(filepath), version)
+
+    @abstractmethod
+    def read_directory(self, directory: Path) -> _DO:
+        """Read the value from its directory."""
+
+    @abstractmethod
+    def write_directory(self, data: _DI, directory: Path) -> None:
+        """Write the value into an empty directory."""
+
+    def load(self) -> _DO:
+        """Load the version asked for, or the newest.
+
+        Raises:
+            DatasetError: If there is none; the message says how to make one.
+        """
+        directory = Path(self._get_load_path())
+        if not directory.is_dir():
+            msg = f"there is no {directory}; run the pipeline that writes it first"
+            raise DatasetError(msg)
+        return self.read_directory(directory)
+
+    def save(self, data: _DI) -> None:
+        """Save as a new version, or replace the unversioned directory."""
+        with self.writing(Path(self._get_save_path())) as directory:
+            self.write_directory(data, directory)
+
+    @staticmethod
+    @contextmanager
+    def writing(target: Path) -> Iterator[Path]:
+        """A temporary directory that becomes ``target`` when the block ends well, and vanishes when it does not."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+        try:
+            yield work
+            work.chmod(0o755)
+            if target.exists():
+                shutil.rmtree(target)
+            work.rename(target)
+        except BaseException:
+            shutil.rmtree(work, ignore_errors=True)
+            raise
+
+    def _exists(self) -> bool:
+        return Path(self._get_load_path()).is_dir()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "version": self._version}

@@ -1,0 +1,96 @@
+"""Text vectors as a catalog dataset."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from kedro.io import AbstractVersionedDataset
+from kedro.io.core import DatasetError
+
+if TYPE_CHECKING:
+    from kedro.io import Version
+
+_IDS = "ids"
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """Vectors of the same texts under several strategies.
+
+    Attributes:
+        ids: Id of each text.
+        vectors: For each strategy's name a float32 array ``[N, D]``, rows in the order of ``ids``.
+
+    Raises:
+        ValueError: If an array's rows do not match the ids.
+    """
+
+    ids: tuple[str, ...]
+    vectors: dict[str, np.ndarray]
+
+    def __post_init__(self) -> None:
+        for name, matrix in self.vectors.items():
+            if matrix.ndim != 2 or matrix.shape[0] != len(self.ids):  # noqa: PLR2004  rows and columns
+                msg = f"strategy {name!r} has vectors of shape {matrix.shape} for {len(self.ids)} texts; one row a text is needed"
+                raise ValueError(msg)
+
+
+class EmbeddingsDataset(AbstractVersionedDataset[Embeddings, Embeddings]):
+    """Embeddings in one safetensors file: a tensor a strategy, the ids in the file's header.
+
+    Args:
+        filepath: The file, on a local disk.
+        version: Load and save version; ``None`` turns versioning off.
+        metadata: Free values for other tools.
+    """
+
+    def __init__(self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
+        self.metadata = metadata
+        super().__init__(PurePosixPath(filepath), version)
+
+    def load(self) -> Embeddings:
+        """Read the vectors.
+
+        Raises:
+            DatasetError: If the file is not one of this project's.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        path = Path(self._get_load_path())
+        try:
+            with safe_open(path, framework="np") as file:
+                ids = json.loads((file.metadata() or {})[_IDS])
+                vectors = {name: file.get_tensor(name) for name in sorted(file.keys())}
+        except (SafetensorError, KeyError) as error:
+            msg = f"{path} holds no embeddings of this project ({error}); run embedding_extraction again"
+            raise DatasetError(msg) from error
+        return Embeddings(tuple(ids), vectors)
+
+    def save(self, data: Embeddings) -> None:
+        """Write the vectors; the file is there in full or not at all."""
+        from safetensors.numpy import save_file
+
+        target = Path(self._get_save_path())
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, work = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+        os.close(handle)
+        try:
+            tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}
+            save_file(tensors, work, metadata={_IDS: json.dumps(list(data.ids))})
+            Path(work).chmod(0o644)
+            Path(work).replace(target)
+        except BaseException:
+            Path(work).unlink(missing_ok=True)
+            raise
+
+    def _exists(self) -> bool:
+        return Path(self._get_load_path()).is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "version": self._version}

@@ -1,0 +1,220 @@
+"""The user's texts as a catalog dataset, with errors a person can act on."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from kedro.io import AbstractDataset
+from kedro.io.core import DatasetError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5
+
+
+class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
+    """Texts, one a row, from ``.txt`` (one a line), ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``.
+
+    Loads a frame of strings with the columns ``id``, ``text`` and, where ``label_column`` is set, ``label``. Rows without text are left
+    out with a warning. It has no save: raw texts are the user's own.
+
+    Args:
+        filepath: The file; its ending says the format.
+        text_column: Column of the texts; a ``.txt`` file has only this one.
+        label_column: Column of the labels, for labelled texts.
+        id_column: Column of the ids; without it a row's number in the file, counted from 1, is its id.
+        encoding: Encoding of text formats. A byte-order mark is ignored.
+        metadata: Free values for other tools.
+
+    Example:
+        .. code-block:: yaml
+
+            labelled_texts:
+              type: embedding_adaptation.datasets.texts.TextsDataset
+              filepath: data/01_raw/labelled_texts.csv
+              label_column: label
+    """
+
+    def __init__(
+        self,
+        *,
+        filepath: str,
+        text_column: str = "text",
+        label_column: str | None = None,
+        id_column: str | None = None,
+        encoding: str = "utf-8",
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self._path = Path(filepath).expanduser()
+        self._text_column = text_column
+        self._label_column = label_column
+        self._id_column = id_column
+        self._encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
+        self.metadata = metadata
+
+    def check_input(self) -> None:
+        """Fail early: read the texts once, before any work is built on them.
+
+        Raises:
+            DatasetError: If they cannot be used; the message names the file, the row or column and the remedy.
+        """
+        self.load()
+
+    def load(self) -> pd.DataFrame:
+        """Read and check the texts.
+
+        Raises:
+            DatasetError: If they cannot be used; the message names the file, the row or column and the remedy.
+        """
+        raw = self._read()
+        if raw.empty:
+            self._fail("has no rows; give a file with at least one text")
+        columns = {"text": self._text_column, "label": self._label_column, "id": self._id_column}
+        for role, column in columns.items():
+            if column is not None and column not in raw.columns:
+                there = ", ".join(map(repr, raw.columns))
+                self._fail(
+                    f"has no column {column!r} for the {role}s, only {there}; rename one, or set {role}_column "
+                    "(on the command line: --params text_column=NAME or label_column=NAME)"
+                )
+        return self._select(raw)
+
+    def save(self, data: None) -> None:  # noqa: ARG002
+        """Refuse: raw texts are an input."""
+        msg = f"{self._path.name} holds the user's own texts and is never written"
+        raise DatasetError(msg)
+
+    def _select(self, raw: pd.DataFrame) -> pd.DataFrame:
+        import pandas as pd
+
+        numbers = pd.Series(range(1, len(raw) + 1), index=raw.index).astype(str)
+        frame = pd.DataFrame({"id": raw[self._id_column] if self._id_column else numbers, "text": raw[self._text_column]})
+        if self._label_column:
+            frame["label"] = raw[self._label_column]
+        frame = frame.astype(object).where(frame.notna(), "").astype(str)
+        empty = frame["text"].str.strip() == ""
+        if empty.all():
+            self._fail(f"column {self._text_column!r} is empty in all {len(frame)} rows; name the column that holds the texts")
+        if empty.any():
+            logger.warning(
+                "%s: %d of %d rows have no text and are left out (row %s)",
+                self._path.name, empty.sum(), len(frame), _listed(numbers[empty]),
+            )  # fmt: skip
+        frame, numbers = frame[~empty], numbers[~empty]
+        if self._label_column:
+            missing = frame["label"].str.strip() == ""
+            if missing.any():
+                self._fail(
+                    f"column {self._label_column!r} has no label in {missing.sum()} of {len(frame)} rows "
+                    f"(row {_listed(numbers[missing])}); label these rows or remove them"
+                )
+            if frame["label"].nunique() == 1:
+                self._fail(
+                    f"column {self._label_column!r} holds one class only, {frame['label'].iloc[0]!r}; "
+                    "scoring a clustering needs texts of two classes or more"
+                )
+        if self._id_column and frame["id"].duplicated().any():
+            doubled = frame["id"][frame["id"].duplicated()].iloc[0]
+            self._fail(f"column {self._id_column!r} holds {doubled!r} more than once; ids must be unique")
+        return frame.reset_index(drop=True)
+
+    def _read(self) -> pd.DataFrame:
+        readers: dict[str, Callable[[], pd.DataFrame]] = {
+            ".txt": self._read_txt,
+            ".csv": lambda: self._read_separated(","),
+            ".tsv": lambda: self._read_separated("\t"),
+            ".jsonl": self._read_jsonl,
+            ".parquet": self._read_parquet,
+        }
+        if not self._path.exists():
+            self._fail("does not exist; check the path (a relative one starts at the project's root)")
+        if not self._path.is_file():
+            self._fail("is a folder; give one of the files in it")
+        if self._path.suffix.lower() not in readers:
+            self._fail(f"ends in {self._path.suffix!r}; give one of {', '.join(readers)}")
+        try:
+            return readers[self._path.suffix.lower()]()
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            self._fail(
+                f"is not {self._encoding.removesuffix('-sig')}: byte 0x{error.object[error.start]:02x} in line {line}; "
+                "save it as UTF-8, or name its encoding in the catalog (for example encoding: cp1252)"
+            )
+        except LookupError:
+            self._fail(f"cannot be read as {self._encoding!r}, which is no encoding Python knows; correct it in the catalog")
+        except PermissionError:
+            self._fail("may not be read by this user; change its permissions")
+
+    def _text(self) -> str:
+        # The whole file at once: a wrong byte anywhere is found with its place, and before any row is used.
+        return self._path.read_bytes().decode(self._encoding)
+
+    def _read_txt(self) -> pd.DataFrame:
+        import pandas as pd
+
+        # Not splitlines(): it also splits at characters that occur inside texts, such as U+2028.
+        lines = [line.rstrip("\r") for line in self._text().split("\n")]
+        if lines and not lines[-1]:
+            lines.pop()
+        return pd.DataFrame({self._text_column: lines})
+
+    def _read_separated(self, separator: str) -> pd.DataFrame:
+        import io
+
+        import pandas as pd
+
+        try:
+            return pd.read_csv(io.StringIO(self._text()), sep=separator, dtype=str, keep_default_na=False)
+        except pd.errors.EmptyDataError:
+            return pd.DataFrame()
+        except pd.errors.ParserError as error:
+            reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+            self._fail(f"cannot be split into columns: {reason}; put texts that hold a separator or line break into quotes")
+
+    def _read_jsonl(self) -> pd.DataFrame:
+        import pandas as pd
+
+        rows = []
+        for number, line in enumerate(self._text().split("\n"), start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                self._fail(f"line {number} is not JSON ({error.msg} at character {error.pos + 1}); write one object a line")
+            if not isinstance(row, dict):
+                self._fail(f"line {number} is {type(row).__name__}, not an object; write one object a line")
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def _read_parquet(self) -> pd.DataFrame:
+        import pandas as pd
+        import pyarrow as pa
+
+        try:
+            return pd.read_parquet(self._path)
+        except pa.ArrowInvalid as error:
+            self._fail(f"is not a parquet file ({str(error).splitlines()[0]}); write it again")
+
+    def _fail(self, what: str) -> NoReturn:
+        msg = f"{self._path} {what}"
+        raise DatasetError(msg)
+
+    def _exists(self) -> bool:
+        return self._path.is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path), "text_column": self._text_column, "label_column": self._label_column}
+
+
+def _listed(numbers: pd.Series) -> str:
+    more = ", ..." if len(numbers) > _SHOWN else ""
+    return ", ".join(numbers.iloc[:_SHOWN]) + more

@@ -1,0 +1,1 @@
+"""The embedder: the library at the heart of the project, usable without Kedro."""

@@ -1,0 +1,58 @@
+"""Where a decoder's weights lie and where they came from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CARD_FILE = "card.json"
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """Provenance of a base model.
+
+    Attributes:
+        source: The setting it was resolved from.
+        sha256: Hash of the source's weights (of the GGUF file, or of all weight files of a folder in name order).
+        revision: Commit of a Hub repository, version of a package, or an empty string.
+        architecture: transformers' model type, for example ``llama``.
+        parameters: Number of parameters.
+        licence: Licence as declared by the source, or ``unknown``.
+        stamp: Names, sizes and modification times of the source files: a cheap sign that the source is unchanged.
+    """
+
+    source: str
+    sha256: str
+    revision: str
+    architecture: str
+    parameters: int
+    licence: str
+    stamp: str
+
+    def write(self, folder: Path) -> None:
+        """Write the card into a model folder."""
+        (folder / CARD_FILE).write_text(json.dumps(asdict(self), indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> ModelCard:
+        """Read a model folder's card.
+
+        Raises:
+            FileNotFoundError: If the folder holds no card.
+        """
+        values = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+@dataclass(frozen=True)
+class DecoderWeights:
+    """A decoder on disk: a folder of base weights and tokenizer, and a PEFT adapter on top of it or none."""
+
+    base: Path
+    card: ModelCard
+    adapter: Path | None = None

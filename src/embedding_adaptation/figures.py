@@ -1,0 +1,106 @@
+"""Figures of the reports: one message each, base and adapted always in the same two colours."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pandas as pd
+    import plotly.graph_objects as go
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with every common colour vision deficiency.
+BASE_COLOUR, ADAPTED_COLOUR = "#0072B2", "#D55E00"
+_SEGMENT_TITLES = {"text": "on the text", "prompt": "on the prompt", "sink": "on the first token (sink)"}
+_MARKERS = "osD^vP*X"
+_MAP_COMPONENTS = 50
+_PERPLEXITY = 30.0
+
+
+def training_curve(history: pd.DataFrame) -> go.Figure:
+    """Training and held-out loss over the steps, with the held-out accuracy on a second axis."""
+    import plotly.graph_objects as go
+
+    held_out = history.dropna(subset=["validation_loss"])
+    trained = history.dropna(subset=["train_loss"])
+    figure = go.Figure()
+    figure.add_scatter(x=trained["step"], y=trained["train_loss"], name="training loss", line={"color": "#999999"})
+    figure.add_scatter(
+        x=held_out["step"], y=held_out["validation_loss"], name="held-out loss",
+        mode="lines+markers", line={"color": ADAPTED_COLOUR},
+    )  # fmt: skip
+    figure.add_scatter(
+        x=held_out["step"], y=held_out["validation_accuracy"], name="held-out accuracy at 1",
+        mode="lines+markers", line={"color": BASE_COLOUR, "dash": "dot"}, yaxis="y2",
+    )  # fmt: skip
+    figure.update_layout(
+        template="plotly_white",
+        xaxis={"title": "optimiser step"},
+        yaxis={"title": "InfoNCE loss (nats)", "rangemode": "tozero"},
+        yaxis2={"title": "accuracy at 1", "overlaying": "y", "side": "right", "range": [0, 1], "showgrid": False},
+        legend={"orientation": "h", "y": 1.15},
+    )
+    return figure
+
+
+def cluster_map(vectors: Mapping[str, np.ndarray], labels: Sequence[str], *, seed: int) -> Figure:
+    """Vectors in two dimensions (PCA, then t-SNE), one panel a strategy, a colour and marker a label."""
+    from matplotlib.figure import Figure
+
+    names = sorted(set(labels))
+    by_label = np.asarray(labels)
+    figure = Figure(figsize=(5.2 * len(vectors), 5.6), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(vectors)))
+    import matplotlib as mpl
+
+    colours = [mpl.colormaps["tab10"](number) for number in range(10)]
+    for axis, (strategy, matrix) in zip(axes, vectors.items(), strict=True):
+        points = _two_dimensions(matrix, seed)  # [N, 2]
+        for number, name in enumerate(names):
+            chosen = points[by_label == name]
+            marker = _MARKERS[(number // len(colours)) % len(_MARKERS)]
+            axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=colours[number % len(colours)], marker=marker, linewidths=0, label=name)
+        axis.set_title(strategy)
+        axis.set_xlabel("t-SNE 1 (no unit)")
+        axis.set_ylabel("t-SNE 2 (no unit)")
+        axis.set_xticks([])
+        axis.set_yticks([])
+    most_named = 20
+    if len(names) <= most_named:
+        handles, texts = axes[0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    return figure
+
+
+def _two_dimensions(matrix: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    components = min(_MAP_COMPONENTS, *matrix.shape)
+    reduced = PCA(components, random_state=seed).fit_transform(matrix)  # [N, C]
+    perplexity = min(_PERPLEXITY, (len(matrix) - 1) / 3)
+    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)  # [N, 2]
+
+
+def attention_shift(base: pd.DataFrame, adapted: pd.DataFrame) -> Figure:
+    """Shares of the last token's attention over the layers: mean over texts, band from the 25th to the 75th percentile."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(_SEGMENT_TITLES), sharey=True)
+    for axis, (segment, title) in zip(axes, _SEGMENT_TITLES.items(), strict=True):
+        for name, shares, colour in (("base", base, BASE_COLOUR), ("adapted", adapted, ADAPTED_COLOUR)):
+            layers = shares.groupby("layer")[segment]
+            mean, low, high = layers.mean(), layers.quantile(0.25), layers.quantile(0.75)
+            axis.plot(mean.index, mean, color=colour, label=name)
+            axis.fill_between(mean.index, low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.set_title(title)
+        axis.set_xlabel("layer")
+        axis.set_ylim(0, 1)
+    axes[0].set_ylabel("share of the last token's attention")
+    axes[0].legend(frameon=False)
+    return figure

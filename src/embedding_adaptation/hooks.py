@@ -1,0 +1,92 @@
+"""Hooks that help the person at the terminal: inputs checked first, the result shown last."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kedro.framework.hooks import hook_impl
+from kedro.io.core import DatasetError
+
+if TYPE_CHECKING:
+    from kedro.io import DataCatalog
+    from kedro.pipeline import Pipeline
+
+RESULT_DATASET = "strategy_comparison"
+
+
+class InputChecks:
+    """Look at every input of a run before any work starts."""
+
+    @hook_impl(tryfirst=True)
+    def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Check the inputs that can check themselves, and that the others are there.
+
+        Raises:
+            DatasetError: If an input is missing or cannot be used; the message says what to do.
+        """
+        for name in sorted(pipeline.inputs()):
+            if name.startswith("params:") or name == "parameters":
+                continue
+            check = getattr(catalog.get(name), "check_input", None)
+            if check is not None:
+                check()
+            elif name not in _OPTIONAL and not catalog.exists(name):
+                msg = f"the input {name!r} is not there yet; {_way_out(name)}"
+                raise DatasetError(msg)
+
+
+# Made by earlier runs, and useful when it is there.
+_OPTIONAL = frozenset({"finished_candidates"})
+
+
+def _way_out(name: str) -> str:
+    from kedro.framework.project import pipelines
+    from kedro.pipeline import Pipeline
+
+    pipelines.set_requested(None)  # the run loaded only what it was asked for
+    makers = [
+        pipeline_name
+        for pipeline_name, pipeline in pipelines.items()
+        if pipeline_name not in {"__default__", "end_to_end"} and name in Pipeline(pipeline.nodes).all_outputs()
+    ]
+    if makers:
+        return f"run 'kedro run --pipelines={makers[0]}' first"
+    return "see the catalog for where it is expected"
+
+
+class ResultTable:
+    """Show the comparison of strategies at the end of a run that made one."""
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Draw the table on the terminal."""
+        if RESULT_DATASET not in pipeline.all_outputs():
+            return
+        from rich.console import Console
+
+        console = Console()
+        console.print(comparison_table(catalog.load(RESULT_DATASET)))
+        if "report" in pipeline.all_outputs():
+            console.print(f"Report: {_saved_path(catalog.get('report'))}", soft_wrap=True, highlight=False)
+
+
+def comparison_table(comparison: Any) -> Any:
+    """The comparison of strategies as a table for a terminal of 80 columns: mean and standard deviation over seeds, the best in bold."""
+    from rich.table import Table
+
+    from embedding_adaptation.pipelines.end_to_end.nodes import METRIC_TITLES
+
+    table = Table(title="Clustering of the labelled texts")
+    table.add_column("strategy", no_wrap=True)
+    for title in METRIC_TITLES.values():
+        table.add_column(title, justify="right")
+    best = comparison["v_measure"].max()
+    for row in comparison.to_dict("records"):
+        scores = (f"{row[metric]:.3f} ±{row[f'{metric}_sd']:.3f}" for metric in METRIC_TITLES)
+        style = "bold" if row["v_measure"] == best else None
+        table.add_row(row["strategy"], *scores, style=style)
+    return table
+
+
+def _saved_path(dataset: Any) -> Any:
+    return dataset._get_load_path()  # noqa: SLF001  kedro has no public getter for a versioned path

@@ -1,0 +1,79 @@
+"""Nodes of contrastive fine-tuning: pairs -> training and held-out pairs -> adapter and curve."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from embedding_adaptation.datasets.adapter import TrainedAdapter
+from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+else:
+    Figure = Any  # Kedro evaluates the annotations at start, and plotly takes a while to import
+
+_MIN_SOURCES = 4
+
+
+class PairsError(ValueError):
+    """Pairs that cannot be split; the message says why and what to do."""
+
+
+def split_pairs(positive_pairs: pd.DataFrame, options: FinetuningOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Hold out some source texts with all their pairs.
+
+    Args:
+        positive_pairs: Accepted pairs with ``source_id``.
+        options: Fine-tuning options.
+
+    Returns:
+        Training pairs and validation pairs; no source text is in both.
+
+    Raises:
+        PairsError: If the pairs come from fewer than four source texts.
+    """
+    sources = positive_pairs["source_id"].drop_duplicates()
+    if len(sources) < _MIN_SOURCES:
+        msg = (
+            f"the positive pairs come from {len(sources)} source texts; at least {_MIN_SOURCES} are needed to train and to hold "
+            "some out: give a larger corpus or loosen data_augmentation.filters"
+        )
+        raise PairsError(msg)
+    count = min(max(2, round(options.validation_share * len(sources))), len(sources) - 2)
+    held_out = positive_pairs["source_id"].isin(sources.sample(count, random_state=options.seed))
+    return positive_pairs[~held_out].reset_index(drop=True), positive_pairs[held_out].reset_index(drop=True)
+
+
+def train_adapter(
+    base_model: DecoderWeights,
+    train_pairs: pd.DataFrame,
+    validation_pairs: pd.DataFrame,
+    options: FinetuningOptions,
+    embedder_options: EmbedderOptions,
+) -> tuple[TrainedAdapter, pd.DataFrame]:
+    """Train a LoRA adapter on the pairs.
+
+    Args:
+        base_model: The model to adapt.
+        train_pairs: Pairs to learn from.
+        validation_pairs: Held-out pairs.
+        options: Fine-tuning options.
+        embedder_options: Template, pooling, device and number format.
+
+    Returns:
+        The adapter and the training history, a row a step.
+    """
+    from embedding_adaptation.pipelines.contrastive_finetuning.training import train
+
+    return train(base_model, train_pairs, validation_pairs, options, embedder_options)
+
+
+def plot_training_curve(training_history: pd.DataFrame) -> Figure:
+    """Draw training and held-out loss over the steps."""
+    from embedding_adaptation.figures import training_curve
+
+    return training_curve(training_history)

@@ -1,0 +1,40 @@
+"""The contrastive fine-tuning pipeline."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline
+
+from embedding_adaptation.pipelines.contrastive_finetuning.nodes import plot_training_curve, split_pairs, train_adapter
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
+    """Positive pairs -> training and validation pairs -> adapter, training history and curve."""
+    return Pipeline(
+        [
+            Node(
+                func=split_pairs,
+                inputs=["positive_pairs", "params:contrastive_finetuning"],
+                outputs=["train_pairs", "validation_pairs"],
+                name="split_pairs_node",
+            ),
+            Node(
+                func=train_adapter,
+                inputs=[
+                    "base_model",
+                    "train_pairs",
+                    "validation_pairs",
+                    "params:contrastive_finetuning",
+                    "params:embedder",
+                ],
+                outputs=["adapter", "training_history"],
+                name="train_adapter_node",
+            ),
+            Node(
+                func=plot_training_curve,
+                inputs="training_history",
+                outputs="training_curve",
+                name="plot_training_curve_node",
+            ),
+        ],
+        tags="contrastive_finetuning",
+    )

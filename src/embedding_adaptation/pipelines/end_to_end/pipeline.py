@@ -1,0 +1,43 @@
+"""The whole chain: the five pipelines and a report."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline
+
+from embedding_adaptation.pipelines import (
+    attention_analysis,
+    clustering_evaluation,
+    contrastive_finetuning,
+    data_augmentation,
+    embedding_extraction,
+)
+from embedding_adaptation.pipelines.end_to_end.nodes import write_report
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
+    """Corpus and labelled texts -> adapter, scores, attention shift, report."""
+    report = Pipeline(
+        [
+            Node(
+                func=write_report,
+                inputs=[
+                    "strategy_comparison",
+                    "attention_shift",
+                    "augmentation_report",
+                    "training_history",
+                    "params:embedder",
+                ],
+                outputs="report",
+                name="write_report_node",
+                tags="end_to_end",
+            )
+        ]
+    )
+    parts = (
+        data_augmentation,
+        contrastive_finetuning,
+        embedding_extraction,
+        clustering_evaluation,
+        attention_analysis,
+    )
+    return sum((part.create_pipeline() for part in parts), start=report)

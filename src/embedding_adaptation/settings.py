@@ -1,0 +1,14 @@
+"""Kedro project settings: https://docs.kedro.org/en/stable/kedro_project_setup/settings.html."""
+
+from embedding_adaptation.hooks import InputChecks, ResultTable
+from embedding_adaptation.tracking import MlflowTracking
+
+HOOKS = (MlflowTracking(), InputChecks(), ResultTable())
+
+CONFIG_LOADER_ARGS = {
+    "base_env": "base",
+    "default_run_env": "local",
+    "config_patterns": {"mlflow": ["mlflow*", "mlflow*/**", "**/mlflow*"]},
+    # The other kinds of configuration are replaced key by key; parameters are merged, so that an environment names only what it changes.
+    "merge_strategy": {"parameters": "soft", "mlflow": "soft", "globals": "soft"},
+}

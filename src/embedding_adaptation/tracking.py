@@ -1,0 +1,374 @@
+"""MLflow tracking: a run's parameters, metrics, files and dataset versions, logged because the catalog says so.
+
+A catalog entry asks for it in its metadata:
+
+.. code-block:: yaml
+
+    training_history:
+      type: pandas.CSVDataset
+      metadata:
+        mlflow:
+          metrics: {step: step}      # a table: one metric a numeric column, at the step of its row
+          # metrics: {by: strategy}  # a table: one metric a numeric column and row, named after the row
+          # metrics: {}              # a mapping: one metric a number in it
+          artifact: true             # the saved file or folder itself
+
+Nothing is sent before the first node has ended, so MLflow's import does not delay the work. If the store cannot be reached, the run goes
+on, and everything it would have logged is written to ``mlflow_pending/``, to be sent later with ``python -m embedding_adaptation.tracking``.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kedro.framework.hooks import hook_impl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    import pandas as pd
+    from kedro.framework.context import KedroContext
+    from kedro.io import DataCatalog
+    from kedro.pipeline import Pipeline
+    from kedro.pipeline.node import Node
+
+logger = logging.getLogger(__name__)
+
+PENDING_FOLDER = "mlflow_pending"
+_KEYS = {"metrics", "artifact"}
+_MAX_PARAM_CHARACTERS = 500
+_CUT = " ... (cut)"
+_ERROR_CHARACTERS = 4000
+# A server that is down should cost seconds: MLflow's own patience (7 tries of 120 s) would hold up a finished run for minutes.
+_PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+
+
+class TrackingError(ValueError):
+    """A tracking setting that cannot be used; the message names it and says what to change."""
+
+
+Event = dict[str, Any]
+
+
+@dataclass(eq=False)
+class MlflowTracking:
+    """The Kedro hook. Its settings are in ``conf/<env>/mlflow.yml``: ``enabled``, ``experiment``, ``tracking_uri``."""
+
+    _log: RunLog | None = None
+    _settings: dict[str, Any] = field(default_factory=dict)
+    _project: Path = Path()
+    _environment: str = ""
+    _catalog: DataCatalog | None = None
+
+    @hook_impl
+    def after_context_created(self, context: KedroContext) -> None:
+        """Read the settings."""
+        self._settings = {"enabled": True, "experiment": "embedding-adaptation", "tracking_uri": None}
+        found = dict(context.config_loader["mlflow"])
+        unknown = set(found) - set(self._settings)
+        if unknown:
+            msg = f"conf mlflow.yml: unknown setting {sorted(unknown)[0]!r}; there are: {', '.join(self._settings)}"
+            raise TrackingError(msg)
+        self._settings |= found
+        self._project = Path(context.project_path)
+        self._environment = str(context.env or "local")
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Open the run's log: nothing is sent yet."""
+        self._log = None
+        if not self._settings.get("enabled"):
+            return
+        self._catalog = catalog
+        for name in pipeline.datasets():
+            _logging_wishes(name, catalog)  # a wrong wish fails now, not after the work
+        names = run_params.get("pipeline_names") or ["__default__"]
+        version = str(run_params.get("run_id") or run_params.get("session_id"))
+        uri = tracking_uri(self._project, self._settings["tracking_uri"])
+        self._log = RunLog(uri, self._settings["experiment"], self._project, version)
+        self._log.record(
+            kind="start",
+            name=", ".join("end_to_end" if name == "__default__" else name for name in names),
+            tags={
+                "kedro.command": " ".join(["kedro", *sys.argv[1:]]),
+                "kedro.env": self._environment,
+                "kedro.version": version,
+                "kedro.pipelines": ", ".join(names),
+                **git_tags(self._project),
+            },
+        )
+        values = {name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")}
+        self._log.record(kind="params", values=dict(flatten_parameters(values)))
+        if run_params.get("runtime_params"):
+            self._log.record(kind="params", values=dict(flatten_parameters({"command_line": run_params["runtime_params"]})))
+
+    @hook_impl
+    def after_dataset_loaded(self, dataset_name: str) -> None:
+        """Note the version that was loaded."""
+        self._note_version("loaded", dataset_name)
+
+    @hook_impl
+    def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
+        """Note the version that was saved, and log what the catalog asks for."""
+        self._note_version("saved", dataset_name)
+        if self._log is None or self._catalog is None:
+            return
+        wishes = _logging_wishes(dataset_name, self._catalog)
+        if wishes.get("metrics") is not None:
+            for metrics in dataset_metrics(dataset_name, data, wishes["metrics"]):
+                self._log.record(kind="metrics", **metrics)
+        if wishes.get("artifact"):
+            self._log.record(kind="artifact", dataset=dataset_name, path=_saved_path(self._catalog.get(dataset_name)))
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:  # noqa: ARG002
+        """Send what has gathered."""
+        if self._log is not None:
+            self._log.flush()
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Close the run."""
+        self._end("FINISHED", {})
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Close the run as failed, with the error."""
+        self._end("FAILED", {"error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]})
+
+    def _end(self, status: str, tags: dict[str, str]) -> None:
+        if self._log is not None:
+            self._log.record(kind="end", status=status, tags=tags)
+            self._log.flush()
+            self._log = None
+
+    def _note_version(self, what: str, dataset_name: str) -> None:
+        if self._log is None or self._catalog is None:
+            return
+        dataset = self._catalog.get(dataset_name)
+        resolve = getattr(dataset, "resolve_load_version" if what == "loaded" else "resolve_save_version", None)
+        version = resolve() if resolve else None
+        if version:
+            self._log.record(kind="tags", values={f"{what}.{dataset_name}": version})
+
+
+class RunLog:
+    """What one run logs, as a list of events that can be sent now or later.
+
+    Args:
+        uri: MLflow tracking URI.
+        experiment: Name of the experiment.
+        project: Root of the project: artefacts of a local store and pending logs lie below it.
+        version: Kedro's version of this run, which names a pending log.
+    """
+
+    def __init__(self, uri: str, experiment: str, project: Path, version: str) -> None:
+        self.uri = uri
+        self.experiment = experiment
+        self.project = project
+        self.pending = project / PENDING_FOLDER / f"{version.replace(':', '.')}.jsonl"
+        self._events: list[Event] = []
+        self._sent = 0
+        self._sender: MlflowSender | None = None
+        self._reachable = True
+
+    def record(self, **event: Any) -> None:
+        """Add an event; it is sent with the next flush."""
+        self._events.append({"time": int(time.time() * 1000), **event})
+
+    def flush(self) -> None:
+        """Send what is new; if the store does not take it, keep everything in a file and go on."""
+        if self._reachable:
+            try:
+                if self._sender is None:
+                    self._sender = MlflowSender(self.uri, self.experiment, self.project)
+                while self._sent < len(self._events):
+                    self._sender.send(self._events[self._sent])
+                    self._sent += 1
+            except Exception as error:  # noqa: BLE001  whatever tracking meets, the computation must not be lost
+                self._reachable = False
+                logger.warning(
+                    "MLflow at %s does not take this run (%s: %s). The run goes on; what it would have logged is kept in %s. "
+                    "Send it later with: python -m embedding_adaptation.tracking %s",
+                    self.uri, type(error).__name__, str(error).splitlines()[0] if str(error) else "", self.pending, self.pending,
+                )  # fmt: skip
+        if not self._reachable:
+            self.pending.parent.mkdir(exist_ok=True)
+            header = {"kind": "store", "uri": self.uri, "experiment": self.experiment, "project": str(self.project)}
+            lines = [json.dumps(event, ensure_ascii=False) for event in [header, *self._events]]
+            self.pending.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+class MlflowSender:
+    """Turns events into MLflow calls."""
+
+    def __init__(self, uri: str, experiment: str, project: Path) -> None:
+        for name, value in _PATIENCE.items():
+            os.environ.setdefault(name, value)
+        logging.getLogger("alembic").setLevel(logging.WARNING)
+        from mlflow import MlflowClient
+
+        self._client = MlflowClient(tracking_uri=uri)
+        found = self._client.get_experiment_by_name(experiment)
+        if found is None:
+            # A database store needs to be told where files go; by itself it would take the current directory.
+            location = (project / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
+            self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
+        else:
+            self._experiment_id = found.experiment_id
+        self._run_id = ""
+
+    def send(self, event: Event) -> None:
+        """Send one event."""
+        client, run_id = self._client, self._run_id
+        match event["kind"]:
+            case "start":
+                run = client.create_run(self._experiment_id, start_time=event["time"], run_name=event["name"], tags=event["tags"])
+                self._run_id = run.info.run_id
+            case "params":
+                for name, value in event["values"].items():
+                    client.log_param(run_id, name, value)
+            case "tags":
+                for name, value in event["values"].items():
+                    client.set_tag(run_id, name, value)
+            case "metrics":
+                for name, value in event["values"].items():
+                    client.log_metric(run_id, name, value, timestamp=event["time"], step=event["step"])
+            case "artifact":
+                path = Path(event["path"])
+                log = client.log_artifacts if path.is_dir() else client.log_artifact
+                log(run_id, str(path), event["dataset"])
+            case "end":
+                for name, value in event["tags"].items():
+                    client.set_tag(run_id, name, value)
+                client.set_terminated(run_id, status=event["status"], end_time=event["time"])
+
+
+def send_pending(file: Path) -> None:
+    """Send a run that was kept in a file, as a new run, and remove the file.
+
+    Raises:
+        TrackingError: If the file is not one of this module's.
+    """
+    events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    if not events or events[0].get("kind") != "store":
+        msg = f"{file} is no pending MLflow log; give a file from {PENDING_FOLDER}/"
+        raise TrackingError(msg)
+    store, *rest = events
+    sender = MlflowSender(os.environ.get("MLFLOW_TRACKING_URI") or store["uri"], store["experiment"], Path(store["project"]))
+    for event in rest:
+        sender.send(event)
+    file.unlink()
+
+
+def tracking_uri(project: Path, setting: str | None) -> str:
+    """Where runs are logged: ``MLFLOW_TRACKING_URI``, else the setting, else a database at the project's root.
+
+    The path is absolute, because a relative one would follow the current directory: a notebook would see another store than ``kedro run``.
+    """
+    return os.environ.get("MLFLOW_TRACKING_URI") or setting or f"sqlite:///{(project / 'mlflow.db').absolute()}"
+
+
+def git_tags(project: Path) -> dict[str, str]:
+    """The project's commit and whether files differ from it; ``unknown`` outside a repository."""
+
+    def git(*arguments: str) -> str | None:
+        try:
+            result = subprocess.run(  # noqa: S603  fixed arguments
+                ["git", "-C", str(project), *arguments],  # noqa: S607
+                capture_output=True, text=True, check=False, timeout=10,
+            )  # fmt: skip
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain")
+    dirty = "unknown" if status is None else str(bool(status)).lower()
+    return {"git.commit": commit or "unknown", "git.dirty": dirty}
+
+
+def flatten_parameters(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Parameters as flat names and short texts: typed models by field, mappings by key, everything else as JSON.
+
+    Long values end with a visible mark, because MLflow limits their length.
+    """
+    for key, value in values.items():
+        name = f"{prefix}{_metric_name(str(key))}"
+        nested = value.model_dump() if hasattr(value, "model_dump") else value
+        if isinstance(nested, dict) and nested:
+            yield from flatten_parameters(nested, f"{name}.")
+            continue
+        text = nested if isinstance(nested, str) else json.dumps(nested, default=str)
+        if len(text) > _MAX_PARAM_CHARACTERS:
+            text = text[: _MAX_PARAM_CHARACTERS - len(_CUT)] + _CUT
+        yield name, text
+
+
+def dataset_metrics(name: str, data: Any, wish: Mapping[str, str]) -> list[dict[str, Any]]:
+    """A dataset's numbers as metrics.
+
+    Args:
+        name: Name of the dataset, which begins the names of its metrics.
+        data: A table, or a mapping with numbers at any depth.
+        wish: ``{step: COLUMN}``, ``{by: COLUMN}`` or ``{}``, see the module's text.
+
+    Returns:
+        Items ``{"step": ..., "values": {metric: number}}``. Missing values are left out.
+    """
+    if "step" in wish:
+        return [{"step": int(row[wish["step"]]), "values": dict(_numbers(row, name, leave_out=wish["step"]))} for row in _records(data)]
+    if "by" in wish:
+        values: dict[str, float] = {}
+        for row in _records(data):
+            values |= dict(_numbers(row, f"{name}.{_metric_name(str(row[wish['by']]))}", leave_out=wish["by"]))
+        return [{"step": 0, "values": values}]
+    return [{"step": 0, "values": dict(_numbers(data, name))}]
+
+
+def _records(data: pd.DataFrame) -> list[dict[str, Any]]:
+    return [{str(key): value for key, value in row.items()} for row in data.to_dict("records")]
+
+
+def _numbers(data: Mapping[str, Any], prefix: str, leave_out: str | None = None) -> Iterator[tuple[str, float]]:
+    import math
+
+    for key, value in data.items():
+        if key == leave_out:
+            continue
+        name = f"{prefix}.{_metric_name(str(key))}"
+        if isinstance(value, dict):
+            yield from _numbers(value, name)
+        elif isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+            yield name, float(value)
+
+
+def _metric_name(text: str) -> str:
+    """A name MLflow takes: letters, digits, ``_-. /`` only."""
+    return "".join(character if character.isalnum() or character in "_-. /" else "_" for character in text)
+
+
+def _logging_wishes(name: str, catalog: DataCatalog) -> dict[str, Any]:
+    wishes = (getattr(catalog.get(name), "metadata", None) or {}).get("mlflow") or {}
+    unknown = set(wishes) - _KEYS
+    if unknown:
+        msg = f"catalog entry {name!r}: metadata mlflow has no {sorted(unknown)[0]!r}; there are: {', '.join(sorted(_KEYS))}"
+        raise TrackingError(msg)
+    return wishes
+
+
+def _saved_path(dataset: Any) -> str:
+    path = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath  # noqa: SLF001
+    return str(path)
+
+
+if __name__ == "__main__":
+    for argument in sys.argv[1:]:
+        send_pending(Path(argument))
