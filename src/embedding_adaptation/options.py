@@ -7,9 +7,9 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from embedding_adaptation.embedder.device import DeviceName, DtypeName
+from embedding_adaptation.embedder.pooling import PoolingName
 from embedding_adaptation.embedder.template import PromptTemplate
 
-PoolingName = Literal["mean", "text_mean", "last"]
 RANDOM_STRATEGY = "random"
 
 

@@ -13,8 +13,9 @@ A catalog entry asks for it in its metadata:
           # metrics: {}              # a mapping: one metric a number in it
           artifact: true             # the saved file or folder itself
 
-Nothing is sent before the first node has ended, so MLflow's import does not delay the work. If the store cannot be reached, the run goes
-on, and everything it would have logged is written to ``mlflow_pending/``, to be sent later with ``python -m embedding_adaptation.tracking``.
+Nothing is sent before the first node has ended, so MLflow's import does not delay the work. If the store cannot be reached, the run
+goes on, and everything it would have logged is written to ``mlflow_pending/``, to be sent later with
+``python -m embedding_adaptation.tracking FILE``.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ def test_batches_hold_every_sequence_once_and_keep_to_the_budget():
 
 def test_the_longest_sequences_come_first():
     lengths = [3, 50, 7, 20]
-    assert token_budget_batches(lengths, 40) == [[1], [3], [2, 0]]
+    assert token_budget_batches(lengths, 40) == [[1], [3, 2], [0]]
 
 
 def test_a_sequence_above_the_budget_gets_a_batch_of_its_own():

@@ -83,13 +83,10 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
         if finished and is_hub_setting(self._source):
             return finished[0][0]  # pinned to the commit it was resolved to, and usable without a network
         try:
-            source = check_source(self._source, verify_hash=not finished)
-            for folder, card in finished:
-                if card.stamp == source.stamp:
-                    return folder
-            return check_source(self._source) if finished else source
+            source = check_source(self._source, known_stamps={card.stamp for _, card in finished})
         except BaseModelError as error:
             raise DatasetError(str(error)) from error
+        return next((folder for folder, card in finished if card.stamp == source.stamp), source)
 
     def _versions(self) -> list[Path]:
         """Finished versions, newest first."""

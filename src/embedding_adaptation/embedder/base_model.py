@@ -25,9 +25,12 @@ import tempfile
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from embedding_adaptation.embedder.weights import ModelCard
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md")
@@ -72,12 +75,12 @@ class BaseModelSource:
         return self.path
 
 
-def check_source(setting: str, *, verify_hash: bool = True) -> BaseModelSource:
+def check_source(setting: str, *, known_stamps: Collection[str] = ()) -> BaseModelSource:
     """Find out whether a base model can be used, without loading it.
 
     Args:
         setting: The setting, see the module's text.
-        verify_hash: Whether to compare a ``#sha256=`` with the file. Not needed again for a file that was converted before.
+        known_stamps: Stamps of sources that were converted before: hash and architecture of such a one are not looked at again.
 
     Returns:
         What :func:`convert` needs.
@@ -102,13 +105,17 @@ def check_source(setting: str, *, verify_hash: bool = True) -> BaseModelSource:
             "ORGANISATION/NAME@REVISION; check base_model in conf/base/globals.yml"
         )
         raise BaseModelError(msg)
-    if source.kind == "gguf":
-        _check_gguf_architecture(source)
-        if expected_sha256 and verify_hash:
-            _check_hash(source, expected_sha256)
-    elif expected_sha256:
+    if expected_sha256 and source.kind != "gguf":
         msg = f"base_model {setting!r}: #sha256= is for GGUF files; pin a Hub model with @REVISION instead"
         raise BaseModelError(msg)
+    if source.stamp in known_stamps:
+        return source
+    if source.kind == "folder":
+        _check_configuration(setting, source.existing_path / "config.json")
+    elif source.kind == "gguf":
+        _check_gguf_architecture(source)
+        if expected_sha256:
+            _check_hash(source, expected_sha256)
     return source
 
 
@@ -212,7 +219,6 @@ def _path_source(setting: str, path: Path) -> BaseModelSource:
     if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
         msg = f"base_model {setting!r}: the folder holds no tokenizer; save the model's tokenizer into it"
         raise BaseModelError(msg)
-    _check_configuration(setting, json.loads(config.read_text(encoding="utf-8")))
     return BaseModelSource(setting, "folder", path, licence=_folder_licence(path), stamp=_stamp([config, *weights]))
 
 
@@ -253,7 +259,7 @@ def _hub_source(setting: str, repository: str, revision: str) -> BaseModelSource
         except (hub_errors.LocalEntryNotFoundError, OSError):
             raise BaseModelError(unreachable) from error
         commit, licence = Path(config).parent.name, "unknown"
-    _check_configuration(setting, json.loads(Path(config).read_text(encoding="utf-8")))
+    _check_configuration(setting, Path(config))
     return BaseModelSource(setting, "hub", repository=repository, revision=commit, licence=licence, stamp=f"{repository}@{commit}")
 
 
@@ -282,8 +288,9 @@ def _fetch(source: BaseModelSource, scratch: Path) -> Path:
     return Path(folder)
 
 
-def _check_configuration(setting: str, config: dict[str, Any]) -> None:
+def _check_configuration(setting: str, file: Path) -> None:
     """Refuse what is no decoder-only language model of transformers, by its configuration alone."""
+    config = json.loads(file.read_text(encoding="utf-8"))
     model_type = str(config.get("model_type", "none"))
     if config.get("is_encoder_decoder"):
         _refuse(setting, f"{model_type!r} is an encoder-decoder model")

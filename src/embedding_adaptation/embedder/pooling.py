@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Literal, get_args
 
-import torch
-
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -19,14 +17,14 @@ PoolingName = Literal["mean", "text_mean", "last"]
 
 def last_index(attention_mask: Tensor) -> Tensor:
     """Position of each row's last real token, ``[B]``; padding may be on either side."""
-    positions = torch.arange(attention_mask.shape[1], device=attention_mask.device)  # [T]
+    positions = attention_mask.new_ones(attention_mask.shape[1]).cumsum(dim=0)  # [T], counted from 1
     return (attention_mask * positions).argmax(dim=1)  # [B]
 
 
 def last(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:  # noqa: ARG001
     """The vector of the last real token: the only one that has seen the whole prompt."""
-    rows = torch.arange(token_embeddings.shape[0], device=token_embeddings.device)  # [B]
-    return token_embeddings[rows, last_index(attention_mask)]  # [B, D]
+    index = last_index(attention_mask)[:, None, None].expand(-1, 1, token_embeddings.shape[2])  # [B, 1, D]
+    return token_embeddings.gather(1, index).squeeze(1)  # [B, D]
 
 
 def mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:  # noqa: ARG001

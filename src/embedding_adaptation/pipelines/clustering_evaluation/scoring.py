@@ -110,7 +110,7 @@ def unique_document_scores(vectors: np.ndarray, texts: Sequence[str], labels: Se
     from sklearn.cluster import MiniBatchKMeans
     from sklearn.metrics import adjusted_mutual_info_score, v_measure_score
 
-    first = list({text: index for index, text in reversed(list(enumerate(texts)))}.values())[::-1]
+    first = sorted({text: index for index, text in reversed(list(enumerate(texts)))}.values())
     kept = np.asarray(labels)[first]
     kmeans = MiniBatchKMeans(n_clusters=len(set(kept)), batch_size=_KMEANS_BATCH, init="k-means++", n_init=1, random_state=seed)
     clusters = kmeans.fit_predict(vectors[first])

@@ -12,7 +12,7 @@ class LoraOptions(Options):
 
     rank: int = Field(16, ge=1, description="Rank of the update; size and capacity grow with it.")
     alpha: int = Field(32, ge=1, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(0.05, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
 
 
 class FinetuningOptions(Options):
@@ -22,7 +22,7 @@ class FinetuningOptions(Options):
     batch_size: int = Field(64, ge=2, description="Pairs in a step; each pair's negatives are the other pairs.")
     chunk_tokens: int = Field(512, ge=8, description="Tokens whose activations are kept at once (GradCache): memory, not results.")
     learning_rate: float = Field(2e-4, gt=0.0, description="Highest learning rate.")
-    warmup_share: float = Field(0.1, ge=0.0, le=1.0, description="Share of the steps in which the learning rate rises.")
+    warmup_share: float = Field(0.0, ge=0.0, le=1.0, description="Share of the steps in which the learning rate rises.")
     temperature: float = Field(0.05, gt=0.0, description="Temperature of the InfoNCE loss; lower looks harder at close negatives.")
     lora: LoraOptions = LoraOptions()
     validation_share: float = Field(0.1, gt=0.0, lt=1.0, description="Share of the source texts whose pairs are held out.")

@@ -58,7 +58,7 @@ class FilterOptions(Options):
     require_end: bool = Field(
         True, description="An answer that ran into max_new_tokens is cut back to its last full sentence, or rejected if it has none."
     )
-    min_length_ratio: float = Field(0.3, ge=0.0, description="Fewest words of the rewrite for each word of the text.")
+    min_length_ratio: float = Field(0.1, ge=0.0, description="Fewest words of the rewrite for each word of the text.")
     max_length_ratio: float = Field(2.5, gt=0.0, description="Most words of the rewrite for each word of the text.")
 
 

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from kedro.io import Version
+from kedro.io.core import DatasetError
+
+from embedding_adaptation.datasets import base_model as module
+from embedding_adaptation.datasets.base_model import BaseModelDataset
+
+
+def dataset(source, tmp_path, save="2026-01-01T00.00.00.000Z", load=None):
+    return BaseModelDataset(source=source, filepath=str(tmp_path / "base_model"), version=Version(load, save))
+
+
+@pytest.fixture
+def folder(tiny_weights, tmp_path):
+    target = tmp_path / "source"
+    shutil.copytree(tiny_weights.base, target)
+    return target
+
+
+def test_the_first_load_converts_and_later_ones_reuse(folder, tmp_path, monkeypatch):
+    first = dataset(str(folder), tmp_path)
+    weights = first.load()
+    assert weights.adapter is None
+    assert weights.base.is_dir()
+    assert first.resolve_load_version() == "2026-01-01T00.00.00.000Z"
+    monkeypatch.setattr(module, "convert", lambda *args: pytest.fail("converted again"))
+    again = dataset(str(folder), tmp_path, save="2026-01-02T00.00.00.000Z").load()
+    assert again == weights
+
+
+def test_a_changed_source_makes_a_new_version_and_the_old_one_stays(folder, tmp_path):
+    old = dataset(str(folder), tmp_path).load()
+    config = folder / "config.json"
+    config.write_text(config.read_text() + "\n")
+    new = dataset(str(folder), tmp_path, save="2026-01-02T00.00.00.000Z").load()
+    assert new.base != old.base
+    pinned = dataset(str(folder), tmp_path, load="2026-01-01T00.00.00.000Z").load()
+    assert pinned.base == old.base
+
+
+def test_a_hub_model_that_was_resolved_needs_no_network(folder, tmp_path, monkeypatch):
+    import dataclasses
+
+    weights = dataset(str(folder), tmp_path).load()
+    dataclasses.replace(weights.card, source="team/model@main").write(weights.base)
+    monkeypatch.setattr(module, "check_source", lambda *args, **kwargs: pytest.fail("asked the Hub"))
+    assert dataset("team/model@main", tmp_path).load().base == weights.base
+
+
+def test_what_cannot_be_resolved_fails_the_check_with_the_reason(tmp_path):
+    with pytest.raises(DatasetError, match="'nothing' is not installed; run 'make setup'"):
+        dataset("package:nothing/model.gguf", tmp_path).check_input()
+    assert not (tmp_path / "base_model").exists()
+
+
+def test_an_interrupted_conversion_leaves_no_version(folder, tmp_path, monkeypatch):
+    def interrupted(source, target):
+        (target / "half").write_text("")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "convert", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        dataset(str(folder), tmp_path).load()
+    monkeypatch.undo()
+    assert dataset(str(folder), tmp_path, save="2026-01-02T00.00.00.000Z").load().base.is_dir()
+
+
+def test_it_cannot_be_saved(tmp_path):
+    with pytest.raises(DatasetError):
+        dataset("random:tiny-llama", tmp_path).save("something")

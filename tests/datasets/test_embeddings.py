@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kedro.io import Version
+from kedro.io.core import DatasetError
+
+from embedding_adaptation.datasets.embeddings import Embeddings, EmbeddingsDataset
+
+VALUE = Embeddings(("1", "ü"), {"prompted": np.arange(6, dtype=np.float32).reshape(2, 3)})
+
+
+def test_ids_and_vectors_come_back_in_order(tmp_path):
+    dataset = EmbeddingsDataset(filepath=str(tmp_path / "e.safetensors"), version=Version(None, "2026-01-01T00.00.00.000Z"))
+    dataset.save(VALUE)
+    loaded = dataset.load()
+    assert loaded.ids == VALUE.ids
+    np.testing.assert_array_equal(loaded.vectors["prompted"], VALUE.vectors["prompted"])
+    assert dataset.exists()
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_rows_and_ids_must_match():
+    with pytest.raises(ValueError, match=r"strategy 'prompted' has vectors of shape \(2, 3\) for 3 texts"):
+        Embeddings(("1", "2", "3"), VALUE.vectors)
+
+
+def test_a_foreign_file_is_refused(tmp_path):
+    path = tmp_path / "e.safetensors"
+    path.write_bytes(b"something else")
+    with pytest.raises(DatasetError, match="holds no embeddings of this project"):
+        EmbeddingsDataset(filepath=str(path)).load()
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
+    import safetensors.numpy
+
+    def full_disk(tensors, path, metadata):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(safetensors.numpy, "save_file", full_disk)
+    with pytest.raises(DatasetError, match="No space left"):
+        EmbeddingsDataset(filepath=str(tmp_path / "e.safetensors")).save(VALUE)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from kedro.io.core import DatasetError
+
+from embedding_adaptation.datasets.shards import ShardsDataset
+
+FRAME = pd.DataFrame({"text": ["one"]})
+
+
+def test_nothing_there_loads_as_nothing(tmp_path):
+    dataset = ShardsDataset(filepath=str(tmp_path / "none"))
+    assert dataset.load() == {}
+    assert not dataset.exists()
+
+
+def test_saving_adds_shards_and_replaces_those_of_the_same_name(tmp_path):
+    dataset = ShardsDataset(filepath=str(tmp_path))
+    dataset.save({"run/00000": FRAME})
+    dataset.save({"run/00001": FRAME, "run/00000": FRAME.assign(text="two")})
+    loaded = dataset.load()
+    assert list(loaded) == ["run/00000", "run/00001"]
+    assert loaded["run/00000"]["text"].tolist() == ["two"]
+
+
+def test_a_failed_write_leaves_the_old_shard_and_no_rest(tmp_path, monkeypatch):
+    dataset = ShardsDataset(filepath=str(tmp_path))
+    dataset.save({"a": FRAME})
+
+    def full_disk(self, path, **kwargs):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", full_disk)
+    with pytest.raises(DatasetError, match="No space left"):
+        dataset.save({"a": FRAME})
+    monkeypatch.undo()
+    assert dataset.load()["a"].equals(FRAME)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_a_name_may_not_leave_the_directory(tmp_path):
+    with pytest.raises(DatasetError, match="leaves the directory"):
+        ShardsDataset(filepath=str(tmp_path / "in")).save({"../out": FRAME})

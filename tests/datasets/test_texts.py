@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import logging
+
+import pandas as pd
+import pytest
+from kedro.io.core import DatasetError
+
+from embedding_adaptation.datasets.texts import TextsDataset
+
+
+def write(tmp_path, name, content):
+    path = tmp_path / name
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("t.csv", 'text,label\n"one, two",a\nthree,b\n'),
+        ("t.tsv", "text\tlabel\none, two\ta\nthree\tb\n"),
+        ("t.jsonl", '{"text": "one, two", "label": "a"}\n\n{"text": "three", "label": "b"}\n'),
+    ],
+)
+def test_text_formats_load_alike(tmp_path, name, content):
+    frame = TextsDataset(filepath=write(tmp_path, name, content), label_column="label").load()
+    assert frame.to_dict("list") == {"id": ["1", "2"], "text": ["one, two", "three"], "label": ["a", "b"]}
+
+
+def test_parquet_loads_with_other_columns_and_numbers_as_labels(tmp_path):
+    path = tmp_path / "t.parquet"
+    pd.DataFrame({"key": [7, 8], "body": ["one", "two"], "topic": [0, 1]}).to_parquet(path)
+    frame = TextsDataset(filepath=str(path), text_column="body", label_column="topic", id_column="key").load()
+    assert frame.to_dict("list") == {"id": ["7", "8"], "text": ["one", "two"], "label": ["0", "1"]}
+
+
+def test_a_line_is_a_text_whatever_characters_are_in_it(tmp_path):
+    frame = TextsDataset(filepath=write(tmp_path, "t.txt", "\ufeffone\u2028still one\r\nNA\r\n")).load()
+    assert frame["text"].tolist() == ["one\u2028still one", "NA"]
+
+
+def test_rows_without_text_are_left_out_with_a_warning(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        frame = TextsDataset(filepath=write(tmp_path, "t.txt", "one\n\n  \nfour\n")).load()
+    assert frame["id"].tolist() == ["1", "4"]
+    assert "2 of 4 rows have no text and are left out (row 2, 3)" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", "text,label\n", "has no rows"),
+        ("t.csv", "", "has no rows"),
+        ("t.txt", "", "has no rows"),
+        ("t.csv", "body,label\na,b\n", "no column 'text' for the texts, only 'body', 'label'; rename one, or set text_column"),
+        ("t.csv", "text,topic\na,b\n", "no column 'label' for the labels"),
+        ("t.csv", "text,label\n,a\n ,b\n", "column 'text' is empty in all 2 rows"),
+        ("t.csv", "text,label\none,a\ntwo,\nthree,b\n", r"no label in 1 of 3 rows \(row 2\); label these rows or remove them"),
+        ("t.csv", "text,label\none,a\ntwo,a\n", "holds one class only, 'a'"),
+        ("t.csv", "text,label\none,a\ntwo,b,c\n", r"cannot be split into columns: .*line 3.*quotes"),
+        ("t.jsonl", '{"text": "one", "label": "a"}\n{"text": \n', "line 2 is not JSON"),
+        ("t.jsonl", '["one"]\n', "line 1 is list, not an object"),
+        ("t.csv", "text,label\none,a\nna\xefve,b\n".encode("latin-1"), "not utf-8: byte 0xef in line 3; save it as UTF-8"),
+        ("t.parquet", "no parquet", "is not a parquet file"),
+        ("t.docx", "text", "ends in '.docx'; give one of .txt, .csv"),
+    ],
+)
+def test_bad_input_names_the_file_the_place_and_the_remedy(tmp_path, name, content, message):
+    path = write(tmp_path, name, content)
+    with pytest.raises(DatasetError, match=message) as caught:
+        TextsDataset(filepath=path, label_column=None if name.endswith("txt") else "label").check_input()
+    assert name in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
+    with pytest.raises(DatasetError, match="does not exist; check the path"):
+        TextsDataset(filepath=str(tmp_path / "none.csv")).load()
+    with pytest.raises(DatasetError, match="is a folder; give one of the files in it"):
+        TextsDataset(filepath=str(tmp_path)).load()
+
+
+def test_ids_must_be_unique(tmp_path):
+    path = write(tmp_path, "t.csv", "key,text\nx,one\nx,two\n")
+    with pytest.raises(DatasetError, match="column 'key' holds 'x' more than once"):
+        TextsDataset(filepath=path, id_column="key").load()
+
+
+def test_other_encodings_are_read_when_named_and_refused_when_unknown(tmp_path):
+    path = write(tmp_path, "t.txt", "na\xefve\n".encode("latin-1"))
+    assert TextsDataset(filepath=path, encoding="latin-1").load()["text"].tolist() == ["na\xefve"]
+    with pytest.raises(DatasetError, match="'klingon', which is no encoding Python knows"):
+        TextsDataset(filepath=path, encoding="klingon").load()
+
+
+def test_raw_texts_are_never_written(tmp_path):
+    path = write(tmp_path, "t.txt", "one\n")
+    with pytest.raises(DatasetError, match="never written"):
+        TextsDataset(filepath=path).save(pd.DataFrame())
+    assert TextsDataset(filepath=path).exists()
+    assert "t.txt" in str(TextsDataset(filepath=path))

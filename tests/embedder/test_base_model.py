@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import struct
+import sys
+
+import pytest
+
+from embedding_adaptation.embedder.base_model import BaseModelError, check_source, convert, is_hub_setting
+from embedding_adaptation.embedder.weights import ModelCard
+
+
+def gguf_bytes(architecture: str = "llama", *, first: bytes = b"") -> bytes:
+    """The beginning of a GGUF file, as far as its architecture."""
+
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    keys = first + text("general.architecture") + struct.pack("<I", 8) + text(architecture)
+    return b"GGUF" + struct.pack("<IQQ", 3, 0, 2 if first else 1) + keys
+
+
+@pytest.fixture
+def folder(tiny_weights, tmp_path):
+    """A copy of the tiny model's folder."""
+    target = tmp_path / "model"
+    shutil.copytree(tiny_weights.base, target)
+    return target
+
+
+def change_config(folder, **values):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | values))
+
+
+def test_a_random_model_is_made_on_the_spot(tiny_weights):
+    assert tiny_weights.card.architecture == "llama"
+    assert tiny_weights.card.parameters > 10_000
+    assert ModelCard.read(tiny_weights.base) == tiny_weights.card
+    assert {path.suffix for path in tiny_weights.base.iterdir()} <= {".json", ".safetensors", ".jinja"}
+
+
+def test_a_folder_is_converted_with_hash_and_licence(folder, tmp_path):
+    from transformers import AutoModel
+
+    (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+    target = tmp_path / "out"
+    target.mkdir()
+    card = convert(check_source(str(folder)), target)
+    assert card.licence == "mit"
+    assert card.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert str(tmp_path) not in (target / "config.json").read_text() + (target / "tokenizer_config.json").read_text()
+    one, two = AutoModel.from_pretrained(folder), AutoModel.from_pretrained(target)
+    assert all((a == b).all() for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda f: (f / "config.json").unlink(), "holds no config.json"),
+        (lambda f: (f / "model.safetensors").unlink(), r"holds no \*.safetensors"),
+        (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "holds no tokenizer"),
+        (lambda f: change_config(f, model_type="bert"), "'bert' is an encoder-only model"),
+        (lambda f: change_config(f, model_type="modernbert"), "'modernbert' is an encoder-only model"),
+        (lambda f: change_config(f, model_type="t5", is_encoder_decoder=True), "'t5' is an encoder-decoder model"),
+        (lambda f: change_config(f, model_type="warp"), "transformers knows no decoder of type 'warp'"),
+        (lambda f: change_config(f, model_type="warp", auto_map={"AutoModel": "x"}), "brings its own code, which is not run"),
+    ],
+)
+def test_an_unusable_folder_is_refused_with_the_reason(folder, prepare, message):
+    prepare(folder)
+    with pytest.raises(BaseModelError, match=message):
+        check_source(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("no/such/folder/at/all", "not a GGUF file, a folder, a Hub id or a package"),
+        ("missing/model.gguf", "there is no file"),
+        ("package:no_such_package/model.gguf", "'no_such_package' is not installed; run 'make setup'"),
+        ("package:json/model.gguf", "the package 'json' holds no GGUF file"),
+        ("model.gguf#sha1=00", "after '#' comes sha256="),
+        ("random:tiny-llama#sha256=" + "0" * 64, "#sha256= is for GGUF files"),
+    ],
+)
+def test_an_unusable_setting_is_refused_with_the_way_out(setting, message):
+    with pytest.raises(BaseModelError, match=message):
+        check_source(setting)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"not a model", "not a readable GGUF file"),
+        (gguf_bytes()[:30], "not a readable GGUF file"),
+        (gguf_bytes("bert"), "'bert' is an encoder-only model"),
+        (gguf_bytes("t5"), "'t5' is an encoder-decoder model"),
+        (gguf_bytes("warp"), "'warp' is an architecture transformers cannot read"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "does not name its architecture"),
+    ],
+)
+def test_an_unusable_gguf_file_is_refused_with_the_reason(tmp_path, content, message):
+    path = tmp_path / "model.gguf"
+    path.write_bytes(content)
+    with pytest.raises(BaseModelError, match=message):
+        check_source(str(path))
+
+
+def test_a_wrong_hash_is_named_and_a_right_one_is_taken(tmp_path):
+    path = tmp_path / "model.gguf"
+    version = struct.pack("<Q", 7) + b"a.count" + struct.pack("<II", 4, 1)  # a number before the architecture
+    path.write_bytes(gguf_bytes(first=version))
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert check_source(f"{path}#sha256={right}").kind == "gguf"
+    with pytest.raises(BaseModelError, match=f"sha256 is {right}; it is damaged or another version"):
+        check_source(f"{path}#sha256={'0' * 64}")
+    known = {check_source(str(path)).stamp}
+    assert check_source(f"{path}#sha256={'0' * 64}", known_stamps=known).kind == "gguf"
+
+
+def test_a_package_is_found_without_importing_it(tmp_path, monkeypatch):
+    package = tmp_path / "some_model_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')")
+    (package / "model.gguf").write_bytes(gguf_bytes())
+    monkeypatch.syspath_prepend(tmp_path)
+    assert check_source("package:some_model_package/model.gguf").path == package / "model.gguf"
+    assert "some_model_package" not in sys.modules
+    with pytest.raises(BaseModelError, match=r"holds model.gguf, not 'other.gguf'"):
+        check_source("package:some_model_package/other.gguf")
+
+
+def test_what_looks_like_a_hub_id_is_one_unless_it_is_a_path(tmp_path, monkeypatch):
+    assert is_hub_setting("Qwen/Qwen3-0.6B")
+    assert is_hub_setting("Qwen/Qwen3-0.6B@main")
+    assert not is_hub_setting("models/file.gguf")
+    (tmp_path / "Qwen" / "Qwen3-0.6B").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert not is_hub_setting("Qwen/Qwen3-0.6B")

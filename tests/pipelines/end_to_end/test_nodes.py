@@ -1,0 +1,33 @@
+from __future__ import annotations
+
+import pandas as pd
+
+from embedding_adaptation.pipelines.end_to_end.nodes import write_report
+
+
+def report(embedder_options, **rejected):
+    comparison = pd.DataFrame(
+        [
+            {"strategy": name, "weights": "base", "template": "bare", "pooling": "mean", "v_measure": score, "v_measure_sd": 0.01,
+             "v_measure_unique": score, "v_measure_unique_sd": 0.02, "ami_unique": score / 2, "ami_unique_sd": 0.03}
+            for name, score in (("random", 0.1), ("prompted_last", 0.5), ("bare_mean", 0.3))
+        ]
+    )  # fmt: skip
+    shift = pd.DataFrame([{"layer": "all"} | {f"{s}_{w}": 0.25 for s in ("text", "prompt", "sink") for w in ("base", "adapted", "shift")}])
+    history = pd.DataFrame(
+        {"step": [0, 1, 2], "train_loss": [None, 2, 1], "validation_loss": [2.0, None, 1.0], "validation_accuracy": [0.5, None, 0.75]}
+    )
+    return write_report(comparison, shift, {"candidates": 10, "accepted": 7, "rejected": rejected}, history, embedder_options())
+
+
+def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
+    text = report(embedder_options, copy=3, empty=0)
+    assert "Best: **prompted_last**, V-measure 0.500" in text
+    assert "| bare_mean | base | bare | mean | 0.300 ± 0.010 | 0.300 ± 0.020 | 0.150 ± 0.030 |" in text
+    assert "7 of 10 rewrites were accepted. Rejected: copy 3." in text
+    assert "2 steps. Held-out loss 2.000 before, 1.000 after; held-out accuracy at 1 0.500 before, 0.750 after." in text
+    assert "| text | 0.250 | 0.250 | +0.250 |" in text
+
+
+def test_nothing_rejected_reads_as_none(embedder_options):
+    assert "Rejected: none." in report(embedder_options)

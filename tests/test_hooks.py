@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import io
+
+import pandas as pd
+import pytest
+from kedro.framework.project import configure_project, pipelines
+from kedro.io import DataCatalog
+from kedro.io.core import DatasetError
+from kedro.pipeline import Node, Pipeline
+from kedro_datasets.pandas import CSVDataset
+from kedro_datasets.text import TextDataset
+from rich.console import Console
+
+from embedding_adaptation.datasets.shards import ShardsDataset
+from embedding_adaptation.datasets.texts import TextsDataset
+from embedding_adaptation.hooks import InputChecks, ResultTable, comparison_table
+
+
+def pipeline(*inputs, outputs="out"):
+    return Pipeline([Node(lambda *values: values, list(inputs), outputs, name="some_node")])
+
+
+def test_unusable_texts_stop_the_run_before_it_starts(tmp_path):
+    catalog = DataCatalog({"corpus": TextsDataset(filepath=str(tmp_path / "none.txt"))})
+    with pytest.raises(DatasetError, match=r"none\.txt does not exist"):
+        InputChecks().before_pipeline_run(pipeline=pipeline("corpus"), catalog=catalog)
+
+
+def test_a_missing_result_of_another_pipeline_names_that_pipeline(tmp_path):
+    configure_project("embedding_adaptation")
+    catalog = DataCatalog({"clustering_scores": CSVDataset(filepath=str(tmp_path / "x.csv"))})
+    with pytest.raises(DatasetError, match="run 'kedro run --pipelines=clustering_evaluation' first"):
+        InputChecks().before_pipeline_run(pipeline=pipeline("clustering_scores"), catalog=catalog)
+    catalog["unheard_of"] = CSVDataset(filepath=str(tmp_path / "y.csv"))
+    with pytest.raises(DatasetError, match="'unheard_of' is not there yet; see the catalog"):
+        InputChecks().before_pipeline_run(pipeline=pipeline("unheard_of"), catalog=catalog)
+    pipelines.set_requested(None)
+
+
+def test_earlier_rewrites_may_be_missing(tmp_path):
+    catalog = DataCatalog({"finished_candidates": ShardsDataset(filepath=str(tmp_path / "none"))})
+    InputChecks().before_pipeline_run(pipeline=pipeline("finished_candidates"), catalog=catalog)
+    assert not (tmp_path / "none").exists()
+
+
+def comparison():
+    return pd.DataFrame(
+        [
+            {"strategy": name, "v_measure": score, "v_measure_sd": 0.01, "v_measure_unique": score, "v_measure_unique_sd": 0.0,
+             "ami_unique": score, "ami_unique_sd": 0.0}
+            for name, score in (("prompted_last_adapted", 0.612), ("bare_mean", 0.31))
+        ]
+    )  # fmt: skip
+
+
+def test_the_table_fits_a_terminal_of_80_columns():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table(comparison()))
+    text = console.export_text()
+    assert "prompted_last_adapted" in text
+    assert "0.612 ±0.010" in text
+    assert "…" not in text
+
+
+def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
+    catalog = DataCatalog(
+        {
+            "strategy_comparison": CSVDataset(filepath=str(tmp_path / "c.csv"), save_args={"index": False}),
+            "report": TextDataset(filepath=str(tmp_path / "report.md")),
+        }
+    )
+    catalog.save("strategy_comparison", comparison())
+    ResultTable().after_pipeline_run(pipeline=pipeline("x", outputs=["strategy_comparison", "report"]), catalog=catalog)
+    shown = capsys.readouterr().out
+    assert "prompted_last_adapted" in shown
+    assert "report.md" in shown
+    ResultTable().after_pipeline_run(pipeline=pipeline("x"), catalog=catalog)
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,222 @@
+"""The project as a user meets it: real commands in a copy of the project, on the tiny model."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+pytestmark = pytest.mark.slow
+
+PIPELINES = (
+    "data_augmentation",
+    "contrastive_finetuning",
+    "embedding_extraction",
+    "clustering_evaluation",
+    "attention_analysis",
+)
+LAYERS = {"raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"}
+CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
+
+
+def command(project: Path, *arguments: str, check: bool = True, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run a command of the project's own environment in the copy."""
+    scripts = Path(sys.executable).parent
+    result = subprocess.run(
+        [str(scripts / arguments[0]), *arguments[1:]],
+        cwd=project,
+        env={**os.environ, "KEDRO_ENV": "test", "COLUMNS": "120", **environment},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=600,
+    )
+    assert not check or result.returncode == 0, result.stdout[-3000:] + result.stderr[-6000:]
+    return result
+
+
+@pytest.fixture(scope="session")
+def finished(project, tmp_path_factory):
+    """A copy of the project in which the whole chain has run once, and how long that took."""
+    copy = tmp_path_factory.mktemp("project") / "embedding-adaptation"
+    copy.mkdir()
+    for name in ("conf", "notebooks", "pyproject.toml"):
+        source = project / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
+    shutil.copytree(project / "data" / "01_raw", copy / "data" / "01_raw")
+    (copy / "src").symlink_to(project / "src")
+    start = time.perf_counter()
+    result = command(copy, "kedro", "run")
+    return copy, time.perf_counter() - start, result
+
+
+def versions(project: Path, name: str) -> list[Path]:
+    return sorted((project / "build" / "kedro-test").glob(f"*/{name}/*/{name}"))
+
+
+def test_the_chain_runs_in_under_a_minute_and_ends_with_the_table(finished):
+    _, seconds, result = finished
+    assert seconds < 60
+    assert "prompted_last_adapted" in result.stdout
+    assert "report.md" in result.stdout
+
+
+def test_every_artefact_is_a_version_in_the_catalog(finished):
+    project, _, _ = finished
+    entries = {}
+    for file in (project / "conf" / "base" / "catalog").glob("*.yml"):
+        entries |= yaml.safe_load(file.read_text())
+    versioned = [entry["filepath"].rpartition("/")[2] for entry in entries.values() if entry.get("versioned")]
+    names = [name.format(namespace=space) for name in versioned for space in ("base", "adapted")]
+    missing = {name for name in names if not versions(project, name)}
+    assert not missing
+    assert not [path for path in (project / "build" / "kedro-test").rglob("*") if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
+
+
+def test_the_report_holds_every_strategy(finished):
+    project, _, _ = finished
+    report = versions(project, "report.md")[0].read_text()
+    for strategy in ("random", "bare_mean", "bare_last", "prompted_last", "prompted_last_adapted"):
+        assert f"| {strategy} |" in report
+
+
+def test_the_run_is_tracked_with_models_metrics_and_versions(finished):
+    from mlflow import MlflowClient
+
+    project, _, _ = finished
+    client = MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("embedding-adaptation-test")
+    run = client.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"])[0]
+    assert run.info.status == "FINISHED"
+    assert run.data.params["contrastive_finetuning.steps"] == "2"
+    assert run.data.params["embedder.templates.bare"] == "{text}"
+    assert len(client.get_metric_history(run.info.run_id, "training_history.validation_loss")) == 3
+    assert "strategy_comparison.prompted_last_adapted.v_measure" in run.data.metrics
+    assert run.data.tags["saved.adapter"] == run.data.tags["loaded.adapter"]
+    assert {"loaded.base_model", "git.commit", "kedro.command"} <= set(run.data.tags)
+    logged = {item.path for item in client.list_artifacts(run.info.run_id)}
+    assert {"adapter", "cluster_map", "attention_shift_figure", "report", "training_curve"} <= logged
+    assert any("adapter_model.safetensors" in item.path for item in client.list_artifacts(run.info.run_id, "adapter/adapter"))
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_each_pipeline_runs_alone_from_what_is_persisted(finished, name):
+    project, _, _ = finished
+    before = len(list((project / "build" / "kedro-test").rglob("*")))
+    result = command(project, "kedro", "run", f"--pipelines={name}", "--params", "clustering_evaluation.seeds=[3]")
+    assert "Pipeline execution completed successfully" in result.stderr
+    assert len(list((project / "build" / "kedro-test").rglob("*"))) > before
+    if name == "data_augmentation":
+        assert "2 of 2 shards of rewrites are there already" in result.stderr
+
+
+def test_the_users_own_texts_replace_the_sample(finished, tmp_path):
+    project, _, _ = finished
+    corpus, labelled = tmp_path / "mine.txt", tmp_path / "mine.tsv"
+    corpus.write_text("".join(f"my own text number {n}\n" for n in range(20)))
+    labelled.write_text("body\ttopic\n" + "".join(f"labelled text {n}\t{'ab'[n % 2]}\n" for n in range(20)))
+    paths = f"corpus={corpus},labelled_texts={labelled},text_column=body,label_column=topic,clustering_evaluation.seeds=[0]"
+    command(project, "kedro", "run", "--params", paths)
+    pairs = pd.read_parquet(versions(project, "positive_pairs.parquet")[-1])
+    assert pairs["source_text"].str.startswith("my own text").all()
+    scores = pd.read_parquet(versions(project, "clustering_scores.parquet")[-1])
+    assert set(scores["documents"]) == {20}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("corpus=/nowhere/mine.txt", "/nowhere/mine.txt does not exist"),
+        ("label_column=topic", "has no column 'topic' for the labels, only 'text', 'label'"),
+        ("base_model=no/such/thing/x", "not a GGUF file, a folder, a Hub id or a package"),
+        ("contrastive_finetuning.stepz=3", "contrastive_finetuning"),
+        ("embedder.adapt=none", "adapt names the strategy 'none'"),
+    ],
+)
+def test_bad_input_fails_before_any_work(finished, parameters, message):
+    project, _, _ = finished
+    result = command(project, "kedro", "run", "--params", parameters, check=False)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Running node" not in result.stderr
+
+
+def test_a_tracking_server_that_is_down_does_not_cost_the_run(finished):
+    project, _, _ = finished
+    result = command(project, "kedro", "run", "--pipelines=attention_analysis", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "The run goes on" in result.stderr
+    (pending,) = (project / "mlflow_pending").glob("*.jsonl")
+    assert len(pending.read_text().splitlines()) > 5
+
+
+def test_the_notebook_runs(finished):
+    import nbformat
+    from nbclient import NotebookClient
+
+    project, _, _ = finished
+    notebook = nbformat.read(project / "notebooks" / "01_first_look.ipynb", as_version=4)
+    before = os.environ.get("KEDRO_ENV")
+    os.environ["KEDRO_ENV"] = "test"
+    try:
+        NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(project / "notebooks")}}).execute()
+    finally:
+        os.environ.pop("KEDRO_ENV") if before is None else os.environ.update(KEDRO_ENV=before)
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    tables = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
+    assert any("prompted_last_adapted" in table for table in tables)
+
+
+@pytest.fixture(scope="session")
+def viz(finished):
+    """kedro-viz, built as a folder of files."""
+    project, _, _ = finished
+    shutil.rmtree(project / "build" / "api", ignore_errors=True)
+    command(project, "kedro", "viz", "build", "--include-previews")
+    return project / "build"
+
+
+def test_viz_shows_all_pipelines_layers_and_previews(viz):
+    main = json.loads((viz / "api" / "main").read_text())
+    assert {pipeline["id"] for pipeline in main["pipelines"]} >= {*PIPELINES, "end_to_end"}
+    assert set(main["layers"]) == LAYERS
+    tags = {tag["id"] for tag in main["tags"]}
+    assert set(PIPELINES) <= tags
+    nodes = {node["name"]: node["id"] for node in main["nodes"]}
+    for name in ("strategy_comparison", "training_curve", "cluster_map", "attention_shift_figure", "positive_pairs"):
+        details = json.loads((viz / "api" / "nodes" / nodes[name]).read_text())
+        assert details.get("preview"), name
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; on Debian: apt install chromium")
+def test_viz_opens_in_a_browser(viz, tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(viz)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    try:
+        with sync_playwright() as playwright:
+            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+            page = browser.new_page(viewport={"width": 1600, "height": 1000})
+            page.goto(f"http://127.0.0.1:{server.server_port}/?pipeline_id=end_to_end")
+            page.wait_for_selector(".pipeline-node", timeout=60_000)
+            shown = " ".join(page.locator("body").inner_text().lower().replace("_", " ").split())
+            page.screenshot(path=str(tmp_path / "viz.png"))
+            browser.close()
+    finally:
+        server.shutdown()
+        server.server_close()
+    for words in ("strategy comparison", "reporting", "model output"):
+        assert words in shown

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import json
+import logging
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+from kedro_datasets.json import JSONDataset
+from kedro_datasets.pandas import CSVDataset
+from mlflow import MlflowClient
+
+from embedding_adaptation.options import Options
+from embedding_adaptation.tracking import (
+    MlflowTracking,
+    TrackingError,
+    dataset_metrics,
+    flatten_parameters,
+    git_tags,
+    send_pending,
+    tracking_uri,
+)
+
+
+class Inner(Options):
+    rate: float = 0.5
+
+
+class Typed(Options):
+    steps: int = 3
+    inner: Inner = Inner()
+
+
+def make_history(options):
+    return pd.DataFrame({"step": [0, 1], "loss": [2.0, 1.5], "accuracy": [None, 0.5]}), {"kept": {"texts": 4}}
+
+
+PIPELINE = Pipeline([Node(make_history, "params:training", ["history", "counts"], name="make_node")])
+
+
+class Run:
+    """One pretended Kedro run over real datasets: the hook is called as Kedro calls it."""
+
+    def __init__(self, project: Path, *, settings: dict | None = None, wishes: dict | None = None) -> None:
+        self.project = project
+        self.hook = MlflowTracking()
+        wish = {"metrics": {"step": "step"}, "artifact": True} if wishes is None else wishes
+        self.catalog = DataCatalog(
+            {
+                "params:training": MemoryDataset(Typed()),
+                "history": CSVDataset(filepath=str(project / "history.csv"), metadata={"mlflow": wish}),
+                "counts": JSONDataset(filepath=str(project / "counts.json"), metadata={"mlflow": {"metrics": {}}}),
+            }
+        )
+        context = SimpleNamespace(project_path=project, env="test", config_loader={"mlflow": settings or {}})
+        self.hook.after_context_created(context)
+
+    def start(self) -> None:
+        params = {"pipeline_names": ["training"], "run_id": "2026-01-01T00.00.00.000Z", "runtime_params": {"training.steps": 3}}
+        self.hook.before_pipeline_run(params, PIPELINE, self.catalog)
+
+    def work(self) -> None:
+        node = PIPELINE.nodes[0]
+        for name, data in zip(("history", "counts"), make_history(None), strict=True):
+            self.catalog.save(name, data)
+            self.hook.after_dataset_saved(name, data)
+        self.hook.after_node_run(node)
+
+
+def only_run(project: Path, experiment: str = "embedding-adaptation"):
+    client = MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
+    (run,) = client.search_runs([client.get_experiment_by_name(experiment).experiment_id])
+    return client, run
+
+
+@pytest.fixture(autouse=True)
+def no_server_of_the_users_own(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+def test_a_run_logs_what_the_catalog_asks_for(tmp_path, monkeypatch):
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    run = Run(tmp_path)
+    run.start()
+    run.work()
+    run.hook.after_pipeline_run()
+    client, logged = only_run(tmp_path)
+    assert logged.info.status == "FINISHED"
+    assert logged.data.params == {"training.steps": "3", "training.inner.rate": "0.5", "command_line.training.steps": "3"}
+    assert logged.data.metrics == {"history.loss": 1.5, "history.accuracy": 0.5, "counts.kept.texts": 4.0}
+    assert [(m.step, m.value) for m in client.get_metric_history(logged.info.run_id, "history.loss")] == [(0, 2.0), (1, 1.5)]
+    assert logged.data.tags["kedro.env"] == "test"
+    assert {"git.commit", "git.dirty", "kedro.command", "kedro.version"} <= set(logged.data.tags)
+    assert [item.path for item in client.list_artifacts(logged.info.run_id, "history")] == ["history/history.csv"]
+    assert logged.info.artifact_uri.startswith((tmp_path / "mlartifacts").as_uri())
+    assert list(elsewhere.iterdir()) == []
+
+
+def test_versions_of_datasets_become_tags(tmp_path):
+    from kedro.io import Version
+
+    run = Run(tmp_path)
+    run.catalog["history"] = CSVDataset(filepath=str(tmp_path / "v.csv"), version=Version(None, "2026-01-01T00.00.00.000Z"))
+    run.start()
+    run.work()
+    run.catalog.load("history")
+    run.hook.after_dataset_loaded("history")
+    run.hook.after_pipeline_run()
+    tags = only_run(tmp_path)[1].data.tags
+    assert tags["saved.history"] == tags["loaded.history"] == "2026-01-01T00.00.00.000Z"
+
+
+def test_a_failed_run_ends_failed_with_its_error(tmp_path):
+    run = Run(tmp_path)
+    run.start()
+    run.hook.on_pipeline_error(ValueError("no such column"))
+    logged = only_run(tmp_path)[1]
+    assert logged.info.status == "FAILED"
+    assert logged.data.tags["error"] == "ValueError: no such column"
+
+
+def test_nothing_is_sent_before_the_first_node_has_ended(tmp_path):
+    run = Run(tmp_path)
+    run.start()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_one_setting_turns_it_off(tmp_path):
+    run = Run(tmp_path, settings={"enabled": False})
+    run.start()
+    run.work()
+    run.hook.after_pipeline_run()
+    assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_an_unknown_setting_or_wish_fails_before_the_work(tmp_path):
+    with pytest.raises(TrackingError, match="unknown setting 'experimnt'; there are: enabled, experiment, tracking_uri"):
+        Run(tmp_path, settings={"experimnt": "x"})
+    with pytest.raises(TrackingError, match="catalog entry 'history': metadata mlflow has no 'metric'; there are: artifact, metrics"):
+        Run(tmp_path, wishes={"metric": {}}).start()
+
+
+def test_a_server_that_is_down_costs_nothing_and_the_log_can_be_sent_later(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    run = Run(tmp_path)
+    with caplog.at_level(logging.WARNING):
+        run.start()
+        run.work()
+        run.hook.after_pipeline_run()
+    assert (tmp_path / "history.csv").exists()
+    (pending,) = (tmp_path / "mlflow_pending").iterdir()
+    assert "The run goes on" in caplog.text
+    assert f"python -m embedding_adaptation.tracking {pending}" in caplog.text
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    send_pending(pending)
+    logged = only_run(tmp_path)[1]
+    assert logged.info.status == "FINISHED"
+    assert logged.data.metrics["history.loss"] == 1.5
+    assert not pending.exists()
+
+
+def test_a_file_that_is_no_pending_log_is_refused(tmp_path):
+    (tmp_path / "x.jsonl").write_text(json.dumps({"kind": "start"}) + "\n")
+    with pytest.raises(TrackingError, match="is no pending MLflow log"):
+        send_pending(tmp_path / "x.jsonl")
+
+
+def test_long_values_are_cut_visibly_and_names_are_cleaned():
+    flat = dict(flatten_parameters({"a": {"b {x}": "y" * 900, "empty": {}, "list": [1, 2]}}))
+    assert flat["a.b _x_"].endswith("... (cut)")
+    assert len(flat["a.b _x_"]) == 500
+    assert flat["a.empty"] == "{}"
+    assert flat["a.list"] == "[1, 2]"
+
+
+def test_a_table_by_row_and_a_mapping_become_metrics_without_missing_values():
+    table = pd.DataFrame({"strategy": ["bare/mean", "x"], "ami": [0.1, math.nan], "words": ["a", "b"]})
+    assert dataset_metrics("scores", table, {"by": "strategy"}) == [{"step": 0, "values": {"scores.bare/mean.ami": 0.1}}]
+    assert dataset_metrics("report", {"a": {"b": 2, "yes": True}, "c": "x"}, {}) == [{"step": 0, "values": {"report.a.b": 2.0}}]
+
+
+def test_the_store_is_chosen_by_variable_then_setting_then_project(tmp_path, monkeypatch):
+    assert tracking_uri(tmp_path, None) == f"sqlite:///{tmp_path / 'mlflow.db'}"
+    assert tracking_uri(tmp_path, "http://a") == "http://a"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://b")
+    assert tracking_uri(tmp_path, "http://a") == "http://b"
+
+
+def test_outside_a_repository_the_commit_is_unknown(tmp_path):
+    assert git_tags(tmp_path) == {"git.commit": "unknown", "git.dirty": "unknown"}
