@@ -41,7 +41,7 @@ notebook: $(VENV)/.dev  ## Open the notebooks
 	@$(BIN)/kedro jupyter lab $(ARGS)
 
 bench: $(VENV)/.run  ## Run the benchmarks
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 docs: $(VENV)/.docs  ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict $(ARGS)

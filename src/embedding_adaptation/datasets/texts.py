@@ -82,8 +82,8 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
             if column is not None and column not in raw.columns:
                 there = ", ".join(map(repr, raw.columns))
                 self._fail(
-                    f"has no column {column!r} for the {role}s, only {there}; rename one, or set {role}_column "
-                    "(on the command line: --params text_column=NAME or label_column=NAME)"
+                    f"has no column {column!r} for the {role}s, only {there}; rename one, or set {role}_column in the catalog "
+                    "(on the command line: --params text_column=NAME or label_column=NAME, for the corpus corpus_column=NAME)"
                 )
         return self._select(raw)
 

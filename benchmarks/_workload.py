@@ -1,0 +1,49 @@
+"""What the benchmarks share: the default base model and the bundled texts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import yaml
+
+from embedding_adaptation.datasets.base_model import BaseModelDataset
+from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation.embedder.weights import DecoderWeights
+
+PROJECT = Path(__file__).parents[1]
+ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
+
+
+def default_weights() -> DecoderWeights:
+    """The project's base model, converted if it has not been."""
+    setting = yaml.safe_load((PROJECT / "conf" / "base" / "globals.yml").read_text())["base_model"]
+    from kedro.io import Version
+
+    return BaseModelDataset(source=setting, filepath=str(PROJECT / "data/06_models/base_model"), version=Version(None, None)).load()
+
+
+def sample_texts(count: int) -> list[str]:
+    """Texts of the bundled sample, in the file's (random) order."""
+    return pd.read_csv(PROJECT / "data" / "01_raw" / "labelled_texts.csv")["text"].head(count).tolist()
+
+
+def median_seconds(work: Callable[[], object], repeats: int = 3) -> float:
+    """Median wall time of a piece of work, after one unmeasured run."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def report(title: str, baseline: str, seconds: dict[str, float], amount: int, unit: str) -> None:
+    """Print speeds and their ratio to the baseline."""
+    print(f"\n{title}")
+    for name, value in seconds.items():
+        print(f"  {name:<42} {amount / value:>8.0f} {unit}/s   x{seconds[baseline] / value:.2f}")

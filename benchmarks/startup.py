@@ -1,0 +1,49 @@
+"""How long Kedro takes to know the pipelines, and which heavy modules that imports: python benchmarks/startup.py."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+HEAVY = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "mteb",
+    "mlflow",
+    "peft",
+    "datasets",
+    "sklearn",
+    "matplotlib",
+    "plotly",
+    "pandas",
+)
+LOADED = """
+import sys
+from kedro.framework.cli.cli import main
+try:
+    main(["registry", "list"])
+except SystemExit:
+    pass
+print("heavy modules:", [name for name in sys.argv[1].split(",") if name in sys.modules] or "none")
+"""
+
+
+def main() -> None:
+    """Time the command as a user types it, and look into a process that runs it."""
+    times = []
+    for _ in range(6):
+        start = time.perf_counter()
+        subprocess.run([Path(sys.executable).with_name("kedro"), "registry", "list"], cwd=PROJECT, check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+    print(f"kedro registry list: median {statistics.median(times[1:]):.2f} s of {len(times) - 1}, first {times[0]:.2f} s")
+    result = subprocess.run([sys.executable, "-c", LOADED, ",".join(HEAVY)], cwd=PROJECT, check=True, capture_output=True, text=True)
+    print(result.stdout.splitlines()[-1])
+
+
+if __name__ == "__main__":
+    main()
