@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, told apart with every common colour vision deficiency.
 BASE_COLOUR, ADAPTED_COLOUR = "#0072B2", "#D55E00"
+_LABEL_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999")
 _SEGMENT_TITLES = {"text": "on the text", "prompt": "on the prompt", "sink": "on the first token (sink)"}
 _MARKERS = "osD^vP*X"
 _MAP_COMPONENTS = 50
@@ -55,15 +56,13 @@ def cluster_map(vectors: Mapping[str, np.ndarray], labels: Sequence[str], *, see
     by_label = np.asarray(labels)
     figure = Figure(figsize=(5.2 * len(vectors), 5.6), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(vectors)))
-    import matplotlib as mpl
-
-    colours = [mpl.colormaps["tab10"](number) for number in range(10)]
     for axis, (strategy, matrix) in zip(axes, vectors.items(), strict=True):
         points = _two_dimensions(matrix, seed)  # [N, 2]
         for number, name in enumerate(names):
             chosen = points[by_label == name]
-            marker = _MARKERS[(number // len(colours)) % len(_MARKERS)]
-            axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=colours[number % len(colours)], marker=marker, linewidths=0, label=name)
+            marker = _MARKERS[(number // len(_LABEL_COLOURS)) % len(_MARKERS)]
+            colour = _LABEL_COLOURS[number % len(_LABEL_COLOURS)]
+            axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=colour, marker=marker, linewidths=0, label=name)
         axis.set_title(strategy)
         axis.set_xlabel("t-SNE 1 (no unit)")
         axis.set_ylabel("t-SNE 2 (no unit)")
