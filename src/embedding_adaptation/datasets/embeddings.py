@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -12,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from kedro.io import AbstractVersionedDataset
 from kedro.io.core import DatasetError
+
+from embedding_adaptation.datasets.atomic import replacing_file
 
 if TYPE_CHECKING:
     from kedro.io import Version
@@ -76,18 +76,9 @@ class EmbeddingsDataset(AbstractVersionedDataset[Embeddings, Embeddings]):
         """Write the vectors; the file is there in full or not at all."""
         from safetensors.numpy import save_file
 
-        target = Path(self._get_save_path())
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, work = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-        os.close(handle)
-        try:
-            tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}
+        tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}
+        with replacing_file(Path(self._get_save_path())) as work:
             save_file(tensors, work, metadata={_IDS: json.dumps(list(data.ids))})
-            Path(work).chmod(0o644)
-            Path(work).replace(target)
-        except BaseException:
-            Path(work).unlink(missing_ok=True)
-            raise
 
     def _exists(self) -> bool:
         return Path(self._get_load_path()).is_file()

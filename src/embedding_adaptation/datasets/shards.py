@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
+
+from embedding_adaptation.datasets.atomic import replacing_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,16 +44,8 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", "dict[str, pd.
             if not target.resolve().is_relative_to(self._path.resolve()):
                 msg = f"shard name {name!r} leaves the directory {self._path}; use a plain name"
                 raise DatasetError(msg)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            handle, work = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
-            os.close(handle)
-            try:
+            with replacing_file(target) as work:
                 frame.to_parquet(work, index=False)
-                Path(work).chmod(0o644)
-                Path(work).replace(target)
-            except BaseException:
-                Path(work).unlink(missing_ok=True)
-                raise
 
     def _name(self, path: Path) -> str:
         return path.relative_to(self._path).with_suffix("").as_posix()
