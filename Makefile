@@ -40,8 +40,15 @@ mlflow: $(VENV)/.run  ## Open the tracked runs in the browser
 notebook: $(VENV)/.dev  ## Open the notebooks
 	@$(BIN)/kedro jupyter lab $(ARGS)
 
-bench: $(VENV)/.run  ## Run the benchmarks
-	@for script in benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+SAMPLE := data/01_raw/labelled_texts.csv
+bench: $(VENV)/.run  ## Run the benchmarks on the bundled sample (about half an hour)
+	$(BIN)/python benchmarks/startup.py
+	$(BIN)/python benchmarks/encode.py --texts $(SAMPLE) --limit 200
+	$(BIN)/python benchmarks/grid.py --texts $(SAMPLE) --limit 100
+	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/selection.py $(SAMPLE)
+	$(BIN)/python benchmarks/generation.py
+	$(BIN)/python benchmarks/training_step.py
 
 docs: $(VENV)/.docs  ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict $(ARGS)

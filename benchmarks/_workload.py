@@ -47,3 +47,10 @@ def report(title: str, baseline: str, seconds: dict[str, float], amount: int, un
     print(f"\n{title}")
     for name, value in seconds.items():
         print(f"  {name:<42} {amount / value:>8.0f} {unit}/s   x{seconds[baseline] / value:.2f}")
+
+
+def weights_of(setting: str, directory: Path) -> DecoderWeights:
+    """Any base model, named as in ``conf/base/globals.yml`` and converted into a directory of the caller's."""
+    from kedro.io import Version
+
+    return BaseModelDataset(source=setting, filepath=str(directory / "base_model"), version=Version(None, None)).load()

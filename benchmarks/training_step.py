@@ -8,7 +8,8 @@ import warnings
 import torch
 from _workload import ONE_WORD, default_weights, median_seconds, report, sample_texts
 
-from embedding_adaptation.embedder.embedder import Embedder, Strategy
+from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.training import _collator, add_adapter
 

@@ -5,7 +5,7 @@ import io
 import pandas as pd
 import pytest
 from kedro.framework.project import configure_project, pipelines
-from kedro.io import DataCatalog
+from kedro.io import DataCatalog, MemoryDataset
 from kedro.io.core import DatasetError
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.pandas import CSVDataset
@@ -36,6 +36,19 @@ def test_a_missing_result_of_another_pipeline_names_that_pipeline(tmp_path):
     with pytest.raises(DatasetError, match="'unheard_of' is not there yet; see the catalog"):
         InputChecks().before_pipeline_run(pipeline=pipeline("unheard_of"), catalog=catalog)
     pipelines.set_requested(None)
+
+
+def test_strategies_that_are_not_there_stop_the_run_before_it_starts(embedder_options):
+    run = pipeline("params:embedder", "params:embedding_extraction", "params:clustering_evaluation")
+    values = {"embedding_extraction": {"strategies": None}, "clustering_evaluation": {"strategies": ["bare_*"]}}
+    catalog = DataCatalog(
+        {"params:embedder": MemoryDataset(embedder_options()), **{f"params:{k}": MemoryDataset(v) for k, v in values.items()}}
+    )
+    InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
+    values["clustering_evaluation"]["strategies"] = "none"
+    catalog["params:clustering_evaluation"] = MemoryDataset(values["clustering_evaluation"])
+    with pytest.raises(DatasetError, match=r"clustering_evaluation\.strategies names the strategy 'none'"):
+        InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
 
 
 def test_earlier_rewrites_may_be_missing(tmp_path):

@@ -3,6 +3,8 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from embedding_adaptation.options import AfterOptions, chosen_names
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -21,7 +23,25 @@ from pydantic import ValidationError
         ),
         (
             {"strategies": {"a": {"weights": "base", "template": "bare", "pooling": "median"}}, "adapt": "a"},
-            "'mean', 'text_mean' or 'last'",
+            "'attention_weighted' or 'value_weighted'",
+        ),
+        ({"templates": {"bare": {"pattern": "x", "bos": True}}}, "template 'bare' has no {text} slot"),
+        ({"grid": {"templates": ["none"]}}, "strategy 'none.last.-1' names the template 'none'; there are: bare, one_word"),
+        (
+            {"strategies": {"a": {"weights": "base", "template": "bare", "pooling": "eos"}}, "adapt": "a"},
+            "strategy 'a' pools the end token, but template 'bare' has none",
+        ),
+        (
+            {"strategies": {"a": {"weights": "base", "template": ["bare", "one_word"], "pooling": "last"}}, "adapt": "a"},
+            "'a', which cannot be trained: training takes one template",
+        ),
+        (
+            {"strategies": {"a": {"weights": "base", "template": "bare", "pooling": "last", "layers": []}}, "adapt": "a"},
+            "at least 1 item",
+        ),
+        (
+            {"strategies": {"a": {"weights": "base", "template": "bare", "pooling": "last", "attention_heads": 1}}, "adapt": "a"},
+            "which only pooling attention_weighted uses",
         ),
     ],
 )
@@ -35,3 +55,32 @@ def test_options_are_read_only(embedder_options):
     options = embedder_options()
     with pytest.raises(ValidationError, match="frozen"):
         options.max_length = 3
+
+
+def test_a_grid_is_every_combination_with_names_that_say_which(embedder_options):
+    grid = {"templates": ["bare", "one_word"], "poolings": ["last", "mean"], "layers": [-1, [-1, -2]], "after": [{}, {"centre": True}]}
+    options = embedder_options(grid=grid)
+    assert len(options.grid.strategies) == 16
+    assert options.every_strategy["one_word.mean.-1+-2.centre"].layers == (-1, -2)
+    assert set(options.strategies) < set(options.every_strategy)
+
+
+def test_a_template_can_have_start_and_end_tokens(embedder_options):
+    options = embedder_options(templates={"bare": "{text}", "one_word": {"pattern": "{text} is", "bos": False, "eos": True}})
+    template = options.template("one_word")
+    assert (template.pattern, template.bos, template.eos) == ("{text} is", False, True)
+
+
+def test_patterns_choose_names_in_their_order():
+    names = ["a.last", "a.mean", "b.last"]
+    assert chosen_names(None, names, "x") == names
+    assert chosen_names(["b.*", "*.last"], names, "x") == ["a.last", "b.last"]
+    with pytest.raises(ValueError, match=r"x names the strategy 'c', which there is not; there are: a.last, a.mean, b.last"):
+        chosen_names(["c"], names, "x")
+
+
+def test_what_comes_after_pooling_has_a_short_name():
+    assert AfterOptions().title == ""
+    assert AfterOptions(centre=True, dimensions=64).title == "centre+first64"
+    assert AfterOptions(centre=True, remove_components=3).title == "remove3"
+    assert AfterOptions(whiten=True).title == "whiten"

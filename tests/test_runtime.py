@@ -1,12 +1,22 @@
 from __future__ import annotations
 
-from embedding_adaptation.runtime import build_strategy, load_embedder, strategies_of
+import numpy as np
+
+from embedding_adaptation.options import StrategyOptions
+from embedding_adaptation.runtime import build_strategy, fitted_strategies, load_embedder
 
 
-def test_strategies_are_sorted_by_the_weights_they_use(embedder_options):
+def test_after_processing_is_fitted_only_where_a_strategy_asks_for_it(tiny_weights, embedder_options):
     options = embedder_options()
-    assert [s.name for s in strategies_of("base", options)] == ["bare_mean", "prompted_last"]
-    assert [s.name for s in strategies_of("adapted", options)] == ["prompted_last_adapted"]
+    embedder = load_embedder(tiny_weights, options)
+    plain = {"bare_mean": options.strategies["bare_mean"]}
+    (untouched,) = fitted_strategies(embedder, plain, options, lambda: 1 / 0)
+    assert untouched.after is None
+    centred = StrategyOptions.model_validate({"weights": "base", "template": "bare", "pooling": "mean", "after": {"centre": True}})
+    texts = ["the bus", "a house", "water"]
+    first, second = fitted_strategies(embedder, plain | {"centred": centred}, options, lambda: texts)
+    assert first.after is None
+    np.testing.assert_allclose(second.after.mean, embedder.encode(texts, first, progress=False).mean(axis=0), atol=1e-6)
 
 
 def test_a_strategy_carries_its_template(embedder_options):

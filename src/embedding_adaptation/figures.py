@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedding_adaptation.pipelines.strategy_selection.criteria import CRITERIA
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -20,6 +22,7 @@ _SEGMENT_TITLES = {"text": "on the text", "prompt": "on the prompt", "sink": "on
 _MARKERS = "osD^vP*X"
 _MAP_COMPONENTS = 50
 _PERPLEXITY = 30.0
+_RANKED = 25
 
 
 def training_curve(history: pd.DataFrame) -> go.Figure:
@@ -102,4 +105,23 @@ def attention_shift(base: pd.DataFrame, adapted: pd.DataFrame) -> Figure:
         axis.set_ylim(0, 1)
     axes[0].set_ylabel("share of the last token's attention")
     axes[0].legend(frameon=False)
+    return figure
+
+
+def ranking_map(ranking: pd.DataFrame, criteria: Sequence[str]) -> Figure:
+    """The best strategies' rank under each criterion; those that decide are in bold."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in CRITERIA if ranking[name].notna().any()]
+    ranks = ranking[names].rank(ascending=False).head(_RANKED).to_numpy()  # [S, C]
+    best = ranking["strategy"].head(_RANKED).tolist()
+    figure = Figure(figsize=(2.6 + 0.62 * len(names), 2.2 + 0.24 * len(best)), layout="constrained")
+    axis = figure.subplots()
+    image = axis.imshow(ranks, cmap="cividis_r", aspect="auto", vmin=1, vmax=len(ranking))
+    axis.set_yticks(range(len(best)), best, fontsize=7)
+    axis.set_xticks(range(len(names)), [name.replace("_", " ") for name in names], rotation=45, ha="right", fontsize=8)
+    for tick, name in zip(axis.get_xticklabels(), names, strict=True):
+        tick.set_fontweight("bold" if name in criteria else "normal")
+    figure.colorbar(image, ax=axis, label=f"rank among {len(ranking)} strategies (1 is the best)")
+    axis.set_title("Best strategies by the criteria in bold", fontsize=9)
     return figure

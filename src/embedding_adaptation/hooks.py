@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from kedro.pipeline import Pipeline
 
 RESULT_DATASET = "strategy_comparison"
+_EMBEDDER = "params:embedder"
 
 
 class InputChecks:
@@ -24,6 +25,7 @@ class InputChecks:
         Raises:
             DatasetError: If an input is missing or cannot be used; the message says what to do.
         """
+        _check_names(pipeline, catalog)
         # Texts come before the base model: looking at a model that was never used takes a few seconds.
         for name in sorted(pipeline.inputs(), reverse=True):
             if name.startswith("params:") or name == "parameters":
@@ -34,6 +36,24 @@ class InputChecks:
             elif name not in _OPTIONAL and not catalog.exists(name):
                 msg = f"the input {name!r} is not there yet; {_way_out(name)}"
                 raise DatasetError(msg)
+
+
+def _check_names(pipeline: Pipeline, catalog: DataCatalog) -> None:
+    """Check that the strategies which one pipeline's options name are among the embedder's."""
+    from embedding_adaptation.options import EmbedderOptions, chosen_names
+
+    if _EMBEDDER not in pipeline.inputs():
+        return
+    given = catalog.load(_EMBEDDER)
+    names = EmbedderOptions.model_validate(given if isinstance(given, dict) else given.model_dump()).every_strategy
+    for setting, field in (("embedding_extraction", "strategies"), ("clustering_evaluation", "strategies")):
+        if f"params:{setting}" in pipeline.inputs():
+            options = catalog.load(f"params:{setting}")
+            patterns = options[field] if isinstance(options, dict) else getattr(options, field)
+            try:
+                chosen_names([patterns] if isinstance(patterns, str) else patterns, names, f"{setting}.{field}")
+            except ValueError as error:
+                raise DatasetError(str(error)) from error
 
 
 # Made by earlier runs, and useful when it is there.

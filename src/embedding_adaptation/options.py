@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from embedding_adaptation.embedder.after_processing import AfterSteps
 from embedding_adaptation.embedder.device import DeviceName, DtypeName
-from embedding_adaptation.embedder.pooling import PoolingName
+from embedding_adaptation.embedder.pooling import ATTENTION_POOLINGS, PoolingName
+from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
 
 RANDOM_STRATEGY = "random"
+
+
+def _as_tuple(value: object) -> object:
+    return (value,) if isinstance(value, (str, int)) else value
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+Layers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
 
 
 class Options(BaseModel):
@@ -19,13 +31,80 @@ class Options(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class TemplateOptions(Options):
+    """A template with more to say than its words."""
+
+    pattern: str = Field(description="The words, with one {text} slot.")
+    bos: bool | Literal["auto"] = Field("auto", description="Whether a start token comes first; auto is as the model was trained.")
+    eos: bool = Field(False, description="Whether an end token comes last.")
+
+
+class AfterOptions(Options):
+    """What happens to vectors after pooling; all but cutting dimensions is fitted on the corpus."""
+
+    centre: bool = Field(False, description="Subtract the corpus' mean vector.")
+    remove_components: int = Field(0, ge=0, description="Remove this many of the corpus' strongest principal components.")
+    whiten: bool = Field(False, description="Give all principal directions of the corpus the same variance.")
+    dimensions: int | None = Field(None, ge=1, description="Keep this many dimensions; null keeps all.")
+
+    @property
+    def steps(self) -> AfterSteps:
+        """The same for the library."""
+        return AfterSteps(self.centre, self.remove_components, self.whiten, self.dimensions)
+
+    @property
+    def title(self) -> str:
+        """A short name: what is done, joined by a plus sign; empty where nothing is."""
+        parts = (
+            "centre" * (self.centre and not self.remove_components and not self.whiten),
+            f"remove{self.remove_components}" if self.remove_components else "",
+            "whiten" * self.whiten,
+            f"first{self.dimensions}" if self.dimensions else "",
+        )
+        return "+".join(part for part in parts if part)
+
+
 class StrategyOptions(Options):
     """One strategy: whose weights, which words around the text, how token vectors become one vector."""
 
     weights: Literal["base", "adapted"] = Field(description="Before or after fine-tuning.")
-    template: str = Field(description="Name of a template.")
+    template: Names = Field(min_length=1, description="Name of a template, or several whose vectors are averaged.")
     pooling: PoolingName = Field(description="How token vectors become one vector.")
+    layers: Layers = Field((-1,), min_length=1, description="Hidden state, or several that are averaged; -1 is the last, 0 the embeddings.")
     normalise: bool = Field(True, description="Scale vectors to unit length.")
+    attention_layers: Layers = Field((), description="For attention_weighted: layers whose attention is averaged; empty takes layers.")
+    attention_heads: Layers = Field((), description="For attention_weighted: heads, from 0; empty takes all.")
+    after: AfterOptions = Field(AfterOptions(), description="What happens to the vectors after pooling.")
+
+    @property
+    def title(self) -> str:
+        """The template's name, or the names of several."""
+        return " + ".join(self.template)
+
+
+class GridOptions(Options):
+    """Every combination of the given values is a strategy, named ``template.pooling.layer`` (and ``.adapted``, and what comes after)."""
+
+    weights: tuple[Literal["base", "adapted"], ...] = Field(("base",), min_length=1, description="Before or after fine-tuning, or both.")
+    templates: tuple[str, ...] = Field(min_length=1, description="Names of templates.")
+    poolings: tuple[PoolingName, ...] = Field(("last",), min_length=1, description="Poolings.")
+    layers: tuple[Layers, ...] = Field(((-1,),), min_length=1, description="Layers, each a number or a list to be averaged.")
+    after: tuple[AfterOptions, ...] = Field((AfterOptions(),), min_length=1, description="What happens to the vectors after pooling.")
+
+    @property
+    def strategies(self) -> dict[str, StrategyOptions]:
+        """The strategies by name."""
+        named = {}
+        for weights in self.weights:
+            for template in self.templates:
+                for pooling in self.poolings:
+                    for layers in self.layers:
+                        for after in self.after:
+                            parts = [template, pooling, "+".join(map(str, layers)), "adapted" * (weights == "adapted"), after.title]
+                            named[".".join(part for part in parts if part)] = StrategyOptions(
+                                weights=weights, template=(template,), pooling=pooling, layers=layers, after=after
+                            )
+        return named
 
 
 class EmbedderOptions(Options):
@@ -34,23 +113,88 @@ class EmbedderOptions(Options):
     device: DeviceName = Field("auto", description="auto takes CUDA, else MPS, else the CPU.")
     dtype: DtypeName = Field("auto", description="auto takes bfloat16 wherever it is faster.")
     max_length: int = Field(256, ge=8, description="Longest sequence in tokens, prompt included; the text is cut, never the prompt.")
-    batch_tokens: int | None = Field(None, ge=8, description="Tokens in a batch, padding included; null takes what suits the device.")
-    templates: dict[str, str] = Field(min_length=1, description="Named templates, each with one {text} slot.")
+    batch_tokens: int | None = Field(None, ge=8, description="Tokens in a batch; null takes what suits the device.")
+    templates: dict[str, str | TemplateOptions] = Field(min_length=1, description="Named templates, each with one {text} slot.")
     strategies: dict[str, StrategyOptions] = Field(min_length=1, description="Named strategies to extract and compare.")
+    grid: GridOptions | None = Field(None, description="More strategies: every combination of templates, poolings and layers.")
     adapt: str = Field(description="The strategy that fine-tuning trains and attention analysis looks at: its template and pooling.")
+
+    @property
+    def every_strategy(self) -> dict[str, StrategyOptions]:
+        """The named strategies and the grid's."""
+        return self.strategies | (self.grid.strategies if self.grid else {})
+
+    def template(self, name: str) -> PromptTemplate:
+        """The template of that name."""
+        chosen = self.templates[name]
+        if isinstance(chosen, str):
+            return PromptTemplate(name, chosen)
+        return PromptTemplate(name, chosen.pattern, bos=chosen.bos, eos=chosen.eos)
+
+    def strategy(self, name: str, chosen: StrategyOptions) -> Strategy:
+        """A strategy for the library, without after-processing, which has to be fitted."""
+        templates = tuple(self.template(template) for template in chosen.template)
+        return Strategy(
+            name,
+            templates[0] if len(templates) == 1 else templates,
+            chosen.pooling,
+            layers=chosen.layers,
+            normalise=chosen.normalise,
+            attention_layers=chosen.attention_layers,
+            attention_heads=chosen.attention_heads,
+        )
+
+    def check_strategies(self, strategies: Mapping[str, StrategyOptions]) -> None:
+        """Check that strategies name templates that there are, and that their parts go together.
+
+        Raises:
+            ValueError: If they do not.
+        """
+        for name, strategy in strategies.items():
+            for template in strategy.template:
+                if template not in self.templates:
+                    msg = f"strategy {name!r} names the template {template!r}; there are: {', '.join(self.templates)}"
+                    raise ValueError(msg)
+            self.strategy(name, strategy)
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        for name, pattern in self.templates.items():
-            PromptTemplate(name, pattern)
-        for name, strategy in self.strategies.items():
-            if strategy.template not in self.templates:
-                msg = f"strategy {name!r} names the template {strategy.template!r}; there are: {', '.join(self.templates)}"
-                raise ValueError(msg)
+        for name in self.templates:
+            self.template(name)
+        self.check_strategies(self.every_strategy)
         if self.adapt not in self.strategies:
             msg = f"adapt names the strategy {self.adapt!r}; there are: {', '.join(self.strategies)}"
+            raise ValueError(msg)
+        adapted = self.strategies[self.adapt]
+        if len(adapted.template) > 1 or adapted.layers != (-1,) or adapted.pooling in ATTENTION_POOLINGS:
+            msg = (
+                f"adapt names the strategy {self.adapt!r}, which cannot be trained: training takes one template, the last layer and "
+                f"no pooling by attention; this one has {adapted.title}, layers {list(adapted.layers)} and {adapted.pooling}"
+            )
             raise ValueError(msg)
         if RANDOM_STRATEGY in self.strategies:
             msg = f"the strategy name {RANDOM_STRATEGY!r} is taken by the random vectors every comparison includes; choose another"
             raise ValueError(msg)
         return self
+
+
+def chosen_names(patterns: Iterable[str] | None, names: Iterable[str], setting: str) -> list[str]:
+    """The names that patterns choose, in the order of the names.
+
+    Args:
+        patterns: Names, or patterns with ``*``; ``None`` chooses all.
+        names: The names there are.
+        setting: Where the patterns come from, for the message.
+
+    Raises:
+        ValueError: If a pattern chooses nothing.
+    """
+    names = list(names)
+    if patterns is None:
+        return names
+    patterns = list(patterns)
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in names):
+            msg = f"{setting} names the strategy {pattern!r}, which there is not; there are: {', '.join(names)}"
+            raise ValueError(msg)
+    return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

@@ -10,7 +10,8 @@ from kedro.io import Version
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE, AdapterDataset, TrainedAdapter
-from embedding_adaptation.embedder.embedder import Embedder, Strategy
+from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
 
 STRATEGY = Strategy("prompted", PromptTemplate("one_word", 'This: "{text}" means: "'), "last")
@@ -35,9 +36,9 @@ def test_a_reloaded_adapter_gives_the_same_vectors(saved, tiny_weights):
     dataset, trained = saved
     weights = dataset.load()
     texts = ["the bus is late", "water"]
-    loaded = Embedder.load(weights, device="cpu", dtype="float32").encode(texts, [STRATEGY], progress=False)["prompted"]
-    expected = trained.encode(texts, [STRATEGY], progress=False)["prompted"]
-    base = Embedder.load(tiny_weights, device="cpu", dtype="float32").encode(texts, [STRATEGY], progress=False)["prompted"]
+    loaded = Embedder.load(weights, device="cpu", dtype="float32").encode_strategies(texts, [STRATEGY], progress=False)["prompted"]
+    expected = trained.encode_strategies(texts, [STRATEGY], progress=False)["prompted"]
+    base = Embedder.load(tiny_weights, device="cpu", dtype="float32").encode_strategies(texts, [STRATEGY], progress=False)["prompted"]
     np.testing.assert_allclose(loaded, expected, atol=1e-6)
     assert np.abs(loaded - base).max() > 1e-3
 

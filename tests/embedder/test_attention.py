@@ -44,12 +44,12 @@ def test_the_models_own_attention_is_put_back(tiny_embedder):
 
 def test_recording_does_not_change_the_vectors(tiny_embedder):
     from embedding_adaptation.embedder.attention import _recording_attention
-    from embedding_adaptation.embedder.embedder import Strategy
+    from embedding_adaptation.embedder.strategy import Strategy
 
     strategy = Strategy("prompted", ONE_WORD, "last")
-    plain = tiny_embedder.encode(TEXTS, [strategy], progress=False)["prompted"]
+    plain = tiny_embedder.encode_strategies(TEXTS, [strategy], progress=False)["prompted"]
     with _recording_attention(tiny_embedder.backbone):
-        recorded = tiny_embedder.encode(TEXTS, [strategy], progress=False)["prompted"]
+        recorded = tiny_embedder.encode_strategies(TEXTS, [strategy], progress=False)["prompted"]
     np.testing.assert_allclose(recorded, plain, atol=1e-6)
 
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from embedding_adaptation.embedder.embedder import Embedder, Strategy
+from embedding_adaptation.embedder.after_processing import AfterSteps
+from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
 
 BARE = PromptTemplate("bare", "{text}")
@@ -44,25 +46,27 @@ def slow_vector(embedder: Embedder, strategy: Strategy, text: str) -> np.ndarray
 @pytest.mark.parametrize("batch_tokens", [64, 100_000])
 def test_batched_vectors_equal_one_text_at_a_time(tiny_embedder, batch_tokens):
     tiny_embedder.batch_tokens = batch_tokens
-    encoded = tiny_embedder.encode(TEXTS, STRATEGIES, progress=False)
+    encoded = tiny_embedder.encode_strategies(TEXTS, STRATEGIES, progress=False)
     for strategy in STRATEGIES:
         expected = np.stack([slow_vector(tiny_embedder, strategy, text) for text in TEXTS])
         np.testing.assert_allclose(encoded[strategy.name], expected, atol=1e-5)
 
 
 def test_results_are_in_input_order_and_equal_texts_are_embedded_once(tiny_embedder, monkeypatch):
+    import embedding_adaptation.embedder.embedder as module
+
     seen = []
-    tokenize = PromptTemplate.tokenize
-    monkeypatch.setattr(PromptTemplate, "tokenize", lambda self, texts, *args: seen.extend(texts) or tokenize(self, texts, *args))
+    encode_texts = module.encode_texts
+    monkeypatch.setattr(module, "encode_texts", lambda texts, *args: seen.extend(texts) or encode_texts(texts, *args))
     doubled = ["bus", "house", "bus", "street"]
-    vectors = tiny_embedder.encode(doubled, [STRATEGIES[3]], progress=False)["prompted"]
+    vectors = tiny_embedder.encode_strategies(doubled, [STRATEGIES[3]], progress=False)["prompted"]
     assert seen == ["bus", "house", "street"]
     np.testing.assert_array_equal(vectors[0], vectors[2])
     assert not np.allclose(vectors[0], vectors[1])
 
 
 def test_vectors_are_float32_unit_vectors_unless_asked_otherwise(tiny_embedder):
-    encoded = tiny_embedder.encode(TEXTS, STRATEGIES, progress=False)
+    encoded = tiny_embedder.encode_strategies(TEXTS, STRATEGIES, progress=False)
     assert encoded["prompted"].dtype == np.float32
     np.testing.assert_allclose(np.linalg.norm(encoded["prompted"], axis=1), 1.0, atol=1e-5)
     assert not np.allclose(np.linalg.norm(encoded["prompted_raw"], axis=1), 1.0, atol=1e-2)
@@ -75,7 +79,7 @@ def test_sentence_transformers_sees_the_same_tokens_and_gives_the_same_vectors(t
     prompts = strategy.template.tokenize(TEXTS, tiny_embedder.tokenizer, tiny_embedder.max_length)
     for row, prompt in enumerate(prompts):
         assert features["input_ids"][row][features["attention_mask"][row].bool()].tolist() == list(prompt.ids)
-    ours = tiny_embedder.encode(TEXTS, [strategy], progress=False)[strategy.name]
+    ours = tiny_embedder.encode_strategies(TEXTS, [strategy], progress=False)[strategy.name]
     np.testing.assert_allclose(model.encode(TEXTS), ours, atol=1e-5)
 
 
@@ -89,12 +93,12 @@ def test_bfloat16_stays_close_to_float32(tiny_weights):
     vectors = {}
     for dtype in ("float32", "bfloat16"):
         embedder = Embedder.load(tiny_weights, device="cpu", dtype=dtype, max_length=64)
-        vectors[dtype] = embedder.encode(TEXTS, [STRATEGIES[3]], progress=False)["prompted"]
+        vectors[dtype] = embedder.encode_strategies(TEXTS, [STRATEGIES[3]], progress=False)["prompted"]
     assert (vectors["float32"] * vectors["bfloat16"]).sum(axis=1).min() > 0.999
 
 
 def test_no_texts_give_an_empty_array(tiny_embedder):
-    assert tiny_embedder.encode([], [STRATEGIES[0]], progress=False)["bare_mean"].shape == (0, 32)
+    assert tiny_embedder.encode_strategies([], [STRATEGIES[0]], progress=False)["bare_mean"].shape == (0, 32)
 
 
 def test_modules_save_their_configuration(tiny_embedder, tmp_path):
@@ -106,3 +110,129 @@ def test_modules_save_their_configuration(tiny_embedder, tmp_path):
     assert json.loads((tmp_path / "prompted_decoder.json").read_text())["template_pattern"] == ONE_WORD.pattern
     assert (tmp_path / "model.safetensors").is_file()
     assert model.get_embedding_dimension() == 32
+
+
+@pytest.mark.parametrize(
+    ("texts", "message"),
+    [
+        ("bus", r"single string; put it into a list"),
+        (["bus", None], r"texts\[1\] is None \(NoneType\), no string; 1 of 2"),
+        (["bus", float("nan"), 3], r"texts\[1\] is nan \(float\), no string; 2 of 3"),
+        ([b"bus"], r"texts\[0\] is b'bus' \(bytes\)"),
+    ],
+)
+def test_what_is_no_text_is_named(tiny_embedder, texts, message):
+    with pytest.raises(TypeError, match=message):
+        tiny_embedder.encode(texts, progress=False)
+
+
+def test_any_iterable_of_strings_will_do(tiny_embedder):
+    import pandas as pd
+
+    expected = tiny_embedder.encode(TEXTS, progress=False)
+    for texts in (pd.Series(TEXTS, index=range(5, 11)), np.array(TEXTS), (text for text in TEXTS)):
+        np.testing.assert_array_equal(tiny_embedder.encode(texts, progress=False), expected)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "text_mean", "attention_weighted"])
+def test_odd_texts_have_finite_unit_vectors(tiny_embedder, pooling):
+    odd = ["", " \n", "x" * 1_000_000, "\ud800", "مرحبا", "🎉", "{text}", ONE_WORD.suffix, "\0"]
+    for template in (BARE, ONE_WORD):
+        vectors = tiny_embedder.encode(odd, Strategy("a", template, pooling), progress=False)
+        # The bare empty text is the end token alone, whose embedding is zero in this random model.
+        some = slice(None) if template is ONE_WORD else slice(1, None)
+        np.testing.assert_allclose(np.linalg.norm(vectors[some], axis=1), 1.0, atol=1e-4)
+        assert np.isfinite(vectors).all()
+
+
+def test_two_strategies_of_one_name_are_an_error(tiny_embedder):
+    with pytest.raises(ValueError, match="two strategies have the name 'bare_mean'"):
+        tiny_embedder.encode_strategies(TEXTS, [STRATEGIES[0], STRATEGIES[0]])
+
+
+def test_modules_refuse_what_they_cannot_do(tiny_embedder):
+    for strategy in (Strategy("a", BARE, "value_weighted"), Strategy("a", BARE, "last", (1,)), Strategy("a", (BARE, ONE_WORD), "last")):
+        with pytest.raises(ValueError, match="strategy 'a' cannot be trained"):
+            tiny_embedder.sentence_transformer(strategy)
+
+
+@pytest.mark.parametrize("pooling", ["weighted_mean", "last_mean", "max"])
+def test_modules_pool_as_the_embedder_does(tiny_embedder, pooling):
+    strategy = Strategy("a", ONE_WORD, pooling)
+    model = tiny_embedder.sentence_transformer(strategy)
+    np.testing.assert_allclose(model.encode(TEXTS), tiny_embedder.encode(TEXTS, strategy, progress=False), atol=1e-5)
+
+
+def test_shards_hold_what_encode_gives_and_are_not_made_twice(tiny_embedder, tmp_path, monkeypatch):
+    from safetensors.numpy import load_file
+
+    shards = tiny_embedder.encode_to_shards((text for text in TEXTS), tmp_path, shard_size=4, progress=False)
+    assert [path.name for path in shards] == ["shard-000000.safetensors", "shard-000001.safetensors"]
+    vectors = np.concatenate([load_file(path)["vectors"] for path in shards])
+    np.testing.assert_allclose(vectors, tiny_embedder.encode(TEXTS, progress=False), atol=1e-5)
+    calls = []
+    encode = Embedder.encode
+    monkeypatch.setattr(
+        Embedder, "encode", lambda self, texts, *args, **kwargs: calls.append(texts) or encode(self, texts, *args, **kwargs)
+    )
+    tiny_embedder.encode_to_shards(TEXTS, tmp_path, shard_size=4, progress=False)
+    assert calls == []
+    tiny_embedder.encode_to_shards([*TEXTS[:5], "other"], tmp_path, shard_size=4, progress=False)
+    assert calls == [[TEXTS[4], "other"]]
+    tiny_embedder.encode_to_shards(TEXTS[:4], tmp_path, STRATEGIES[0], shard_size=4, progress=False)
+    assert len(calls) == 2
+    with pytest.raises(TypeError, match=r"texts\[5\] is None"):
+        tiny_embedder.encode_to_shards([*TEXTS[:5], None], tmp_path, shard_size=4, progress=False)
+
+
+def test_a_saved_embedder_comes_back_with_strategy_and_after_processing(tiny_embedder, tmp_path):
+    template = PromptTemplate("own", "{text} is", bos=True, eos=True)
+    strategy = Strategy("mine", (template, ONE_WORD), "attention_weighted", (1, -1), attention_layers=(2,), attention_heads=(0,))
+    tiny_embedder.strategy = tiny_embedder.fit(TEXTS, strategy, AfterSteps(remove_components=1, dimensions=16), progress=False)
+    tiny_embedder.save(tmp_path / "saved")
+    loaded = Embedder.load(tmp_path / "saved", device="cpu", dtype="float32")
+    assert loaded.strategy == tiny_embedder.strategy
+    assert loaded.max_length == 64
+    vectors = loaded.encode(TEXTS, progress=False)
+    assert vectors.shape == (6, 16)
+    np.testing.assert_allclose(vectors, tiny_embedder.encode(TEXTS, progress=False), atol=1e-6)
+    with pytest.raises(FileExistsError, match="is already there"):
+        tiny_embedder.save(tmp_path / "saved")
+
+
+def test_an_adapter_is_merged_when_saved(tiny_embedder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    tiny_embedder.backbone = get_peft_model(tiny_embedder.backbone, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    expected = tiny_embedder.encode(TEXTS, progress=False)
+    tiny_embedder.save(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "adapter_config.json").exists()
+    np.testing.assert_allclose(Embedder.load(tmp_path / "saved", dtype="float32").encode(TEXTS, progress=False), expected, atol=1e-5)
+    np.testing.assert_array_equal(tiny_embedder.encode(TEXTS, progress=False), expected)
+
+
+def test_three_lines_embed_texts_with_a_folder_a_gguf_file_or_a_setting(tiny_weights, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = Embedder.load(str(tiny_weights.base), device="cpu", dtype="float32").encode(TEXTS, progress=False)
+    assert folder.shape == (6, 32)
+    made = Embedder.load("random:tiny-llama", device="cpu", dtype="float32").encode(TEXTS, progress=False)
+    np.testing.assert_allclose(made, folder, atol=1e-6)
+    assert len(list((tmp_path / "embedding-adaptation").iterdir())) == 1
+    Embedder.load("random:tiny-llama", device="cpu", dtype="float32")
+    assert len(list((tmp_path / "embedding-adaptation").iterdir())) == 1
+
+
+def test_a_layer_the_model_does_not_have_is_refused_when_loading(tiny_weights):
+    with pytest.raises(ValueError, match="this model has 0 to 3"):
+        Embedder.load(tiny_weights, strategy=Strategy("a", BARE, "last", (9,)))
+
+
+def test_a_saved_embedder_of_a_later_format_is_refused(tiny_embedder, tmp_path):
+    import json
+
+    tiny_embedder.save(tmp_path / "saved")
+    settings = json.loads((tmp_path / "saved" / "embedder.json").read_text()) | {"format": 2}
+    (tmp_path / "saved" / "embedder.json").write_text(json.dumps(settings))
+    with pytest.raises(ValueError, match="has format 2, this version reads 1"):
+        Embedder.load(tmp_path / "saved")

@@ -15,8 +15,23 @@ def slow(name: str) -> torch.Tensor:
     rows = []
     for row in range(2):
         real = [t for t in range(4) if RIGHT[row, t]]
-        chosen = {"last": real[-1:], "mean": real, "text_mean": [t for t in range(4) if TEXT[row, t]]}[name]
-        rows.append(sum(TOKENS[row, t] for t in chosen) / len(chosen))
+        text = [t for t in range(4) if TEXT[row, t]]
+
+        def mean(chosen, weights, row=row):
+            return sum(TOKENS[row, t] * w for t, w in zip(chosen, weights, strict=True)) / sum(weights)
+
+        last, everything = TOKENS[row, real[-1]], mean(real, [1] * len(real))
+        rows.append(
+            {
+                "last": last,
+                "eos": last,
+                "mean": everything,
+                "text_mean": mean(text, [1] * len(text)),
+                "weighted_mean": mean(real, range(1, len(real) + 1)),
+                "last_mean": torch.cat([last, everything]),
+                "max": torch.stack([TOKENS[row, t] for t in real]).amax(dim=0),
+            }[name]
+        )
     return torch.stack(rows)
 
 
@@ -33,3 +48,8 @@ def test_the_last_token_is_found_with_padding_on_either_side():
 
 def test_means_keep_the_format_of_their_input():
     assert POOLINGS["mean"](TOKENS.bfloat16(), RIGHT, TEXT).dtype == torch.bfloat16
+
+
+def test_a_text_without_tokens_is_the_mean_of_its_prompt():
+    nothing = torch.zeros_like(TEXT)
+    torch.testing.assert_close(POOLINGS["text_mean"](TOKENS, RIGHT, nothing), POOLINGS["mean"](TOKENS, RIGHT, TEXT))

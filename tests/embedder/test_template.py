@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 
 from embedding_adaptation.embedder.template import (
     PromptTemplate,
     TemplateError,
     TokenizedPrompt,
+    encode_texts,
     leading_special_ids,
     pad_prompts,
     padding_id,
@@ -91,3 +94,51 @@ def test_a_tokenizer_without_padding_token_pads_with_its_end_token(tokenizer):
     without.pad_token = None
     assert padding_id(without) == tokenizer.eos_token_id
     assert padding_id(tokenizer) == tokenizer.pad_token_id
+
+
+def test_start_and_end_tokens_are_those_of_the_model(tokenizer):
+    (auto,) = PromptTemplate("bare", "{text}").tokenize(["bus"], tokenizer, 16)
+    (framed,) = PromptTemplate("bare", "{text}", bos=True, eos=True).tokenize(["bus"], tokenizer, 16)
+    assert framed.ids == (tokenizer.bos_token_id, *auto.ids, tokenizer.eos_token_id)
+    assert (framed.text_start, framed.text_end) == (1, len(framed) - 1)
+
+
+def test_a_token_the_model_does_not_have_is_an_error(tokenizer):
+    without = copy.deepcopy(tokenizer)
+    without.bos_token = None
+    with pytest.raises(TemplateError, match="template 'bare' asks for bos, but this model's tokenizer has no such token"):
+        PromptTemplate("bare", "{text}", bos=True).tokenize(["bus"], without, 16)
+
+
+def test_the_end_token_survives_truncation(tokenizer):
+    (cut,) = PromptTemplate("ends", "{text} is", eos=True).tokenize(["bus " * 99], tokenizer, 12)
+    assert len(cut) == 12
+    assert cut.ids[-1] == tokenizer.eos_token_id
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{text} {x}",
+        '" means in one word: "',
+        "\u0645\u0631\u062d\u0628\u0627 \U0001f389",
+        " \t\n",
+        "",
+        "a" * 1_000_000,
+        "lone \ud800 surrogate",
+    ],
+    ids=["braces", "suffix", "arabic and emoji", "white space", "empty", "a megabyte", "surrogate"],
+)
+def test_any_string_is_a_text(tokenizer, text):
+    (prompt,) = ONE_WORD.tokenize([text], tokenizer, 64)
+    (plain,) = ONE_WORD.tokenize(["bus"], tokenizer, 64)
+    assert prompt.ids[: prompt.text_start] == plain.ids[: plain.text_start]
+    assert prompt.ids[prompt.text_end :] == plain.ids[plain.text_end :]
+    kept = tokenizer.decode(list(prompt.ids[prompt.text_start : prompt.text_end]))
+    assert text.replace("\ud800", "\ufffd").startswith(kept)
+
+
+def test_surrogate_pairs_are_joined_and_single_ones_replaced(tokenizer):
+    joined, single = encode_texts(["\ud83c\udf89", "\ud83c"], tokenizer)
+    assert tokenizer.decode(joined) == "\U0001f389"
+    assert tokenizer.decode(single) == "\ufffd"

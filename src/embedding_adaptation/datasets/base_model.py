@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io.core import DatasetError, VersionNotFoundError
 
+from embedding_adaptation.atomic import replacing_folder
 from embedding_adaptation.datasets.directory import DirectoryDataset
 from embedding_adaptation.embedder.base_model import BaseModelError, check_source, convert, is_hub_setting
 from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
@@ -59,7 +60,7 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
         if not isinstance(resolved, Path):
             target = Path(self._get_save_path())
             try:
-                with self.writing(target) as directory:
+                with replacing_folder(target) as directory:
                     convert(resolved, directory)
             except BaseModelError as error:
                 raise DatasetError(str(error)) from error

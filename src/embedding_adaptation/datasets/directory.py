@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from abc import abstractmethod
-from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from kedro.io import AbstractVersionedDataset
 from kedro.io.core import DatasetError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from embedding_adaptation.atomic import replacing_folder
 
+if TYPE_CHECKING:
     from kedro.io import Version
 
 _DI = TypeVar("_DI")
@@ -58,24 +55,8 @@ class DirectoryDataset(AbstractVersionedDataset[_DI, _DO], Generic[_DI, _DO]):
 
     def save(self, data: _DI) -> None:
         """Save as a new version, or replace the unversioned directory."""
-        with self.writing(Path(self._get_save_path())) as directory:
+        with replacing_folder(Path(self._get_save_path())) as directory:
             self.write_directory(data, directory)
-
-    @staticmethod
-    @contextmanager
-    def writing(target: Path) -> Iterator[Path]:
-        """A temporary directory that becomes ``target`` when the block ends well, and vanishes when it does not."""
-        target.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
-        try:
-            yield work
-            work.chmod(0o755)
-            if target.exists():
-                shutil.rmtree(target)
-            work.rename(target)
-        except BaseException:
-            shutil.rmtree(work, ignore_errors=True)
-            raise
 
     def _exists(self) -> bool:
         return Path(self._get_load_path()).is_dir()

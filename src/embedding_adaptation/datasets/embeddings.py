@@ -11,7 +11,7 @@ import numpy as np
 from kedro.io import AbstractVersionedDataset
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.datasets.atomic import replacing_file
+from embedding_adaptation.atomic import replacing_file
 
 if TYPE_CHECKING:
     from kedro.io import Version

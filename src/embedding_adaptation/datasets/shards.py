@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.datasets.atomic import replacing_file
+from embedding_adaptation.atomic import replacing_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

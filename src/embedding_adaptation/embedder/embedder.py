@@ -2,46 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
+import json
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from embedding_adaptation.embedder.batching import token_budget_batches
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, RowGroup, UnsupportedDecoderError, Wanted
 from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_dtype
+from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
+from embedding_adaptation.embedder.prompt_tree import PromptTree, RowLayout
+from embedding_adaptation.embedder.strategy import Strategy, StrategyError
+from embedding_adaptation.embedder.template import Frame, PromptTemplate, encode_texts, fallback_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    import numpy as np
+    import torch
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from embedding_adaptation.embedder.after_processing import AfterSteps
+    from embedding_adaptation.embedder.decoder_pass import PassResult
     from embedding_adaptation.embedder.modules import PromptedDecoder
-    from embedding_adaptation.embedder.pooling import PoolingName
-    from embedding_adaptation.embedder.template import PromptTemplate
     from embedding_adaptation.embedder.weights import DecoderWeights
 
 logger = logging.getLogger(__name__)
 
 # On a CPU, activations that stay in the cache count for more than large matrices: 1,024 tokens measured 1.3 times the speed of 4,096.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """One way from a text to a vector with given weights.
-
-    Attributes:
-        name: Name in tables and files.
-        template: The words around the text.
-        pooling: How token vectors become one vector.
-        normalise: Whether vectors are scaled to unit length.
-    """
-
-    name: str
-    template: PromptTemplate
-    pooling: PoolingName
-    normalise: bool = True
+# Texts tokenised at once: what is kept of them does not grow with their number.
+_WINDOW = 8192
+DEFAULT_TEMPLATE = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
 
 
 class Embedder:
@@ -51,7 +48,14 @@ class Embedder:
         backbone: The decoder without vocabulary head, or a PEFT model around it.
         tokenizer: Its tokenizer.
         max_length: Longest sequence in tokens, prompt included.
-        batch_tokens: Token budget of a batch, padding included; memory grows with it. ``None`` takes what suits the device.
+        batch_tokens: Token budget of a batch; memory grows with it. ``None`` takes what suits the device.
+        strategy: The strategy of :meth:`encode` where none is given.
+
+    Example:
+        >>> from embedding_adaptation.embedder.embedder import Embedder
+        >>> embedder = Embedder.load("models/my-llama")  # doctest: +SKIP
+        >>> embedder.encode(["a text", "another"]).shape  # doctest: +SKIP
+        (2, 576)
     """
 
     def __init__(
@@ -61,44 +65,82 @@ class Embedder:
         *,
         max_length: int = 256,
         batch_tokens: int | None = None,
+        strategy: Strategy | None = None,
     ) -> None:
         self.backbone = backbone
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(backbone.device.type, _BATCH_TOKENS["cuda"])
+        self.strategy = strategy or Strategy("default", DEFAULT_TEMPLATE, "last")
+        self.tokens_computed = 0
+        self._packs: bool | None = None
 
     @classmethod
     def load(
         cls,
-        weights: DecoderWeights,
+        source: DecoderWeights | str | Path,
         *,
         device: DeviceName = "auto",
         dtype: DtypeName = "auto",
-        max_length: int = 256,
+        max_length: int | None = None,
         batch_tokens: int | None = None,
+        strategy: Strategy | None = None,
     ) -> Embedder:
-        """Load weights from disk, with the adapter where there is one.
+        """Load an embedder.
 
-        The adapter stays beside the base weights in float32, as it was trained: merging it would round it to the base's format.
+        Args:
+            source: A folder that :meth:`save` wrote; or a base model as the setting ``base_model`` names it: a folder of transformers, a
+                Hub id with or without ``@REVISION``, a GGUF file, ``package:NAME/FILE.gguf``; or weights of the catalog, whose adapter
+                stays beside the base weights in float32, as it was trained.
+            device: Where to run.
+            dtype: In which number format.
+            max_length: Longest sequence in tokens, prompt included; ``None`` is the saved embedder's, else 256.
+            batch_tokens: Token budget of a batch.
+            strategy: The strategy of :meth:`encode`; ``None`` is the saved embedder's, else PromptEOL's template with the last token.
+
+        Raises:
+            BaseModelError: If the model is not there or cannot be used; the message says what to do.
+            StrategyError: If the strategy asks for a layer that the model does not have.
         """
         from transformers import AutoModel, AutoTokenizer
 
+        from embedding_adaptation.embedder.storage import resolve_source
+
+        place = resolve_source(source)
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
-        backbone = AutoModel.from_pretrained(weights.base, dtype=chosen_dtype)
-        if weights.adapter is not None:
+        backbone = AutoModel.from_pretrained(place.model, dtype=chosen_dtype, **place.loading)
+        if place.adapter is not None:
             from peft import PeftModel
 
-            backbone = PeftModel.from_pretrained(backbone, str(weights.adapter))
-        tokenizer = AutoTokenizer.from_pretrained(weights.base)
+            backbone = PeftModel.from_pretrained(backbone, str(place.adapter))
+        tokenizer = AutoTokenizer.from_pretrained(place.model, **place.loading)
         logger.info(
             "Loaded %s%s on %s in %s",
-            weights.card.source,
-            " with its adapter" if weights.adapter else "",
+            place.title,
+            " with its adapter" if place.adapter else "",
             chosen_device,
             str(chosen_dtype).removeprefix("torch."),
         )
-        return cls(backbone.to(chosen_device).eval(), tokenizer, max_length=max_length, batch_tokens=batch_tokens)
+        embedder = cls(
+            backbone.to(chosen_device).eval(),
+            tokenizer,
+            max_length=max_length or place.max_length or 256,
+            batch_tokens=batch_tokens,
+            strategy=strategy or place.strategy,
+        )
+        embedder.check([embedder.strategy])
+        return embedder
+
+    def save(self, folder: str | Path) -> None:
+        """Write weights (with the adapter merged into them), tokenizer, strategy and after-processing; :meth:`load` reads them back.
+
+        Raises:
+            FileExistsError: If there is something at that path.
+        """
+        from embedding_adaptation.embedder.storage import save_embedder
+
+        save_embedder(self, Path(folder))
 
     def decoder(self, template: PromptTemplate) -> PromptedDecoder:
         """The decoder behind one template, sharing this embedder's weights."""
@@ -106,64 +148,425 @@ class Embedder:
 
         return PromptedDecoder(self.backbone, self.tokenizer, template, self.max_length)
 
-    def sentence_transformer(self, strategy: Strategy) -> SentenceTransformer:
-        """This embedder under one strategy as a sentence-transformers model, sharing its weights: for training and for its tools."""
+    def sentence_transformer(self, strategy: Strategy | None = None) -> SentenceTransformer:
+        """This embedder under one strategy as a sentence-transformers model, sharing its weights: for training and for its tools.
+
+        Raises:
+            StrategyError: If the strategy needs more than the last layer's token vectors under one template.
+        """
         from sentence_transformers import SentenceTransformer
         from sentence_transformers.base.modules import Normalize
 
         from embedding_adaptation.embedder.modules import TokenPooling
 
-        decoder = self.decoder(strategy.template)
-        modules = [decoder, TokenPooling(strategy.pooling, decoder.get_embedding_dimension())]
+        strategy = strategy or self.strategy
+        if strategy.is_attention_pooling or len(strategy.templates) > 1 or strategy.hidden_layers(self.layer_count) != (self.layer_count,):
+            msg = (
+                f"strategy {strategy.name!r} cannot be trained or run as modules of sentence-transformers: these take one template, the "
+                f"last layer and one of the poolings {', '.join(POOLINGS)}; use another strategy"
+            )
+            raise StrategyError(msg)
+        decoder = self.decoder(strategy.templates[0])
+        modules = [decoder, TokenPooling(strategy.pooling, self.dimension(strategy))]
         if strategy.normalise:
             modules.append(Normalize())
         return SentenceTransformer(modules=modules, device=str(self.backbone.device))
 
-    def encode(self, texts: Sequence[str], strategies: Iterable[Strategy], *, progress: bool = True) -> dict[str, np.ndarray]:
-        """Embed texts under several strategies.
+    @property
+    def layer_count(self) -> int:
+        """Number of decoder layers."""
+        return int(self.backbone.config.num_hidden_layers)
 
-        Strategies that share a template share its forward pass. Texts that occur more than once are embedded once.
+    def dimension(self, strategy: Strategy) -> int:
+        """Width of a strategy's vectors before after-processing."""
+        return int(self.backbone.config.hidden_size) * (2 if strategy.pooling == "last_mean" else 1)
+
+    def check(self, strategies: Iterable[Strategy]) -> None:
+        """Check that the model has what strategies ask for.
+
+        Raises:
+            StrategyError: If it has not, or two strategies have the same name.
+            TemplateError: If a template leaves no room for a text.
+        """
+        names: set[str] = set()
+        for strategy in strategies:
+            if strategy.name in names:
+                msg = f"two strategies have the name {strategy.name!r}; give them different ones"
+                raise StrategyError(msg)
+            names.add(strategy.name)
+            strategy.check(self.layer_count, int(self.backbone.config.num_attention_heads))
+            for template in strategy.templates:
+                template.frame(self.tokenizer, self.max_length)
+
+    def encode(self, texts: Iterable[str], strategy: Strategy | None = None, *, progress: bool = True) -> np.ndarray:
+        """Embed texts under one strategy.
+
+        Args:
+            texts: Texts to embed, in any order and length.
+            strategy: The way to embed them; ``None`` is the embedder's own.
+            progress: Whether to show a bar on stderr.
+
+        Returns:
+            Float32 array ``[N, D]`` in input order.
+
+        Raises:
+            TypeError: If a text is no string.
+            StrategyError: If the model has not what the strategy asks for.
+        """
+        strategy = strategy or self.strategy
+        return self.encode_strategies(texts, [strategy], progress=progress)[strategy.name]
+
+    def encode_strategies(self, texts: Iterable[str], strategies: Iterable[Strategy], *, progress: bool = True) -> dict[str, np.ndarray]:
+        """Embed texts under several strategies, at little more than the cost of one.
+
+        Every pooling and layer of a template comes from one pass; templates with the same words before the text share prefix and text, and
+        compute only their suffixes apart. Equal texts are embedded once. Layers above the highest one asked for are not computed.
 
         Args:
             texts: Texts to embed, in any order and length.
             strategies: Ways to embed them.
-            progress: Whether to show a bar of texts on stderr.
+            progress: Whether to show a bar of texts and tokens per second on stderr.
 
         Returns:
             For each strategy's name a float32 array ``[N, D]`` in input order.
+
+        Raises:
+            TypeError: If a text is no string.
+            StrategyError: If the model has not what a strategy asks for.
         """
-        import numpy as np
-        import torch
+        chosen = list(strategies)
+        self.check(chosen)
+        given = checked_texts(texts)
+        unique = list(dict.fromkeys(given))
+        vectors = {s.name: np.zeros((len(unique), self.dimension(s)), np.float32) for s in chosen}  # [U, D]
+        if unique and chosen:
+            if self._can_pack():
+                self._encode_packed(unique, chosen, vectors, progress=progress)
+            else:
+                from embedding_adaptation.embedder.reference import encode_one_by_one
+
+                encode_one_by_one(self, unique, chosen, vectors, progress=progress)
+        finished = {s.name: finish_vectors(vectors.pop(s.name), s) for s in chosen}
+        if len(unique) == len(given):
+            return finished
+        position = {text: index for index, text in enumerate(unique)}
+        order = [position[text] for text in given]
+        return {name: matrix[order] for name, matrix in finished.items()}
+
+    def encode_to_shards(
+        self,
+        texts: Iterable[str],
+        folder: str | Path,
+        strategy: Strategy | None = None,
+        *,
+        shard_size: int = 16384,
+        progress: bool = True,
+    ) -> list[Path]:
+        """Embed any number of texts in constant memory, writing as it goes.
+
+        Equal texts are embedded once a shard. Shards that an interrupted call with the same texts, weights and strategy has finished are
+        kept.
+
+        Args:
+            texts: Texts to embed; a generator is read as it is needed.
+            folder: Where the shards go.
+            strategy: The way to embed them; ``None`` is the embedder's own.
+            shard_size: Texts in a shard.
+            progress: Whether to show a bar for each shard.
+
+        Returns:
+            The safetensors files in the order of the texts, each with a tensor ``vectors`` ``[n, D]``.
+
+        Raises:
+            TypeError: If a text is no string.
+        """
+        from safetensors import safe_open
+        from safetensors.numpy import save_file
+
+        from embedding_adaptation.atomic import replacing_file
+
+        strategy = strategy or self.strategy
+        self.check([strategy])
+        settings = self._fingerprint(strategy)
+        stream = iter(texts)
+        shards: list[Path] = []
+        if isinstance(texts, str):
+            checked_texts(texts)
+        while chunk := list(itertools.islice(stream, shard_size)):
+            chunk = checked_texts(chunk, first=len(shards) * shard_size)
+            digest = hashlib.blake2b(settings)
+            for text in chunk:
+                digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+            path = Path(folder) / f"shard-{len(shards):06d}.safetensors"
+            shards.append(path)
+            if path.exists():
+                with safe_open(path, framework="np") as file:
+                    if (file.metadata() or {}).get("fingerprint") == digest.hexdigest():
+                        continue
+            vectors = self.encode(chunk, strategy, progress=progress)
+            with replacing_file(path) as work:
+                save_file({"vectors": np.ascontiguousarray(vectors)}, work, metadata={"fingerprint": digest.hexdigest()})
+        return shards
+
+    def fit(self, texts: Iterable[str], strategy: Strategy, steps: AfterSteps, *, progress: bool = True) -> Strategy:
+        """Fit after-processing on unlabelled texts.
+
+        Args:
+            texts: Unlabelled texts.
+            strategy: The strategy whose vectors are to be processed.
+            steps: What to do with them.
+            progress: Whether to show a bar.
+
+        Returns:
+            The strategy with fitted after-processing.
+        """
+        from embedding_adaptation.embedder.after_processing import AfterProcessing
+
+        plain = replace(strategy, after=None)
+        return replace(strategy, after=AfterProcessing.fit(self.encode(texts, plain, progress=progress), steps))
+
+    def _can_pack(self) -> bool:
+        """Whether packed rows give this model's own results: tried out once on a few tokens."""
+        if self._packs is None:
+            from embedding_adaptation.embedder.reference import packing_is_exact
+
+            try:
+                self._packs = packing_is_exact(self)
+            except UnsupportedDecoderError as error:
+                logger.info("packed rows: %s", error)
+                self._packs = False
+            if not self._packs:
+                logger.warning("%s cannot be computed in packed rows; texts are embedded one by one", type(self.backbone).__name__)
+        return self._packs
+
+    def _encode_packed(
+        self, texts: Sequence[str], strategies: Sequence[Strategy], vectors: dict[str, np.ndarray], *, progress: bool
+    ) -> None:
         from tqdm.auto import tqdm
 
-        from embedding_adaptation.embedder.pooling import POOLINGS
+        decoder = PackedDecoder(self.backbone)
+        readings = self._readings(strategies)
+        with (
+            decoder.packing(),
+            tqdm(total=len(texts) * len(readings), unit="text", desc="embed", disable=not progress) as bar,
+        ):
+            for reading in readings:
+                reading.prefix = decoder.read_prefix(reading.tree.shared, _causal(len(reading.tree.shared)), reading.wanted)
+                self.tokens_computed += len(reading.tree.shared)
+            start, computed = time.perf_counter(), self.tokens_computed
+            for first in range(0, len(texts), _WINDOW):
+                text_ids = encode_texts(texts[first : first + _WINDOW], self.tokenizer)
+                for reading in readings:
+                    for count in self._read_window(decoder, reading, text_ids, first, vectors):
+                        speed = (self.tokens_computed - computed) / (time.perf_counter() - start)
+                        bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
+                        bar.update(count)
 
-        by_template: dict[PromptTemplate, list[Strategy]] = {}
+    def _readings(self, strategies: Sequence[Strategy]) -> list[_Reading]:
+        """What has to be read: one reading for all templates that begin alike."""
+        count = self.layer_count
+        by_prefix: dict[tuple[int, ...], list[tuple[Strategy, Frame]]] = {}
         for strategy in strategies:
-            by_template.setdefault(strategy.template, []).append(strategy)
-        unique = list(dict.fromkeys(texts))
-        position = {text: index for index, text in enumerate(unique)}
-        order = [position[text] for text in texts]
-        dimension = self.backbone.config.hidden_size
-        encoded: dict[str, np.ndarray] = {}
-        for template, group in by_template.items():
-            decoder = self.decoder(template)
-            prompts = decoder.tokenize_prompts(unique)
-            vectors = {strategy.name: np.empty((len(unique), dimension), np.float32) for strategy in group}  # [U, D]
-            with (
-                torch.inference_mode(),
-                tqdm(total=len(unique), unit="text", desc=f"embed ({template.name})", disable=not progress) as bar,
-            ):
-                for batch in token_budget_batches([len(prompt) for prompt in prompts], self.batch_tokens):
-                    features = decoder.collate([prompts[i] for i in batch])
-                    output = decoder({key: value.to(self.backbone.device) for key, value in features.items()})
-                    for strategy in group:
-                        pooled = POOLINGS[strategy.pooling](
-                            output["token_embeddings"], output["attention_mask"], output["text_mask"]
-                        ).float()  # [B, D]
-                        if strategy.normalise:
-                            pooled = torch.nn.functional.normalize(pooled, dim=-1)  # [B, D]
-                        vectors[strategy.name][batch] = pooled.cpu().numpy()
-                    bar.update(len(batch))
-            encoded |= {name: matrix[order] for name, matrix in vectors.items()}
-        return encoded
+            for template in strategy.templates:
+                frame = template.frame(self.tokenizer, self.max_length)
+                by_prefix.setdefault(frame.prefix, []).append((strategy, frame))
+        readings = []
+        for pairs in by_prefix.values():
+            tree = PromptTree(tuple(dict.fromkeys(frame for _, frame in pairs)))
+            parts = [
+                _Part(strategy, tree.frames.index(frame), strategy.hidden_layers(count), strategy.weighting_layers(count))
+                for strategy, frame in pairs
+            ]
+            values = [part for part in parts if part.strategy.pooling == "value_weighted"]
+            others = [part for part in parts if part.strategy.pooling != "value_weighted"]
+            wanted = Wanted(
+                hidden=frozenset(layer for part in others for layer in part.layers),
+                attended=frozenset(layer for part in values for layer in part.layers),
+                last_rows=frozenset(layer for part in others for layer in part.weighting_layers),
+            )
+            readings.append(_Reading(tree, parts, wanted))
+        return readings
+
+    def _read_window(
+        self, decoder: PackedDecoder, reading: _Reading, text_ids: Sequence[Sequence[int]], first: int, vectors: dict[str, np.ndarray]
+    ) -> Iterator[int]:
+        """Read texts under one tree and add what the strategies want of them; yields the number of texts done."""
+        tree = reading.tree
+        if not tree.frames[0].prefix:
+            text_ids = [ids or [fallback_id(self.tokenizer)] for ids in text_ids]
+        rows = [tree.row(ids) for ids in text_ids]
+        for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
+            groups: list[RowGroup] = []
+            start = 0
+            for width, members in itertools.groupby(batch, key=lambda index: len(rows[index])):
+                count = len(list(members))
+                groups.append(RowGroup(start, count, tree.layout(len(text_ids[batch[_rows_in(groups)]]))))
+                start += count * width
+            result = decoder.run([rows[index] for index in batch], groups, reading.prefix, reading.wanted)
+            self.tokens_computed += start
+            done = 0
+            for number, group in enumerate(groups):
+                places = [first + index for index in batch[done : done + group.count]]
+                done += group.count
+                pooler = _GroupPooler(tree, group, number, result, reading.prefix)
+                for part in reading.parts:
+                    vectors[part.strategy.name][places] += pooler.pool(part).cpu().numpy()
+            yield len(batch)
+
+    def _fingerprint(self, strategy: Strategy) -> bytes:
+        """A digest of everything that decides a text's vector."""
+        from embedding_adaptation.embedder.storage import strategy_to_dict
+
+        digest = hashlib.blake2b(json.dumps([strategy_to_dict(strategy), self.max_length], sort_keys=True).encode())
+        if strategy.after is not None:
+            for array in (strategy.after.mean, strategy.after.matrix):
+                digest.update(b"" if array is None else array.tobytes())
+        for name, tensor in self.backbone.state_dict().items():
+            import torch
+
+            digest.update(name.encode() + str(tensor.dtype).encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.digest()
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A strategy's share in a reading: which of the tree's frames, which layers."""
+
+    strategy: Strategy
+    frame: int
+    layers: tuple[int, ...]
+    weighting_layers: tuple[int, ...]
+
+
+@dataclass
+class _Reading:
+    tree: PromptTree
+    parts: list[_Part]
+    wanted: Wanted
+    prefix: Prefix = field(default_factory=Prefix)
+
+
+class _GroupPooler:
+    """Vectors of one group of rows under any strategy of its reading."""
+
+    def __init__(self, tree: PromptTree, group: RowGroup, number: int, result: PassResult, prefix: Prefix) -> None:
+        self.tree, self.group, self.number, self.result, self.prefix = tree, group, number, result, prefix
+        self._means: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor | None]] = {}
+
+    def pool(self, part: _Part) -> torch.Tensor:
+        """The strategy's vectors, ``[n, D]`` float32; of an ensemble its share in the mean."""
+        import torch
+
+        vectors = self._pool(part).float()  # [n, D]
+        if part.strategy.normalise:
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        return vectors / len(part.strategy.templates)
+
+    def _pool(self, part: _Part) -> torch.Tensor:
+        import torch
+
+        layout, pooling = self.group.layout, part.strategy.pooling
+        text, last = layout.text[part.frame], layout.last[part.frame]
+        if pooling == "value_weighted":
+            return torch.stack([self._rows(self.result.attended[layer])[:, last].float() for layer in part.layers]).mean(dim=0)  # [n, D]
+        rows, before = self._hidden(part.layers)  # [n, R, D], [P, D]
+        empty = text.start == text.stop
+        if pooling in {"last", "eos"} or (empty and pooling == "attention_weighted"):
+            return rows[:, last]  # [n, D]
+        if pooling == "attention_weighted":
+            return weighted_mean_of(rows[:, text], self._text_weights(part, text))  # [n, D]
+        if pooling == "text_mean" and not empty:
+            return rows[:, text].float().mean(dim=1)  # [n, D]
+        spans = [rows[:, : text.stop], rows[:, layout.suffix[part.frame]]]
+        if before is not None:
+            spans.insert(0, before.expand(len(rows), -1, -1))
+        tokens = torch.cat(spans, dim=1)  # [n, T, D], the whole prompt
+        real = torch.ones(tokens.shape[:2], dtype=torch.long, device=tokens.device)  # [n, T]
+        return POOLINGS[pooling](tokens, real, torch.zeros_like(real))  # [n, D]
+
+    def _text_weights(self, part: _Part, text: slice) -> torch.Tensor:
+        """The last token's attention to the text's tokens, mean over layers and heads, ``[n, text]``."""
+        import torch
+
+        shared = self.group.layout.shared
+        columns = slice(shared + text.start, shared + text.stop)
+        heads, layers = list(part.strategy.attention_heads), []
+        for layer in part.weighting_layers:
+            rows = self.result.last_rows[layer][self.number][:, :, part.frame, columns]  # [n, H, text]
+            layers.append((rows[:, heads] if heads else rows).mean(dim=1))
+        return torch.stack(layers).mean(dim=0)
+
+    def _rows(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens[self.group.span].unflatten(0, (self.group.count, self.group.layout.width))  # [n, R, D]
+
+    def _hidden(self, layers: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Token vectors of the rows ``[n, R, D]`` and of what is before them ``[P, D]``, mean over layers."""
+        import torch
+
+        if layers not in self._means:
+            rows = [self._rows(self.result.hidden[layer]) for layer in layers]
+            before = [self.prefix.hidden[layer] for layer in layers if layer in self.prefix.hidden]
+            self._means[layers] = (
+                rows[0] if len(rows) == 1 else torch.stack([row.float() for row in rows]).mean(dim=0),
+                None if not before else before[0] if len(before) == 1 else torch.stack([one.float() for one in before]).mean(dim=0),
+            )
+        return self._means[layers]
+
+
+def checked_texts(texts: Iterable[Any], *, first: int = 0) -> list[str]:
+    """The texts as a list.
+
+    Args:
+        texts: What the caller gave.
+        first: Number of the first one, for messages.
+
+    Raises:
+        TypeError: If it is a single string, or one of them is none.
+    """
+    if isinstance(texts, str):
+        msg = "texts is a single string; put it into a list: [text]"
+        raise TypeError(msg)
+    given = list(texts)
+    for index, text in enumerate(given):
+        if not isinstance(text, str):
+            wrong = sum(not isinstance(other, str) for other in given)
+            msg = (
+                f"texts[{first + index}] is {text!r} ({type(text).__name__}), no string; {wrong} of {len(given)} are none: "
+                "drop them or put a string in their place"
+            )
+            raise TypeError(msg)
+    return given
+
+
+def _causal(width: int) -> RowLayout:
+    return PromptTree((Frame((), tuple(range(width)), 1),)).layout(0)
+
+
+def _rows_in(groups: Sequence[RowGroup]) -> int:
+    return sum(group.count for group in groups)
+
+
+def finish_vectors(vectors: np.ndarray, strategy: Strategy) -> np.ndarray:
+    """What comes after all templates have been pooled: unit length, after-processing, unit length again.
+
+    Args:
+        vectors: ``[N, D]``, the mean over the strategy's templates.
+        strategy: The strategy, with fitted after-processing or none.
+
+    Returns:
+        ``[N, D']``; the given array is not changed.
+    """
+    if strategy.normalise and len(strategy.templates) > 1:
+        vectors = vectors.copy()
+        _to_unit_length(vectors)
+    if strategy.after is None:
+        return vectors
+    processed = np.ascontiguousarray(strategy.after.apply(vectors), dtype=np.float32)
+    if strategy.normalise:
+        _to_unit_length(processed)
+    return processed
+
+
+def _to_unit_length(vectors: np.ndarray) -> None:
+    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))

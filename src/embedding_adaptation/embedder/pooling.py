@@ -2,6 +2,10 @@
 
 Each function takes ``token_embeddings`` ``[B, T, D]``, ``attention_mask`` ``[B, T]`` (1 on real tokens) and ``text_mask`` ``[B, T]``
 (1 on the text's own tokens, 0 on the prompt's) and returns ``[B, D]`` in the dtype of its input; sums run in float32.
+
+Two more poolings need what happened inside attention: ``attention_weighted`` (the mean of the text's token vectors weighted by the last
+token's attention to them) and ``value_weighted`` (the last token's attention output: value vectors weighted by its attention, through the
+output projection, arXiv 2602.01572). Their ingredients come from :mod:`embedding_adaptation.embedder.decoder_pass`.
 """
 
 from __future__ import annotations
@@ -12,7 +16,8 @@ from typing import TYPE_CHECKING, Literal, get_args
 if TYPE_CHECKING:
     from torch import Tensor
 
-PoolingName = Literal["mean", "text_mean", "last"]
+PoolingName = Literal["last", "eos", "mean", "text_mean", "weighted_mean", "last_mean", "max", "attention_weighted", "value_weighted"]
+ATTENTION_POOLINGS = ("attention_weighted", "value_weighted")
 
 
 def last_index(attention_mask: Tensor) -> Tensor:
@@ -29,23 +34,46 @@ def last(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) ->
 
 def mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:  # noqa: ARG001
     """The mean over all real tokens, prompt included."""
-    return _masked_mean(token_embeddings, attention_mask)
+    return weighted_mean_of(token_embeddings, attention_mask)
 
 
-def text_mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:  # noqa: ARG001
-    """The mean over the text's own tokens, prompt excluded."""
-    return _masked_mean(token_embeddings, text_mask)
+def text_mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:
+    """The mean over the text's own tokens, prompt excluded; over all tokens where the text has none."""
+    return weighted_mean_of(token_embeddings, text_mask + attention_mask * (text_mask.sum(dim=1, keepdim=True) == 0))
 
 
-def _masked_mean(token_embeddings: Tensor, mask: Tensor) -> Tensor:
-    weights = mask.unsqueeze(-1).float()  # [B, T, 1]
+def weighted_mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:  # noqa: ARG001
+    """The mean over all real tokens weighted by position, 1 for the first: later tokens have seen more (arXiv 2202.08904)."""
+    return weighted_mean_of(token_embeddings, attention_mask.cumsum(dim=1) * attention_mask)
+
+
+def last_mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:
+    """The last token's vector and the mean over all tokens side by side, ``[B, 2 D]``."""
+    import torch
+
+    return torch.cat([pool(token_embeddings, attention_mask, text_mask) for pool in (last, mean)], dim=1)  # [B, 2 D]
+
+
+def maximum(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:  # noqa: ARG001
+    """The largest value of each dimension over all real tokens."""
+    return token_embeddings.masked_fill(attention_mask.unsqueeze(-1) == 0, float("-inf")).amax(dim=1)  # [B, D]
+
+
+def weighted_mean_of(token_embeddings: Tensor, weights: Tensor) -> Tensor:
+    """The mean over tokens with the given weights ``[B, T]``; a zero vector where all are zero."""
+    weights = weights.unsqueeze(-1).float()  # [B, T, 1]
     total = (token_embeddings.float() * weights).sum(dim=1)  # [B, D]
-    return (total / weights.sum(dim=1).clamp(min=1.0)).to(token_embeddings.dtype)  # [B, D]
+    return (total / weights.sum(dim=1).clamp(min=1e-20)).to(token_embeddings.dtype)  # [B, D]
 
 
+# "eos" is "last" that insists on a template with an end token.
 POOLINGS: dict[PoolingName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "last": last,
+    "eos": last,
     "mean": mean,
     "text_mean": text_mean,
-    "last": last,
+    "weighted_mean": weighted_mean,
+    "last_mean": last_mean,
+    "max": maximum,
 }
-assert set(POOLINGS) == set(get_args(PoolingName))  # noqa: S101  one list of names, kept in step
+assert {*POOLINGS, *ATTENTION_POOLINGS} == set(get_args(PoolingName))  # noqa: S101  one list of names, kept in step

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,12 +37,29 @@ class TokenizedPrompt:
 
 
 @dataclass(frozen=True)
+class Frame:
+    """A template as token ids: what stands before and after every text, and how much room is left between."""
+
+    prefix: tuple[int, ...]
+    suffix: tuple[int, ...]
+    room: int
+
+    def around(self, text_ids: Sequence[int]) -> TokenizedPrompt:
+        """Put a text's ids into the frame, cut to the room there is."""
+        kept = tuple(text_ids[: self.room])
+        return TokenizedPrompt((*self.prefix, *kept, *self.suffix), len(self.prefix), len(self.prefix) + len(kept))
+
+
+@dataclass(frozen=True)
 class PromptTemplate:
     """Words before and after a text.
 
     Args:
         name: The name strategies refer to.
         pattern: The words, with exactly one ``{text}`` slot. ``"{text}"`` alone is the bare text. All other braces are literal.
+        bos: Whether a beginning-of-sequence token comes first. ``"auto"`` is as the model was trained: where the tokenizer adds what comes
+            first by itself.
+        eos: Whether an end-of-sequence token comes last.
 
     Raises:
         TemplateError: If the pattern does not hold exactly one slot.
@@ -54,6 +71,8 @@ class PromptTemplate:
 
     name: str
     pattern: str
+    bos: bool | Literal["auto"] = "auto"
+    eos: bool = False
 
     def __post_init__(self) -> None:
         count = self.pattern.count(SLOT)
@@ -80,7 +99,7 @@ class PromptTemplate:
 
         Args:
             texts: Texts to put into the slot.
-            tokenizer: The base model's tokenizer. A beginning-of-sequence token is added where this tokenizer adds one by itself.
+            tokenizer: The base model's tokenizer.
             max_length: Longest sequence in tokens, prompt included. The end of the text is cut, never the prompt.
 
         Returns:
@@ -89,8 +108,26 @@ class PromptTemplate:
         Raises:
             TemplateError: If the prompt alone leaves no room for a single token of text.
         """
-        prefix = leading_special_ids(tokenizer) + _encode(tokenizer, [self.prefix])[0]
-        suffix = _encode(tokenizer, [self.suffix])[0]
+        frame = self.frame(tokenizer, max_length)
+        return [frame.around(text_ids) for text_ids in self.text_ids(texts, tokenizer)]
+
+    def text_ids(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+        """Token ids of the texts alone. Where nothing comes before the text, an empty one gets one token: a sequence needs a beginning."""
+        encoded = encode_texts(texts, tokenizer)
+        if self.prefix or self._first_ids(tokenizer):
+            return encoded
+        return [ids or [fallback_id(tokenizer)] for ids in encoded]
+
+    def frame(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Frame:
+        """The template's own token ids.
+
+        Raises:
+            TemplateError: If they leave no room for a single token of text, or a token is asked for that the tokenizer does not have.
+        """
+        prefix, suffix = _encode(tokenizer, [self.prefix])[0], _encode(tokenizer, [self.suffix])[0]
+        prefix = self._first_ids(tokenizer) + prefix
+        if self.eos:
+            suffix = [*suffix, self._special_id(tokenizer, "eos")]
         room = max_length - len(prefix) - len(suffix)
         if room < 1:
             msg = (
@@ -98,12 +135,19 @@ class PromptTemplate:
                 f"within max_length={max_length}; raise max_length or shorten the template"
             )
             raise TemplateError(msg)
-        prompts = []
-        for text_ids in _encode(tokenizer, list(texts)):
-            # A sequence needs at least one token: an empty text under the bare template would have none.
-            kept = text_ids[:room] or ([] if prefix or suffix else [_fallback_id(tokenizer)])
-            prompts.append(TokenizedPrompt((*prefix, *kept, *suffix), len(prefix), len(prefix) + len(kept)))
-        return prompts
+        return Frame(tuple(prefix), tuple(suffix), room)
+
+    def _first_ids(self, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+        if self.bos == "auto":
+            return leading_special_ids(tokenizer)
+        return [self._special_id(tokenizer, "bos")] if self.bos else []
+
+    def _special_id(self, tokenizer: PreTrainedTokenizerBase, kind: Literal["bos", "eos"]) -> int:
+        token_id = getattr(tokenizer, f"{kind}_token_id")
+        if token_id is None:
+            msg = f"template {self.name!r} asks for {kind}, but this model's tokenizer has no such token; leave {kind} out of the template"
+            raise TemplateError(msg)
+        return int(token_id)
 
 
 def leading_special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
@@ -141,11 +185,26 @@ def pad_prompts(prompts: Sequence[TokenizedPrompt], pad_id: int) -> dict[str, to
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
     """An id to pad with; its value never matters, because padding is masked."""
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else _fallback_id(tokenizer)
+    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else fallback_id(tokenizer)
 
 
-def _fallback_id(tokenizer: PreTrainedTokenizerBase) -> int:
+def fallback_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """The id that stands for an empty text where nothing else comes first."""
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
+
+
+def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Token ids of texts without any special token; lone surrogates, which no tokenizer takes, become U+FFFD."""
+    return _encode(tokenizer, [_without_surrogates(text) for text in texts])
+
+
+def _without_surrogates(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        # Pairs are joined to the character they stand for, single ones replaced.
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:

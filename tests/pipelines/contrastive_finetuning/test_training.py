@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from embedding_adaptation.embedder.embedder import Strategy
+from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.pipelines.contrastive_finetuning import training as module
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
@@ -107,11 +107,11 @@ def test_gradients_in_sorted_chunks_equal_the_plain_whole_batch(tiny_embedder):
 
 def test_the_attention_used_for_training_gives_the_same_vectors(tiny_embedder):
     texts = ["the bus is late", "water " * 9]
-    fused = tiny_embedder.encode(texts, [STRATEGY], progress=False)["prompted"]
+    fused = tiny_embedder.encode_strategies(texts, [STRATEGY], progress=False)["prompted"]
     add_adapter(tiny_embedder, options())
     assert tiny_embedder.backbone.config._attn_implementation == "eager"
     tiny_embedder.backbone.eval()
-    np.testing.assert_allclose(tiny_embedder.encode(texts, [STRATEGY], progress=False)["prompted"], fused, atol=1e-5)
+    np.testing.assert_allclose(tiny_embedder.encode_strategies(texts, [STRATEGY], progress=False)["prompted"], fused, atol=1e-5)
 
 
 def test_a_batch_is_sorted_by_length_with_its_pairs_together(tiny_embedder):

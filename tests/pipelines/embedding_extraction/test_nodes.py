@@ -10,8 +10,11 @@ from kedro.runner import SequentialRunner
 
 from embedding_adaptation.pipelines.embedding_extraction import create_pipeline
 from embedding_adaptation.pipelines.embedding_extraction.nodes import extract_embeddings
+from embedding_adaptation.pipelines.embedding_extraction.options import ExtractionOptions
 
 TEXTS = pd.DataFrame({"id": ["7", "8", "9"], "text": ["the bus is late", "water", "a house"]})
+CORPUS = pd.DataFrame({"id": list("abcd"), "text": ["street", "garden", "garden", "who will help"]})
+OPTIONS = ExtractionOptions(seed=0)
 
 
 def adapted(tiny_weights, tmp_path):
@@ -25,10 +28,11 @@ def adapted(tiny_weights, tmp_path):
 
 
 def test_weights_decide_which_strategies_are_extracted(tiny_weights, embedder_options, tmp_path):
-    base = extract_embeddings(tiny_weights, TEXTS, embedder_options())
+    base, after = extract_embeddings(tiny_weights, TEXTS, CORPUS, OPTIONS, embedder_options())
+    assert after == {}
     assert set(base.vectors) == {"bare_mean", "prompted_last"}
     assert base.ids == ("7", "8", "9")
-    tuned = extract_embeddings(adapted(tiny_weights, tmp_path), TEXTS, embedder_options())
+    tuned, _ = extract_embeddings(adapted(tiny_weights, tmp_path), TEXTS, CORPUS, OPTIONS, embedder_options())
     assert set(tuned.vectors) == {"prompted_last_adapted"}
     assert np.abs(tuned.vectors["prompted_last_adapted"] - base.vectors["prompted_last"]).max() > 1e-3
 
@@ -41,8 +45,29 @@ def test_both_namespaces_are_one_pipeline(tiny_weights, embedder_options, tmp_pa
             "base_model": MemoryDataset(tiny_weights),
             "adapter": MemoryDataset(adapted(tiny_weights, tmp_path)),
             "labelled_texts": MemoryDataset(TEXTS),
+            "corpus": MemoryDataset(CORPUS),
             "params:embedder": MemoryDataset(embedder_options()),
+            "params:embedding_extraction": MemoryDataset(OPTIONS),
         }
     )
     outputs = SequentialRunner().run(pipeline, catalog)
-    assert set(outputs) == {"base_embeddings", "adapted_embeddings"}
+    assert set(outputs) == {"base_embeddings", "adapted_embeddings", "base_after_processing", "adapted_after_processing"}
+
+
+def test_strategies_are_chosen_by_name_or_pattern_and_a_grid_is_extracted(tiny_weights, embedder_options):
+    grid = {"templates": ["bare", "one_word"], "poolings": ["last", "text_mean"], "layers": [-1, 1]}
+    options = embedder_options(grid=grid)
+    chosen = ExtractionOptions(strategies=("one_word.*", "bare_mean"), seed=0)
+    vectors = extract_embeddings(tiny_weights, TEXTS, CORPUS, chosen, options)[0].vectors
+    assert list(vectors) == ["bare_mean", "one_word.last.-1", "one_word.last.1", "one_word.text_mean.-1", "one_word.text_mean.1"]
+
+
+def test_after_processing_is_fitted_on_the_corpus_and_kept(tiny_weights, embedder_options):
+    grid = {"templates": ["bare"], "after": [{"centre": True}]}
+    chosen = ExtractionOptions(strategies="bare.last.-1.centre", seed=0)
+    vectors, after = extract_embeddings(tiny_weights, TEXTS, CORPUS, chosen, embedder_options(grid=grid))
+    plain = ExtractionOptions(strategies="bare.last.-1", seed=0)
+    corpus, _ = extract_embeddings(tiny_weights, CORPUS, CORPUS, plain, embedder_options(grid={"templates": ["bare"]}))
+    rows = np.unique(corpus.vectors["bare.last.-1"], axis=0)
+    np.testing.assert_allclose(after["bare.last.-1.centre"].mean, rows.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(vectors.vectors["bare.last.-1.centre"], axis=1), 1.0, atol=1e-5)

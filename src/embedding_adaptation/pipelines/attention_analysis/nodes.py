@@ -35,7 +35,7 @@ def measure_attention(
     from embedding_adaptation.runtime import build_strategy, load_embedder
 
     drawn = texts.sample(min(options.max_texts, len(texts)), random_state=options.seed)
-    template = build_strategy(embedder_options.adapt, embedder_options).template
+    template = build_strategy(embedder_options.adapt, embedder_options).templates[0]
     shares = attention_shares(load_embedder(model, embedder_options), template, drawn["text"].tolist())  # [N, L, 3]
     count, layers, _ = shares.shape
     frame = pd.DataFrame(shares.reshape(count * layers, -1), columns=list(SEGMENTS))

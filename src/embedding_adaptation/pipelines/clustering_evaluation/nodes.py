@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from embedding_adaptation.datasets.embeddings import Embeddings
-from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions
+from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
 if TYPE_CHECKING:
@@ -56,6 +56,8 @@ def score_strategies(
     )
 
     vectors = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
+    chosen_vectors = chosen_names(options.strategies, vectors, "clustering_evaluation.strategies")
+    vectors = {name: vectors[name] for name in chosen_vectors}
     rows = []
     with tqdm(total=len(options.seeds) * (len(vectors) + 1), unit="scoring", desc="cluster") as bar:
         for seed in options.seeds:
@@ -92,16 +94,19 @@ def compare_strategies(clustering_scores: pd.DataFrame, embedder_options: Embedd
     Returns:
         A row a strategy, from the simplest to the adapted: what it is, and the mean and standard deviation over the seeds of each metric.
     """
-    order = [RANDOM_STRATEGY, *embedder_options.strategies]
+    every = embedder_options.every_strategy
+    order = [RANDOM_STRATEGY, *every]
     rows = []
     for name in [name for name in order if name in set(clustering_scores["strategy"])]:
         scores = clustering_scores[clustering_scores["strategy"] == name]
-        strategy = embedder_options.strategies.get(name)
+        strategy = every.get(name)
         row: dict[str, object] = {
             "strategy": name,
             "weights": strategy.weights if strategy else "none",
-            "template": strategy.template if strategy else "none",
+            "template": strategy.title if strategy else "none",
             "pooling": strategy.pooling if strategy else "none",
+            "layers": " + ".join(map(str, strategy.layers)) if strategy else "none",
+            "after": (strategy.after.title if strategy else "") or "none",
         }
         for metric in METRICS:
             row[metric] = round(float(scores[metric].mean()), 4)

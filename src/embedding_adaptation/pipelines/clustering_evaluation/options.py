@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from pydantic import Field, field_validator
 
-from embedding_adaptation.options import Options
+from embedding_adaptation.options import Names, Options
 
 
 class EvaluationOptions(Options):
     """All options of clustering evaluation."""
 
     seeds: tuple[int, ...] = Field(min_length=1, description="One scoring of every strategy a seed.")
+    strategies: Names | None = Field(None, description="Names of extracted strategies, or patterns with *; null scores all.")
     max_documents: int | None = Field(None, ge=2, description="Score a random draw of this many documents; null scores all.")
     map_strategies: tuple[str, str] = Field(description="The two strategies the cluster map shows side by side.")
 

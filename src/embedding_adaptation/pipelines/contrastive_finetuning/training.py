@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from transformers import TrainerCallback
 
-    from embedding_adaptation.embedder.embedder import Embedder, Strategy
+    from embedding_adaptation.embedder.embedder import Embedder
+    from embedding_adaptation.embedder.strategy import Strategy
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import EmbedderOptions
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
@@ -112,7 +113,7 @@ def train(
     adapter = TrainedAdapter(
         model=cast("PeftModel", embedder.backbone),
         base=weights.card,
-        template=strategy.template.pattern,
+        template=strategy.templates[0].pattern,
         pooling=strategy.pooling,
         max_length=embedder.max_length,
         steps=options.steps,
@@ -196,8 +197,7 @@ def _history_callback(
             training = embedder.backbone.training
             embedder.backbone.eval()
             anchors, positives = (
-                embedder.encode(validation_pairs[column].tolist(), [unit], progress=False)[unit.name]
-                for column in ("source_text", "generated_text")
+                embedder.encode(validation_pairs[column].tolist(), unit, progress=False) for column in ("source_text", "generated_text")
             )
             embedder.backbone.train(training)
             loss, accuracy = validation_scores(anchors, positives, options.temperature)

@@ -5,23 +5,43 @@ from __future__ import annotations
 import pandas as pd
 
 from embedding_adaptation.datasets.embeddings import Embeddings
+from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.weights import DecoderWeights
-from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.options import EmbedderOptions, chosen_names
+from embedding_adaptation.pipelines.embedding_extraction.options import ExtractionOptions
 
 
-def extract_embeddings(model: DecoderWeights, texts: pd.DataFrame, embedder_options: EmbedderOptions) -> Embeddings:
+def extract_embeddings(
+    model: DecoderWeights,
+    texts: pd.DataFrame,
+    corpus: pd.DataFrame,
+    options: ExtractionOptions,
+    embedder_options: EmbedderOptions,
+) -> tuple[Embeddings, dict[str, AfterProcessing]]:
     """Embed texts under the strategies that use these weights.
 
     Args:
         model: Base weights, or base weights with an adapter: which of the two decides which strategies are used.
         texts: Texts with ``id`` and ``text``.
+        corpus: Unlabelled texts, to fit after-processing where a strategy has some.
+        options: Which strategies.
         embedder_options: Templates and strategies.
 
     Returns:
-        Vectors by strategy, rows in the order of ``texts``.
+        Vectors by strategy, rows in the order of ``texts``; and the fitted after-processing of the strategies that have some.
     """
-    from embedding_adaptation.runtime import load_embedder, strategies_of
+    from embedding_adaptation.runtime import fitted_strategies, load_embedder
 
-    strategies = strategies_of("base" if model.adapter is None else "adapted", embedder_options)
+    weights = "base" if model.adapter is None else "adapted"
+    every = embedder_options.every_strategy
+    names = chosen_names(options.strategies, every, "embedding_extraction.strategies")
     embedder = load_embedder(model, embedder_options)
-    return Embeddings(tuple(texts["id"]), embedder.encode(texts["text"].tolist(), strategies))
+
+    def fitting_texts() -> list[str]:
+        unlabelled = corpus["text"].drop_duplicates()
+        return unlabelled.sample(min(options.fitting_texts, len(unlabelled)), random_state=options.seed).tolist()
+
+    chosen = {name: every[name] for name in names if every[name].weights == weights}
+    strategies = fitted_strategies(embedder, chosen, embedder_options, fitting_texts)
+    vectors = embedder.encode_strategies(texts["text"].tolist(), strategies)
+    return Embeddings(tuple(texts["id"]), vectors), {s.name: s.after for s in strategies if s.after is not None}

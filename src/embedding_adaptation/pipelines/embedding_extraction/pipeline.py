@@ -8,13 +8,13 @@ from embedding_adaptation.pipelines.embedding_extraction.nodes import extract_em
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
-    """Labelled texts -> base embeddings and adapted embeddings."""
+    """Labelled texts -> base embeddings and adapted embeddings, with the after-processing fitted for them."""
     extraction = Pipeline(
         [
             Node(
                 func=extract_embeddings,
-                inputs=["model", "labelled_texts", "params:embedder"],
-                outputs="embeddings",
+                inputs=["model", "labelled_texts", "corpus", "params:embedding_extraction", "params:embedder"],
+                outputs=["embeddings", "after_processing"],
                 name="extract_embeddings_node",
             )
         ],
@@ -26,9 +26,9 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
             Pipeline(
                 extraction,
                 namespace=namespace,
-                inputs={"model": model, "labelled_texts": "labelled_texts"},
-                outputs={"embeddings": f"{namespace}_embeddings"},
-                parameters={"params:embedder"},
+                inputs={"model": model, "labelled_texts": "labelled_texts", "corpus": "corpus"},
+                outputs={name: f"{namespace}_{name}" for name in ("embeddings", "after_processing")},
+                parameters={"params:embedder", "params:embedding_extraction"},
             )
             for namespace, model in weights.items()
         ),

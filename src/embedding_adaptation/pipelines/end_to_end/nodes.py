@@ -40,6 +40,8 @@ def write_report(
     first, last = held_out.iloc[0], held_out.iloc[-1]
     overall = attention_shift[attention_shift["layer"].astype(str) == "all"].iloc[0]
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items()) or "none"
+    in_table = {name for titles in strategy_comparison["template"] for name in titles.split(" + ")}
+    used = [name for name in embedder_options.templates if name in in_table]
     lines = [
         "# Report",
         "",
@@ -54,7 +56,7 @@ def write_report(
         "*V-measure (mteb)* follows mteb's fast clustering protocol, whose bootstrap counts documents more than once; the *unique* columns "
         "count each document once. AMI is zero where clusters and labels are unrelated: see the random vectors.",
         "",
-        "Templates: " + "; ".join(f"{name} = `{pattern}`" for name, pattern in embedder_options.templates.items()),
+        "Templates: " + "; ".join(f"{name} = `{embedder_options.template(name).pattern}`" for name in used),
         "",
         "## Positive pairs",
         "",

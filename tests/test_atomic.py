@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedding_adaptation.datasets.atomic import replacing_file
+from embedding_adaptation.atomic import replacing_file
 
 
 def break_off(target):

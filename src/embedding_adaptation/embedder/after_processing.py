@@ -1,0 +1,87 @@
+"""After-processing: centring, removing common directions, whitening, cutting dimensions; fitted on unlabelled texts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+_FLOOR = 1e-6  # of the largest singular value: directions below it hold nothing but rounding
+
+
+@dataclass(frozen=True)
+class AfterSteps:
+    """What to do with vectors after pooling, in this order.
+
+    Attributes:
+        centre: Subtract the mean of the unlabelled texts' vectors.
+        remove_components: Remove this many of the strongest principal components, common to all texts (arXiv 1702.01417). Centres as well.
+        whiten: Give all principal directions the same variance (arXiv 2103.15316). Centres as well.
+        dimensions: Keep this many dimensions: the strongest principal ones where vectors are whitened, else the first ones.
+    """
+
+    centre: bool = False
+    remove_components: int = 0
+    whiten: bool = False
+    dimensions: int | None = None
+
+    @property
+    def fitted(self) -> bool:
+        """Whether unlabelled texts are needed."""
+        return self.centre or self.remove_components > 0 or self.whiten
+
+
+@dataclass(frozen=True)
+class AfterProcessing:
+    """Fitted after-processing: an affine map.
+
+    Attributes:
+        mean: ``[D]``, subtracted first.
+        matrix: ``[D, D']``, multiplied from the right; ``None`` where only the mean goes or dimensions are cut.
+        dimensions: Number of dimensions kept.
+    """
+
+    mean: np.ndarray
+    matrix: np.ndarray | None
+    dimensions: int
+
+    @classmethod
+    def fit(cls, vectors: np.ndarray, steps: AfterSteps) -> AfterProcessing:
+        """Fit on vectors of unlabelled texts.
+
+        Args:
+            vectors: ``[N, D]``, as the strategy gives them without after-processing.
+            steps: What to do.
+
+        Raises:
+            ValueError: If there are fewer texts than the steps need, or more components or dimensions are asked for than there are.
+        """
+        count, width = vectors.shape
+        kept = steps.dimensions or width
+        if not 1 <= kept <= width - (steps.remove_components if steps.whiten else 0):
+            msg = f"after-processing is to keep {kept} dimensions, but the vectors have {width}; lower dimensions"
+            raise ValueError(msg)
+        mean = vectors.mean(axis=0, dtype=np.float64) if steps.fitted else np.zeros(width)
+        if not (steps.remove_components or steps.whiten):
+            return cls(mean.astype(np.float32), None, kept)
+        needed = max(steps.remove_components, kept if steps.whiten and steps.dimensions else 0) + 1
+        if count <= needed or steps.remove_components >= width:
+            msg = (
+                f"after-processing needs more than {needed} unlabelled texts and vectors wider than {steps.remove_components}; "
+                f"there are {count} texts and {width} dimensions: give more texts or lower remove_components or dimensions"
+            )
+            raise ValueError(msg)
+        _, strengths, directions = np.linalg.svd(vectors.astype(np.float64) - mean, full_matrices=False)  # [K], [K, D]
+        removed = directions[: steps.remove_components]
+        if not steps.whiten:
+            matrix = (np.eye(width) - removed.T @ removed)[:, :kept]  # [D, D']
+        else:
+            solid = int((strengths > _FLOOR * strengths[0]).sum())
+            used = slice(steps.remove_components, min(steps.remove_components + kept, solid))
+            matrix = directions[used].T / strengths[used] * np.sqrt(count - 1)  # [D, D']
+        return cls(mean.astype(np.float32), matrix.astype(np.float32), matrix.shape[1])
+
+    def apply(self, vectors: np.ndarray) -> np.ndarray:
+        """Map vectors ``[N, D]`` to ``[N, D']``."""
+        centred = vectors - self.mean
+        return centred[:, : self.dimensions] if self.matrix is None else centred @ self.matrix

@@ -1,0 +1,119 @@
+"""Templates that share their beginning, laid out so that the shared part is computed once.
+
+Templates with the same prefix form a tree: the prefix stands before all texts and is read once for all of them, a text is read once for all
+templates, and each template's suffix is a branch that sees prefix, text and itself, but no other branch. Positions are those each prompt
+would have alone, so every branch gets what a pass of its own would have given it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+    from embedding_adaptation.embedder.template import Frame
+
+
+@dataclass(frozen=True)
+class PromptTree:
+    """Frames with one prefix.
+
+    A *row* is what is computed for one text: ``lead`` tokens of the prefix, the text, and all suffixes one after the other.
+
+    Attributes:
+        frames: The templates' token ids; all have the same prefix.
+    """
+
+    frames: tuple[Frame, ...]
+
+    @cached_property
+    def lead(self) -> int:
+        """Prefix tokens computed in every row: one where a template ends with the text, which may be empty; else none."""
+        return int(bool(self._prefix) and any(not frame.suffix for frame in self.frames))
+
+    @cached_property
+    def shared(self) -> tuple[int, ...]:
+        """Ids before every row, read once."""
+        return self._prefix[: len(self._prefix) - self.lead]
+
+    @cached_property
+    def room(self) -> int:
+        """Most tokens of a text that any template sees."""
+        return max(frame.room for frame in self.frames)
+
+    @cached_property
+    def branch_starts(self) -> tuple[int, ...]:
+        """Where each suffix begins, counted from the end of the text in the row."""
+        starts, at = [], 0
+        for frame in self.frames:
+            starts.append(at)
+            at += len(frame.suffix)
+        return tuple(starts)
+
+    @cached_property
+    def _prefix(self) -> tuple[int, ...]:
+        return self.frames[0].prefix
+
+    @cached_property
+    def _suffixes(self) -> tuple[int, ...]:
+        return tuple(token for frame in self.frames for token in frame.suffix)
+
+    def row(self, text_ids: Sequence[int]) -> list[int]:
+        """The ids computed for one text."""
+        return [*self._prefix[len(self.shared) :], *text_ids[: self.room], *self._suffixes]
+
+    def layout(self, text_length: int) -> RowLayout:
+        """Positions and attention of the rows of texts with this many tokens."""
+        return _layout(self, min(text_length, self.room))
+
+
+@dataclass(frozen=True)
+class RowLayout:
+    """What all rows with equally long texts have in common.
+
+    Attributes:
+        width: Tokens in a row, ``R``.
+        shared: Tokens before the row, ``P``.
+        positions: ``[P + R]`` int64, position of each token in its own prompt.
+        allowed: ``[R, P + R]`` bool, which tokens each token of the row sees.
+        text: For each template the text's span in the row.
+        suffix: For each template its suffix's span in the row.
+        last: For each template its last token's place in the row.
+    """
+
+    width: int
+    shared: int
+    positions: torch.Tensor
+    allowed: torch.Tensor
+    text: tuple[slice, ...]
+    suffix: tuple[slice, ...]
+    last: tuple[int, ...]
+
+
+@lru_cache(maxsize=4096)
+def _layout(tree: PromptTree, text_length: int) -> RowLayout:
+    import torch
+
+    shared, trunk = len(tree.shared), tree.lead + text_length
+    width = len(tree.row([0] * text_length))
+    positions = torch.arange(shared + width)  # [P + R]
+    allowed = torch.zeros(width, shared + width, dtype=torch.bool)  # [R, P + R]
+    allowed[:, :shared] = True
+    allowed[:trunk, shared : shared + trunk] = torch.ones(trunk, trunk, dtype=torch.bool).tril()
+    texts, suffixes, lasts = [], [], []
+    for frame, offset in zip(tree.frames, tree.branch_starts, strict=True):
+        seen = tree.lead + min(text_length, frame.room)  # a template with less room sees less of the text
+        length, start = len(frame.suffix), trunk + offset
+        branch = slice(start, start + length)
+        positions[shared + start : shared + start + length] = shared + seen + torch.arange(length)
+        allowed[branch, shared : shared + seen] = True
+        allowed[branch, shared + start : shared + start + length] = torch.ones(length, length, dtype=torch.bool).tril()
+        texts.append(slice(tree.lead, seen))
+        suffixes.append(branch)
+        lasts.append(start + length - 1 if length else seen - 1)
+    return RowLayout(width, shared, positions, allowed, tuple(texts), tuple(suffixes), tuple(lasts))

@@ -1,0 +1,118 @@
+"""A strategy: one way from a text to a vector with given weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from embedding_adaptation.embedder.pooling import ATTENTION_POOLINGS, PoolingName
+
+if TYPE_CHECKING:
+    from embedding_adaptation.embedder.after_processing import AfterProcessing
+    from embedding_adaptation.embedder.template import PromptTemplate
+
+
+class StrategyError(ValueError):
+    """A strategy that this model cannot carry out; the message names it and says what to change."""
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way from a text to a vector with given weights.
+
+    Attributes:
+        name: Name in tables and files.
+        template: The words around the text, or several templates whose unit vectors are averaged (an ensemble).
+        pooling: How token vectors become one vector.
+        layers: Hidden states to pool, their mean where there are several. 0 is the input embeddings, 1 the first layer's output, and the
+            last has gone through the model's final norm; negative numbers count from the end, -1 is the last. For ``value_weighted``
+            the layers whose attention outputs are averaged, from 1.
+        normalise: Whether vectors are scaled to unit length.
+        attention_layers: For ``attention_weighted``: layers whose attention is averaged, from 1; empty takes ``layers``.
+        attention_heads: For ``attention_weighted``: heads, from 0; empty takes all.
+        after: Fitted after-processing, or ``None``.
+
+    Raises:
+        StrategyError: If pooling, templates and layers do not go together.
+    """
+
+    name: str
+    template: PromptTemplate | tuple[PromptTemplate, ...]
+    pooling: PoolingName
+    layers: tuple[int, ...] = (-1,)
+    normalise: bool = True
+    attention_layers: tuple[int, ...] = ()
+    attention_heads: tuple[int, ...] = ()
+    after: AfterProcessing | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.templates:
+            msg = f"strategy {self.name!r} has no template; name at least one"
+            raise StrategyError(msg)
+        if not self.layers:
+            msg = f"strategy {self.name!r} has no layers; -1 is the last one"
+            raise StrategyError(msg)
+        without_end = [template.name for template in self.templates if not template.eos]
+        if self.pooling == "eos" and without_end:
+            msg = (
+                f"strategy {self.name!r} pools the end token, but template {without_end[0]!r} has none; "
+                "set eos: true on the template or take pooling last"
+            )
+            raise StrategyError(msg)
+        if (self.attention_layers or self.attention_heads) and self.pooling != "attention_weighted":
+            msg = f"strategy {self.name!r} has attention layers or heads, which only pooling attention_weighted uses; leave them out"
+            raise StrategyError(msg)
+
+    @property
+    def templates(self) -> tuple[PromptTemplate, ...]:
+        """The templates, one or several."""
+        return self.template if isinstance(self.template, tuple) else (self.template,)
+
+    def hidden_layers(self, count: int) -> tuple[int, ...]:
+        """The strategy's layers as indices from the beginning.
+
+        Args:
+            count: Number of layers of the model.
+
+        Raises:
+            StrategyError: If the model has no such layer.
+        """
+        return self._resolve(self.layers, count, lowest=1 if self.pooling == "value_weighted" else 0)
+
+    def weighting_layers(self, count: int) -> tuple[int, ...]:
+        """The layers whose attention weights the text's tokens; empty for other poolings."""
+        if self.pooling != "attention_weighted":
+            return ()
+        return self._resolve(self.attention_layers or self.layers, count, lowest=1)
+
+    def highest_layer(self, count: int) -> int:
+        """The highest layer that has to be computed."""
+        return max(*self.hidden_layers(count), *self.weighting_layers(count), 0)
+
+    def check(self, layers: int, heads: int) -> None:
+        """Check the strategy against a model.
+
+        Raises:
+            StrategyError: If the model has no such layer or head.
+        """
+        self.highest_layer(layers)
+        wrong = [head for head in self.attention_heads if not 0 <= head < heads]
+        if wrong:
+            msg = f"strategy {self.name!r} asks for attention head {wrong[0]}; this model has the heads 0 to {heads - 1}"
+            raise StrategyError(msg)
+
+    @property
+    def is_attention_pooling(self) -> bool:
+        """Whether the pooling needs more than the token vectors."""
+        return self.pooling in ATTENTION_POOLINGS
+
+    def _resolve(self, layers: tuple[int, ...], count: int, lowest: int) -> tuple[int, ...]:
+        resolved = tuple(layer if layer >= 0 else count + 1 + layer for layer in layers)
+        for asked, layer in zip(layers, resolved, strict=True):
+            if not lowest <= layer <= count:
+                msg = (
+                    f"strategy {self.name!r} asks for layer {asked} with pooling {self.pooling}; "
+                    f"this model has {lowest} to {count}, or {lowest - count - 1} to -1 counted from the end"
+                )
+                raise StrategyError(msg)
+        return resolved

@@ -1,0 +1,15 @@
+"""Typed options of embedding extraction."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from embedding_adaptation.options import Names, Options
+
+
+class ExtractionOptions(Options):
+    """Which strategies are extracted, and what after-processing is fitted on."""
+
+    strategies: Names | None = Field(None, description="Names of strategies, or patterns with *; null extracts all.")
+    fitting_texts: int = Field(1000, ge=2, description="Texts drawn from the corpus to fit after-processing.")
+    seed: int = Field(ge=0, description="Seed of the draw.")

@@ -1,0 +1,269 @@
+"""Criteria by which embeddings can be compared without labels; of each, higher is better.
+
+Vectors are ``[N, D]`` in any scale and compared by direction: every criterion scales them to unit length first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+_NEIGHBOURS = 10
+_TEMPERATURE = 0.05
+_RESAMPLES = 2
+_RESAMPLE_SHARE = 0.7
+_BATCH = 512
+
+CRITERIA: dict[str, str] = {
+    "effective_rank": "how many directions are in use (RankMe)",
+    "uniformity": "how evenly vectors spread over the sphere",
+    "alignment": "how close the two halves of a text are",
+    "pair_accuracy": "how often a half's own other half is the closest",
+    "pair_contrast": "how clearly it is (InfoNCE)",
+    "silhouette": "how well k-means clusters are set apart",
+    "cluster_stability": "how alike clusterings of two resamples are",
+    "neighbour_contrast": "how much closer neighbours are than random pairs",
+    "hubness": "how rarely a few texts are everybody's neighbours",
+    "neighbour_consensus": "how far neighbours are those of the other strategies",
+    "partition_consensus": "how far clusters are those of the other strategies",
+}
+
+
+def unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of unit length, float32; zero vectors stay zero.
+
+    Raises:
+        ValueError: If there are fewer than three, or a value is not finite.
+    """
+    if len(vectors) < 3:  # noqa: PLR2004  neighbours and clusters need company
+        msg = f"criteria need at least 3 vectors and got {len(vectors)}; give more texts"
+        raise ValueError(msg)
+    if not np.isfinite(vectors).all():
+        msg = f"{int((~np.isfinite(vectors)).any(axis=1).sum())} of {len(vectors)} vectors hold values that are not finite"
+        raise ValueError(msg)
+    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+
+
+def effective_rank(vectors: np.ndarray) -> float:
+    """RankMe: the exponential of the entropy of the singular values, between 1 and D.
+
+    References:
+        https://arxiv.org/abs/2210.02885
+    """
+    strengths = np.linalg.svd(unit_vectors(vectors).astype(np.float64), compute_uv=False)
+    shares = strengths / max(strengths.sum(), 1e-12)
+    shares = shares[shares > 1e-12]  # noqa: PLR2004  zero has no logarithm
+    return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 1.0
+
+
+def uniformity(vectors: np.ndarray) -> float:
+    """Minus the logarithm of the mean Gaussian potential of all pairs, 0 where all vectors are one.
+
+    References:
+        https://arxiv.org/abs/2005.10242
+    """
+    unit = unit_vectors(vectors)
+    pairs = np.triu_indices(len(unit), k=1)
+    return float(-np.log(np.exp(4 * ((unit @ unit.T)[pairs] - 1)).mean()))
+
+
+def alignment(first: np.ndarray, second: np.ndarray) -> float:
+    """Minus the mean squared distance of the two vectors of a pair, at most 0 (arXiv 2005.10242)."""
+    return float(-((unit_vectors(first) - unit_vectors(second)) ** 2).sum(axis=1).mean())
+
+
+def pair_accuracy(first: np.ndarray, second: np.ndarray) -> float:
+    """Share of vectors whose partner is the closest of all, both ways."""
+    scores = unit_vectors(first) @ unit_vectors(second).T  # [M, M]
+    own = np.arange(len(scores))
+    return float(((scores.argmax(axis=1) == own).mean() + (scores.argmax(axis=0) == own).mean()) / 2)
+
+
+def pair_contrast(first: np.ndarray, second: np.ndarray) -> float:
+    """Minus the InfoNCE loss of the pairs at temperature 0.05, at most 0."""
+    from scipy.special import logsumexp
+
+    scores = unit_vectors(first) @ unit_vectors(second).T / _TEMPERATURE  # [M, M]
+    own = np.diag(scores)
+    return float(((own - logsumexp(scores, axis=1)).mean() + (own - logsumexp(scores, axis=0)).mean()) / 2)
+
+
+def silhouette(vectors: np.ndarray, clusters: Sequence[int], seed: int = 0) -> float:
+    """Silhouette of k-means clusters by cosine, mean over numbers of clusters; between -1 and 1."""
+    from sklearn.metrics import silhouette_score
+
+    unit = unit_vectors(vectors)
+    values = []
+    for count in usable_counts(clusters, len(unit)):
+        assigned = _kmeans(unit, count, seed).labels_
+        values.append(silhouette_score(unit, assigned, metric="cosine") if 1 < len(set(assigned)) < len(unit) else 0.0)
+    return float(np.mean(values))
+
+
+def cluster_stability(vectors: np.ndarray, clusters: Sequence[int], seed: int = 0) -> float:
+    """Agreement (adjusted Rand index) of clusterings fitted on two resamples, over all texts; mean over numbers of clusters.
+
+    References:
+        https://doi.org/10.1162/089976604773717621
+    """
+    from sklearn.metrics import adjusted_rand_score
+
+    unit = unit_vectors(vectors)
+    random = np.random.default_rng(seed)
+    size = max(3, round(_RESAMPLE_SHARE * len(unit)))
+    values = []
+    for count in usable_counts(clusters, size):
+        for _ in range(_RESAMPLES):
+            one, other = (_kmeans(unit[random.permutation(len(unit))[:size]], count, seed).predict(unit) for _ in range(2))
+            values.append(adjusted_rand_score(one, other) if len(set(one)) > 1 or len(set(other)) > 1 else 0.0)
+    return float(np.mean(values))
+
+
+def neighbour_contrast(vectors: np.ndarray) -> float:
+    """How many standard deviations the ten nearest neighbours are closer than random pairs, by cosine; 0 where all vectors are one."""
+    unit = unit_vectors(vectors)
+    scores = unit @ unit.T  # [N, N]
+    others = scores[~np.eye(len(unit), dtype=bool)]
+    near = np.take_along_axis(scores, _nearest(scores), axis=1)
+    return float((near.mean() - others.mean()) / max(others.std(), 1e-6))
+
+
+def hubness(vectors: np.ndarray) -> float:
+    """Minus the skewness of how often a text is among another's ten nearest neighbours.
+
+    References:
+        https://jmlr.org/papers/v11/radovanovic10a.html
+    """
+    unit = unit_vectors(vectors)
+    counts = np.bincount(_nearest(unit @ unit.T).ravel(), minlength=len(unit)).astype(float)
+    deviation = counts - counts.mean()
+    return float(-(deviation**3).mean() / max(counts.std() ** 3, 1e-12))
+
+
+def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """For each strategy the share of texts' neighbours that they also have under the mean of all other strategies' similarities."""
+
+    def standardised(matrix: np.ndarray) -> np.ndarray:
+        unit = unit_vectors(matrix)
+        scores = unit @ unit.T
+        return (scores - scores.mean()) / max(float(scores.std()), 1e-6)
+
+    total: np.ndarray | float = 0.0
+    for matrix in vectors.values():
+        total = total + standardised(matrix)
+    agreement = {}
+    for name, matrix in vectors.items():
+        own = standardised(matrix)
+        mine, theirs = _nearest(own), _nearest(total - own)
+        both = [len(set(a) & set(b)) for a, b in zip(mine.tolist(), theirs.tolist(), strict=True)]
+        agreement[name] = float(np.mean(both)) / mine.shape[1]
+    return agreement
+
+
+def partition_consensus(vectors: Mapping[str, np.ndarray], clusters: int, seed: int = 0) -> dict[str, float]:
+    """For each strategy the mean adjusted Rand index of its k-means clusters with those of all other strategies."""
+    from sklearn.metrics import adjusted_rand_score
+
+    assigned = {name: _kmeans(unit_vectors(matrix), clusters, seed).labels_ for name, matrix in vectors.items()}
+    names = list(assigned)
+    agreement = np.zeros((len(names), len(names)))
+    for i, one in enumerate(names):
+        for j, other in enumerate(names[:i]):
+            agreement[i, j] = agreement[j, i] = adjusted_rand_score(assigned[one], assigned[other])
+    return {name: float(agreement[i].sum()) / max(len(names) - 1, 1) for i, name in enumerate(names)}
+
+
+def criteria_table(
+    vectors: Mapping[str, np.ndarray],
+    pairs: Mapping[str, tuple[np.ndarray, np.ndarray]] | None,
+    *,
+    clusters: Sequence[int] = (10, 20, 50),
+    max_texts: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Every criterion of every strategy.
+
+    Args:
+        vectors: For each strategy vectors ``[N, D]`` of the same texts.
+        pairs: For each strategy the vectors ``[M, D]`` of both members of pairs that belong together; ``None`` where there are none.
+        clusters: Numbers of clusters for the criteria that cluster.
+        max_texts: Texts and pairs that are looked at; cost grows with its square.
+        seed: Seed of the clusterings.
+
+    Returns:
+        A row a strategy: ``strategy`` and the :data:`CRITERIA`; those of pairs are NaN where there are none.
+
+    Raises:
+        ValueError: If there are too few texts, no number of clusters fits them, or a vector is not finite.
+    """
+    looked_at = {name: matrix[:max_texts] for name, matrix in vectors.items()}
+    counts = usable_counts(clusters, min((len(matrix) for matrix in looked_at.values()), default=0))
+    neighbours = neighbour_consensus(looked_at)
+    partitions = partition_consensus(looked_at, counts[len(counts) // 2], seed)
+    rows = []
+    for name, matrix in looked_at.items():
+        row: dict[str, Any] = {
+            "strategy": name,
+            "effective_rank": effective_rank(matrix),
+            "uniformity": uniformity(matrix),
+            "alignment": np.nan,
+            "pair_accuracy": np.nan,
+            "pair_contrast": np.nan,
+            "silhouette": silhouette(matrix, counts, seed),
+            "cluster_stability": cluster_stability(matrix, counts, seed),
+            "neighbour_contrast": neighbour_contrast(matrix),
+            "hubness": hubness(matrix),
+            "neighbour_consensus": neighbours[name],
+            "partition_consensus": partitions[name],
+        }
+        if pairs is not None:
+            first, second = (half[:max_texts] for half in pairs[name])
+            row |= {
+                "alignment": alignment(first, second),
+                "pair_accuracy": pair_accuracy(first, second),
+                "pair_contrast": pair_contrast(first, second),
+            }
+        rows.append(row)
+    return pd.DataFrame(rows, columns=["strategy", *CRITERIA])
+
+
+def combined_rank(table: pd.DataFrame, criteria: Sequence[str]) -> pd.Series:
+    """The mean of the strategies' ranks under the given criteria, 1 the best; criteria without values are left out."""
+    ranks = table[list(criteria)].dropna(axis=1, how="all").rank(ascending=False, method="average")
+    return ranks.mean(axis=1).rename("rank")
+
+
+def usable_counts(clusters: Sequence[int], texts: int) -> list[int]:
+    """The numbers of clusters that fit a number of texts.
+
+    Raises:
+        ValueError: If none does.
+    """
+    counts = [count for count in clusters if 2 <= count < texts]  # noqa: PLR2004  one cluster says nothing
+    if not counts:
+        msg = f"no number of clusters of {list(clusters)} is between 2 and the {texts} texts; give smaller ones or more texts"
+        raise ValueError(msg)
+    return counts
+
+
+def _nearest(scores: np.ndarray) -> np.ndarray:
+    """Columns of each row's largest scores, itself left out, ``[N, 10]``."""
+    scores = scores.copy()
+    np.fill_diagonal(scores, -np.inf)
+    count = min(_NEIGHBOURS, len(scores) - 1)
+    return np.argpartition(-scores, count - 1, axis=1)[:, :count]
+
+
+def _kmeans(unit: np.ndarray, count: int, seed: int) -> Any:
+    import warnings
+
+    from sklearn.cluster import MiniBatchKMeans
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters: the criterion says so by itself
+        return MiniBatchKMeans(count, batch_size=_BATCH, n_init=1, random_state=seed).fit(unit)

@@ -1,0 +1,49 @@
+"""Nodes of strategy selection: unlabelled texts -> strategies ranked by criteria that need no labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.options import EmbedderOptions, chosen_names
+from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+else:
+    Figure = Any  # Kedro evaluates the annotations at start, and matplotlib takes a while to import
+
+
+def rank_strategies(
+    base_model: DecoderWeights, corpus: pd.DataFrame, options: SelectionOptions, embedder_options: EmbedderOptions
+) -> pd.DataFrame:
+    """Rank strategies of the base model on unlabelled texts.
+
+    Args:
+        base_model: The weights.
+        corpus: Unlabelled texts with ``text``.
+        options: Which strategies, criteria and texts.
+        embedder_options: Templates, and further strategies.
+
+    Returns:
+        A row a strategy, the best first: what it is, each criterion (higher is better), and the combined ``rank``.
+
+    Raises:
+        SelectionError: If there are too few texts or strategies, or a criterion is not known.
+    """
+    from embedding_adaptation.pipelines.strategy_selection.selection import rank
+
+    every = dict(embedder_options.strategies) | (options.grid.strategies if options.grid else {})
+    embedder_options.check_strategies(every)
+    base = {name: strategy for name, strategy in every.items() if strategy.weights == "base"}
+    names = chosen_names(options.strategies, base, "strategy_selection.strategies")
+    return rank(base_model, corpus["text"].tolist(), {name: base[name] for name in names}, options, embedder_options)
+
+
+def plot_ranking(strategy_ranking: pd.DataFrame, options: SelectionOptions) -> Figure:
+    """Draw the best strategies' rank under each criterion."""
+    from embedding_adaptation.figures import ranking_map
+
+    return ranking_map(strategy_ranking, options.criteria)

@@ -1,0 +1,28 @@
+"""The strategy selection pipeline."""
+
+from __future__ import annotations
+
+from kedro.pipeline import Node, Pipeline
+
+from embedding_adaptation.pipelines.strategy_selection.nodes import plot_ranking, rank_strategies
+
+
+def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
+    """Unlabelled texts -> strategies ranked without labels."""
+    return Pipeline(
+        [
+            Node(
+                func=rank_strategies,
+                inputs=["base_model", "corpus", "params:strategy_selection", "params:embedder"],
+                outputs="strategy_ranking",
+                name="rank_strategies_node",
+            ),
+            Node(
+                func=plot_ranking,
+                inputs=["strategy_ranking", "params:strategy_selection"],
+                outputs="ranking_map",
+                name="plot_ranking_node",
+            ),
+        ],
+        tags="strategy_selection",
+    )

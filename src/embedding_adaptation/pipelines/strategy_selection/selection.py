@@ -1,0 +1,107 @@
+"""Ranking strategies without labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from embedding_adaptation.embedder.after_processing import AfterProcessing
+from embedding_adaptation.embedder.embedder import finish_vectors
+from embedding_adaptation.pipelines.strategy_selection.criteria import CRITERIA, combined_rank, criteria_table
+from embedding_adaptation.runtime import load_embedder
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedding_adaptation.embedder.embedder import Embedder
+    from embedding_adaptation.embedder.weights import DecoderWeights
+    from embedding_adaptation.options import EmbedderOptions, StrategyOptions
+    from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
+
+_MIN_TEXTS = 20
+_MIN_WORDS = 6  # of a text whose halves make a pair
+
+
+class SelectionError(ValueError):
+    """Texts, strategies or criteria that allow no ranking; the message says why and what to do."""
+
+
+def rank(
+    weights: DecoderWeights,
+    texts: Sequence[str],
+    strategies: Mapping[str, StrategyOptions],
+    options: SelectionOptions,
+    embedder_options: EmbedderOptions,
+) -> pd.DataFrame:
+    """Rank strategies; see :func:`~embedding_adaptation.pipelines.strategy_selection.nodes.rank_strategies`."""
+    unknown = [name for name in options.criteria if name not in CRITERIA]
+    if unknown:
+        msg = f"strategy_selection.criteria names {unknown[0]!r}, which there is not; there are: {', '.join(CRITERIA)}"
+        raise SelectionError(msg)
+    if len(strategies) < 2:  # noqa: PLR2004  a comparison needs two
+        msg = f"there is {len(strategies)} strategy to rank; give strategy_selection.grid or more embedder.strategies"
+        raise SelectionError(msg)
+    drawn = draw_texts(texts, options.max_texts, options.seed)
+    embedder = load_embedder(weights, embedder_options)
+    vectors, pairs = embed_for_ranking(embedder, drawn, strategies, embedder_options)
+    table = criteria_table(vectors, pairs, clusters=options.clusters, max_texts=options.max_texts, seed=options.seed)
+    table["rank"] = combined_rank(table, options.criteria).to_numpy()
+    described = pd.DataFrame(
+        {
+            "strategy": list(strategies),
+            "template": [strategy.title for strategy in strategies.values()],
+            "pooling": [strategy.pooling for strategy in strategies.values()],
+            "layers": [" + ".join(map(str, strategy.layers)) for strategy in strategies.values()],
+            "after": [strategy.after.title or "none" for strategy in strategies.values()],
+        }
+    )
+    return described.merge(table, on="strategy").sort_values("rank", kind="stable").reset_index(drop=True)
+
+
+def draw_texts(texts: Sequence[str], count: int, seed: int) -> list[str]:
+    """A random draw of different texts.
+
+    Raises:
+        SelectionError: If there are too few.
+    """
+    unique = list(dict.fromkeys(text for text in texts if text.strip()))
+    if len(unique) < _MIN_TEXTS:
+        msg = f"the corpus has {len(unique)} different texts; at least {_MIN_TEXTS} are needed to compare strategies: give more"
+        raise SelectionError(msg)
+    chosen = np.random.default_rng(seed).permutation(len(unique))[:count]
+    return [unique[index] for index in chosen]
+
+
+def halves(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """First and second half of each text that is long enough: pairs that belong together, without anyone having said so."""
+    words = [text.split() for text in texts]
+    long_enough = [text for text in words if len(text) >= _MIN_WORDS]
+    return [" ".join(text[: len(text) // 2]) for text in long_enough], [" ".join(text[len(text) // 2 :]) for text in long_enough]
+
+
+def embed_for_ranking(
+    embedder: Embedder, texts: Sequence[str], strategies: Mapping[str, StrategyOptions], options: EmbedderOptions
+) -> tuple[dict[str, np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]] | None]:
+    """Vectors of texts and of their halves under every strategy, from one call of the embedder.
+
+    Returns:
+        For each strategy vectors ``[N, D]``; and vectors of the halves, ``[M, D]`` each, or ``None`` where too few texts have any.
+    """
+    first, second = halves(texts)
+    plain = {name: options.strategy("plain", strategy) for name, strategy in strategies.items()}
+    # Strategies that differ in what comes after pooling alone share their vectors.
+    different = list(dict.fromkeys(plain.values()))
+    named = {strategy: dataclasses.replace(strategy, name=str(number)) for number, strategy in enumerate(different)}
+    encoded = embedder.encode_strategies([*texts, *first, *second], list(named.values()))
+    vectors, pairs = {}, {}
+    for name, chosen in strategies.items():
+        matrix = encoded[named[plain[name]].name]  # [N + 2 M, D]
+        if chosen.after.title:
+            fitted = AfterProcessing.fit(matrix[: len(texts)], chosen.after.steps)
+            matrix = finish_vectors(matrix, dataclasses.replace(plain[name], after=fitted))
+        vectors[name] = matrix[: len(texts)]
+        pairs[name] = (matrix[len(texts) : len(texts) + len(first)], matrix[len(texts) + len(first) :])
+    return vectors, pairs if len(first) >= _MIN_TEXTS else None

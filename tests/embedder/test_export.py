@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from embedding_adaptation.embedder.after_processing import AfterSteps
+from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.export import ExportError, export_sentence_transformer, prompting_tokenizer
+from embedding_adaptation.embedder.strategy import Strategy
+from embedding_adaptation.embedder.template import PromptTemplate
+
+TEMPLATES = (
+    PromptTemplate("bare", "{text}"),
+    PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "'),
+    PromptTemplate("suffix", '{text}" is about the following subject: "'),
+    PromptTemplate("framed", "Cluster: {text}", bos=True, eos=True),
+)
+TEXTS = [
+    "the bus is late",
+    "ends with a full stop.",
+    " spaces around ",
+    '"quoted"',
+    '" means in one word: "',
+    "{text}",
+    "water " * 90,
+    "🎉 مرحبا",
+    "\n",
+]
+LOAD = """
+import json, sys
+import numpy as np
+from sentence_transformers import SentenceTransformer
+model = SentenceTransformer(sys.argv[1], device="cpu")
+texts = json.loads(sys.argv[2])
+ids = [row.ids for row in model.tokenizer.backend_tokenizer.encode_batch(texts)]
+features = model.preprocess(texts)
+seen = [row[mask.bool()].tolist() for row, mask in zip(features["input_ids"], features["attention_mask"])]
+assert not any(name.split(".")[0] == "embedding_adaptation" for name in sys.modules)
+print("RESULT" + json.dumps({"ids": seen, "vectors": model.encode(texts, batch_size=3).tolist()}))
+"""
+
+
+def real_tokenizer(project):
+    from transformers import AutoTokenizer
+
+    found = sorted((project / "data/06_models/base_model").glob("*/base_model/tokenizer.json"))
+    if not found:
+        pytest.skip("the base model has not been converted here; 'make run' does it")
+    return AutoTokenizer.from_pretrained(found[-1].parent)
+
+
+@pytest.mark.parametrize("which", ["tiny", "real"])
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda t: t.name)
+def test_the_exported_tokenizer_gives_the_same_ids(tiny_embedder, project, template, which):
+    tokenizer = tiny_embedder.tokenizer if which == "tiny" else real_tokenizer(project)
+    exported = prompting_tokenizer(tokenizer, template.frame(tokenizer, 48), 48)
+    ids = exported(TEXTS, truncation=True)["input_ids"]
+    assert ids == [list(prompt.ids) for prompt in template.tokenize(TEXTS, tokenizer, 48)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("template", "pooling"), [(TEMPLATES[1], "last"), (TEMPLATES[3], "eos"), (TEMPLATES[2], "last_mean")])
+def test_another_process_loads_the_folder_without_this_package(tiny_embedder, tmp_path, template, pooling):
+    strategy = Strategy("a", template, pooling)
+    export_sentence_transformer(tiny_embedder, tmp_path / "exported", strategy)
+    (tmp_path / "moved").mkdir()
+    moved = (tmp_path / "exported").rename(tmp_path / "moved" / "model")
+    result = subprocess.run(
+        [sys.executable, "-c", LOAD, str(moved), json.dumps(TEXTS)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout.partition("RESULT")[2])
+    assert found["ids"] == [list(prompt.ids) for prompt in template.tokenize(TEXTS, tiny_embedder.tokenizer, tiny_embedder.max_length)]
+    np.testing.assert_allclose(found["vectors"], tiny_embedder.encode(TEXTS, strategy, progress=False), atol=1e-5)
+
+
+def test_an_adapter_is_merged_into_the_export(tiny_embedder, tmp_path):
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from sentence_transformers import SentenceTransformer
+
+    torch.manual_seed(0)
+    tiny_embedder.backbone = get_peft_model(tiny_embedder.backbone, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    export_sentence_transformer(tiny_embedder, tmp_path / "exported")
+    vectors = SentenceTransformer(str(tmp_path / "exported"), device="cpu").encode(TEXTS)
+    np.testing.assert_allclose(vectors, tiny_embedder.encode(TEXTS, progress=False), atol=1e-5)
+    with pytest.raises(FileExistsError, match="is already there"):
+        export_sentence_transformer(tiny_embedder, tmp_path / "exported")
+
+
+def test_what_cannot_be_exported_is_said(tiny_embedder, tmp_path):
+    fitted = tiny_embedder.fit(TEXTS, Strategy("a", TEMPLATES[1], "last"), AfterSteps(centre=True), progress=False)
+    for strategy, reason in (
+        (fitted, "after-processing"),
+        (Strategy("a", TEMPLATES[1], "text_mean"), "pooling text_mean"),
+        (Strategy("a", TEMPLATES[:2], "last", (1,)), "2 templates and layers"),
+    ):
+        with pytest.raises(ExportError, match=f"cannot be exported because of {reason}"):
+            export_sentence_transformer(tiny_embedder, tmp_path / "exported", strategy)
+    assert isinstance(tiny_embedder, Embedder)
+    assert not (tmp_path / "exported").exists()
+
+
+def test_a_slow_tokenizer_is_refused(tiny_embedder):
+    with pytest.raises(ExportError, match="is no fast tokenizer"):
+        prompting_tokenizer(object(), TEMPLATES[0].frame(tiny_embedder.tokenizer, 16), 16)

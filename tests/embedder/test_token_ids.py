@@ -1,0 +1,56 @@
+"""One way from text to token ids: the same ids wherever the model sees a text."""
+
+from __future__ import annotations
+
+import pytest
+
+from embedding_adaptation.embedder.attention import attention_shares
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder
+from embedding_adaptation.embedder.export import prompting_tokenizer
+from embedding_adaptation.embedder.modules import PromptedDecoder
+from embedding_adaptation.embedder.strategy import Strategy
+from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation.pipelines.contrastive_finetuning.training import _collator
+
+TEXTS = ["the bus is late.", ' "quoted" ', "water " * 90, '" means in one word: "', "{text}", "🎉 مرحبا"]
+TEMPLATES = (
+    PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "'),
+    PromptTemplate("framed", "Cluster: {text}", bos=True, eos=True),
+    PromptTemplate("ends", "{text} is"),
+)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda t: t.name)
+def test_training_extraction_attention_and_export_see_the_same_ids(tiny_embedder, monkeypatch, template):
+    expected = sorted(prompt.ids for prompt in template.tokenize(TEXTS, tiny_embedder.tokenizer, tiny_embedder.max_length))
+    strategy = Strategy("a", template, "last")
+
+    # Training: what the trainer's collator hands to the loss.
+    batch = _collator(tiny_embedder.sentence_transformer(strategy))([{"anchor": text, "positive": text} for text in TEXTS])
+    for column in ("anchor", "positive"):
+        rows = zip(batch[f"{column}_input_ids"], batch[f"{column}_attention_mask"], strict=True)
+        assert sorted(tuple(ids[mask.bool()].tolist()) for ids, mask in rows) == expected
+
+    # Extraction, whose vectors evaluation scores: the shared prefix, then each row without what other templates add to it.
+    tiny_embedder._can_pack()
+    prefixes, extracted = [], []
+    read_prefix, run = PackedDecoder.read_prefix, PackedDecoder.run
+    monkeypatch.setattr(PackedDecoder, "read_prefix", lambda self, ids, *rest: prefixes.append(tuple(ids)) or read_prefix(self, ids, *rest))
+    monkeypatch.setattr(PackedDecoder, "run", lambda self, rows, *rest: extracted.extend(map(tuple, rows)) or run(self, rows, *rest))
+    tiny_embedder.encode(TEXTS, strategy, progress=False)
+    assert len(prefixes) == 1
+    assert sorted(prefixes[0] + row for row in extracted) == expected
+
+    # Attention analysis.
+    looked_at = []
+    forward = PromptedDecoder.forward
+    monkeypatch.setattr(PromptedDecoder, "forward", lambda self, features: looked_at.append(features) or forward(self, features))
+    attention_shares(tiny_embedder, template, TEXTS, progress=False)
+    rows = [(ids, mask) for features in looked_at for ids, mask in zip(features["input_ids"], features["attention_mask"], strict=True)]
+    assert sorted(tuple(ids[mask.bool()].tolist()) for ids, mask in rows) == expected
+
+    # The exported model.
+    exported = prompting_tokenizer(
+        tiny_embedder.tokenizer, template.frame(tiny_embedder.tokenizer, tiny_embedder.max_length), tiny_embedder.max_length
+    )
+    assert sorted(map(tuple, exported(TEXTS, truncation=True)["input_ids"])) == expected

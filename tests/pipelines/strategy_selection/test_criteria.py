@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from embedding_adaptation.pipelines.strategy_selection import criteria
+from embedding_adaptation.pipelines.strategy_selection.criteria import CRITERIA, combined_rank, criteria_table
+
+RANDOM = np.random.default_rng(0)
+NOISE = RANDOM.normal(size=(300, 16)).astype(np.float32)
+CENTRES = 6 * RANDOM.normal(size=(5, 16))
+BLOBS = (CENTRES[np.arange(300) % 5] + RANDOM.normal(size=(300, 16))).astype(np.float32)
+ONE = np.ones((300, 16), np.float32)
+
+
+def test_effective_rank_is_that_of_known_spectra():
+    assert criteria.effective_rank(ONE) == pytest.approx(1.0, abs=1e-3)
+    assert criteria.effective_rank(np.eye(16)) == pytest.approx(16.0)
+    assert 14 < criteria.effective_rank(NOISE) <= 16
+
+
+def test_uniformity_is_zero_for_one_point_and_grows_with_spread():
+    assert criteria.uniformity(ONE) == pytest.approx(0.0, abs=1e-4)
+    assert criteria.uniformity(ONE) < criteria.uniformity(BLOBS) < criteria.uniformity(NOISE)
+
+
+def test_pairs_that_agree_score_higher():
+    near = NOISE + 0.1 * RANDOM.normal(size=NOISE.shape)
+    far = RANDOM.normal(size=NOISE.shape)
+    for score in (criteria.alignment, criteria.pair_accuracy, criteria.pair_contrast):
+        assert score(NOISE, near) > score(NOISE, far)
+    assert criteria.alignment(NOISE, NOISE) == pytest.approx(0.0, abs=1e-6)
+    assert criteria.pair_accuracy(NOISE, NOISE) == 1.0
+
+
+@pytest.mark.parametrize("score", [criteria.silhouette, criteria.cluster_stability])
+def test_clusters_that_are_there_beat_noise(score):
+    assert score(BLOBS, [5]) > 0.4
+    assert score(BLOBS, [5]) > score(NOISE, [5]) + 0.3
+    assert score(BLOBS, [5], seed=1) == score(BLOBS, [5], seed=1)
+
+
+def test_neighbours_stand_out_in_clusters_and_nowhere_in_one_point():
+    assert criteria.neighbour_contrast(BLOBS) > 1.0
+    assert criteria.neighbour_contrast(ONE) == pytest.approx(0.0, abs=0.2)
+
+
+def test_a_hub_is_noticed():
+    hubs = NOISE + 3 * NOISE[:1]
+    hubs[1:] += 2 * RANDOM.normal(size=(299, 16))
+    assert criteria.hubness(hubs) < criteria.hubness(NOISE)
+
+
+def test_consensus_is_highest_for_those_that_agree():
+    vectors = {"a": BLOBS, "b": BLOBS + 0.1 * NOISE, "odd": RANDOM.normal(size=BLOBS.shape)}
+    for agreement in (criteria.neighbour_consensus(vectors), criteria.partition_consensus(vectors, 5)):
+        assert agreement["odd"] < min(agreement["a"], agreement["b"])
+
+
+def test_the_table_has_every_criterion_of_every_strategy():
+    vectors = {"blobs": BLOBS, "noise": NOISE, "one": ONE}
+    table = criteria_table(vectors, None, clusters=[5, 999])
+    assert list(table["strategy"]) == list(vectors)
+    assert list(table.columns) == ["strategy", *CRITERIA]
+    of_pairs = ["alignment", "pair_accuracy", "pair_contrast"]
+    assert table[of_pairs].isna().all(axis=None)
+    assert np.isfinite(table.drop(columns=["strategy", *of_pairs])).all(axis=None)
+    with_pairs = criteria_table(vectors, {name: (v[:50], v[50:100]) for name, v in vectors.items()}, clusters=[5])
+    assert with_pairs.notna().all(axis=None)
+
+
+def test_ranks_are_averaged_and_criteria_without_values_left_out():
+    table = pd.DataFrame({"strategy": ["a", "b", "c"], "x": [3.0, 2.0, 1.0], "y": [1.0, 1.0, 0.0], "z": [np.nan] * 3})
+    assert combined_rank(table, ["x", "y", "z"]).tolist() == [1.25, 1.75, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "clusters", "message"),
+    [
+        ({"a": NOISE[:2]}, [5], "no number of clusters of"),
+        ({"a": NOISE}, [1, 300], r"no number of clusters of \[1, 300\] is between 2 and the 300 texts"),
+        ({"a": np.full((9, 3), np.nan)}, [2], "9 of 9 vectors hold values that are not finite"),
+        ({}, [2], "no number of clusters"),
+    ],
+)
+def test_what_cannot_be_judged_is_an_error(vectors, clusters, message):
+    with pytest.raises(ValueError, match=message):
+        criteria_table(vectors, None, clusters=clusters)
+
+
+def test_two_vectors_are_too_few():
+    with pytest.raises(ValueError, match="at least 3 vectors and got 2"):
+        criteria.unit_vectors(NOISE[:2])
