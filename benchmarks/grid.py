@@ -1,7 +1,8 @@
 """What a grid of strategies costs beside one strategy: python benchmarks/grid.py --texts FILE [--column text] [--limit 500] [--check 20].
 
-Both sides embed the same texts in one process: one template with one pooling, and eight templates with four poolings and three layers each. A
-few texts are embedded again in float32, by the grid and by as many passes as there are strategies, and compared. The last line is JSON.
+Both sides embed the same texts in one process: one template with one pooling, and eight templates with four poolings and three layers
+each. A few texts are embedded again in float32, by the grid and by as many passes as there are strategies, and compared. The last line is
+JSON.
 """
 
 from __future__ import annotations

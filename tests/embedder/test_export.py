@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
@@ -108,3 +109,65 @@ def test_what_cannot_be_exported_is_said(tiny_embedder, tmp_path):
 def test_a_slow_tokenizer_is_refused(tiny_embedder):
     with pytest.raises(ExportError, match="is no fast tokenizer"):
         prompting_tokenizer(object(), TEMPLATES[0].frame(tiny_embedder.tokenizer, 16), 16)
+
+
+def tiny_with(tiny_embedder, tokenizer, **config):
+    from transformers import LlamaConfig, LlamaModel
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
+    model = LlamaModel(LlamaConfig(**sizes, vocab_size=len(tiny_embedder.tokenizer) + 8, **config)).eval()
+    return Embedder(model, tokenizer, max_length=64)
+
+
+def ids_of(folder, texts):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    features = model.preprocess(texts)
+    return [row[mask.bool()].tolist() for row, mask in zip(features["input_ids"], features["attention_mask"], strict=True)]
+
+
+def our_ids(embedder, template):
+    return [list(prompt.ids) for prompt in template.tokenize(TEXTS, embedder.tokenizer, embedder.max_length)]
+
+
+def test_sequences_longer_than_the_models_declared_context_are_kept(tiny_embedder, tmp_path):
+    embedder = tiny_with(tiny_embedder, tiny_embedder.tokenizer, max_position_embeddings=32)
+    export_sentence_transformer(embedder, tmp_path / "exported", Strategy("a", TEMPLATES[1], "last"))
+    assert ids_of(tmp_path / "exported", TEXTS) == our_ids(embedder, TEMPLATES[1])
+
+
+def test_special_tokens_in_a_text_are_read_as_the_tokenizer_is_set_to(tiny_embedder, tmp_path):
+    embedder = tiny_with(tiny_embedder, copy.deepcopy(tiny_embedder.tokenizer))
+    embedder.tokenizer.split_special_tokens = True
+    export_sentence_transformer(embedder, tmp_path / "exported", Strategy("a", TEMPLATES[1], "last"))
+    texts = ["x</s>y", "<s> means"]
+    ours = [list(prompt.ids) for prompt in TEMPLATES[1].tokenize(texts, embedder.tokenizer, embedder.max_length)]
+    assert ids_of(tmp_path / "exported", texts) == ours
+
+
+def test_a_tokenizer_with_nothing_to_pad_with_is_refused(tiny_embedder):
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[])))
+    with pytest.raises(ExportError, match="no special token at all to pad with"):
+        prompting_tokenizer(bare, TEMPLATES[0].frame(bare, 16), 16)
+
+
+def test_an_export_with_other_ids_is_not_written(tiny_embedder, tmp_path, monkeypatch):
+    from embedding_adaptation.embedder import export
+
+    monkeypatch.setattr(export, "prompting_tokenizer", lambda tokenizer, frame, length: tokenizer)
+    with pytest.raises(ExportError, match="gives other token ids than template 'one_word'"):
+        export_sentence_transformer(tiny_embedder, tmp_path / "exported", Strategy("a", TEMPLATES[1], "last"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda t: t.name)
+def test_an_empty_text_differs_only_where_nothing_comes_before_it(tiny_embedder, template):
+    tokenizer = tiny_embedder.tokenizer
+    exported = prompting_tokenizer(tokenizer, template.frame(tokenizer, 48), 48)
+    ours = list(template.tokenize([""], tokenizer, 48)[0].ids)
+    begins = [tokenizer.eos_token_id] if template.name in {"bare", "suffix"} else []
+    assert begins + exported([""])["input_ids"][0] == ours

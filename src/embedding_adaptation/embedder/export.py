@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import json
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.strategy import Strategy
-    from embedding_adaptation.embedder.template import Frame
+    from embedding_adaptation.embedder.template import Frame, PromptTemplate
 
 # Our names of poolings, and sentence-transformers'.
 POOLING_MODES: dict[str, str | tuple[str, ...]] = {
@@ -52,9 +51,7 @@ def export_sentence_transformer(embedder: Embedder, folder: str | Path, strategy
             sentence-transformers does not have; or the tokenizer is not a fast one.
         FileExistsError: If there is something at that path.
     """
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
+    from transformers import AutoTokenizer
 
     strategy = strategy or embedder.strategy
     _check(embedder, strategy)
@@ -62,28 +59,68 @@ def export_sentence_transformer(embedder: Embedder, folder: str | Path, strategy
     if target.exists():
         msg = f"{target} is already there; choose another folder or remove it"
         raise FileExistsError(msg)
-    tokenizer = prompting_tokenizer(
-        embedder.tokenizer, strategy.templates[0].frame(embedder.tokenizer, embedder.max_length), embedder.max_length
-    )
+    template = strategy.templates[0]
+    tokenizer = prompting_tokenizer(embedder.tokenizer, template.frame(embedder.tokenizer, embedder.max_length), embedder.max_length)
     backbone = embedder.backbone
     if hasattr(backbone, "merge_and_unload"):
         backbone = copy.deepcopy(backbone).merge_and_unload()
-    with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as plain:
-        backbone.save_pretrained(plain, safe_serialization=True)
-        tokenizer.save_pretrained(plain)
-        transformer = Transformer(
-            plain,
-            model_kwargs={"dtype": backbone.dtype},
-            modality_config={"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-            module_output_name="token_embeddings",
-            max_seq_length=embedder.max_length,
-        )
-        modules: list[Any] = [transformer, Pooling(transformer.get_embedding_dimension(), POOLING_MODES[strategy.pooling])]
-        if strategy.normalise:
-            modules.append(Normalize())
-        model = SentenceTransformer(modules=modules, device="cpu")
-        with replacing_folder(target) as work:
-            model.save_pretrained(str(work), create_model_card=False, safe_serialization=True)
+    with replacing_folder(target) as work:
+        tokenizer.save_pretrained(work)
+        backbone.config.save_pretrained(work)
+        # As sentence-transformers will load it: for some model types transformers rebuilds the tokenizer from its vocabulary.
+        _check_ids(AutoTokenizer.from_pretrained(work, model_max_length=embedder.max_length), embedder, template)
+        backbone.save_pretrained(work, safe_serialization=True)
+        _write_modules(work, POOLING_MODES[strategy.pooling], int(backbone.config.hidden_size), embedder.max_length, strategy.normalise)
+
+
+def _write_modules(work: Path, pooling: str | tuple[str, ...], width: int, max_length: int, normalise: bool) -> None:  # noqa: FBT001
+    """Write what ``SentenceTransformer.save`` writes, without a second copy of the weights in memory and on disk."""
+    import sentence_transformers
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    def write(name: str, content: Any) -> None:
+        (work / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    transformer = {
+        "transformer_task": "feature-extraction",
+        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
+        "module_output_name": "token_embeddings",
+        # Said here, or sentence-transformers cuts to the model's max_position_embeddings where that is less.
+        "max_seq_length": max_length,
+    }
+    write("sentence_bert_config.json", transformer)
+    modules: list[dict[str, Any]] = [{"idx": 0, "name": "0", "path": "", "type": f"{Transformer.__module__}.Transformer"}]
+    further: list[Any] = [Pooling(width, pooling), Normalize()] if normalise else [Pooling(width, pooling)]
+    for index, module in enumerate(further, start=1):
+        kind = type(module)
+        path = f"{index}_{kind.__name__}"
+        (work / path).mkdir()
+        module.save(str(work / path))
+        modules.append({"idx": index, "name": str(index), "path": path, "type": f"{kind.__module__}.{kind.__name__}"})
+    write("modules.json", modules)
+    about = {
+        "__version__": {"sentence_transformers": sentence_transformers.__version__},
+        "default_prompt_name": None,
+        "model_type": "SentenceTransformer",
+        "prompts": {"query": "", "document": ""},
+        "similarity_fn_name": "cosine",
+    }
+    write("config_sentence_transformers.json", about)
+
+
+def _check_ids(exported: PreTrainedTokenizerBase, embedder: Embedder, template: PromptTemplate) -> None:
+    end = embedder.tokenizer.eos_token or ""
+    probes = [" A text, no more. ", f"Ünïcode 🎉 مرحبا\n{template.suffix} {end}!!", "long " * embedder.max_length]
+    ours = [list(prompt.ids) for prompt in template.tokenize(probes, embedder.tokenizer, embedder.max_length)]
+    theirs = exported(probes, truncation="longest_first", return_attention_mask=False)["input_ids"]
+    for probe, our_ids, their_ids in zip(probes, ours, theirs, strict=True):
+        if our_ids != their_ids:
+            msg = (
+                f"{type(exported).__name__}, which transformers loads for model type {embedder.backbone.config.model_type!r}, gives other "
+                f"token ids than template {template.name!r} for {probe[:40]!r}; it cannot be exported, Embedder.save keeps it as it is"
+            )
+            raise ExportError(msg)
 
 
 def prompting_tokenizer(tokenizer: PreTrainedTokenizerBase, frame: Frame, max_length: int) -> PreTrainedTokenizerBase:
@@ -121,16 +158,21 @@ def prompting_tokenizer(tokenizer: PreTrainedTokenizerBase, frame: Frame, max_le
         "special_tokens": special,
     }
     description["truncation"] = description["padding"] = None
-    end = tokenizer.eos_token
+    # Padding is masked, so any special token will do; an ordinary one would become special, and texts that hold it other ids.
+    padding = tokenizer.pad_token or tokenizer.eos_token or next(iter(tokenizer.get_added_vocab()), None)
+    if padding is None:
+        msg = "the tokenizer has no special token at all to pad with, which a batch of sentence-transformers needs; give it a pad_token"
+        raise ExportError(msg)
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(description)),
         bos_token=tokenizer.bos_token,
-        eos_token=end,
-        pad_token=tokenizer.pad_token or end or tokenizer.convert_ids_to_tokens(0),
+        eos_token=tokenizer.eos_token,
+        pad_token=padding,
         unk_token=tokenizer.unk_token,
         model_max_length=max_length,
         padding_side="right",
         truncation_side="right",
+        split_special_tokens=tokenizer.split_special_tokens,
         model_input_names=["input_ids", "attention_mask"],
     )
 
