@@ -92,3 +92,44 @@ def test_what_cannot_be_judged_is_an_error(vectors, clusters, message):
 def test_two_vectors_are_too_few():
     with pytest.raises(ValueError, match="at least 3 vectors and got 2"):
         criteria.unit_vectors(NOISE[:2])
+
+
+LENGTHS = np.repeat([1.0, 1.7, 3.3, 9.1, 2.9], 60).astype(np.float32)
+SCALED = LENGTHS[:, None] * RANDOM.normal(size=16).astype(np.float32)
+    (ONE + np.float32(0)) * np.repeat([1.0, 1.7, 3.3, 9.1, 2.9], 60)[:, None].astype(np.float32) * RANDOM.normal(size=16).astype(np.float32)
+)
+
+
+def test_strategies_that_map_all_texts_to_one_point_agree_with_nobody():
+    vectors = {"a": BLOBS, "b": BLOBS + 0.1 * NOISE, "one": ONE, "scaled": SCALED}
+    for agreement in (criteria.neighbour_consensus(vectors), criteria.partition_consensus(vectors, 5)):
+        assert agreement["one"] == agreement["scaled"] == 0.0
+        assert agreement["a"] > 0.1
+
+
+@pytest.mark.parametrize("vectors", [ONE, SCALED, 0 * ONE])
+def test_one_point_is_neither_stable_nor_spread(vectors):
+    assert criteria.cluster_stability(vectors, [5]) == 0.0
+    assert criteria.uniformity(vectors) == pytest.approx(0.0, abs=1e-5)
+
+
+def test_ranking_by_criteria_without_values_is_an_error():
+    table = criteria_table({"blobs": BLOBS, "noise": NOISE}, None, clusters=[5])
+    with pytest.raises(ValueError, match="none of the criteria"):
+        combined_rank(table, ["pair_accuracy", "alignment"])
+
+
+def test_strategies_of_different_texts_or_without_pairs_are_an_error():
+    with pytest.raises(ValueError, match="different numbers of vectors"):
+        criteria_table({"a": BLOBS, "b": NOISE[:50]}, None, clusters=[5])
+    with pytest.raises(ValueError, match="pairs lack strategy 'b'"):
+        criteria_table({"a": BLOBS, "b": NOISE}, {"a": (BLOBS, NOISE)}, clusters=[5])
+
+
+def test_a_number_of_clusters_that_fits_the_texts_but_not_a_resample_is_no_error():
+    assert np.isfinite(criteria.cluster_stability(NOISE[:20], [15]))
+
+
+def test_the_table_is_the_same_every_time():
+    vectors = {"blobs": BLOBS, "noise": NOISE}
+    pd.testing.assert_frame_equal(criteria_table(vectors, None, clusters=[5]), criteria_table(vectors, None, clusters=[5]))

@@ -16,6 +16,7 @@ _TEMPERATURE = 0.05
 _RESAMPLES = 2
 _RESAMPLE_SHARE = 0.7
 _BATCH = 512
+_ONE_POINT = 1e-6  # scatter of unit vectors below which float32 similarities are rounding errors
 
 CRITERIA: dict[str, str] = {
     "effective_rank": "how many directions are in use (RankMe)",
@@ -68,7 +69,9 @@ def uniformity(vectors: np.ndarray) -> float:
     """
     unit = unit_vectors(vectors)
     pairs = np.triu_indices(len(unit), k=1)
-    return float(-np.log(np.exp(4 * ((unit @ unit.T)[pairs] - 1)).mean()))
+    squares = (unit**2).sum(axis=1)  # [N], 1 but for zero vectors
+    distances = squares[:, None] + squares - 2 * unit @ unit.T  # [N, N], squared
+    return float(-np.log(np.exp(-2 * distances[pairs]).mean()))
 
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
@@ -113,10 +116,13 @@ def cluster_stability(vectors: np.ndarray, clusters: Sequence[int], seed: int = 
     from sklearn.metrics import adjusted_rand_score
 
     unit = unit_vectors(vectors)
+    counts = usable_counts(clusters, len(unit))
+    if _is_one_point(unit):
+        return 0.0
     random = np.random.default_rng(seed)
     size = max(3, round(_RESAMPLE_SHARE * len(unit)))
     values = []
-    for count in usable_counts(clusters, size):
+    for count in (min(count, size - 1) for count in counts):
         for _ in range(_RESAMPLES):
             one, other = (_kmeans(unit[random.permutation(len(unit))[:size]], count, seed).predict(unit) for _ in range(2))
             values.append(adjusted_rand_score(one, other) if len(set(one)) > 1 or len(set(other)) > 1 else 0.0)
@@ -145,10 +151,15 @@ def hubness(vectors: np.ndarray) -> float:
 
 
 def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """For each strategy the share of texts' neighbours that they also have under the mean of all other strategies' similarities."""
+    """For each strategy the share of texts' neighbours that they also have under the mean of all other strategies' similarities.
+
+    A strategy whose vectors are all one has no neighbours: it gets 0 and no say.
+    """
 
     def standardised(matrix: np.ndarray) -> np.ndarray:
         unit = unit_vectors(matrix)
+        if _is_one_point(unit):
+            return np.zeros((len(unit), len(unit)), np.float32)
         scores = unit @ unit.T
         return (scores - scores.mean()) / max(float(scores.std()), 1e-6)
 
@@ -158,6 +169,9 @@ def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
     agreement = {}
     for name, matrix in vectors.items():
         own = standardised(matrix)
+        if not own.any():
+            agreement[name] = 0.0
+            continue
         mine, theirs = _nearest(own), _nearest(total - own)
         both = [len(set(a) & set(b)) for a, b in zip(mine.tolist(), theirs.tolist(), strict=True)]
         agreement[name] = float(np.mean(both)) / mine.shape[1]
@@ -165,14 +179,17 @@ def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def partition_consensus(vectors: Mapping[str, np.ndarray], clusters: int, seed: int = 0) -> dict[str, float]:
-    """For each strategy the mean adjusted Rand index of its k-means clusters with those of all other strategies."""
+    """For each strategy the mean adjusted Rand index of its k-means clusters with those of all others; 0 where all vectors are one."""
     from sklearn.metrics import adjusted_rand_score
 
-    assigned = {name: _kmeans(unit_vectors(matrix), clusters, seed).labels_ for name, matrix in vectors.items()}
+    units = {name: unit_vectors(matrix) for name, matrix in vectors.items()}
+    assigned = {name: None if _is_one_point(unit) else _kmeans(unit, clusters, seed).labels_ for name, unit in units.items()}
     names = list(assigned)
     agreement = np.zeros((len(names), len(names)))
     for i, one in enumerate(names):
         for j, other in enumerate(names[:i]):
+            if assigned[one] is None or assigned[other] is None:
+                continue
             agreement[i, j] = agreement[j, i] = adjusted_rand_score(assigned[one], assigned[other])
     return {name: float(agreement[i].sum()) / max(len(names) - 1, 1) for i, name in enumerate(names)}
 
@@ -198,8 +215,17 @@ def criteria_table(
         A row a strategy: ``strategy`` and the :data:`CRITERIA`; those of pairs are NaN where there are none.
 
     Raises:
-        ValueError: If there are too few texts, no number of clusters fits them, or a vector is not finite.
+        ValueError: If there are too few texts, no number of clusters fits them, a vector is not finite, or strategies differ in their texts
+            or lack pairs.
     """
+    sizes = {name: len(matrix) for name, matrix in vectors.items()}
+    if len(set(sizes.values())) > 1:
+        msg = f"strategies have different numbers of vectors: {sizes}; embed the same texts under each"
+        raise ValueError(msg)
+    missing = [name for name in vectors if pairs is not None and name not in pairs]
+    if missing:
+        msg = f"pairs lack strategy {missing[0]!r}; give its pairs, or None for all"
+        raise ValueError(msg)
     looked_at = {name: matrix[:max_texts] for name, matrix in vectors.items()}
     counts = usable_counts(clusters, min((len(matrix) for matrix in looked_at.values()), default=0))
     neighbours = neighbour_consensus(looked_at)
@@ -232,8 +258,15 @@ def criteria_table(
 
 
 def combined_rank(table: pd.DataFrame, criteria: Sequence[str]) -> pd.Series:
-    """The mean of the strategies' ranks under the given criteria, 1 the best; criteria without values are left out."""
+    """The mean of the strategies' ranks under the given criteria, 1 the best; criteria without values are left out.
+
+    Raises:
+        ValueError: If none of the criteria has values.
+    """
     ranks = table[list(criteria)].dropna(axis=1, how="all").rank(ascending=False, method="average")
+    if ranks.empty:
+        msg = f"none of the criteria {list(criteria)} has values, as those of pairs have none without pairs; choose another one"
+        raise ValueError(msg)
     return ranks.mean(axis=1).rename("rank")
 
 
@@ -248,6 +281,11 @@ def usable_counts(clusters: Sequence[int], texts: int) -> list[int]:
         msg = f"no number of clusters of {list(clusters)} is between 2 and the {texts} texts; give smaller ones or more texts"
         raise ValueError(msg)
     return counts
+
+
+def _is_one_point(unit: np.ndarray) -> bool:
+    exact = unit.astype(np.float64)
+    return bool((exact**2).sum(axis=1).mean() - (exact.mean(axis=0) ** 2).sum() < _ONE_POINT)
 
 
 def _nearest(scores: np.ndarray) -> np.ndarray:
