@@ -96,8 +96,6 @@ def test_two_vectors_are_too_few():
 
 LENGTHS = np.repeat([1.0, 1.7, 3.3, 9.1, 2.9], 60).astype(np.float32)
 SCALED = LENGTHS[:, None] * RANDOM.normal(size=16).astype(np.float32)
-    (ONE + np.float32(0)) * np.repeat([1.0, 1.7, 3.3, 9.1, 2.9], 60)[:, None].astype(np.float32) * RANDOM.normal(size=16).astype(np.float32)
-)
 
 
 def test_strategies_that_map_all_texts_to_one_point_agree_with_nobody():
