@@ -38,6 +38,7 @@ GRIDS = (
 )
 SEEDS = (0, 1, 2)
 MOST = 3  # criteria in a combination
+DEFAULT = "one_word.last.-1"
 
 
 def measured(path: Path, texts: int, embedder_options: EmbedderOptions) -> pd.DataFrame:
@@ -101,25 +102,23 @@ def main() -> None:
     for criteria in [*singles, *best]:
         values = "".join(f"{agreement(t, criteria):>+14.2f}  (-{regret(t, criteria):.3f})" for t in tables.values())
         print(f"{' + '.join(criteria):<60}{values}{means[criteria]:>+8.2f}")
-    print("\nPicked on the other files")
     left_out = {}
-    for name in names:
-        others = [tables[other] for other in names if other != name]
-        if not others:
-            continue
-        picked = max(combinations, key=lambda c: float(np.mean([agreement(table, c) for table in others])))
-        table = tables[name]
-        left_out[name] = {
-            "criteria": picked,
-            "spearman": round(agreement(table, picked), 3),
-            "chosen": table["strategy"].iloc[int(combined_rank(table, picked).to_numpy().argmin())],
-            "v_measure": round(float(table["v_measure"].max() - regret(table, picked)), 3),
-            "best": table["strategy"].iloc[int(table["v_measure"].to_numpy().argmax())],
-            "best_v_measure": round(float(table["v_measure"].max()), 3),
-            "default_v_measure": round(float(table.set_index("strategy")["v_measure"]["one_word.last.-1"]), 3),
-            "median_v_measure": round(float(table["v_measure"].median()), 3),
-        }
-        print(f"  {name}: {left_out[name]}")
+    for kind, candidates in (("one criterion", singles), (f"up to {MOST} criteria", combinations)):
+        print(f"\nPicked on the other files, {kind}")
+        for name in names if len(names) > 1 else ():
+            others = [tables[other] for other in names if other != name]
+            picked = max(candidates, key=lambda c: float(np.mean([agreement(table, c) for table in others])))
+            table = tables[name].set_index("strategy")["v_measure"]
+            chosen = tables[name]["strategy"].iloc[int(combined_rank(tables[name], picked).to_numpy().argmin())]
+            left_out[f"{name}, {kind}"] = {
+                "criteria": picked,
+                "spearman": round(agreement(tables[name], picked), 3),
+                "chosen": {chosen: round(table[chosen], 3)},
+                "best": {table.idxmax(): round(table.max(), 3)},
+                "default": {DEFAULT: round(table[DEFAULT], 3)},
+                "median": round(table.median(), 3),
+            }
+            print(f"  {name}: {left_out[f'{name}, {kind}']}")
     print(json.dumps({"mean_spearman": {" + ".join(c): round(means[c], 3) for c in [*singles, *best]}, "left_out": left_out}))
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 
 import numpy as np
 import pytest
@@ -138,23 +137,6 @@ def test_packed_rows_are_exact_for_many_families(tiny_embedder, name):
         strategy = Strategy("a", TEMPLATES[2], pooling, (layer,))
         vectors = embedder.encode(TEXTS, strategy, progress=False)
         np.testing.assert_allclose(vectors, by_hand(embedder, strategy, TEXTS), atol=2e-5, err_msg=pooling)
-
-
-def test_a_model_that_mixes_tokens_otherwise_is_computed_text_by_text(tiny_embedder, caplog):
-    import transformers
-
-    config = transformers.MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)
-    torch.manual_seed(0)
-    embedder = Embedder(transformers.AutoModel.from_config(config).eval(), tiny_embedder.tokenizer, max_length=64)
-    embedder.backbone.config.num_attention_heads = 1
-    strategy = Strategy("a", TEMPLATES[1], "last", (-1,))
-    with caplog.at_level(logging.WARNING):
-        vectors = embedder.encode(TEXTS[:3], strategy, progress=False)
-    assert "embedded one by one" in caplog.text
-    ids = strategy.template.tokenize(TEXTS[:1], embedder.tokenizer, 64)[0].ids
-    with torch.inference_mode():
-        expected = embedder.backbone(torch.tensor([ids])).last_hidden_state[0, -1]
-    np.testing.assert_allclose(vectors[0], expected / expected.norm(), atol=1e-5)
 
 
 def test_a_layer_that_ignores_its_attention_is_noticed(tiny_embedder, monkeypatch):

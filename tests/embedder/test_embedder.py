@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from embedding_adaptation.embedder.after_processing import AfterSteps
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
@@ -185,54 +184,6 @@ def test_shards_hold_what_encode_gives_and_are_not_made_twice(tiny_embedder, tmp
         tiny_embedder.encode_to_shards([*TEXTS[:5], None], tmp_path, shard_size=4, progress=False)
 
 
-def test_a_saved_embedder_comes_back_with_strategy_and_after_processing(tiny_embedder, tmp_path):
-    template = PromptTemplate("own", "{text} is", bos=True, eos=True)
-    strategy = Strategy("mine", (template, ONE_WORD), "attention_weighted", (1, -1), attention_layers=(2,), attention_heads=(0,))
-    tiny_embedder.strategy = tiny_embedder.fit(TEXTS, strategy, AfterSteps(remove_components=1, dimensions=16), progress=False)
-    tiny_embedder.save(tmp_path / "saved")
-    loaded = Embedder.load(tmp_path / "saved", device="cpu", dtype="float32")
-    assert loaded.strategy == tiny_embedder.strategy
-    assert loaded.max_length == 64
-    vectors = loaded.encode(TEXTS, progress=False)
-    assert vectors.shape == (6, 16)
-    np.testing.assert_allclose(vectors, tiny_embedder.encode(TEXTS, progress=False), atol=1e-6)
-    with pytest.raises(FileExistsError, match="is already there"):
-        tiny_embedder.save(tmp_path / "saved")
-
-
-def test_an_adapter_is_merged_when_saved(tiny_embedder, tmp_path):
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(0)
-    tiny_embedder.backbone = get_peft_model(tiny_embedder.backbone, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
-    expected = tiny_embedder.encode(TEXTS, progress=False)
-    tiny_embedder.save(tmp_path / "saved")
-    assert not (tmp_path / "saved" / "adapter_config.json").exists()
-    np.testing.assert_allclose(Embedder.load(tmp_path / "saved", dtype="float32").encode(TEXTS, progress=False), expected, atol=1e-5)
-    np.testing.assert_array_equal(tiny_embedder.encode(TEXTS, progress=False), expected)
-
-
-def test_three_lines_embed_texts_with_a_folder_a_gguf_file_or_a_setting(tiny_weights, tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    folder = Embedder.load(str(tiny_weights.base), device="cpu", dtype="float32").encode(TEXTS, progress=False)
-    assert folder.shape == (6, 32)
-    made = Embedder.load("random:tiny-llama", device="cpu", dtype="float32").encode(TEXTS, progress=False)
-    np.testing.assert_allclose(made, folder, atol=1e-6)
-    assert len(list((tmp_path / "embedding-adaptation").iterdir())) == 1
-    Embedder.load("random:tiny-llama", device="cpu", dtype="float32")
-    assert len(list((tmp_path / "embedding-adaptation").iterdir())) == 1
-
-
 def test_a_layer_the_model_does_not_have_is_refused_when_loading(tiny_weights):
     with pytest.raises(ValueError, match="this model has 0 to 3"):
         Embedder.load(tiny_weights, strategy=Strategy("a", BARE, "last", (9,)))
-
-
-def test_a_saved_embedder_of_a_later_format_is_refused(tiny_embedder, tmp_path):
-    import json
-
-    tiny_embedder.save(tmp_path / "saved")
-    settings = json.loads((tmp_path / "saved" / "embedder.json").read_text()) | {"format": 2}
-    (tmp_path / "saved" / "embedder.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="has format 2, this version reads 1"):
-        Embedder.load(tmp_path / "saved")

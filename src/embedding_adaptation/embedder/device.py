@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
@@ -32,13 +33,16 @@ def choose_device(requested: DeviceName = "auto") -> str:
     import torch
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if requested == "auto":
-        return next(name for name, there in available.items() if there)
-    if not available[requested]:
+    chosen = next(name for name, there in available.items() if there) if requested == "auto" else requested
+    if not available[chosen]:
         usable = ", ".join(name for name, there in available.items() if there)
-        msg = f"device {requested!r} was asked for, but this machine has only: {usable}; set device to 'auto' or to one of these"
+        msg = f"device {chosen!r} was asked for, but this machine has only: {usable}; set device to 'auto' or to one of these"
         raise DeviceError(msg)
-    return requested
+    if chosen == "cpu":
+        # oneDNN reads it when it is first used. Packed batches have many shapes, and it would keep what it prepared for a thousand of them:
+        # half a gigabyte. A batch needs a few dozen.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
+    return chosen
 
 
 def choose_dtype(requested: DtypeName = "auto", device: str = "cpu") -> torch.dtype:

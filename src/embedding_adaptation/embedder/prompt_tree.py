@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.template import Frame
 
 
+# Layouts of texts up to this length are kept, half a megabyte each at most; a longer text takes far longer than its layout.
+_KEPT_LENGTH = 512
+
+
 @dataclass(frozen=True)
 class PromptTree:
     """Frames with one prefix.
@@ -69,7 +73,8 @@ class PromptTree:
 
     def layout(self, text_length: int) -> RowLayout:
         """Positions and attention of the rows of texts with this many tokens."""
-        return _layout(self, min(text_length, self.room))
+        length = min(text_length, self.room)
+        return _kept_layout(self, length) if length <= _KEPT_LENGTH else _layout(self, length)
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,6 @@ class RowLayout:
     last: tuple[int, ...]
 
 
-@lru_cache(maxsize=4096)
 def _layout(tree: PromptTree, text_length: int) -> RowLayout:
     import torch
 
@@ -117,3 +121,6 @@ def _layout(tree: PromptTree, text_length: int) -> RowLayout:
         suffixes.append(branch)
         lasts.append(start + length - 1 if length else seen - 1)
     return RowLayout(width, shared, positions, allowed, tuple(texts), tuple(suffixes), tuple(lasts))
+
+
+_kept_layout = lru_cache(maxsize=1024)(_layout)
