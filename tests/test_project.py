@@ -76,12 +76,42 @@ def test_every_artefact_is_a_version_in_the_catalog(finished):
     project, _, _ = finished
     entries = {}
     for file in (project / "conf" / "base" / "catalog").glob("*.yml"):
-        entries |= yaml.safe_load(file.read_text())
+        if file.stem != "strategy_selection":  # no part of the chain
+            entries |= yaml.safe_load(file.read_text())
     versioned = [entry["filepath"].rpartition("/")[2] for entry in entries.values() if entry.get("versioned")]
     names = [name.format(namespace=space) for name in versioned for space in ("base", "adapted")]
     missing = {name for name in names if not versions(project, name)}
     assert not missing
     assert not [path for path in (project / "build" / "kedro-test").rglob("*") if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
+
+
+def test_strategies_are_ranked_without_labels_by_name_of_the_pipeline(finished):
+    project, _, _ = finished
+    command(project, "kedro", "run", "--pipelines=strategy_selection")
+    ranking = pd.read_csv(versions(project, "strategy_ranking.csv")[-1])
+    assert {"bare.last.-1", "one_word.last.-1", "prompted_values"} <= set(ranking["strategy"])
+    assert ranking["rank"].is_monotonic_increasing
+    assert versions(project, "ranking_map.png")
+
+
+def test_a_grid_is_extracted_and_scored_by_option(finished):
+    project, _, _ = finished
+    file = project / "conf" / "test" / "parameters.yml"
+    before = file.read_text()
+    options = yaml.safe_load(before)
+    options["embedder"]["grid"] = {"templates": ["bare", "one_word"], "poolings": ["last", "text_mean"], "layers": [-1, 1]}
+    file.write_text(yaml.safe_dump(options))
+    try:
+        command(
+            project, "kedro", "run", "--pipelines=embedding_extraction,clustering_evaluation", "--params", "clustering_evaluation.seeds=[0]"
+        )
+    finally:
+        file.write_text(before)
+    table = pd.read_csv(versions(project, "strategy_comparison.csv")[-1])
+    assert {"one_word.text_mean.1", "bare.last.-1", "prompted_last_adapted"} <= set(table["strategy"])
+    wrong = command(project, "kedro", "run", "--params", "clustering_evaluation.strategies=[none]", check=False)
+    assert wrong.returncode != 0
+    assert "clustering_evaluation.strategies names the strategy 'none'" in wrong.stderr + wrong.stdout
 
 
 def test_the_report_holds_every_strategy(finished):
