@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.datasets.texts import TextsDataset
+from embedding_adaptation.datasets import texts as texts_module
+from embedding_adaptation.datasets.texts import TextsDataset, TextStreamDataset
 
 
 def write(tmp_path, name, content):
@@ -99,3 +100,57 @@ def test_raw_texts_are_never_written(tmp_path):
         TextsDataset(filepath=path).save(pd.DataFrame())
     assert TextsDataset(filepath=path).exists()
     assert "t.txt" in str(TextsDataset(filepath=path))
+
+
+def as_stream(path, **options):
+    return TextStreamDataset(filepath=str(path), **options)
+
+
+STREAMED = {
+    "t.txt": "one\n\ntwo words\r\nthree\n  \nfour",
+    "t.csv": 'text,label\none,a\n"two, with comma",b\n,c\n"line\nbreak",d\n',
+    "t.tsv": "text\tlabel\none\ta\n\tb\ntwo\tc\n",
+    "t.jsonl": '{"text": "one"}\n\n{"text": null}\n{"text": "two"}\n',
+}
+
+
+@pytest.mark.parametrize("name", [*STREAMED, "t.parquet"])
+def test_a_large_file_is_read_in_pieces_with_the_same_result(tmp_path, monkeypatch, name):
+    path = tmp_path / name
+    if name == "t.parquet":
+        pd.DataFrame({"text": ["one", None, "two"], "other": [1, 2, 3]}).to_parquet(path)
+    else:
+        path.write_bytes(b"\xef\xbb\xbf" * (name == "t.txt") + STREAMED[name].encode())
+    whole = as_stream(path).load().table()
+    monkeypatch.setattr(texts_module, "_READ_AT_ONCE", 0)
+    monkeypatch.setattr(texts_module, "_ROWS", 2)
+    stream = as_stream(path).load()
+    for _ in range(2):
+        pd.testing.assert_frame_equal(stream.table(), whole, check_dtype=False)
+    assert len(list(stream.pieces())) > 1 or len(whole) <= 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("t.csv", b"title,label\none,a\n", "has no column 'text' for the texts, only 'title', 'label'"),
+        ("t.txt", b"one\n\xe9t\xe9\n", "is not utf-8: byte 0xe9; save it as UTF-8"),
+        ("t.jsonl", b'{"text": "one"}\n{"text": \n', "line 2 is not JSON"),
+        ("t.txt", b"\n \n", "column 'text' is empty in all 2 rows"),
+        ("t.docx", b"x", "ends in '.docx'"),
+        ("t.parquet", b"no parquet", "is not a parquet file"),
+    ],
+)
+def test_a_large_file_that_cannot_be_used_says_so(tmp_path, monkeypatch, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    monkeypatch.setattr(texts_module, "_READ_AT_ONCE", 0)
+    with pytest.raises(DatasetError, match=message):
+        as_stream(tmp_path / name).load().table()
+
+
+def test_a_small_file_is_checked_in_full_at_once(tmp_path):
+    (tmp_path / "t.txt").write_bytes(b"one\n" * 100 + b"\xe9\n")
+    with pytest.raises(DatasetError, match="byte 0xe9 in line 101"):
+        as_stream(tmp_path / "t.txt").check_input()
+    with pytest.raises(DatasetError, match="does not exist"):
+        as_stream(tmp_path / "none.txt").check_input()

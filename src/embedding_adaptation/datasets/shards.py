@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,15 +12,43 @@ from kedro.io.core import DatasetError
 from embedding_adaptation.atomic import replacing_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pandas as pd
 
 
-class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", "dict[str, pd.DataFrame]"]):
+class Shards(Mapping[str, "pd.DataFrame"]):
+    """Finished shards by name, in name order; each is read when it is asked for.
+
+    Args:
+        folder: The directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("[!.]*.parquet"))]
+        self._known = set(self._names)
+
+    def __getitem__(self, name: str) -> pd.DataFrame:
+        import pandas as pd
+
+        if name not in self._known:
+            raise KeyError(name)
+        return pd.read_parquet(self._folder / f"{name}.parquet")
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+
+class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", Shards]):
     """Named parquet shards below one directory, each there in full or not at all.
 
-    Saving adds the given shards and leaves the others; loading returns all of them, and an empty mapping where there are none. Kedro's
+    Saving adds the given shards and leaves the others; loading gives a mapping that reads each when it is asked for, an empty one where
+    there are none. Kedro's
     ``PartitionedDataset`` writes in place and cannot load an empty directory.
 
     Args:
@@ -31,11 +60,9 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", "dict[str, pd.
         self._path = Path(filepath)
         self.metadata = metadata
 
-    def load(self) -> dict[str, pd.DataFrame]:
-        """All finished shards by name, in name order."""
-        import pandas as pd
-
-        return {self._name(path): pd.read_parquet(path) for path in sorted(self._path.rglob("*.parquet"))}
+    def load(self) -> Shards:
+        """All finished shards by name."""
+        return Shards(self._path)
 
     def save(self, data: Mapping[str, pd.DataFrame]) -> None:
         """Add shards; one of the same name is replaced."""
@@ -47,11 +74,8 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", "dict[str, pd.
             with replacing_file(target) as work:
                 frame.to_parquet(work, index=False)
 
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self._path).with_suffix("").as_posix()
-
     def _exists(self) -> bool:
-        return any(self._path.rglob("*.parquet"))
+        return any(self._path.rglob("[!.]*.parquet"))
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path)}

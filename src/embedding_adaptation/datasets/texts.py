@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
+
+from embedding_adaptation.text_stream import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,6 +22,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SHOWN = 5
+_READ_AT_ONCE = 64 << 20
+_ROWS = 20_000
 
 
 class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
@@ -42,6 +48,9 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
               filepath: data/01_raw/labelled_texts.csv
               label_column: label
     """
+
+    _endings: ClassVar[tuple[str, ...]] = (".txt", ".csv", ".tsv", ".jsonl", ".parquet")
+    _other_encoding = ", or name its encoding in the catalog (for example encoding: cp1252)"
 
     def __init__(
         self,
@@ -77,6 +86,10 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         raw = self._read()
         if raw.empty:
             self._fail("has no rows; give a file with at least one text")
+        self._check_columns(raw)
+        return self._select(raw)
+
+    def _check_columns(self, raw: pd.DataFrame) -> None:
         columns = {"text": self._text_column, "label": self._label_column, "id": self._id_column}
         for role, column in columns.items():
             if column is not None and column not in raw.columns:
@@ -85,23 +98,23 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
                     f"has no column {column!r} for the {role}s, only {there}; rename one, or set {role}_column in the catalog "
                     "(on the command line: --params text_column=NAME or label_column=NAME, for the corpus corpus_column=NAME)"
                 )
-        return self._select(raw)
 
     def save(self, data: None) -> None:  # noqa: ARG002
         """Refuse: raw texts are an input."""
         msg = f"{self._path.name} holds the user's own texts and is never written"
         raise DatasetError(msg)
 
-    def _select(self, raw: pd.DataFrame) -> pd.DataFrame:
+    def _select(self, raw: pd.DataFrame, first_row: int = 1, *, partial: bool = False) -> pd.DataFrame:
+        """The rows with text; what only the whole file can tell is left out where ``partial``."""
         import pandas as pd
 
-        numbers = pd.Series(range(1, len(raw) + 1), index=raw.index).astype(str)
+        numbers = pd.Series(range(first_row, first_row + len(raw)), index=raw.index).astype(str)
         frame = pd.DataFrame({"id": raw[self._id_column] if self._id_column else numbers, "text": raw[self._text_column]})
         if self._label_column:
             frame["label"] = raw[self._label_column]
         frame = frame.astype(object).where(frame.notna(), "").astype(str)
         empty = frame["text"].str.strip() == ""
-        if empty.all():
+        if empty.all() and not partial:
             self._fail(f"column {self._text_column!r} is empty in all {len(frame)} rows; name the column that holds the texts")
         if empty.any():
             logger.warning(
@@ -138,20 +151,34 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
             self._fail("does not exist; check the path (a relative one starts at the project's root)")
         if not self._path.is_file():
             self._fail("is a folder; give one of the files in it")
-        if self._path.suffix.lower() not in readers:
-            self._fail(f"ends in {self._path.suffix!r}; give one of {', '.join(readers)}")
-        try:
+        if self._path.suffix.lower() not in self._endings:
+            self._fail(f"ends in {self._path.suffix!r}; give one of {', '.join(self._endings)}")
+        with self._reading():
             return readers[self._path.suffix.lower()]()
+
+    @contextmanager
+    def _reading(self, *, whole: bool = True) -> Iterator[None]:
+        import pandas as pd
+        import pyarrow as pa
+
+        try:
+            yield
         except UnicodeDecodeError as error:
             line = error.object[: error.start].count(b"\n") + 1
+            place = f" in line {line}" if whole else ""
             self._fail(
-                f"is not {self._encoding.removesuffix('-sig')}: byte 0x{error.object[error.start]:02x} in line {line}; "
-                "save it as UTF-8, or name its encoding in the catalog (for example encoding: cp1252)"
+                f"is not {self._encoding.removesuffix('-sig')}: byte 0x{error.object[error.start]:02x}{place}; "
+                f"save it as UTF-8{self._other_encoding}"
             )
         except LookupError:
             self._fail(f"cannot be read as {self._encoding!r}, which is no encoding Python knows; correct it in the catalog")
         except PermissionError:
             self._fail("may not be read by this user; change its permissions")
+        except pd.errors.ParserError as error:
+            reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
+            self._fail(f"cannot be split into columns: {reason}; put texts that hold a separator or line break into quotes")
+        except pa.ArrowInvalid as error:
+            self._fail(f"is not a parquet file ({str(error).splitlines()[0]}); write it again")
 
     def _text(self) -> str:
         # The whole file at once: a wrong byte anywhere is found with its place, and before any row is used.
@@ -175,15 +202,15 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
             return pd.read_csv(io.StringIO(self._text()), sep=separator, dtype=str, keep_default_na=False)
         except pd.errors.EmptyDataError:
             return pd.DataFrame()
-        except pd.errors.ParserError as error:
-            reason = str(error).removeprefix("Error tokenizing data. C error: ").strip()
-            self._fail(f"cannot be split into columns: {reason}; put texts that hold a separator or line break into quotes")
 
     def _read_jsonl(self) -> pd.DataFrame:
+        return self._json_rows(self._text().split("\n"), 0)
+
+    def _json_rows(self, lines: list[str], before: int) -> pd.DataFrame:
         import pandas as pd
 
         rows = []
-        for number, line in enumerate(self._text().split("\n"), start=1):
+        for number, line in enumerate(lines, start=before + 1):
             if not line.strip():
                 continue
             try:
@@ -197,12 +224,8 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
 
     def _read_parquet(self) -> pd.DataFrame:
         import pandas as pd
-        import pyarrow as pa
 
-        try:
-            return pd.read_parquet(self._path)
-        except pa.ArrowInvalid as error:
-            self._fail(f"is not a parquet file ({str(error).splitlines()[0]}); write it again")
+        return pd.read_parquet(self._path)
 
     def _fail(self, what: str) -> NoReturn:
         msg = f"{self._path} {what}"
@@ -213,6 +236,95 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
 
     def _describe(self) -> dict[str, Any]:
         return {"filepath": str(self._path), "text_column": self._text_column, "label_column": self._label_column}
+
+
+class TextStreamDataset(TextsDataset):
+    """Unlabelled texts as a :class:`~embedding_adaptation.text_stream.TextStream`; takes what :class:`TextsDataset` takes, but no labels.
+
+    A file of up to 64 MB is read at once and checked in full before any work starts. A larger one is read in pieces each time its texts are
+    asked for; only its first piece is checked at the start.
+    """
+
+    def check_input(self) -> None:
+        """Fail early: read the texts, or the first piece of a large file.
+
+        Raises:
+            DatasetError: If they cannot be used; the message names the file, the row or column and the remedy.
+        """
+        next(iter(self.load().pieces()))
+
+    def load(self) -> TextStream:  # type: ignore[override]
+        """Read and check the texts, or get ready to.
+
+        Raises:
+            DatasetError: If they cannot be used; the message names the file, the row or column and the remedy.
+        """
+        if not self._path.is_file() or self._path.stat().st_size <= _READ_AT_ONCE:
+            return TextStream.of(super().load())
+        return TextStream(self._stream)
+
+    def _stream(self) -> Iterator[pd.DataFrame]:
+        first_row, found = 1, False
+        for raw in self._raw_pieces():
+            self._check_columns(raw)
+            piece = self._select(raw, first_row, partial=True)
+            first_row += len(raw)
+            if len(piece):
+                found = True
+                yield piece
+        if not found:
+            self._fail(f"column {self._text_column!r} is empty in all {first_row - 1} rows; name the column that holds the texts")
+
+    def _raw_pieces(self) -> Iterator[pd.DataFrame]:
+        import itertools
+
+        import pandas as pd
+
+        suffix = self._path.suffix.lower()
+        if suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            columns = [column for column in (self._text_column, self._id_column) if column]
+            with self._reading(whole=False), pq.ParquetFile(self._path) as file:
+                there = [column for column in columns if column in file.schema_arrow.names] or None
+                for batch in file.iter_batches(batch_size=_ROWS, columns=there):
+                    yield batch.to_pandas()
+        elif suffix in {".csv", ".tsv"}:
+            with (
+                self._reading(whole=False),
+                pd.read_csv(
+                    self._path, sep="," if suffix == ".csv" else "\t", dtype=str, keep_default_na=False, encoding=self._encoding,
+                    chunksize=_ROWS,
+                ) as chunks,
+            ):  # fmt: skip
+                yield from chunks
+        elif suffix in {".txt", ".jsonl"}:
+            with self._reading(whole=False), self._path.open(encoding=self._encoding, newline="\n") as file:
+                number = 0
+                while lines := list(itertools.islice(file, _ROWS)):
+                    if suffix == ".txt":
+                        yield pd.DataFrame({self._text_column: [line.removesuffix("\n").rstrip("\r") for line in lines]})
+                    else:
+                        yield self._json_rows(lines, number)
+                    number += len(lines)
+        else:
+            self._read()  # says which endings there are
+
+
+class _Table(TextsDataset):
+    """A file whose columns somebody else chooses."""
+
+    _endings = (".csv", ".tsv", ".jsonl", ".parquet")
+    _other_encoding = ""
+
+
+def read_table(filepath: str) -> pd.DataFrame:
+    """All rows and columns of a ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` file in UTF-8, as they are.
+
+    Raises:
+        DatasetError: If it cannot be read; the message names the file and the remedy.
+    """
+    return _Table(filepath=filepath)._read()  # noqa: SLF001  the class is this module's
 
 
 def _listed(numbers: pd.Series) -> str:

@@ -11,9 +11,11 @@ from kedro.runner import SequentialRunner
 from embedding_adaptation.pipelines.embedding_extraction import create_pipeline
 from embedding_adaptation.pipelines.embedding_extraction.nodes import extract_embeddings
 from embedding_adaptation.pipelines.embedding_extraction.options import ExtractionOptions
+from embedding_adaptation.text_stream import TextStream
 
 TEXTS = pd.DataFrame({"id": ["7", "8", "9"], "text": ["the bus is late", "water", "a house"]})
-CORPUS = pd.DataFrame({"id": list("abcd"), "text": ["street", "garden", "garden", "who will help"]})
+CORPUS_TABLE = pd.DataFrame({"id": list("abcd"), "text": ["street", "garden", "garden", "who will help"]})
+CORPUS = TextStream.of(CORPUS_TABLE)
 OPTIONS = ExtractionOptions(seed=0)
 
 
@@ -67,7 +69,7 @@ def test_after_processing_is_fitted_on_the_corpus_and_kept(tiny_weights, embedde
     chosen = ExtractionOptions(strategies="bare.last.-1.centre", seed=0)
     vectors, after = extract_embeddings(tiny_weights, TEXTS, CORPUS, chosen, embedder_options(grid=grid))
     plain = ExtractionOptions(strategies="bare.last.-1", seed=0)
-    corpus, _ = extract_embeddings(tiny_weights, CORPUS, CORPUS, plain, embedder_options(grid={"templates": ["bare"]}))
+    corpus, _ = extract_embeddings(tiny_weights, CORPUS_TABLE, CORPUS, plain, embedder_options(grid={"templates": ["bare"]}))
     rows = np.unique(corpus.vectors["bare.last.-1"], axis=0)
     np.testing.assert_allclose(after["bare.last.-1.centre"].mean, rows.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(vectors.vectors["bare.last.-1.centre"], axis=1), 1.0, atol=1e-5)

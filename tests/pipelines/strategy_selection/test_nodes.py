@@ -11,9 +11,12 @@ from embedding_adaptation.pipelines.strategy_selection import create_pipeline
 from embedding_adaptation.pipelines.strategy_selection.nodes import rank_strategies
 from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
 from embedding_adaptation.pipelines.strategy_selection.selection import draw_texts, embed_for_ranking, halves
+from embedding_adaptation.text_stream import TextStream
 
 WORDS = ["bus", "house", "water", "street", "garden", "school", "council", "letter", "library"]
-CORPUS = pd.DataFrame({"text": [f"{a} the {b} of {c} will come over" for a in WORDS for b in WORDS[:3] for c in WORDS[3:5]]})
+TABLE = pd.DataFrame({"text": [f"{a} the {b} of {c} will come over" for a in WORDS for b in WORDS[:3] for c in WORDS[3:5]]})
+TABLE.insert(0, "id", TABLE.index.astype(str))
+CORPUS = TextStream.of(TABLE)
 GRID = {"templates": ["bare", "one_word"], "poolings": ["last", "mean"], "after": [{}, {"remove_components": 2}]}
 
 
@@ -41,7 +44,7 @@ def test_strategies_are_ranked_with_every_criterion(tiny_weights, embedder_optio
 
 def test_vectors_for_ranking_are_those_of_the_embedder(tiny_embedder, embedder_options):
     strategies = options().grid.strategies
-    texts = CORPUS["text"].head(30).tolist()
+    texts = TABLE["text"].head(30).tolist()
     vectors, pairs = embed_for_ranking(tiny_embedder, texts, strategies, embedder_options())
     plain = tiny_embedder.encode(texts, embedder_options().strategy("x", strategies["one_word.last.-1"]), progress=False)
     np.testing.assert_allclose(vectors["one_word.last.-1"], plain, atol=1e-5)
@@ -69,7 +72,7 @@ def test_the_draw_has_no_text_twice_and_no_empty_one():
 @pytest.mark.parametrize(
     ("corpus", "changes", "message"),
     [
-        (CORPUS.head(3), {}, "the corpus has 3 different texts; at least 20"),
+        (TextStream.of(TABLE.head(3)), {}, "the corpus has 3 different texts; at least 20"),
         (CORPUS, {"criteria": ["beauty"]}, "names 'beauty', which there is not; there are: effective_rank"),
         (CORPUS, {"grid": None, "strategies": ["bare_mean"]}, "there is 1 strategy to rank"),
         (CORPUS, {"strategies": ["none.*"]}, r"strategy_selection.strategies names the strategy 'none.\*'"),

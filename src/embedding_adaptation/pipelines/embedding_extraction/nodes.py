@@ -9,12 +9,13 @@ from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.embedding_extraction.options import ExtractionOptions
+from embedding_adaptation.text_stream import TextStream
 
 
 def extract_embeddings(
     model: DecoderWeights,
     texts: pd.DataFrame,
-    corpus: pd.DataFrame,
+    corpus: TextStream,
     options: ExtractionOptions,
     embedder_options: EmbedderOptions,
 ) -> tuple[Embeddings, dict[str, AfterProcessing]]:
@@ -38,8 +39,7 @@ def extract_embeddings(
     embedder = load_embedder(model, embedder_options)
 
     def fitting_texts() -> list[str]:
-        unlabelled = corpus["text"].drop_duplicates()
-        return unlabelled.sample(min(options.fitting_texts, len(unlabelled)), random_state=options.seed).tolist()
+        return corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
 
     chosen = {name: every[name] for name in names if every[name].weights == weights}
     strategies = fitted_strategies(embedder, chosen, embedder_options, fitting_texts)

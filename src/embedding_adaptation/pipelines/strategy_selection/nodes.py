@@ -9,6 +9,7 @@ import pandas as pd
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
+from embedding_adaptation.text_stream import TextStream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -17,13 +18,13 @@ else:
 
 
 def rank_strategies(
-    base_model: DecoderWeights, corpus: pd.DataFrame, options: SelectionOptions, embedder_options: EmbedderOptions
+    base_model: DecoderWeights, corpus: TextStream, options: SelectionOptions, embedder_options: EmbedderOptions
 ) -> pd.DataFrame:
     """Rank strategies of the base model on unlabelled texts.
 
     Args:
         base_model: The weights.
-        corpus: Unlabelled texts with ``text``.
+        corpus: Unlabelled texts.
         options: Which strategies, criteria and texts.
         embedder_options: Templates, and further strategies.
 
@@ -39,7 +40,13 @@ def rank_strategies(
     embedder_options.check_strategies(every)
     base = {name: strategy for name, strategy in every.items() if strategy.weights == "base"}
     names = chosen_names(options.strategies, base, "strategy_selection.strategies")
-    return rank(base_model, corpus["text"].tolist(), {name: base[name] for name in names}, options, embedder_options)
+    return rank(
+        base_model,
+        corpus.sample(options.max_texts, options.seed)["text"].tolist(),
+        {name: base[name] for name in names},
+        options,
+        embedder_options,
+    )
 
 
 def plot_ranking(strategy_ranking: pd.DataFrame, options: SelectionOptions) -> Figure:

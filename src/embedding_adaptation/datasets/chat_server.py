@@ -1,0 +1,84 @@
+"""The key of a chat server, from Kedro's credentials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kedro.io import AbstractDataset
+from kedro.io.core import DatasetError
+
+_KEY = "api_key"
+_PLACE = "chat_server: {api_key: ...} in conf/local/credentials.yml"
+
+
+@dataclass(frozen=True)
+class ChatServerKey:
+    """A key that shows itself nowhere.
+
+    Attributes:
+        value: The key, or ``None`` where the server wants none.
+    """
+
+    value: str | None = field(default=None, repr=False)
+
+
+class ChatServerDataset(AbstractDataset[None, ChatServerKey]):
+    """The key of a chat server: ``credentials`` is the only way in, and nothing is written.
+
+    Args:
+        credentials: ``api_key``; empty or missing where the server wants none.
+        metadata: Free values for other tools.
+
+    Raises:
+        DatasetError: If the credentials hold anything else, or a key that cannot be sent. No message shows a value.
+
+    Example:
+        .. code-block:: yaml
+
+            chat_server:
+              type: embedding_adaptation.datasets.chat_server.ChatServerDataset
+              credentials: chat_server
+    """
+
+    def __init__(self, *, credentials: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None) -> None:
+        given = credentials or {}
+        unknown = sorted(str(name) for name in given if name != _KEY)
+        if unknown:
+            msg = f"the credentials of the chat server hold {', '.join(map(repr, unknown))}; they take only {_KEY!r}: {_PLACE}"
+            raise DatasetError(msg)
+        self._key = ChatServerKey(_checked(given.get(_KEY)))
+        self.metadata = metadata
+
+    def load(self) -> ChatServerKey:
+        """The key."""
+        return self._key
+
+    def save(self, data: None) -> None:  # noqa: ARG002
+        """Refuse: keys are never written."""
+        msg = "the key of the chat server comes from Kedro's credentials and is never written"
+        raise DatasetError(msg)
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {}
+
+
+def _checked(key: object) -> str | None:
+    """The key without space around it.
+
+    Raises:
+        DatasetError: If it is no text, or not one an HTTP header can hold: the HTTP library's own message would show it.
+    """
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        msg = f"the {_KEY} of the chat server is {type(key).__name__}, not text; put it into quotes: {_PLACE}"
+        raise DatasetError(msg)
+    key = key.strip()
+    if not (key.isascii() and key.isprintable()):
+        msg = f"the {_KEY} of the chat server holds a line break or a character beyond ASCII; copy it again: {_PLACE}"
+        raise DatasetError(msg)
+    return key or None

@@ -1,0 +1,66 @@
+"""Tables of any length as catalog datasets."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from kedro.io import AbstractVersionedDataset
+from kedro.io.core import DatasetError
+from kedro_datasets._typing import TablePreview
+
+from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.text_stream import TableStream, TextStream
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from kedro.io import Version
+
+
+class TableStreamDataset(AbstractVersionedDataset["TableStream | pd.DataFrame", "TextStream | pd.DataFrame"]):
+    """A parquet file that is written, and if wanted read, piece by piece: the table need not fit into memory.
+
+    Args:
+        filepath: The file, on a local disk.
+        texts: Whether to load a :class:`~embedding_adaptation.text_stream.TextStream` (columns ``id`` and ``text``) instead of a frame.
+        version: Load and save version; ``None`` turns versioning off.
+        metadata: Free values for other tools.
+    """
+
+    def __init__(
+        self, *, filepath: str, texts: bool = False, version: Version | None = None, metadata: dict[str, Any] | None = None
+    ) -> None:
+        self.metadata = metadata
+        self._texts = texts
+        super().__init__(PurePosixPath(filepath), version)
+
+    def load(self) -> TextStream | pd.DataFrame:
+        """A stream over the file, or all of it.
+
+        Raises:
+            DatasetError: If there is no such file.
+        """
+        import pandas as pd
+
+        path = Path(self._get_load_path())
+        if not path.is_file():
+            msg = f"there is no {path}; run the pipeline that writes it first"
+            raise DatasetError(msg)
+        return TextStream.of_parquet(path) if self._texts else pd.read_parquet(path)
+
+    def save(self, data: TableStream | pd.DataFrame) -> None:
+        """Write the table; the file is there in full or not at all."""
+        stream = data if isinstance(data, TableStream) else TableStream.of(data)
+        with replacing_file(Path(self._get_save_path())) as work:
+            stream.write_parquet(work)
+
+    def preview(self, nrows: int = 5) -> TablePreview:
+        """The first rows, for kedro-viz."""
+        first = next(iter(TableStream.of_parquet(Path(self._get_load_path()), rows=nrows).pieces()))
+        return TablePreview(first.to_dict(orient="split"))
+
+    def _exists(self) -> bool:
+        return Path(self._get_load_path()).is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": self._filepath, "texts": self._texts, "version": self._version}

@@ -1,0 +1,119 @@
+"""Tables that are read in pieces, as often as needed."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    import pandas as pd
+
+
+class TableStream:
+    """A table of any length: memory holds one piece of it.
+
+    Args:
+        pieces: Starts reading from the first row and gives one frame after the other, all of the same columns.
+    """
+
+    def __init__(self, pieces: Callable[[], Iterator[pd.DataFrame]]) -> None:
+        self._pieces = pieces
+
+    @classmethod
+    def of(cls, table: pd.DataFrame, rows: int = 10_000) -> Self:
+        """A stream over a table in memory, ``rows`` rows at a time."""
+        return cls(lambda: (table.iloc[start : start + rows] for start in range(0, max(len(table), 1), rows)))
+
+    @classmethod
+    def of_parquet(cls, path: Path, rows: int = 10_000) -> Self:
+        """A stream over a parquet file, ``rows`` rows at a time."""
+
+        def pieces() -> Iterator[pd.DataFrame]:
+            import pyarrow.parquet as pq
+
+            with pq.ParquetFile(path) as file:
+                if not file.metadata.num_rows:
+                    yield file.read().to_pandas()
+                for batch in file.iter_batches(batch_size=rows):
+                    yield batch.to_pandas()
+
+        return cls(pieces)
+
+    def pieces(self) -> Iterator[pd.DataFrame]:
+        """Read from the first row on, a frame at a time."""
+        return self._pieces()
+
+    def table(self) -> pd.DataFrame:
+        """All rows in one table, in memory."""
+        import pandas as pd
+
+        pieces = list(self.pieces())
+        return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame()
+
+    def write_parquet(self, path: Path) -> None:
+        """Write all rows, a piece at a time."""
+        import pandas as pd
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        writer = None
+        try:
+            for piece in self.pieces():
+                if writer is None:
+                    table = pa.Table.from_pandas(piece, preserve_index=False)
+                    writer = pq.ParquetWriter(path, table.schema)
+                else:
+                    table = pa.Table.from_pandas(piece, schema=writer.schema, preserve_index=False)
+                writer.write_table(table)
+        finally:
+            if writer is not None:
+                writer.close()
+        if writer is None:
+            pd.DataFrame().to_parquet(path)
+
+
+class TextStream(TableStream):
+    """A stream of texts: string columns ``id`` and ``text``.
+
+    Example:
+        >>> import pandas as pd
+        >>> stream = TextStream.of(pd.DataFrame({"id": ["1", "2"], "text": ["one", "two"]}))
+        >>> [len(piece) for piece in stream.pieces()]
+        [2]
+        >>> stream.table()["text"].tolist()
+        ['one', 'two']
+    """
+
+    def rows(self) -> Iterator[tuple[str, str]]:
+        """Read from the first row on: id and text of each row."""
+        for piece in self.pieces():
+            yield from zip(piece["id"], piece["text"], strict=True)
+
+    def sample(self, count: int, seed: int = 0) -> pd.DataFrame:
+        """A random draw of distinct texts, in the stream's order; all of them where there are no more than ``count``.
+
+        Which texts are drawn follows from the texts and the seed alone, so that more texts change as little of the draw as possible.
+        """
+        import pandas as pd
+
+        if count < 1:
+            msg = f"a draw of {count} texts was asked for; ask for at least 1"
+            raise ValueError(msg)
+        drawn: list[tuple[int, int, str, str]] = []  # a heap with the largest digest first
+        held: set[int] = set()
+        for row, (text_id, text) in enumerate(self.rows()):
+            digest = int.from_bytes(hashlib.blake2b(f"{seed}/{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+            if digest in held or (len(drawn) == count and digest >= -drawn[0][0]):
+                continue
+            held.add(digest)
+            entry = (-digest, row, text_id, text)
+            if len(drawn) < count:
+                heapq.heappush(drawn, entry)
+            else:
+                held.remove(-heapq.heappushpop(drawn, entry)[0])
+        rows = sorted(drawn, key=lambda entry: entry[1])
+        return pd.DataFrame({"id": [row[2] for row in rows], "text": [row[3] for row in rows]}, dtype=str)
