@@ -1,0 +1,346 @@
+"""Cleaning of a corpus of any length: what is cut out of texts, and which texts are left out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
+from embedding_adaptation.pipelines.data_augmentation.near_duplicates import NearDuplicates
+from embedding_adaptation.text_stream import TextStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    import numpy as np
+    import pandas as pd
+    from numpy.typing import NDArray
+
+    from embedding_adaptation.pipelines.data_augmentation.options import CleaningOptions
+
+REASONS = ("boilerplate", "too_short", "too_long", "language", "duplicate", "near_duplicate", "not_drawn")
+_KEPT = 0  # other verdicts are 1 + the place in REASONS
+_EXAMPLES = 3
+_EXAMPLE_LENGTH = 200
+_LANGUAGE_LENGTH = 2000  # characters by which a text's language is told
+_NO_LANGUAGE = "zxx"  # the model's class of symbols, code and the like, which are not another language
+_PARTITIONS = 64
+
+# Control, format and surrogate characters. White space stays, and so do joiners, which shape letters and emoji, and the format characters
+# that are seen (Arabic number signs).
+_INVISIBLE = re.compile(
+    "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
+    "\ufeff\ufff9-\ufffb\U000e0001\U000e0020-\U000e007f\ud800-\udfff]"
+)
+_SENTENCE = re.compile(
+    r".+?(?:(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++[\"'”’»)\]]*+(?=[\s\u3041-\u9fff])"  # the look-behind keeps rows of dots from taking long
+    r"|[。！？]+[”’」』）]*|$)\s*"
+)
+_SHORTEST_SENTENCE = 3  # words; "Dr." and "e.g." are no sentences
+# Scripts without spaces: a Chinese character or Japanese kana counts as a word, as do four letters of Thai, Lao, Burmese or Khmer.
+_FIRST_UNSPACED = "\u0e00"
+_WORD = re.compile(
+    "[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]{1,4}"
+    "|[^\\s\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]+"
+)
+
+
+def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[TextStream, dict[str, Any]]:
+    """Normalise a corpus and leave out what cannot teach anything.
+
+    Invisible characters are removed, Unicode is composed (NFC), passages that match ``boilerplate`` or stand in more than ``max_repeats``
+    texts are cut out, and white space is joined. Then each text is kept or left out, for the first of these reasons that applies:
+
+    - ``boilerplate``: nothing is left of it;
+    - ``too_short``, ``too_long``: in words (see :func:`count_words`);
+    - ``language``: it is of a language not asked for, and that is sure;
+    - ``duplicate``: it equals an earlier text, without regard to case;
+    - ``near_duplicate``: it resembles an earlier text that is not left out itself (see :class:`~.near_duplicates.NearDuplicates`);
+    - ``not_drawn``: it is not in the random draw, which follows from the texts and the seed alone, not from the corpus's order.
+
+    The corpus is read from the first row two to four times, and once more whenever the result is read. Memory takes about 50 bytes a
+    text; a temporary directory (see :mod:`tempfile` for where that is) takes about 270 in the search for near-duplicates, and 8 for each
+    sentence while repeated ones are counted.
+
+    Args:
+        corpus: Texts with ``id`` and ``text``.
+        options: Cleaning options.
+        seed: What the random draw follows from.
+
+    Returns:
+        The clean texts that are kept, in the corpus's order, and a report: the number of ``texts``, of those left out for each reason,
+        of those ``kept`` and of those with ``cut_passages``; and ``examples`` by reason, as they stand in the corpus, with the id of the
+        earlier text they are ``like``.
+
+    Raises:
+        AugmentationError: If fewer than two texts are left, or a language is unknown.
+    """
+    import numpy as np
+
+    identify = _language_identifier(options.languages) if options.languages else None
+    with TemporaryDirectory(prefix="cleaning_") as folder:
+        repeated = None if options.max_repeats is None else _repeated_passages(corpus, options, options.max_repeats, Path(folder))
+        cutter = _Cutter(options, repeated)
+        search = NearDuplicates(Path(folder), options.near_duplicates) if options.near_duplicates < 1 else None
+        verdicts, digests, cut = _judge(corpus, cutter, options, seed, identify=identify, search=search)
+        passed = np.flatnonzero(verdicts == _KEPT)
+        like = np.full(len(passed), -1, dtype=np.int64)  # of each text that passed, the place of the earlier one it is equal or near to
+        later, earlier = _equals(digests[passed])
+        like[later] = earlier
+        verdicts[passed[later]] = _verdict("duplicate")
+        if search:
+            near = search.find(like >= 0)
+            is_near = near >= 0
+            like[is_near] = near[is_near]
+            verdicts[passed[is_near]] = _verdict("near_duplicate")
+    kept = np.flatnonzero(verdicts == _KEPT)
+    if options.max_texts is not None and len(kept) > options.max_texts:
+        drawn = np.argpartition(digests[kept], options.max_texts - 1)
+        verdicts[kept[drawn[options.max_texts :]]] = _verdict("not_drawn")
+    counts = np.bincount(verdicts, minlength=len(REASONS) + 1).tolist()
+    report = {"texts": len(verdicts), **dict(zip(REASONS, counts[1:], strict=True)), "kept": counts[_KEPT], "cut_passages": cut}
+    if report["kept"] < 2:  # noqa: PLR2004  a pair needs another pair to be told from
+        raise AugmentationError(_too_few(report, options))
+    report["examples"] = _examples(corpus, verdicts, passed, like)
+    return _selected(corpus, cutter, verdicts == _KEPT), report
+
+
+def count_words(text: str) -> int:
+    """Words between white space; of scripts without spaces, Chinese characters and kana, and every four letters of the others."""
+    if text.isascii() or max(text) < _FIRST_UNSPACED:
+        return len(text.split())
+    return len(_WORD.findall(text))
+
+
+class _Cutter:
+    """Normalises texts and cuts passages out of them."""
+
+    def __init__(self, options: CleaningOptions, repeated: NDArray[np.uint64] | None = None) -> None:
+        self._boilerplate = [re.compile(pattern) for pattern in options.boilerplate]
+        self._repeated = repeated  # sorted digests; None cuts none
+
+    def __call__(self, text: str) -> tuple[str, bool]:
+        """The clean text, and whether a passage was cut out of it."""
+        lines, is_cut = self.lines(text)
+        if self._repeated is not None:
+            left = "\n".join(_without_repeats(line, self._repeated) for line in lines.splitlines())
+            is_cut |= len(left.split()) < len(lines.split())
+            lines = left
+        return " ".join(lines.split()), is_cut
+
+    def lines(self, text: str) -> tuple[str, bool]:
+        """The text before repeated passages are cut out and lines joined, and whether boilerplate was cut out."""
+        text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
+        is_cut = False
+        for pattern in self._boilerplate:
+            left = pattern.sub(_gap, text)
+            is_cut |= left != text
+            text = left
+        return text, is_cut
+
+
+def _gap(match: re.Match[str]) -> str:
+    """What stands in place of a passage: nothing, or a space where two words would become one."""
+    before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
+    return " " if match.group() and before.isalnum() and after.isalnum() else ""
+
+
+def _without_repeats(line: str, repeated: NDArray[np.uint64]) -> str:
+    if _is_repeated(line, repeated):
+        return ""
+    sentences = _SENTENCE.findall(line)
+    return "".join(part for part in sentences if not (_is_passage(part, sentences) and _is_repeated(part, repeated)))
+
+
+def _is_repeated(passage: str, repeated: NDArray[np.uint64]) -> bool:
+    import numpy as np
+
+    digest = np.uint64(_passage_digest(passage))
+    place = np.searchsorted(repeated, digest)
+    return bool(place < len(repeated) and repeated[place] == digest)
+
+
+def _is_passage(sentence: str, sentences: list[str]) -> bool:
+    return len(sentences) > 1 and count_words(sentence) >= _SHORTEST_SENTENCE
+
+
+def _passage_digest(passage: str) -> int:
+    return int.from_bytes(hashlib.blake2b(" ".join(passage.lower().split()).encode(), digest_size=8).digest(), "big")
+
+
+def _repeated_passages(corpus: TextStream, options: CleaningOptions, max_repeats: int, folder: Path) -> NDArray[np.uint64]:
+    """Sorted digests of lines and sentences that stand in more texts than ``max_repeats``.
+
+    The digests of all passages go to disk, divided by their first bits, so that each part can be counted in memory.
+    """
+    import numpy as np
+
+    cutter = _Cutter(options)
+    paths = [folder / f"passages{part}" for part in range(_PARTITIONS)]
+    for piece in corpus.pieces():
+        digests = np.fromiter((digest for text in piece["text"] for digest in _passages(cutter.lines(text)[0])), dtype=np.uint64)
+        digests.sort()
+        edges = np.searchsorted(digests, np.arange(1, _PARTITIONS, dtype=np.uint64) * np.uint64(2**64 // _PARTITIONS))
+        for path, part in zip(paths, np.split(digests, edges), strict=True):
+            with path.open("ab") as file:
+                file.write(part.tobytes())
+    repeated = []
+    for path in paths:
+        if path.exists():
+            digests, counts = np.unique(np.fromfile(path, np.uint64), return_counts=True)
+            repeated.append(digests[counts > max_repeats])
+            path.unlink()
+    return np.concatenate(repeated) if repeated else np.empty(0, np.uint64)
+
+
+def _passages(lines: str) -> set[int]:
+    """Digests of a text's lines and sentences."""
+    digests = set()
+    for line in filter(str.strip, lines.splitlines()):
+        digests.add(_passage_digest(line))
+        sentences = _SENTENCE.findall(line)
+        digests.update(_passage_digest(sentence) for sentence in sentences if _is_passage(sentence, sentences))
+    return digests
+
+
+def _language_identifier(languages: Iterable[str]) -> Callable[[str], tuple[str, float]]:
+    """Tells a text's language and how sure that is."""
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    unknown = [language for language in languages if language not in identifier.labels]
+    if unknown:
+        names = ", ".join(map(repr, unknown))
+        msg = f"cleaning.languages has {names}, which cannot be told; choose among {', '.join(sorted(identifier.labels))}"
+        raise AugmentationError(msg)
+    return lambda text: identifier.classify(text[:_LANGUAGE_LENGTH])
+
+
+def _judge(
+    corpus: TextStream,
+    cutter: _Cutter,
+    options: CleaningOptions,
+    seed: int,
+    *,
+    identify: Callable[[str], tuple[str, float]] | None,
+    search: NearDuplicates | None,
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64], int]:
+    """What each text says about itself: a verdict, a digest that is that of its equals, and in how many texts something was cut.
+
+    Texts that are not left out are added to the search for near-duplicates.
+    """
+    import numpy as np
+    from tqdm.auto import tqdm
+
+    verdicts, digests, cut = [np.empty(0, np.uint8)], [np.empty(0, np.uint64)], 0
+    with tqdm(unit="text", desc="clean") as bar:
+        for piece in corpus.pieces():
+            piece_verdicts, piece_digests = bytearray(), bytearray()
+            for raw in piece["text"]:
+                text, is_cut = cutter(raw)
+                cut += is_cut
+                verdict = _verdict_on(text, options, identify, is_cut=is_cut)
+                piece_verdicts.append(verdict)
+                piece_digests += hashlib.blake2b(f"{seed}/{text.lower()}".encode(), digest_size=8).digest()
+                if search and verdict == _KEPT:
+                    search.add(text)
+            verdicts.append(np.frombuffer(piece_verdicts, np.uint8))
+            digests.append(np.frombuffer(piece_digests, np.uint64))
+            bar.update(len(piece))
+    return np.concatenate(verdicts), np.concatenate(digests), cut
+
+
+def _equals(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the digests that equal an earlier one, and of the first one they equal."""
+    import numpy as np
+
+    order = digests.argsort(kind="stable")
+    in_order = digests[order]
+    is_later = np.zeros(len(order), dtype=bool)
+    is_later[1:] = in_order[1:] == in_order[:-1]
+    del in_order
+    begins = np.arange(len(order))
+    begins[is_later] = 0
+    np.maximum.accumulate(begins, out=begins)
+    return order[is_later], order[begins[is_later]]
+
+
+def _verdict_on(text: str, options: CleaningOptions, identify: Callable[[str], tuple[str, float]] | None, *, is_cut: bool) -> int:
+    if not text and is_cut:
+        return _verdict("boilerplate")
+    words = count_words(text)
+    if words < options.min_words:
+        return _verdict("too_short")
+    if options.max_words is not None and words > options.max_words:
+        return _verdict("too_long")
+    if identify and options.languages:
+        language, confidence = identify(text)
+        if language not in {*options.languages, _NO_LANGUAGE} and confidence >= options.language_confidence:
+            return _verdict("language")
+    return _KEPT
+
+
+def _verdict(reason: str) -> int:
+    return REASONS.index(reason) + 1
+
+
+def _too_few(report: dict[str, Any], options: CleaningOptions) -> str:
+    reasons = {
+        "boilerplate": ("nothing but boilerplate", "cut less by cleaning.boilerplate and cleaning.max_repeats"),
+        "too_short": (f"shorter than {options.min_words} words", "lower cleaning.min_words"),
+        "too_long": (f"longer than {options.max_words} words", "raise cleaning.max_words"),
+        "language": (f"not of the languages {', '.join(options.languages or ())}", "add to cleaning.languages"),
+        "duplicate": ("duplicates", ""),
+        "near_duplicate": ("near-duplicates", "raise cleaning.near_duplicates"),
+    }
+    found = [(f"{report[reason]} {what}", way_out) for reason, (what, way_out) in reasons.items() if report[reason]]
+    listed = f" ({', '.join(what for what, _ in found)})" if found else ""
+    ways_out = ["give a larger corpus", *(way_out for _, way_out in found if way_out)]
+    return f"of {report['texts']} corpus texts {report['kept']} are left after cleaning{listed}; {' or '.join(ways_out)}"
+
+
+def _examples(
+    corpus: TextStream, verdicts: NDArray[np.uint8], passed: NDArray[np.int64], like: NDArray[np.int64]
+) -> dict[str, list[dict[str, str]]]:
+    """The first texts left out for each reason, by reason."""
+    import numpy as np
+
+    rows = [row for reason in REASONS for row in np.flatnonzero(verdicts == _verdict(reason))[:_EXAMPLES].tolist()]
+    alike = {}
+    for row in rows:
+        if REASONS[verdicts[row] - 1] in {"duplicate", "near_duplicate"}:
+            alike[row] = int(passed[like[np.searchsorted(passed, row)]])
+    wanted = {*rows, *alike.values()}
+    found: dict[int, tuple[str, str]] = {}
+    for row, (text_id, text) in enumerate(corpus.rows() if wanted else ()):
+        if row in wanted:
+            found[row] = (text_id, text[:_EXAMPLE_LENGTH])
+            if len(found) == len(wanted):
+                break
+    examples: dict[str, list[dict[str, str]]] = {}
+    for row in rows:
+        example = dict(zip(("id", "text"), found[row], strict=True))
+        if row in alike:
+            example["like"] = found[alike[row]][0]
+        examples.setdefault(REASONS[verdicts[row] - 1], []).append(example)
+    return examples
+
+
+def _selected(corpus: TextStream, cutter: _Cutter, kept: NDArray[np.bool_]) -> TextStream:
+    """The clean texts of some rows."""
+
+    def pieces() -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
+        start = 0
+        for piece in corpus.pieces():
+            rows = piece[kept[start : start + len(piece)]]
+            start += len(piece)
+            if len(rows):
+                yield pd.DataFrame({"id": rows["id"].tolist(), "text": [cutter(text)[0] for text in rows["text"]]}, dtype=str)
+
+    return TextStream(pieces)
