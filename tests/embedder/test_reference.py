@@ -29,8 +29,8 @@ def test_packing_that_gives_other_results_is_noticed(tiny_embedder, monkeypatch)
     import embedding_adaptation.embedder.decoder_pass as module
 
     assert packing_is_exact(tiny_embedder)
-    plain = module._plain_attention
-    monkeypatch.setattr(module, "_plain_attention", lambda q, k, v, mask, **more: plain(q, k, v, mask * 0, **more).nan_to_num())
+    plain = module.plain_attention
+    monkeypatch.setattr(module, "plain_attention", lambda q, k, v, mask, **more: plain(q, k, v, mask * 0, **more).nan_to_num())
     assert not packing_is_exact(tiny_embedder)
 
 

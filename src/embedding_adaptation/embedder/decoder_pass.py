@@ -327,7 +327,7 @@ def _packed_attention(
                     )  # [n, H, R, d]
                 else:
                     mask = _mask(running, group.layout, sliding_window, query, repeats=heads // key_heads)  # [G R, P + R]
-                    attended = _plain_attention(q, k, v, mask, scale=scale, softcap=softcap)  # [n, H, R, d]
+                    attended = plain_attention(q, k, v, mask, scale=scale, softcap=softcap)  # [n, H, R, d]
                 output[span].view(n, length, heads, width).copy_(attended.transpose(1, 2))
                 if wants_rows:
                     pieces.append(_last_rows(q, k, allowed, group.layout.last, scale=scale, softcap=softcap))
@@ -338,10 +338,10 @@ def _packed_attention(
     return output[None], None
 
 
-def _plain_attention(
+def plain_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *, scale: float, softcap: float | None
 ) -> torch.Tensor:
-    """Heads that share keys are computed as one long query: no key is copied."""
+    """Attention of ``[n, H, R, d]`` queries under an additive mask; heads that share keys are computed as one long query."""
     import torch
 
     n, heads, length, width = query.shape

@@ -52,7 +52,7 @@ def write_tiny_llama(folder: Path, *, seed: int = 0, hidden_size: int = 32, laye
         num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=512,
+        max_position_embeddings=2048,
         tie_word_embeddings=True,
         bos_token_id=fast.bos_token_id,
         eos_token_id=fast.eos_token_id,

@@ -1,0 +1,121 @@
+"""The user's own pairs, from a file."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from embedding_adaptation.pipelines.data_augmentation.generators.request import (
+    Candidate,
+    Context,
+    GenerationError,
+    Request,
+    digest_fraction,
+    text_key,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    import pandas as pd
+
+    from embedding_adaptation.pipelines.data_augmentation.options import GivenOptions
+
+logger = logging.getLogger(__name__)
+
+_SHOWN = 5
+
+
+def generate(requests: Iterable[Request], options: GivenOptions, context: Context) -> Iterator[Candidate]:  # noqa: ARG001  one signature
+    """Take the pairs of a file.
+
+    Args:
+        requests: Not looked at: the pairs stand for themselves.
+        options: File and columns. A ``weight`` below 1 takes that share of the pairs, the same ones wherever they stand in the file.
+        context: The seed.
+
+    Yields:
+        Pairs in the order of the file, equal ones once. A row's number, counted from 1, is in ``source_id``.
+
+    Raises:
+        GenerationError: If the file cannot be used; the message names the file, the row or column and the remedy.
+    """
+    seen: set[str] = set()
+    for number, first, second in _pairs(options):
+        key = text_key(first, second)
+        if key in seen or (options.weight < 1.0 and digest_fraction(context.seed, key) >= options.weight):
+            continue
+        seen.add(key)
+        yield Candidate(key, f"given:{number}", first, second)
+
+
+def check(options: GivenOptions) -> None:
+    """Check that the file can be used.
+
+    Raises:
+        GenerationError: If it cannot; the message names the file, the row or column and the remedy.
+    """
+    _read(options)
+
+
+def _pairs(options: GivenOptions) -> Iterator[tuple[int, str, str]]:
+    """Row number, first and second text of the rows that have both."""
+    first, second = _read(options)
+    empty = (first.str.strip() == "") | (second.str.strip() == "")
+    if empty.any():
+        numbers = [number for number, missing in enumerate(empty.tolist(), start=1) if missing]
+        logger.warning(
+            "%s: %d of %d rows lack one of the two texts and are left out (row %s)",
+            options.path, len(numbers), len(first), _listed(numbers),
+        )  # fmt: skip
+    for number, (one, other, missing) in enumerate(zip(first, second, empty, strict=True), start=1):
+        if not missing:
+            yield number, one, other
+
+
+def _read(options: GivenOptions) -> tuple[pd.Series, pd.Series]:
+    """Both columns as texts, empty where there is none.
+
+    Raises:
+        GenerationError: If the file cannot be used, or no row has both texts.
+    """
+    from kedro.io.core import DatasetError
+
+    from embedding_adaptation.datasets.texts import read_table
+
+    try:
+        raw = read_table(options.path)
+    except DatasetError as error:
+        msg = f"given pairs: {error}"
+        raise GenerationError(msg) from error
+    if raw.empty:
+        msg = f"given pairs: {options.path} has no rows; give a file with at least one pair"
+        raise GenerationError(msg)
+    columns = {"first_column": options.first_column, "second_column": options.second_column}
+    for setting, column in columns.items():
+        if column not in raw.columns:
+            msg = (
+                f"given pairs: {options.path} has no column {column!r}, only {', '.join(map(repr, raw.columns))}; rename one, or set "
+                f"data_augmentation.generators.given.{setting}"
+            )
+            raise GenerationError(msg)
+    first, second = (_texts(raw[column], options.path) for column in columns.values())
+    if ((first.str.strip() == "") | (second.str.strip() == "")).all():
+        msg = f"given pairs: {options.path} has no row with a text in both {options.first_column!r} and {options.second_column!r}"
+        raise GenerationError(f"{msg}; name the columns that hold them")
+    return first, second
+
+
+def _texts(column: pd.Series, path: str) -> pd.Series:
+    column = column.astype(object)
+    missing = column.isna()
+    wrong = [number for number, value in enumerate(column, start=1) if hasattr(value, "__iter__") and not isinstance(value, str)]
+    if wrong:
+        msg = f"given pairs: {path} has no text but a list or object in column {column.name!r} (row {_listed(wrong)}); write one pair a row"
+        raise GenerationError(msg)
+    return column.where(~missing, "").astype(str)
+
+
+def _listed(numbers: list[int]) -> str:
+    more = ", ..." if len(numbers) > _SHOWN else ""
+    return ", ".join(map(str, numbers[:_SHOWN])) + more

@@ -1,0 +1,168 @@
+"""An instruct model rewrites texts in different styles, through its chat template."""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING
+
+from embedding_adaptation.embedder.device import choose_device, choose_dtype
+from embedding_adaptation.embedder.template import SLOT
+from embedding_adaptation.pipelines.data_augmentation.generators.decoding import AnswerSampler, Prompt, Sampling
+from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from embedding_adaptation.embedder.weights import DecoderWeights
+    from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
+
+# Requests looked at together: sorted by length, those of one style share the beginning of their prompts.
+_WINDOW = 4096
+
+
+def generate(requests: Iterable[Request], options: RewriteOptions, context: Context) -> Iterator[Candidate]:
+    """Let the base model, or a server, rewrite texts.
+
+    The same request gives the same answer whatever else is requested and however many texts are generated at once, up to rounding: in
+    bfloat16, and rarely in float32, two tokens that are all but equally likely may change places with the batch. A server promises
+    nothing of the kind; it is sent a seed for each request.
+
+    Args:
+        requests: Texts and styles.
+        options: Styles and sampling.
+        context: The base model, device and seed.
+
+    Yields:
+        Candidates in the order in which they are finished.
+
+    Raises:
+        GenerationError: If the model cannot be asked; the message says why and what to do.
+    """
+    if options.server is not None:
+        from embedding_adaptation.pipelines.data_augmentation.generators.chat_server import answers
+
+        asked = ((request, conversation(request, options)) for request in requests)
+        for request, text, finished in answers(asked, options, context):
+            yield Candidate.answering(request, text, finished=finished)
+        return
+    stream = iter(requests)
+    first = list(itertools.islice(stream, _WINDOW))
+    if not first:
+        return
+    model, tokenizer = load_generator(context.base_model, context.embedder_options)
+    sampler = AnswerSampler(
+        model,
+        end_ids(model, tokenizer),
+        Sampling(options.temperature, options.top_p, options.max_new_tokens),
+        batch_size=options.batch_size,
+        memory_mb=options.memory_mb,
+    )
+    window = first
+    while window:
+        yield from _answer(sampler, tokenizer, window, options, context.seed)
+        window = list(itertools.islice(stream, _WINDOW))
+
+
+def check(options: RewriteOptions, model: DecoderWeights) -> None:
+    """Check, before anything is loaded, that the model can be asked.
+
+    Raises:
+        GenerationError: If it has no chat template and no server is asked instead.
+    """
+    if options.server is None and not has_chat_template(model):
+        raise GenerationError(_no_chat_template(model.card.source))
+
+
+def has_chat_template(model: DecoderWeights) -> bool:
+    """Whether a model's tokenizer folder holds a chat template."""
+    import json
+
+    if (model.base / "chat_template.jinja").exists():
+        return True
+    config = model.base / "tokenizer_config.json"
+    return config.exists() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+
+
+def conversation(request: Request, options: RewriteOptions) -> list[dict[str, str]]:
+    """What the model is told and asked, as messages of roles and contents."""
+    style = options.styles[request.style]
+    turns = [{"role": "system", "content": options.system_prompt}]
+    for example in style.examples:
+        turns.append({"role": "user", "content": style.instruction.replace(SLOT, example.text)})
+        turns.append({"role": "assistant", "content": example.rewrite})
+    return [*turns, {"role": "user", "content": style.instruction.replace(SLOT, request.source_text)}]
+
+
+def load_generator(weights: DecoderWeights, options: EmbedderOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """The base model with its vocabulary head, and its tokenizer.
+
+    Raises:
+        GenerationError: If the tokenizer has no chat template.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(weights.base)
+    if tokenizer.chat_template is None:
+        raise GenerationError(_no_chat_template(weights.card.source))
+    device = choose_device(options.device)
+    model = AutoModelForCausalLM.from_pretrained(weights.base, dtype=choose_dtype(options.dtype, device))
+    return model.to(device).eval(), tokenizer
+
+
+def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that end an answer."""
+    ids = model.generation_config.eos_token_id
+    listed = ids if isinstance(ids, list) else [ids]
+    return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)
+
+
+def _answer(
+    sampler: AnswerSampler, tokenizer: PreTrainedTokenizerBase, requests: list[Request], options: RewriteOptions, seed: int
+) -> Iterator[Candidate]:
+    room = int(sampler.model.config.get_text_config().max_position_embeddings) - options.max_new_tokens
+    styles = list(options.styles)
+    prompts, asked = [], []
+    for request in requests:
+        ids, shown = _prompt_ids(tokenizer, request, options, room)
+        draws = request.random(seed)
+        prompts.append(Prompt(ids, [draws.random() for _ in range(options.max_new_tokens)]))
+        asked.append((request, shown))
+    for number, answer, finished in sampler.answers(prompts, [styles.index(request.style) for request in requests]):
+        request, shown = asked[number]
+        text = tokenizer.decode(answer, skip_special_tokens=True).strip()
+        yield Candidate.answering(request, text, source_text=shown, finished=finished)
+
+
+def _prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request, options: RewriteOptions, room: int) -> tuple[list[int], str]:
+    """The prompt's tokens, and the text it shows: of one that does not fit the model's window, as many words as do.
+
+    Raises:
+        GenerationError: If not even one word fits.
+    """
+
+    def ids_of(text: str) -> list[int]:
+        shown = conversation(Request(request.key, request.source_id, text, request.turn, request.style), options)
+        prompt = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+        return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+
+    text = request.source_text
+    ids = ids_of(text)
+    while len(ids) > room:
+        words = text.split()
+        fewer = min(len(words) - 1, len(words) * room // len(ids))
+        if fewer < 1:
+            msg = f"style {request.style!r} and its examples leave no room for a text in the model's window; shorten them"
+            raise GenerationError(msg)
+        text = " ".join(words[:fewer])
+        ids = ids_of(text)
+    return ids, text
+
+
+def _no_chat_template(source: str) -> str:
+    return (
+        f"base_model {source!r} has no chat template, so it cannot be asked to rewrite texts; choose its instruction-tuned version, name a "
+        "server in data_augmentation.generators.rewrite.server, or use other generators"
+    )
