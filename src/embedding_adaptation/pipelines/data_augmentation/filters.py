@@ -1,107 +1,199 @@
-"""Filters: which rewrites may become positive pairs.
+"""Filters: which candidates may become positive pairs.
 
-Every filter's score is kept with the pair, and a rejected pair names the first filter that rejected it.
+Verdicts follow from scores and thresholds alone, and a rejected candidate names the first filter that rejected it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
-from difflib import SequenceMatcher
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from embedding_adaptation.pipelines.data_augmentation.scoring import has_end
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from collections.abc import Iterable, Iterator
 
-    from embedding_adaptation.pipelines.data_augmentation.options import FilterOptions
+    from embedding_adaptation.pipelines.data_augmentation.options import FilterOptions, FiltersOptions
 
 ACCEPTED = "accepted"
-REASONS = ("empty", "cut_off", "refusal", "preamble", "copy", "length_ratio", "duplicate")
+REJECTED = "rejected"
+REASONS = (
+    "empty", "cut_off", "refusal", "preamble", "copy", "length_ratio", "language", "question", "repetition", "lost_facts", "invented_facts",
+    "drift", "duplicate",
+)  # fmt: skip
 
-_REFUSAL = re.compile(
-    r"\b(?:as an ai\b|i(?:'m| am) (?:sorry|unable)|i (?:can(?:no|')t|apologi[sz]e|do(?:n't| not) have (?:access|enough))|"
-    r"i(?:'d| would) (?:be happy|need) to|how can i (?:help|assist)|please provide)",
-    re.IGNORECASE,
-)
-# What small instruct models say *about* their answer instead of giving it.
-_PREAMBLE = re.compile(
-    r"^(?:sure\b|certainly\b|of course\b|okay\b[,!]|here(?:'s| is| are)\b|re:|note:)|"
-    r"\b(?:re-?writt?en?|rewriting|paraphras\w*|rephras\w*|revised version|original (?:text|message|sentence)|"
-    r"simpler words|this (?:message|text|sentence)|the (?:message|text|sentence|phrase) (?:is|was|says|could|can|should))\b",
-    re.IGNORECASE,
-)
-_LABEL = re.compile(r"^(?:message|text|sentence|answer|title|topic|subject|question|phrase)\s*:\s*", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"[.!?][\"'”’)]?(?=\s)")
-_QUOTES = "\"'“”‘’`"
+_EXAMPLES = 3
+_EXAMPLE_LENGTH = 300  # characters
+_NO_STYLE = "all"  # what the report calls a generator without styles
+_WORD_CHARACTER = re.compile(r"\w")
 
 
-def tidy_answer(answer: str) -> str:
-    """An answer without the wrapping that carries no meaning: a leading label, enclosing quotation marks, runs of white space."""
-    text = _LABEL.sub("", " ".join(answer.split()))
-    if len(text) > 1 and text[0] in _QUOTES and text[-1] in _QUOTES:
-        text = text[1:-1].strip()
-    return text
-
-
-def cut_back(answer: str) -> str:
-    """An unfinished answer up to the end of its last full sentence; empty if it has none."""
-    ends = list(_SENTENCE_END.finditer(answer))
-    return answer[: ends[-1].end()].rstrip() if ends else ""
-
-
-def copy_similarity(source: str, generated: str) -> float:
-    """Share of the characters of two texts that lie in common runs, 0 to 1, case and white space aside (Ratcliff-Obershelp)."""
-    left, right = (" ".join(text.lower().split()) for text in (source, generated))
-    return SequenceMatcher(None, left, right, autojunk=False).ratio()
-
-
-def length_ratio(source: str, generated: str) -> float:
-    """Words of the rewrite for each word of the text."""
-    return len(generated.split()) / max(len(source.split()), 1)
-
-
-def judge_candidates(candidates: pd.DataFrame, options: FilterOptions) -> pd.DataFrame:
-    """Score every candidate and decide on it.
+def judge(scored: pd.DataFrame, options: FiltersOptions, positives: Positives) -> pd.DataFrame:
+    """Accept or reject candidates.
 
     Args:
-        candidates: ``source_text``, ``generated_text``, ``finished`` and provenance.
-        options: Thresholds.
+        scored: Candidates with ``generator``, ``style``, ``finished`` and their scores (see :func:`.scoring.score`).
+        options: Filters; each judges the candidates of its generators. What has no word is rejected in any case.
+        positives: What has been accepted before; grows by what is accepted now and judged by the filter ``duplicate``.
 
     Returns:
-        The candidates, answers tidied and unfinished ones cut back to their last full sentence, with ``copy_similarity``,
-        ``length_ratio``, ``verdict`` (accepted or rejected) and ``reason`` (empty where accepted).
+        The candidates with ``reason`` (of :data:`REASONS`; empty where accepted) and ``verdict`` (accepted or rejected).
     """
-    answers = [
-        tidy_answer(answer if ended or not options.require_end else cut_back(answer))
-        for answer, ended in zip(candidates["generated_text"], candidates["finished"], strict=True)
-    ]
-    judged = candidates.assign(generated_text=answers)
-    pairs = list(zip(judged["source_text"], judged["generated_text"], strict=True))
-    judged["copy_similarity"] = [copy_similarity(*pair) for pair in pairs]
-    judged["length_ratio"] = [length_ratio(*pair) for pair in pairs]
-    reasons, seen = [], set()
-    for row in judged.itertuples():
-        reason = _reason(row, options)
-        key = str(row.generated_text).lower()
-        if not reason and key in seen:
-            reason = "duplicate"
-        if not reason:
-            seen.add(key)
-        reasons.append(reason)
-    judged["reason"] = reasons
-    judged["verdict"] = [ACCEPTED if not reason else "rejected" for reason in reasons]
-    return judged
+    masks = dict(_rejections(scored, options))
+    reasons = np.select(list(masks.values()), list(masks), default="")  # [N], the first that applies
+    if options.duplicate is not None:
+        asked = np.flatnonzero((reasons == "") & _is_judged(scored, options.duplicate))
+        is_new = positives.first_seen(answer_digests(scored["answer"].iloc[asked]))
+        reasons[asked[~is_new]] = "duplicate"
+    verdicts = np.where(reasons == "", ACCEPTED, REJECTED)
+    return scored.assign(
+        reason=pd.Series(reasons, index=scored.index, dtype=str),
+        verdict=pd.Series(verdicts, index=scored.index, dtype=str),
+    )
 
 
-def _reason(row: object, options: FilterOptions) -> str:
-    generated = str(row.generated_text)  # type: ignore[attr-defined]
-    if not re.search(r"\w", generated):
-        return "empty" if row.finished else "cut_off"  # type: ignore[attr-defined]
-    if _REFUSAL.search(generated) and not _REFUSAL.search(str(row.source_text)):  # type: ignore[attr-defined]
-        return "refusal"
-    if _PREAMBLE.search(generated) and not _PREAMBLE.search(str(row.source_text)):  # type: ignore[attr-defined]
-        return "preamble"
-    if row.copy_similarity > options.max_copy_similarity:  # type: ignore[attr-defined]
-        return "copy"
-    if not options.min_length_ratio <= row.length_ratio <= options.max_length_ratio:  # type: ignore[attr-defined]
-        return "length_ratio"
-    return ""
+class Positives:
+    """The answers accepted so far, as digests: eight bytes each, twice that while some are added.
+
+    Candidates may come in parts: the outcome depends on their order only.
+    """
+
+    def __init__(self) -> None:
+        self._runs: list[np.ndarray] = []  # sorted, each at least twice as long as the next
+
+    def __len__(self) -> int:
+        return sum(map(len, self._runs))
+
+    def first_seen(self, digests: np.ndarray) -> np.ndarray:
+        """Add answers.
+
+        Args:
+            digests: Digests from :func:`answer_digests`, in the order of the candidates.
+
+        Returns:
+            Which of them were not there yet; of equal ones the first.
+        """
+        is_new = np.zeros(len(digests), bool)
+        is_new[np.unique(digests, return_index=True)[1]] = True
+        for run in self._runs:
+            places = np.minimum(np.searchsorted(run, digests), len(run) - 1)
+            is_new &= run[places] != digests
+        added = np.sort(digests[is_new])
+        while self._runs and len(self._runs[-1]) < 2 * len(added):
+            added = np.sort(np.concatenate([self._runs.pop(), added]), kind="stable")
+        if len(added):
+            self._runs.append(added)
+        return is_new
+
+
+def answer_digests(answers: Iterable[str]) -> np.ndarray:
+    """Digests ``[N]`` of answers, equal where these differ in case only; two others are equal once in 2^64."""
+    digests = (hashlib.blake2b(answer.casefold().encode("utf-8", "surrogatepass"), digest_size=8).digest() for answer in answers)
+    return np.frombuffer(b"".join(digests), np.uint64)
+
+
+class Report:
+    """What became of the candidates of each generator and style; these may come in parts."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._examples: dict[tuple[str, str, str], list[dict[str, str]]] = {}
+
+    def add(self, judged: pd.DataFrame) -> None:
+        """Count candidates that :func:`judge` has judged, and keep the first ones of each kind as examples."""
+        self._counts.update(zip(judged["generator"], judged["style"], judged["reason"], strict=True))
+        first = judged.groupby(["generator", "style", "reason"], sort=False).head(_EXAMPLES)
+        columns = (first[name].tolist() for name in ("generator", "style", "reason", "source_text", "answer"))
+        for generator, style, reason, source, answer in zip(*columns, strict=True):
+            examples = self._examples.setdefault((generator, style, reason), [])
+            if len(examples) < _EXAMPLES:
+                examples.append({"source_text": source[:_EXAMPLE_LENGTH], "generated_text": answer[:_EXAMPLE_LENGTH]})
+
+    def result(self) -> dict[str, Any]:
+        """The report in plain values.
+
+        Returns:
+            ``candidates``, ``accepted``, ``acceptance`` (their share), ``rejected`` by reason; ``generators``, each with its own
+            ``candidates``, ``accepted``, ``rejected`` by the reasons that occur, and the same of each of its ``styles``; and ``examples``
+            by generator, style (``all`` where there are none) and reason or ``accepted``.
+        """
+        total = self._tally()
+        generators = sorted({generator for generator, _, _ in self._counts})
+        examples: dict[str, dict[str, dict[str, list[dict[str, str]]]]] = {}
+        for (generator, style, reason), rows in sorted(self._examples.items(), key=lambda item: _order(item[0])):
+            examples.setdefault(generator, {}).setdefault(style or _NO_STYLE, {})[reason or ACCEPTED] = rows
+        return {
+            "candidates": total["candidates"],
+            "accepted": total["accepted"],
+            "acceptance": total["accepted"] / max(total["candidates"], 1),
+            "rejected": {reason: total["rejected"].get(reason, 0) for reason in REASONS},
+            "generators": {
+                generator: self._tally(generator) | {"styles": {style: self._tally(generator, style) for style in self._styles(generator)}}
+                for generator in generators
+            },
+            "examples": examples,
+        }
+
+    def _styles(self, generator: str) -> list[str]:
+        return sorted({style for other, style, _ in self._counts if other == generator and style})
+
+    def _tally(self, generator: str | None = None, style: str | None = None) -> dict[str, Any]:
+        """Counts of one generator and style, or of all."""
+        counts: Counter[str] = Counter()
+        for (its_generator, its_style, reason), count in self._counts.items():
+            if generator in {None, its_generator} and style in {None, its_style}:
+                counts[reason] += count
+        return {
+            "candidates": counts.total(),
+            "accepted": counts[""],
+            "rejected": {reason: counts[reason] for reason in REASONS if counts[reason]},
+        }
+
+
+def _order(key: tuple[str, str, str]) -> tuple[str, str, int]:
+    generator, style, reason = key
+    return generator, style, REASONS.index(reason) if reason else -1
+
+
+def _is_judged(scored: pd.DataFrame, options: FilterOptions) -> np.ndarray:
+    return scored["generator"].isin(options.generators).to_numpy(bool)
+
+
+def _rejections(scored: pd.DataFrame, options: FiltersOptions) -> Iterator[tuple[str, np.ndarray]]:
+    """What each filter but the last one rejects, in the order of the reasons."""
+
+    def column(name: str) -> np.ndarray:
+        return scored[name].to_numpy()
+
+    yield "empty", np.array([_WORD_CHARACTER.search(answer) is None for answer in scored["answer"]], bool)
+    if cut_off := options.cut_off:
+        unfinished = np.flatnonzero(_is_judged(scored, cut_off) & ~column("finished").astype(bool))
+        rejected = np.zeros(len(scored), bool)
+        rejected[unfinished] = [not has_end(answer) for answer in scored["answer"].iloc[unfinished]]
+        yield "cut_off", rejected
+    if refusal := options.refusal:
+        yield "refusal", _is_judged(scored, refusal) & (column("refusal") > 0)
+        yield "preamble", _is_judged(scored, refusal) & (column("preamble") > 0)
+    if copy := options.copy_:
+        yield "copy", _is_judged(scored, copy) & (column("copy_similarity") > copy.max_similarity)
+    if length := options.length:
+        ratio = column("length_ratio")
+        yield "length_ratio", _is_judged(scored, length) & ((ratio < length.min_ratio) | (ratio > length.max_ratio))
+    if language := options.language:
+        differ = (scored["source_language"] != scored["language"]) & (scored["source_language"] != "") & (scored["language"] != "")
+        yield "language", _is_judged(scored, language) & differ.to_numpy(bool) & (column("language_confidence") >= language.confidence)
+    if question := options.question:
+        is_free = scored["style"].isin(question.styles).to_numpy(bool)
+        yield "question", _is_judged(scored, question) & ~is_free & (column("source_question") != column("question"))
+    if repetition := options.repetition:
+        yield "repetition", _is_judged(scored, repetition) & (column("repetition") > repetition.max_share)
+    if facts := options.facts:
+        yield "lost_facts", _is_judged(scored, facts) & (column("lost_facts") > facts.max_lost)
+        yield "invented_facts", _is_judged(scored, facts) & (column("invented_facts") > facts.max_invented)
+    if drift := options.drift:
+        yield "drift", _is_judged(scored, drift) & (column("percentile") < drift.percentile)  # False where there is none

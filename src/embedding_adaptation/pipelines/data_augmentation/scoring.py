@@ -1,0 +1,308 @@
+"""Scores of candidate pairs: everything the filters judge by.
+
+No score depends on a threshold or on other pairs, so that scores are stored once and verdicts can change without scoring again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from embedding_adaptation.pipelines.data_augmentation.cleaning import count_words
+from embedding_adaptation.pipelines.data_augmentation.facts import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from py3langid.langid import LanguageIdentifier
+
+    Similarity = Callable[[list[str], list[str]], np.ndarray]
+
+# Their answers are a language model's free text, which is tidied; of other generators every character is as it should be.
+WRITTEN = ("rewrite", "back_translation")
+
+_LANGUAGE_LENGTH = 2000  # characters by which a text's language is told
+_NO_LANGUAGE = "zxx"  # the model's class of symbols, code and the like
+_FEWEST_TEXTS = 3  # from which there are random pairs worth the name
+_REFERENCE_SHIFTS = 50  # random pairs for each text
+_FEWEST_LOOPING_WORDS = 4
+_FEWEST_WORDS = 6  # from which repeated 3-grams tell
+
+# What instruct models say instead of an answer; these patterns are for lower case with plain apostrophes.
+_REFUSAL = re.compile(
+    r"\b(?:as an? (?:ai\b|(?:large )?language model)|"
+    r"i(?:'m| am)(?: very| so)? sorry,? (?:but )?i(?:'m| am| can| do| could)|"
+    r"(?:sorry|i apologi[sz]e),? (?:but )?(?:for (?:the|any) (?:confusion|error|inconvenience)|i can)|"
+    r"i do(?:n't| not) have (?:access|enough (?:information|context))|"
+    r"i(?:'m| am) not sure (?:i understand|what you (?:mean|are)|how to (?:translate|rewrite|rephrase|answer|respond|help))|"
+    r"i(?:'m| am) (?:not able|unable) to (?:help|assist|provide|answer|rewrite|complete|fulfil)|"
+    r"i (?:can(?:no|')t|can not|won't) (?:help (?:you|with)|assist|fulfil|comply|rewrite|rephrase|answer (?:this|that|your)|"
+    r"translate (?:this|that|the)|provide (?:you|any|a (?:rewrite|response|translation))|generate|engage in)|"
+    r"i(?:'d| would) (?:be (?:happy|glad) to (?:help|assist)|need (?:more|additional|further) (?:information|context|details))|"
+    r"how (?:can|may) i (?:help|assist) you|"
+    r"please (?:provide|share|give|paste|clarify)\b[^.?!]{0,40}\b(?:text|message|sentence|context|information|details)\b|"
+    r"(?:es tut mir leid|lo siento|je suis désolée?|mi dispiace|sinto muito),? (?:aber|pero|mais|ma|mas)\b)",
+)
+# What small instruct models say about their answer.
+_PREAMBLE = re.compile(
+    r"^(?:(?:sure|certainly|of course|absolutely|okay|ok)(?=[,!.:]| here| thing)|here(?:'s| is| are)\b|re:|note:)|"
+    r"^(?:hier (?:ist|is)|voici|aquí (?:está|tienes)|aqui está|ecco)\b[^.!?]{0,80}:|"
+    r"\b(?:re-?writt?en?|rewriting|paraphras\w*|rephras\w*|revised version|original (?:text|message|sentence)|"
+    r"simpler (?:words|terms)|(?:perfect|possible|correct|suggested) (?:answer|alternative|rewrite)|"
+    r"this (?:message|text|sentence)|the (?:message|text|sentence|phrase) (?:is|was|says|could|can|should))\b",
+)
+_LABEL = re.compile(r"^(?:message|text|sentence|answer|title|topic|subject|question|phrase|output)\s*:\s*", re.IGNORECASE)
+_QUOTES = '"“”„«»「」'
+_SINGLE_QUOTES = "'‘’‚`"
+_INNER_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
+
+_CLOSING = "[\"'”’»)\\]」』）]*"
+# A full stop after a single letter or digit, or after these abbreviations, ends no sentence.
+_SENTENCE_END = re.compile(
+    rf"(?:(?<!\b[^\WI])(?<!\b[DM]r|\bMs|\bSt|\bvs)(?<!\bMrs)\.|[!?…؟۔।]){_CLOSING}(?=\s|$)|[。！？]+{_CLOSING}",
+)
+_QUESTION_MARKS = "?？؟"
+_OTHER_MARKS = ".!…。！;:؛۔।"
+_AUXILIARY = r"(?:is|are|am|was|were|does|did|can|could|will|would|should|shall|may|might|must|has)(?:n't)?"
+_SUBJECT = r"(?:i|you|s?he|it|we|they|there|th(?:is|at|ese|ose|e)|any\w*|some\w*|every\w*|no ?one|an?|my|your|our|his|her|its|their)"
+_QUESTION_START = re.compile(
+    r"(?:(?:so|and|but|or|also|hi|hello|hey|please|ok)\b[\s,]*)*"
+    r"(?:(?:who|whom|whose|which|why|how|what(?! an?\b))(?:'\w+)?\b|"
+    rf"(?:when|where)(?:'s\b|\s+(?:to|do|have|had|{_AUXILIARY})\b)|"
+    r"(?:do|have|had)(?:n't)?\s+(?:i|you|we|they|any\w*|these|those)\b|"
+    rf"{_AUXILIARY}\s+{_SUBJECT}\b|any(?:one|body)\s+(?:know|got|else|here)\b)",
+)
+# A word; of Chinese and Japanese a character, of other scripts without spaces up to four letters.
+_TOKEN = re.compile(
+    r"[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]{1,4}|"
+    r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
+)
+_LETTER_LOOP = re.compile(r"([^\W\d]{1,4}?)\1{7,}")
+
+
+def score(candidates: pd.DataFrame, similarity: Similarity | None, reference: np.ndarray | None) -> pd.DataFrame:
+    """Score candidate pairs.
+
+    Args:
+        candidates: ``key``, ``source_text``, ``generated_text``, ``generator`` and ``finished``.
+        similarity: Cosine similarities of the texts of two lists, pair by pair; ``None`` leaves them out.
+        reference: Sorted similarities of random pairs, from :func:`drift_reference`; ``None`` leaves percentiles out.
+
+    Returns:
+        A row a candidate, in their order:
+
+        - ``key``;
+        - ``answer``: the generated text; a language model's is tidied, and one without an end cut back to its last full sentence if it
+          has one;
+        - ``copy_similarity``: edit similarity of text and answer (Indel, 0 to 1), case and white space aside;
+        - ``length_ratio``: words of the answer for each word of the text;
+        - ``refusal``, ``preamble``: 1 where the answer refuses, or speaks about itself, in words that the text does not use;
+        - ``source_language``, ``language``: ISO 639-1 codes; empty where there is none to tell, as of digits;
+        - ``language_confidence``: the lower one of the two;
+        - ``source_question``, ``question``: whether they are questions;
+        - ``repetition``: share of the answer's word 3-grams that have occurred before in it;
+        - ``lost_facts``: share of the text's numbers and names that the answer lacks; 0 where the text has none;
+        - ``invented_facts``: number of the answer's numbers and names that the text lacks;
+        - ``similarity``: of text and answer; NaN where not asked for, and where a side has no word;
+        - ``percentile``: share of random pairs that are not more similar, 0 to 100; NaN where there are none.
+    """
+    sources = candidates["source_text"].tolist()
+    answers = _answers(candidates)
+    pairs = list(zip(sources, answers, strict=True))
+    similarities = _similarities(sources, answers, similarity)
+    return pd.DataFrame(
+        {
+            "key": _strings(candidates["key"]),
+            "answer": _strings(answers),
+            "copy_similarity": _copy_similarities(sources, answers),
+            "length_ratio": np.array([length_ratio(*pair) for pair in pairs], np.float64),
+            "refusal": np.array([_speaks(_REFUSAL, *pair) for pair in pairs], np.int8),
+            "preamble": np.array([_speaks(_PREAMBLE, *pair) for pair in pairs], np.int8),
+            **_languages_and_facts(pairs),
+            "source_question": np.array([is_question(text) for text in sources], bool),
+            "question": np.array([is_question(text) for text in answers], bool),
+            "repetition": np.array([repetition(text) for text in answers], np.float64),
+            "similarity": similarities,
+            "percentile": _percentiles(similarities, reference),
+        }
+    )
+
+
+def drift_reference(texts: list[str], similarity: Similarity) -> np.ndarray:
+    """Similarities of random pairs: what two texts of a corpus have in common without being about the same.
+
+    Args:
+        texts: Texts of the corpus.
+        similarity: Cosine similarities of the texts of two lists, pair by pair.
+
+    Returns:
+        Five pairs for each distinct text, sorted ``[P]``; fewer for less than 11 texts, and none for less than three.
+    """
+    distinct = list(dict.fromkeys(texts))
+    count = len(distinct)
+    if count < _FEWEST_TEXTS:
+        return np.empty(0)
+    # A corpus may be sorted by subject: neighbours in it are no random pairs before the order is.
+    mixed = [distinct[place] for place in np.random.default_rng(0).permutation(count)]
+    shifts = range(1, min(_REFERENCE_SHIFTS, (count - 1) // 2) + 1)  # up to half way round, no pair comes twice
+    shifted = [text for shift in shifts for text in (*mixed[shift:], *mixed[:shift])]
+    return np.sort(np.asarray(similarity(mixed * len(shifts), shifted), np.float64))
+
+
+def tidy_answer(answer: str) -> str:
+    """An answer without the wrapping that carries no meaning: a leading label, enclosing quotation marks, runs of white space."""
+    text = _LABEL.sub("", _unquoted(" ".join(answer.split())))
+    return _unquoted(text)
+
+
+def cut_back(answer: str) -> str:
+    """An unfinished answer up to the end of its last full sentence; empty if it has none."""
+    ends = list(_SENTENCE_END.finditer(answer))
+    return answer[: ends[-1].end()].rstrip() if ends else ""
+
+
+def has_end(answer: str) -> bool:
+    """Whether an answer ends with a full sentence."""
+    return cut_back(answer) == answer
+
+
+def length_ratio(source: str, answer: str) -> float:
+    """Words of the answer for each word of the text."""
+    return count_words(answer) / max(count_words(source), 1)
+
+
+def is_question(text: str) -> bool:
+    """Whether a text ends with a question mark; or with none at all, and its last sentence begins as English questions do.
+
+    Titles such as "how to change an address" are questions too.
+    """
+    is_closed = False
+    for character in reversed(text):
+        if character in _QUESTION_MARKS:
+            return True
+        if character.isalnum():
+            break
+        is_closed |= character in _OTHER_MARKS
+    if is_closed:
+        return False
+    start = 0
+    for end in _SENTENCE_END.finditer(text):
+        start = end.end()
+    return _QUESTION_START.match(_plain(text[start:]).lstrip(" \t\n\"'“„«(-")) is not None
+
+
+def repetition(text: str) -> float:
+    """Share of a text's word 3-grams that have occurred before in it.
+
+    Of fewer than six words: the share of the commonest one where it makes up more than half of at least four, or of a run of letters over
+    and over again where it makes up more than half of the text; else 0.
+    """
+    words = _TOKEN.findall(text.casefold())
+    count = len(words) - 2
+    if len(words) >= _FEWEST_WORDS:
+        return 1.0 - len(set(zip(words, words[1:], words[2:], strict=False))) / count
+    share = max(Counter(words).values()) / len(words) if len(words) >= _FEWEST_LOOPING_WORDS else 0.0
+    loop = _LETTER_LOOP.search(text)
+    if loop:
+        share = max(share, len(loop.group()) / len(text))
+    return share if share > 0.5 else 0.0  # noqa: PLR2004  half
+
+
+def _answers(candidates: pd.DataFrame) -> list[str]:
+    answers = []
+    for text, generator, finished in zip(candidates["generated_text"], candidates["generator"], candidates["finished"], strict=True):
+        if generator in WRITTEN:
+            answers.append(tidy_answer(text if finished else cut_back(text) or text))
+        else:
+            answers.append(text)
+    return answers
+
+
+def _unquoted(text: str) -> str:
+    """A text without quotation marks around all of it, or a first one that is never closed."""
+    for marks in (_QUOTES, _SINGLE_QUOTES):
+        if len(text) > 1 and text[0] in marks and text[-1] in marks:
+            inner = text[1:-1]
+            if not any(mark in _INNER_APOSTROPHE.sub("", inner) for mark in marks):
+                return inner.strip()
+    if text[:1] and text[0] in _QUOTES and not any(mark in text[1:] for mark in _QUOTES):
+        return text[1:].strip()
+    return text
+
+
+def _strings(values: Iterable[str]) -> pd.Series:
+    return pd.Series(list(values), dtype=str)
+
+
+def _speaks(pattern: re.Pattern[str], source: str, answer: str) -> bool:
+    """Whether an answer has words of a kind that its text does not have."""
+    return pattern.search(_plain(answer)) is not None and pattern.search(_plain(source)) is None
+
+
+def _plain(text: str) -> str:
+    return text.lower().replace("’", "'")
+
+
+def _copy_similarities(sources: list[str], answers: list[str]) -> np.ndarray:
+    from rapidfuzz.distance import Indel
+    from rapidfuzz.process import cpdist
+
+    left, right = ([" ".join(text.casefold().split()) for text in texts] for texts in (sources, answers))
+    return cpdist(left, right, scorer=Indel.normalized_similarity, dtype=np.float64)
+
+
+def _languages_and_facts(pairs: list[tuple[str, str]]) -> dict[str, pd.Series | np.ndarray]:
+    source_languages, languages, confidences, lost, invented = [], [], [], [], []
+    for source, answer in pairs:
+        source_language, source_confidence = _language(source)
+        language, confidence = _language(answer)
+        facts, answered = Facts(source, source_language), Facts(answer, language)
+        source_languages.append(source_language)
+        languages.append(language)
+        confidences.append(min(source_confidence, confidence))
+        lost.append(facts.missing_in(answered) / max(len(facts), 1))
+        invented.append(answered.missing_in(facts))
+    return {
+        "source_language": _strings(source_languages),
+        "language": _strings(languages),
+        "language_confidence": np.array(confidences, np.float64),
+        "lost_facts": np.array(lost, np.float64),
+        "invented_facts": np.array(invented, np.int64),
+    }
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+
+
+@lru_cache(1024)  # a text's candidates stand side by side
+def _language(text: str) -> tuple[str, float]:
+    """A text's language and how sure that is; no language where there are no letters, or none of a language."""
+    start = text[:_LANGUAGE_LENGTH]
+    if not any(map(str.isalpha, start)):
+        return "", 0.0
+    language, confidence = _identifier().classify(start)
+    return ("", 0.0) if language == _NO_LANGUAGE else (language, float(confidence))
+
+
+def _similarities(sources: list[str], answers: list[str], similarity: Similarity | None) -> np.ndarray:
+    similarities = np.full(len(sources), np.nan)
+    asked = [place for place, pair in enumerate(zip(sources, answers, strict=True)) if all(any(map(str.isalnum, text)) for text in pair)]
+    if similarity is not None and asked:
+        similarities[asked] = similarity([sources[place] for place in asked], [answers[place] for place in asked])
+    return similarities
+
+
+def _percentiles(similarities: np.ndarray, reference: np.ndarray | None) -> np.ndarray:
+    if reference is None or not len(reference):
+        return np.full(len(similarities), np.nan)
+    places = np.searchsorted(reference, similarities, side="right") * (100.0 / len(reference))
+    return np.where(np.isnan(similarities), np.nan, places)
