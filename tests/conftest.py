@@ -19,6 +19,8 @@ PROJECT = Path(__file__).parents[1]
 # No test may reach for the Hub; those of the Hub's code start a server of their own and a process that is told of it.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tiny models gain nothing from threads, which fight over the cores where something else is running.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

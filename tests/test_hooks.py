@@ -51,9 +51,29 @@ def test_strategies_that_are_not_there_stop_the_run_before_it_starts(embedder_op
         InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
 
 
-def test_earlier_rewrites_may_be_missing(tmp_path):
-    catalog = DataCatalog({"finished_candidates": ShardsDataset(filepath=str(tmp_path / "none"))})
-    InputChecks().before_pipeline_run(pipeline=pipeline("finished_candidates"), catalog=catalog)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generators": {"neighbours": {"templates": ["bare", "none"]}}}, r"generators\.neighbours: .*names the template 'none'"),
+        ({"filters": {"drift": {"strategy": "prompted_last_adapted"}}}, "takes those of the base weights"),
+        ({"filters": {"drift": {"strategy": "none"}}}, r"filters\.drift\.strategy names the strategy 'none'"),
+        ({}, None),
+    ],
+)
+def test_augmentation_names_strategies_of_the_base_model(embedder_options, changes, message):
+    values = {"cleaning": {}, "generators": {"noise": {}}, "filters": {"drift": {"strategy": "prompted_last"}}, "seed": 0} | changes
+    run = pipeline("params:embedder", "params:data_augmentation")
+    catalog = DataCatalog({"params:embedder": MemoryDataset(embedder_options()), "params:data_augmentation": MemoryDataset(values)})
+    if message is None:
+        InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
+        return
+    with pytest.raises(DatasetError, match=message):
+        InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
+
+
+def test_earlier_candidates_may_be_missing(tmp_path):
+    empty = {name: ShardsDataset(filepath=str(tmp_path / "none")) for name in ("finished_candidates", "finished_scores")}
+    InputChecks().before_pipeline_run(pipeline=pipeline(*empty), catalog=DataCatalog(empty))
     assert not (tmp_path / "none").exists()
 
 
@@ -62,7 +82,7 @@ def comparison():
         [
             {"strategy": name, "v_measure": score, "v_measure_sd": 0.01, "v_measure_unique": score, "v_measure_unique_sd": 0.0,
              "ami_unique": score, "ami_unique_sd": 0.0}
-            for name, score in (("prompted_last_adapted", 0.612), ("bare_mean", 0.31))
+            for name, score in (("prompted_values_adapted", 0.612), ("bare_mean", 0.31))
         ]
     )  # fmt: skip
 
@@ -71,7 +91,7 @@ def test_the_table_fits_a_terminal_of_80_columns():
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(comparison_table(comparison()))
     text = console.export_text()
-    assert "prompted_last_adapted" in text
+    assert "prompted_values_adapted" in text
     assert "0.612 ±0.010" in text
     assert "…" not in text
 
@@ -86,7 +106,7 @@ def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
     catalog.save("strategy_comparison", comparison())
     ResultTable().after_pipeline_run(pipeline=pipeline("x", outputs=["strategy_comparison", "report"]), catalog=catalog)
     shown = capsys.readouterr().out
-    assert "prompted_last_adapted" in shown
+    assert "prompted_values_adapted" in shown
     assert "report.md" in shown
     ResultTable().after_pipeline_run(pipeline=pipeline("x"), catalog=catalog)
     assert capsys.readouterr().out == ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -148,19 +149,67 @@ def test_each_pipeline_runs_alone_from_what_is_persisted(finished, name):
     assert "Pipeline execution completed successfully" in result.stderr
     assert len(list((project / "build" / "kedro-test").rglob("*"))) > before
     if name == "data_augmentation":
-        assert "2 of 2 shards of rewrites are there already" in result.stderr
+        assert re.search(r"rewrite: (\d+) of \1 candidates are there already", result.stderr)
+        assert "neighbours: all candidates are there already" in result.stderr
+
+
+def test_candidates_survive_a_killed_process_and_none_is_made_twice(finished, tmp_path):
+    """kill -9 in the middle of rewriting, then the same command: the same pairs as without, and every finished shard as it was."""
+    texts = [f"{a} {b} in the {c} near the {d}" for a in ("bus", "water", "letter") for b in ("time", "help", "people", "work", "school")
+             for c in ("street", "garden", "house", "library") for d in ("council", "school")]  # fmt: skip
+    (tmp_path / "mine.txt").write_text("\n".join(texts))
+    arguments = ["run", "--pipelines=data_augmentation", "--params", f"corpus={tmp_path / 'mine.txt'}"]
+    projects = {}
+    for name in ("killed", "undisturbed"):
+        projects[name] = tmp_path / name
+        shutil.copytree(finished[0], projects[name], ignore=shutil.ignore_patterns("build", "mlruns", "mlflow.db"))
+        file = projects[name] / "conf" / "test" / "parameters.yml"
+        options = yaml.safe_load(file.read_text())
+        options["data_augmentation"] |= {"shard_size": 3, "cleaning": {"max_texts": 90, "near_duplicates": 1.0}}
+        options["data_augmentation"]["generators"] |= {"rewrite": {"weight": 1, "max_new_tokens": 60, "batch_size": 2}}
+        file.write_text(yaml.safe_dump(options))
+    project = projects["killed"]
+    folder = project / "build" / "kedro-test" / "03_primary" / "candidate_pairs"
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "kedro"), *arguments],
+        cwd=project, env={**os.environ, "KEDRO_ENV": "test"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("rewrite-*/*.parquet"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    left = {path: path.stat().st_mtime_ns for path in folder.glob("*/[!.]*.parquet")}
+    assert 3 <= len(left) < 30
+    held = pd.concat(pd.read_parquet(path) for path in left)
+    result = command(project, "kedro", *arguments)
+    assert f"rewrite: {len(held)} of 90 candidates are there already and are kept" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in left} == left
+    command(projects["undisturbed"], "kedro", *arguments)
+    outcomes = {}
+    for name, place in projects.items():
+        shards = sorted((place / "build" / "kedro-test" / "03_primary" / "candidate_pairs").glob("*/[!.]*.parquet"))
+        made = pd.concat(pd.read_parquet(path) for path in shards)
+        assert made["key"][made["generator"] == "rewrite"].is_unique
+        pairs = [pd.read_parquet(versions(place, f"{kind}_pairs.parquet")[-1]) for kind in ("positive", "rejected")]
+        outcomes[name] = (made.sort_values(["generator", "key"], ignore_index=True), *pairs)
+    for one, other in zip(outcomes["killed"], outcomes["undisturbed"], strict=True):
+        pd.testing.assert_frame_equal(one, other)
 
 
 def test_the_users_own_texts_replace_the_sample(finished, tmp_path):
     project = tmp_path / "project"  # of its own: the other tests' newest vectors are of the sample
     shutil.copytree(finished[0], project)
     corpus, labelled = tmp_path / "mine.txt", tmp_path / "mine.tsv"
-    corpus.write_text("".join(f"my own text number {n}\n" for n in range(20)))
+    things = ("house", "garden", "library", "street", "council")
+    corpus.write_text("".join(f"my own {thing} needs {need}\n" for thing in things for need in ("water", "help", "more time", "a letter")))
     labelled.write_text("body\ttopic\n" + "".join(f"labelled text {n}\t{'ab'[n % 2]}\n" for n in range(20)))
     paths = f"corpus={corpus},labelled_texts={labelled},text_column=body,label_column=topic,clustering_evaluation.seeds=[0]"
     command(project, "kedro", "run", "--params", paths)
     pairs = pd.read_parquet(versions(project, "positive_pairs.parquet")[-1])
-    assert pairs["source_text"].str.startswith("my own text").all()
+    assert pairs["source_text"].str.startswith("my own").all()
     scores = pd.read_parquet(versions(project, "clustering_scores.parquet")[-1])
     assert set(scores["documents"]) == {20}
 

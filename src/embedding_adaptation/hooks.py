@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
 
+    from embedding_adaptation.options import EmbedderOptions
+
 RESULT_DATASET = "strategy_comparison"
 _EMBEDDER = "params:embedder"
 
@@ -45,7 +47,8 @@ def _check_names(pipeline: Pipeline, catalog: DataCatalog) -> None:
     if _EMBEDDER not in pipeline.inputs():
         return
     given = catalog.load(_EMBEDDER)
-    names = EmbedderOptions.model_validate(given if isinstance(given, dict) else given.model_dump()).every_strategy
+    embedder = EmbedderOptions.model_validate(given if isinstance(given, dict) else given.model_dump())
+    names = embedder.every_strategy
     for setting, field in (("embedding_extraction", "strategies"), ("clustering_evaluation", "strategies")):
         if f"params:{setting}" in pipeline.inputs():
             options = catalog.load(f"params:{setting}")
@@ -54,10 +57,33 @@ def _check_names(pipeline: Pipeline, catalog: DataCatalog) -> None:
                 chosen_names([patterns] if isinstance(patterns, str) else patterns, names, f"{setting}.{field}")
             except ValueError as error:
                 raise DatasetError(str(error)) from error
+    if "params:data_augmentation" in pipeline.inputs():
+        _check_augmentation(catalog.load("params:data_augmentation"), embedder)
+
+
+def _check_augmentation(given: Any, embedder: EmbedderOptions) -> None:
+    """Check that data augmentation names templates and strategies that there are."""
+    from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
+
+    options = AugmentationOptions.model_validate(given if isinstance(given, dict) else given.model_dump(by_alias=True))
+    neighbours, drift = options.generators.neighbours, options.filters.drift
+    if neighbours:
+        try:
+            embedder.check_strategies(neighbours.strategies)
+        except ValueError as error:
+            msg = f"data_augmentation.generators.neighbours: {error}"
+            raise DatasetError(msg) from error
+    usable = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base" and not strategy.after.title]
+    if drift and drift.strategy not in usable:
+        msg = (
+            f"data_augmentation.filters.drift.strategy names the strategy {drift.strategy!r}; it takes those of the base weights without "
+            f"after-processing: {', '.join(usable)}"
+        )
+        raise DatasetError(msg)
 
 
 # Made by earlier runs, and useful when it is there.
-_OPTIONAL = frozenset({"finished_candidates"})
+_OPTIONAL = frozenset({"finished_candidates", "finished_scores"})
 
 
 def _way_out(name: str) -> str:

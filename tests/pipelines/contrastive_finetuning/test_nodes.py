@@ -24,6 +24,16 @@ def test_no_source_text_is_on_both_sides_and_no_pair_is_lost():
     assert held_out["source_id"].nunique() == 10
 
 
+def test_a_text_on_the_other_side_of_a_pair_is_not_in_both_either():
+    neighbours = pd.DataFrame({"source_id": [str(n) for n in range(40)], "other_id": [str(n + 1) if n % 2 else "" for n in range(40)]})
+    neighbours = neighbours.assign(source_text=neighbours["source_id"], generated_text="x")
+    train, held_out = split_pairs(neighbours, options(validation_share=0.2))
+    texts = [set(part["source_id"]) | set(part["other_id"]) - {""} for part in (train, held_out)]
+    assert texts[0].isdisjoint(texts[1])
+    assert len(held_out) == 8
+    assert 20 < len(train) < 32
+
+
 def test_the_split_follows_the_seed():
     one, two, other = (split_pairs(pairs(40), options(seed=seed))[1]["source_id"].tolist() for seed in (0, 0, 1))
     assert one == two != other

@@ -2,79 +2,137 @@ from __future__ import annotations
 
 import pandas as pd
 import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.runner import SequentialRunner
 from pydantic import ValidationError
 
-from embedding_adaptation.pipelines.data_augmentation.nodes import AugmentationError, clean_corpus, filter_candidates, generate_candidates
+from embedding_adaptation.datasets.chat_server import ChatServerKey
+from embedding_adaptation.datasets.shards import ShardsDataset
+from embedding_adaptation.pipelines.data_augmentation import create_pipeline
+from embedding_adaptation.pipelines.data_augmentation.nodes import AugmentationError, clean_corpus, plot_augmentation
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
+from embedding_adaptation.text_stream import TextStream
+
+STYLES = {name: {"instruction": f"{name} {{text}}"} for name in ("a", "b", "c")}
+OFF = dict.fromkeys(("cut_off", "length", "language", "question", "repetition", "facts", "drift"))
+TABLE = pd.DataFrame(
+    {"id": [str(n) for n in range(12)], "text": [f"the {thing} {place}" for thing in ("bus is late", "water is cold", "letter came")
+                                                 for place in ("today", "in the house", "at school", "on the street")]}
+)  # fmt: skip
 
 
-def options(**cleaning):
-    style = {"instruction": "say {text}"}
-    return AugmentationOptions.model_validate(
-        {
-            "cleaning": cleaning,
-            "generation": {"system_prompt": "rewrite", "styles": {"a": style, "b": style, "c": style}, "max_new_tokens": 3, "seed": 0},
-            "filters": {"require_end": False, "min_length_ratio": 0.0, "max_length_ratio": 100.0},
-        }
-    )
+def options(**changes):
+    values = {
+        "cleaning": {"near_duplicates": 1.0},
+        "generators": {
+            "rewrite": {"system_prompt": "rewrite", "styles": STYLES, "max_new_tokens": 3},
+            "noise": {},
+            "neighbours": {"templates": ["one_word"], "pooling": "last", "layers": -1, "min_similarity": -1.0},
+        },
+        "filters": OFF,
+        "shard_size": 5,
+        "seed": 0,
+    }
+    return AugmentationOptions.model_validate(values | changes)
 
 
-def corpus(*texts):
-    return pd.DataFrame({"id": [str(n) for n in range(1, len(texts) + 1)], "text": texts})
+@pytest.fixture
+def run(tiny_weights, embedder_options, tmp_path):
+    def start(chosen, table=TABLE, nodes=()):
+        catalog = DataCatalog(
+            {
+                "corpus": MemoryDataset(TextStream.of(table)),
+                "base_model": MemoryDataset(tiny_weights, copy_mode="assign"),
+                "chat_server": MemoryDataset(ChatServerKey()),
+                "params:data_augmentation": MemoryDataset(chosen),
+                "params:embedder": MemoryDataset(embedder_options()),
+                "candidate_pairs": ShardsDataset(filepath=str(tmp_path / "candidates")),
+                "finished_candidates": ShardsDataset(filepath=str(tmp_path / "candidates")),
+                "pair_scores": ShardsDataset(filepath=str(tmp_path / "scores")),
+                "finished_scores": ShardsDataset(filepath=str(tmp_path / "scores")),
+                **{
+                    name: MemoryDataset(copy_mode="assign")
+                    for name in ("clean_corpus", "corpus_report", "positive_pairs", "rejected_pairs", "augmentation_report")
+                },
+            }
+        )
+        pipeline = create_pipeline()
+        SequentialRunner().run(pipeline.to_nodes("select_pairs_node"), catalog)
+        return catalog
+
+    return start
 
 
-def test_cleaning_normalises_and_reports_what_went():
-    raw = corpus("cafe\u0301  is  open today", "too short", "CAFÉ is open today", "the bus is late")
-    before = raw.copy()
-    clean, report = clean_corpus(raw, options())
-    assert clean.to_dict("list") == {"id": ["1", "4"], "text": ["café is open today", "the bus is late"]}
-    assert report == {"texts": 4, "too_short": 1, "duplicate": 1, "not_drawn": 0, "kept": 2}
-    pd.testing.assert_frame_equal(raw, before)
+def test_a_corpus_becomes_accepted_and_rejected_pairs_with_their_history(run):
+    catalog = run(options())
+    accepted, rejected = (catalog.load(f"{kind}_pairs").table() for kind in ("positive", "rejected"))
+    report = catalog.load("augmentation_report")
+    assert len(accepted) + len(rejected) == report["candidates"]
+    assert set(report["generators"]) == {"rewrite", "noise", "neighbours"}
+    assert {
+        "pair_id", "source_id", "source_text", "generated_text", "generator", "style", "model", "revision", "seed", "fingerprint",
+        "copy_similarity", "length_ratio", "similarity", "verdict",
+    } <= set(accepted)  # fmt: skip
+    assert set(rejected["reason"]) <= {reason for reason, count in report["rejected"].items() if count}
+    assert accepted["pair_id"].is_unique
+    neighbours = accepted[accepted["generator"] == "neighbours"]
+    assert set(neighbours["other_id"]) <= set(TABLE["id"])
+    assert len(plot_augmentation(report).axes) >= 1
 
 
-def test_a_draw_is_random_reproducible_and_in_order():
-    raw = corpus(*(f"text number {n}" for n in range(50)))
-    one, report = clean_corpus(raw, options(max_texts=10))
-    two, _ = clean_corpus(raw, options(max_texts=10))
-    pd.testing.assert_frame_equal(one, two)
-    assert report["not_drawn"] == 40
-    assert one["id"].astype(int).is_monotonic_increasing
-    assert one["id"].tolist() != [str(n) for n in range(1, 11)]
+def test_a_second_run_makes_nothing_again_and_comes_to_the_same(run, tmp_path):
+    first = run(options()).load("positive_pairs").table()
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    second = run(options(shard_size=50)).load("positive_pairs").table()
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")} == before
+    pd.testing.assert_frame_equal(first, second)
 
 
-def test_a_corpus_of_which_nothing_is_left_is_refused():
-    with pytest.raises(AugmentationError, match=r"of 2 corpus texts 1 are left after cleaning \(1 shorter than 3 words"):
-        clean_corpus(corpus("one two three", "one"), options())
+def test_thresholds_change_verdicts_without_scoring_again(run, tmp_path):
+    loose = run(options()).load("augmentation_report")
+    before = set(tmp_path.rglob("*.parquet"))
+    strict = options(filters=OFF | {"copy": {"generators": ["neighbours"], "max_similarity": 0.0}})
+    report = run(strict).load("augmentation_report")
+    assert set(tmp_path.rglob("*.parquet")) == before
+    assert report["accepted"] < loose["accepted"]
+    assert report["generators"]["neighbours"]["accepted"] == 0
 
 
-def test_generated_candidates_are_judged_and_other_generations_left_alone(tiny_weights, embedder_options):
-    texts = corpus("the bus is late", "water in the house", "please help me now")
-    shards = {}
-    for shard in generate_candidates(texts, tiny_weights, {}, options(), embedder_options()):
-        shards |= shard
-    stale = {"000000000000/00000": next(iter(shards.values())).assign(source_text="stale")}
-    accepted, rejected, report = filter_candidates(shards | stale, texts, tiny_weights, options())
-    assert len(accepted) + len(rejected) == report["candidates"] == 3
-    assert "stale" not in set(accepted["source_text"]) | set(rejected["source_text"])
-    assert {"pair_id", "source_id", "style", "copy_similarity", "length_ratio", "seed"} <= set(accepted)
-    assert sum(report["rejected"].values()) == len(rejected)
-    assert sum(style["candidates"] for style in report["styles"].values()) == 3
-    assert report["examples"]
+def test_no_accepted_pair_is_an_error_with_the_reasons(run):
+    nothing = options(generators={"identity": {}}, filters=OFF | {"copy": {"generators": ["identity"], "max_similarity": 0.5}})
+    with pytest.raises(AugmentationError, match=r"none of 12 candidates passed the filters \(rejected: {'copy': 12}\)"):
+        run(nothing)
 
 
-def test_no_accepted_pair_is_an_error_with_the_reasons(tiny_weights):
-    from embedding_adaptation.pipelines.data_augmentation.generation import generation_fingerprint
+def test_drift_is_judged_under_the_base_model(run):
+    filters = OFF | {"drift": {"generators": ["noise"], "strategy": "prompted_last", "percentile": 100.0, "reference_texts": 12}}
+    catalog = run(options(generators={"noise": {"delete_words": 0.6}}, filters=filters))
+    pairs = pd.concat([catalog.load("positive_pairs").table(), catalog.load("rejected_pairs").table()])
+    assert pairs["percentile"].between(0, 100).all()
+    assert set(pairs.loc[pairs["percentile"] < 100, "reason"]) <= {"drift"}
 
-    texts = corpus("the bus is late", "water in the house")
-    name = generation_fingerprint(texts, tiny_weights.card.sha256, options().generation)
-    shard = pd.DataFrame(
-        {"source_id": ["1"], "source_text": ["the bus is late"], "style": ["a"], "generated_text": [""], "finished": [True]}
-    )
-    with pytest.raises(AugmentationError, match=r"none of 1 rewrites passed the filters .*'empty': 1"):
-        filter_candidates({f"{name}/00000": shard}, texts, tiny_weights, options())
+
+def test_cleaning_takes_the_options(run):
+    clean, report = clean_corpus(TextStream.of(TABLE), options(cleaning={"max_texts": 5}))
+    assert report["kept"] == len(clean.table()) == 5
 
 
 @pytest.mark.parametrize("styles", [{}, {"a": {"instruction": "no slot"}}, {"a": {"instruction": "{text}", "tone": "warm"}}])
 def test_wrong_styles_are_refused(styles):
     with pytest.raises(ValidationError):
-        AugmentationOptions.model_validate(options().model_dump() | {"generation": {"system_prompt": "", "styles": styles, "seed": 0}})
+        options(generators={"rewrite": {"system_prompt": "", "styles": styles}})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"cleaning": {"min_words": 5, "max_words": 4}}, "no text can be left"),
+        ({"cleaning": {"boilerplate": ["(unclosed"]}}, "no regular expression"),
+        ({"filters": {"drift": {"generators": ["rewriter"]}}}, "rewriter"),
+        ({"filters": {"polish": {}}}, "polish"),
+        ({"generators": {"rewrite": {"system_prompt": "", "styles": STYLES, "server": {"url": "localhost:8000", "model": "m"}}}}, "url"),
+    ],
+)
+def test_wrong_options_are_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        options(**changes)

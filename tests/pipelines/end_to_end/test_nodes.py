@@ -17,14 +17,15 @@ def report(embedder_options, **rejected):
     history = pd.DataFrame(
         {"step": [0, 1, 2], "train_loss": [None, 2, 1], "validation_loss": [2.0, None, 1.0], "validation_accuracy": [0.5, None, 0.75]}
     )
-    return write_report(comparison, shift, {"candidates": 10, "accepted": 7, "rejected": rejected}, history, embedder_options())
+    pairs = {"candidates": 10, "accepted": 7, "rejected": rejected, "generators": {"noise": {"candidates": 10, "accepted": 7}}}
+    return write_report(comparison, shift, pairs, history, embedder_options())
 
 
 def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
     text = report(embedder_options, copy=3, empty=0)
     assert "Best: **prompted_last**, V-measure 0.500" in text
     assert "| bare_mean | base | bare | mean | 0.300 ± 0.010 | 0.300 ± 0.020 | 0.150 ± 0.030 |" in text
-    assert "7 of 10 rewrites were accepted. Rejected: copy 3." in text
+    assert "7 of 10 candidates were accepted (noise 7 of 10). Rejected: copy 3." in text
     assert "2 steps. Held-out loss 2.000 before, 1.000 after; held-out accuracy at 1 0.500 before, 0.750 after." in text
     assert "| text | 0.250 | 0.250 | +0.250 |" in text
 

@@ -27,11 +27,11 @@ def split_pairs(positive_pairs: pd.DataFrame, options: FinetuningOptions) -> tup
     """Hold out some source texts with all their pairs.
 
     Args:
-        positive_pairs: Accepted pairs with ``source_id``.
+        positive_pairs: Accepted pairs with ``source_id`` and, where both sides are texts of the corpus, ``other_id``.
         options: Fine-tuning options.
 
     Returns:
-        Training pairs and validation pairs; no source text is in both.
+        Training pairs and validation pairs; no text of the corpus is in both, so that pairs with one text on each side are left out.
 
     Raises:
         PairsError: If the pairs come from fewer than four source texts.
@@ -45,7 +45,12 @@ def split_pairs(positive_pairs: pd.DataFrame, options: FinetuningOptions) -> tup
         raise PairsError(msg)
     count = min(max(2, round(options.validation_share * len(sources))), len(sources) - 2)
     held_out = positive_pairs["source_id"].isin(sources.sample(count, random_state=options.seed))
-    return positive_pairs[~held_out].reset_index(drop=True), positive_pairs[held_out].reset_index(drop=True)
+    seen = held_out
+    if "other_id" in positive_pairs:
+        other = positive_pairs["other_id"].where(positive_pairs["other_id"] != "", positive_pairs["source_id"])
+        texts = set(positive_pairs.loc[held_out, "source_id"]) | set(other[held_out])
+        seen = positive_pairs["source_id"].isin(texts) | other.isin(texts)
+    return positive_pairs[~seen].reset_index(drop=True), positive_pairs[held_out].reset_index(drop=True)
 
 
 def train_adapter(

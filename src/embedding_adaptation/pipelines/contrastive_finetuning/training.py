@@ -72,7 +72,7 @@ def train(
     if len(train_pairs) < options.batch_size:
         msg = (
             f"there are {len(train_pairs)} training pairs, fewer than one batch of {options.batch_size}; lower "
-            "contrastive_finetuning.batch_size, or augment more texts (data_augmentation.cleaning.max_texts, styles_per_text)"
+            "contrastive_finetuning.batch_size, or augment more texts (data_augmentation.cleaning.max_texts, a generator's weight)"
         )
         raise TrainingError(msg)
     torch.manual_seed(options.seed)

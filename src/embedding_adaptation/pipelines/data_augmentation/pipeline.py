@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from embedding_adaptation.pipelines.data_augmentation.nodes import clean_corpus, filter_candidates, generate_candidates
+from embedding_adaptation.pipelines.data_augmentation.nodes import (
+    clean_corpus,
+    generate_candidates,
+    plot_augmentation,
+    score_candidates,
+    select_pairs,
+)
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
-    """Corpus -> clean corpus -> candidate pairs -> accepted and rejected pairs."""
+    """Corpus -> clean corpus -> candidate pairs -> scores -> accepted and rejected pairs."""
     return Pipeline(
         [
             Node(
@@ -19,15 +25,27 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
             ),
             Node(
                 func=generate_candidates,
-                inputs=["clean_corpus", "base_model", "finished_candidates", "params:data_augmentation", "params:embedder"],
+                inputs=["clean_corpus", "base_model", "chat_server", "finished_candidates", "params:data_augmentation", "params:embedder"],
                 outputs="candidate_pairs",
                 name="generate_candidates_node",
             ),
             Node(
-                func=filter_candidates,
-                inputs=["candidate_pairs", "clean_corpus", "base_model", "params:data_augmentation"],
+                func=score_candidates,
+                inputs=["clean_corpus", "candidate_pairs", "finished_scores", "base_model", "params:data_augmentation", "params:embedder"],
+                outputs="pair_scores",
+                name="score_candidates_node",
+            ),
+            Node(
+                func=select_pairs,
+                inputs=["clean_corpus", "candidate_pairs", "pair_scores", "base_model", "params:data_augmentation", "params:embedder"],
                 outputs=["positive_pairs", "rejected_pairs", "augmentation_report"],
-                name="filter_candidates_node",
+                name="select_pairs_node",
+            ),
+            Node(
+                func=plot_augmentation,
+                inputs="augmentation_report",
+                outputs="augmentation_overview",
+                name="plot_augmentation_node",
             ),
         ],
         tags="data_augmentation",

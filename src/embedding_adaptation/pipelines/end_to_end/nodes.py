@@ -40,6 +40,9 @@ def write_report(
     first, last = held_out.iloc[0], held_out.iloc[-1]
     overall = attention_shift[attention_shift["layer"].astype(str) == "all"].iloc[0]
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items()) or "none"
+    sources = ", ".join(
+        f"{name} {counts['accepted']} of {counts['candidates']}" for name, counts in augmentation_report["generators"].items()
+    )
     in_table = {name for titles in strategy_comparison["template"] for name in titles.split(" + ")}
     used = [name for name in embedder_options.templates if name in in_table]
     lines = [
@@ -60,7 +63,8 @@ def write_report(
         "",
         "## Positive pairs",
         "",
-        f"{augmentation_report['accepted']} of {augmentation_report['candidates']} rewrites were accepted. Rejected: {reasons}.",
+        f"{augmentation_report['accepted']} of {augmentation_report['candidates']} candidates were accepted ({sources}). "
+        f"Rejected: {reasons}.",
         "",
         "## Fine-tuning",
         "",

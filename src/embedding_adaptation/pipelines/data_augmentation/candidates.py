@@ -1,0 +1,316 @@
+"""Candidate pairs: planned, made shard by shard, found again after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import itertools
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from embedding_adaptation.pipelines.data_augmentation.generators.request import (
+    Candidate,
+    Context,
+    Generator,
+    Request,
+    digest_fraction,
+)
+from embedding_adaptation.pipelines.data_augmentation.options import (
+    AugmentationOptions,
+    BackTranslationOptions,
+    GeneratorName,
+    GeneratorOptions,
+    GivenOptions,
+    NeighboursOptions,
+    RewriteOptions,
+)
+from embedding_adaptation.runtime import load_embedder
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from embedding_adaptation.datasets.chat_server import ChatServerKey
+    from embedding_adaptation.embedder.embedder import Embedder
+    from embedding_adaptation.embedder.weights import DecoderWeights
+    from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.text_stream import TextStream
+
+logger = logging.getLogger(__name__)
+
+# How much is done at once, and how often it is tried: nothing that changes what comes out.
+_SPEED = {"weight", "memory_mb", "batch_size", "batch_tokens", "server.concurrency", "server.timeout", "server.retries"}
+# Pairs that follow from the corpus or a file as a whole: not planned one by one, but made in one go.
+_WHOLE: frozenset[GeneratorName] = frozenset({"neighbours", "given"})
+# A second turn would be the first again.
+_ALWAYS_ALIKE: frozenset[GeneratorName] = frozenset({"back_translation", "identity"})
+COMPLETE = "complete"
+
+
+def make_context(
+    base_model: DecoderWeights,
+    options: AugmentationOptions,
+    embedder_options: EmbedderOptions,
+    server_key: ChatServerKey | None = None,
+) -> Context:
+    """What generators may need; the embedder is loaded when it is first asked for."""
+
+    @cache
+    def embedder() -> Embedder:
+        return load_embedder(base_model, embedder_options)
+
+    return Context(options.seed, base_model, embedder_options, embedder, server_key)
+
+
+def check_generators(options: AugmentationOptions, context: Context) -> None:
+    """Check before any work what can be checked without it.
+
+    Raises:
+        GenerationError: If a chosen generator cannot work; the message says why and what to do.
+    """
+    for name, chosen in options.generators.chosen.items():
+        check = getattr(_module(name), "check", None)
+        if check is not None:
+            check(chosen, context.base_model) if name == "rewrite" else check(chosen)
+
+
+def generate(
+    corpus: TextStream, done: Mapping[str, pd.DataFrame], options: AugmentationOptions, context: Context
+) -> Iterator[dict[str, pd.DataFrame]]:
+    """Make the candidates that are not there yet.
+
+    Args:
+        corpus: Clean texts.
+        done: Shards of earlier runs.
+        options: Which generators, and how.
+        context: What they need.
+
+    Yields:
+        One shard, ``{name: candidates}``, as soon as it is full.
+
+    Raises:
+        GenerationError: If a generator cannot work; the message says why and what to do. Shards yielded before are kept.
+    """
+    check_generators(options, context)
+    for name, chosen in options.generators.chosen.items():
+        folder = folder_name(name, chosen, corpus, context)
+        shards = [shard for shard in done if shard.startswith(f"{folder}/")]
+        if f"{folder}/{COMPLETE}" in done:
+            logger.info("%s: all candidates are there already", name)
+            continue
+        numbers = [int(shard.rpartition("/")[2]) for shard in shards]
+        keys = _keys(done, shards)
+        yield from _make(name, chosen, corpus, keys, f"{folder}", max(numbers, default=-1) + 1, options.shard_size, context)
+
+
+def plan(corpus: TextStream, name: GeneratorName, options: GeneratorOptions, seed: int) -> Iterator[Request]:
+    """Which texts a generator gets, how often and in which styles.
+
+    All of it follows from each text alone, so that texts may come, go and change their order without a change for the others.
+    """
+    styles = list(options.styles) if isinstance(options, RewriteOptions) else [""]
+    whole = name in _WHOLE
+    for source_id, text in corpus.rows():
+        count = 1 if whole else int(options.weight + digest_fraction(seed, name, text))
+        count = min(count, 1) if name in _ALWAYS_ALIKE else count
+        first = int(digest_fraction(seed, "style", text) * len(styles))
+        for turn in range(count):
+            yield Request.of(source_id, text, turn, styles[(first + turn) % len(styles)])
+
+
+def folder_name(name: GeneratorName, options: GeneratorOptions, corpus: TextStream, context: Context) -> str:
+    """Where a generator's shards lie: changes with everything that decides what it makes of a text."""
+    chosen = _without_speed(options.model_dump(mode="json"))
+    parts: list[Any] = [name, chosen, context.seed]
+    if isinstance(options, RewriteOptions) and options.server is None:
+        parts.append(context.base_model.card.sha256)
+    if isinstance(options, NeighboursOptions):
+        used = context.embedder_options
+        parts += [
+            context.base_model.card.sha256,
+            used.max_length,
+            options.weight,
+            *(str(used.templates[name]) for name in options.templates),
+        ]
+        parts.append(texts_digest(text for _, text in corpus.rows()))
+    if isinstance(options, GivenOptions):
+        from pathlib import Path
+
+        path = Path(options.path).expanduser()
+        parts += [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "", options.weight]
+    return f"{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
+
+
+def present(
+    corpus: TextStream, done: Mapping[str, pd.DataFrame], options: AugmentationOptions, context: Context
+) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The candidates that belong to these texts and options, shard by shard, each once.
+
+    Yields:
+        A shard's name, and its rows whose request is still made today. Rows keep the order they have in the shard.
+    """
+    import numpy as np
+
+    for name, chosen in options.generators.chosen.items():
+        folder = folder_name(name, chosen, corpus, context)
+        planned = None
+        if name not in _WHOLE:
+            planned = np.sort(np.fromiter((int(r.key, 16) for r in plan(corpus, name, chosen, options.seed)), np.uint64))
+        seen: set[int] = set()
+        for shard in done:
+            if not shard.startswith(f"{folder}/") or shard.endswith(f"/{COMPLETE}"):
+                continue
+            frame = done[shard]
+            keys = frame["key"].map(lambda key: int(key, 16)).to_numpy(np.uint64)
+            mine = np.ones(len(frame), bool) if planned is None else _contained(planned, keys)
+            fresh = np.fromiter((key not in seen and not seen.add(key) for key in keys.tolist()), np.bool_, len(keys))  # type: ignore[func-returns-value]
+            yield shard, frame[mine & fresh]
+
+
+def texts_digest(texts: Iterable[str]) -> str:
+    """A digest of texts in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()
+
+
+def _make(
+    name: GeneratorName,
+    options: GeneratorOptions,
+    corpus: TextStream,
+    keys: np.ndarray,
+    folder: str,
+    number: int,
+    shard_size: int,
+    context: Context,
+) -> Iterator[dict[str, pd.DataFrame]]:
+    import numpy as np
+    from tqdm.auto import tqdm
+
+    def missing() -> Iterator[Request]:
+        for request in plan(corpus, name, options, context.seed):
+            if name in _WHOLE or not _contained(keys, np.array([int(request.key, 16)], np.uint64))[0]:
+                yield request
+
+    total = None
+    if name not in _WHOLE:
+        planned = np.fromiter((int(r.key, 16) for r in plan(corpus, name, options, context.seed)), np.uint64)
+        there = int(_contained(keys, planned).sum())
+        total = len(planned) - there
+        if there:
+            logger.info("%s: %d of %d candidates are there already and are kept", name, there, len(planned))
+        if not total:
+            return
+    provenance = _provenance(name, options, context) | {"fingerprint": folder.rpartition("-")[2]}
+    generator: Generator[Any] = _module(name).generate
+    fresh = (
+        candidate
+        for candidate in generator(missing(), options, context)
+        if name not in _WHOLE or not _contained(keys, np.array([int(candidate.key, 16)], np.uint64))[0]
+    )
+    with tqdm(total=total, unit="text" if name not in _WHOLE else "pair", desc=name, disable=not context.progress) as bar:
+        try:
+            for shard in _shards(fresh, shard_size, bar):
+                yield {f"{folder}/{number:06d}": _frame(shard, name, provenance)}
+                number += 1
+        except _Interrupted as interrupted:
+            if interrupted.rest:
+                yield {f"{folder}/{number:06d}": _frame(interrupted.rest, name, provenance)}
+            raise interrupted.error from None
+    if name in _WHOLE:
+        yield {f"{folder}/{COMPLETE}": _frame([], name, provenance)}
+
+
+class _Interrupted(Exception):  # noqa: N818  no error of its own
+    def __init__(self, error: Exception, rest: list[Candidate]) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.rest = rest
+
+
+def _shards(candidates: Iterator[Candidate], size: int, bar: Any) -> Iterator[list[Candidate]]:
+    """Candidates in lists of ``size``; what is there when a generator fails is not lost.
+
+    Raises:
+        _Interrupted: With the generator's error and the unfinished list.
+    """
+    shard: list[Candidate] = []
+    while True:
+        try:
+            candidate = next(candidates, None)
+        except Exception as error:
+            raise _Interrupted(error, shard) from error
+        if candidate is None:
+            break
+        shard.append(candidate)
+        bar.update(1)
+        if len(shard) == size:
+            yield shard
+            shard = []
+    if shard:
+        yield shard
+
+
+def _frame(candidates: list[Candidate], name: GeneratorName, provenance: Mapping[str, Any]) -> pd.DataFrame:
+    import pandas as pd
+
+    columns = {field: [getattr(candidate, field) for candidate in candidates] for field in Candidate.__dataclass_fields__}
+    frame = pd.DataFrame(columns)
+    strings = [field for field in columns if field != "finished"]
+    frame[strings] = frame[strings].astype(str)
+    return frame.astype({"finished": bool}).assign(generator=name, **provenance).astype({"generator": str, "seed": "int64"})
+
+
+def _provenance(name: GeneratorName, options: GeneratorOptions, context: Context) -> dict[str, Any]:
+    """Whose words these are: model and revision of generators that have one."""
+    model, revision = "", ""
+    if isinstance(options, RewriteOptions) and options.server is not None:
+        model, revision = options.server.model, options.server.url
+    elif isinstance(options, BackTranslationOptions):
+        model = f"{options.there} + {options.back}"
+    elif isinstance(options, GivenOptions):
+        model = options.path
+    elif name in {"rewrite", "neighbours"}:
+        model, revision = context.base_model.card.source, context.base_model.card.sha256
+    return {"model": model, "revision": revision, "seed": context.seed}
+
+
+def _keys(done: Mapping[str, pd.DataFrame], shards: Iterable[str]) -> np.ndarray:
+    """Keys of the candidates that are there, sorted, eight bytes each."""
+    import numpy as np
+
+    found = [done[shard]["key"].map(lambda key: int(key, 16)).to_numpy(np.uint64) for shard in shards]
+    return np.sort(np.concatenate(found)) if found else np.empty(0, np.uint64)
+
+
+def _contained(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Which keys are among the sorted ones."""
+    import numpy as np
+
+    if not len(ordered):
+        return np.zeros(len(keys), bool)
+    places = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
+    return np.asarray(ordered[places] == keys)
+
+
+def _without_speed(options: dict[str, Any], path: str = "") -> dict[str, Any]:
+    kept = {}
+    for field, value in options.items():
+        if path + field not in _SPEED:
+            kept[field] = _without_speed(value, f"{path}{field}.") if isinstance(value, dict) else value
+    return kept
+
+
+def _module(name: GeneratorName) -> Any:
+    return importlib.import_module(f"{__package__}.generators.{name}")
+
+
+def batched(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    """Lists of ``size`` rows."""
+    stream = iter(rows)
+    while batch := list(itertools.islice(stream, size)):
+        yield batch

@@ -1,0 +1,228 @@
+"""From candidates to scores, and from scores to accepted and rejected pairs: in constant memory, whatever the shards."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embedding_adaptation.pipelines.data_augmentation.candidates import present, texts_digest
+from embedding_adaptation.pipelines.data_augmentation.filters import ACCEPTED, Positives, Report, judge
+from embedding_adaptation.pipelines.data_augmentation.scoring import drift_reference, score
+from embedding_adaptation.text_stream import TableStream
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from embedding_adaptation.pipelines.data_augmentation.generators.request import Context
+    from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions, DriftFilter
+    from embedding_adaptation.text_stream import TextStream
+
+logger = logging.getLogger(__name__)
+
+_SORTED_AT_ONCE = 50_000
+PAIR_COLUMNS = (
+    "pair_id", "source_id", "source_text", "generated_text", "generator", "style", "other_id", "model", "revision", "seed", "fingerprint",
+)  # fmt: skip
+
+
+class MissingScoresError(RuntimeError):
+    """Candidates that have not been scored; the message says what to do."""
+
+
+def score_shards(
+    corpus: TextStream,
+    candidates: Mapping[str, pd.DataFrame],
+    done: Mapping[str, pd.DataFrame],
+    options: AugmentationOptions,
+    context: Context,
+) -> Iterator[dict[str, pd.DataFrame]]:
+    """Score the candidates that have no scores yet, shard by shard.
+
+    Scores do not depend on thresholds: these can be changed without scoring again.
+
+    Args:
+        corpus: Clean texts; random pairs of them show what is no similarity.
+        candidates: All shards of candidates.
+        done: Shards of scores of earlier runs.
+        options: Augmentation options.
+        context: The embedder.
+
+    Yields:
+        Scores of one shard.
+    """
+    from tqdm.auto import tqdm
+
+    folder = score_folder(corpus, options, context)
+    missing = list(dict.fromkeys(name for name, frame in present(corpus, candidates, options, context) if len(frame)))
+    missing = [name for name in missing if f"{folder}/{name}" not in done]
+    drift = options.filters.drift
+    judged = drift.generators if drift else ()
+    similarity = _Similarity(context, drift) if drift else None
+    reference: np.ndarray | None = None
+    for name in tqdm(missing, unit="shard", desc="score", disable=not context.progress or not missing):
+        frame = candidates[name]
+        asked = similarity if similarity and frame["generator"].iloc[0] in judged else None
+        if asked and reference is None and drift:
+            reference = drift_reference(corpus.sample(drift.reference_texts, options.seed)["text"].tolist(), asked)
+        yield {f"{folder}/{name}": score(frame, asked, reference if asked else None)}
+
+
+def select_pairs(
+    corpus: TextStream,
+    candidates: Mapping[str, pd.DataFrame],
+    scores: Mapping[str, pd.DataFrame],
+    options: AugmentationOptions,
+    context: Context,
+) -> tuple[TableStream, TableStream, dict[str, Any]]:
+    """Judge all candidates, in the order of their keys: the outcome does not depend on how they lie in shards.
+
+    Args:
+        corpus: Clean texts.
+        candidates: All shards of candidates.
+        scores: Their scores.
+        options: Augmentation options.
+        context: For the names of the shards.
+
+    Returns:
+        Accepted pairs, rejected pairs (the latter with a ``reason``), and the report.
+
+    Raises:
+        MissingScoresError: If a shard has no scores.
+    """
+    import pandas as pd
+
+    folder = score_folder(corpus, options, context)
+    work = _Workplace()
+    total = 0
+    buckets = _Buckets(work.path, sum(1 for _ in candidates) * options.shard_size)
+    for name, frame in present(corpus, candidates, options, context):
+        if frame.empty:
+            continue
+        if f"{folder}/{name}" not in scores:
+            msg = f"the candidates {name!r} have no scores for these options; run data_augmentation from its score_candidates_node on"
+            raise MissingScoresError(msg)
+        total += len(frame)
+        buckets.add(frame.merge(scores[f"{folder}/{name}"].drop_duplicates("key"), on="key", how="left", validate="one_to_one"))
+    report, positives = Report(), Positives()
+    writers = {verdict: _Writer(work.path / f"{verdict}.parquet") for verdict in ("accepted", "rejected")}
+    with ExitStack() as stack:
+        for writer in writers.values():
+            stack.callback(writer.close)
+        for rows in buckets.in_order():
+            judged = judge(rows, options.filters, positives)
+            report.add(judged)
+            table = _tidied(judged)
+            accepted = table["verdict"] == ACCEPTED
+            writers["accepted"].write(table[accepted].drop(columns="reason"))
+            writers["rejected"].write(table[~accepted])
+    result = report.result()
+    streams = {}
+    for verdict, writer in writers.items():
+        streams[verdict] = work.stream(writer.path) if writer.written else TableStream.of(pd.DataFrame(columns=list(PAIR_COLUMNS)))
+    return streams["accepted"], streams["rejected"], result
+
+
+def score_folder(corpus: TextStream, options: AugmentationOptions, context: Context) -> str:
+    """Where scores lie: changes with everything that decides them."""
+    drift = options.filters.drift
+    parts: list[Any] = [1]  # the version of the scores
+    if drift is not None:
+        embedder = context.embedder_options
+        strategy = embedder.every_strategy[drift.strategy]
+        parts += [sorted(drift.generators), strategy.model_dump(mode="json"), embedder.max_length, context.base_model.card.sha256]
+        parts += [str(embedder.templates[template]) for template in strategy.template]
+        parts.append(texts_digest(corpus.sample(drift.reference_texts, options.seed)["text"]))
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+
+
+class _Similarity:
+    """Cosine of two texts under a strategy of the base model."""
+
+    def __init__(self, context: Context, drift: DriftFilter) -> None:
+        self._context = context
+        options = context.embedder_options
+        self._strategy = options.strategy(drift.strategy, options.every_strategy[drift.strategy])
+
+    def __call__(self, first: list[str], second: list[str]) -> np.ndarray:
+        vectors = self._context.embedder().encode([*first, *second], self._strategy, progress=False)  # [2n, D] of unit length
+        return (vectors[: len(first)] * vectors[len(first) :]).sum(axis=1)  # [n]
+
+
+class _Workplace:
+    """A temporary folder that lives as long as a stream over one of its files."""
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="embedding-adaptation-")
+        self.path = Path(self._folder.name)
+
+    def stream(self, path: Path) -> TableStream:
+        stream = TableStream.of_parquet(path)
+
+        def pieces() -> Iterator[pd.DataFrame]:
+            yield from stream.pieces()
+            _ = self._folder  # held by this function
+
+        return TableStream(pieces)
+
+
+class _Writer:
+    """A parquet file written frame by frame."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.written = False
+        self._writer: Any = None
+
+    def write(self, frame: pd.DataFrame) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        if self._writer is None:
+            table = pa.Table.from_pandas(frame, preserve_index=False)
+            self._writer = pq.ParquetWriter(self.path, table.schema)
+        else:
+            table = pa.Table.from_pandas(frame, schema=self._writer.schema, preserve_index=False)
+        self._writer.write_table(table)
+        self.written = True
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+class _Buckets:
+    """Rows sorted by key on disk: first by the key's beginning into files, then each file in memory."""
+
+    def __init__(self, folder: Path, expected: int) -> None:
+        self._count = max(1, -(-expected // _SORTED_AT_ONCE))
+        self._writers = [_Writer(folder / f"bucket-{number:05d}.parquet") for number in range(self._count)]
+
+    def add(self, rows: pd.DataFrame) -> None:
+        numbers = rows["key"].str[:8].map(lambda digits: int(digits, 16) * self._count >> 32)
+        for number, group in rows.groupby(numbers):
+            self._writers[int(number)].write(group)
+
+    def in_order(self) -> Iterator[pd.DataFrame]:
+        import pandas as pd
+
+        for writer in self._writers:
+            writer.close()
+        for writer in self._writers:
+            if writer.written:
+                yield pd.read_parquet(writer.path).sort_values(["key", "generator"], kind="stable", ignore_index=True)
+                writer.path.unlink()
+
+
+def _tidied(judged: pd.DataFrame) -> pd.DataFrame:
+    """The columns people look at first come first; the answer, as it was judged, is the pair's other side."""
+    table = judged.drop(columns="generated_text").rename(columns={"answer": "generated_text"})
+    table.insert(0, "pair_id", table["generator"] + ":" + table["key"])
+    others = [column for column in table.columns if column not in {*PAIR_COLUMNS, "key"}]
+    return table[[*PAIR_COLUMNS, *others]]

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from embedding_adaptation.pipelines.data_augmentation import pair_selection as module
+from embedding_adaptation.pipelines.data_augmentation.candidates import generate, make_context
+from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
+from embedding_adaptation.pipelines.data_augmentation.pair_selection import MissingScoresError, score_folder, score_shards, select_pairs
+from embedding_adaptation.text_stream import TextStream
+
+TABLE = pd.DataFrame({"id": [str(n) for n in range(60)], "text": [f"text number {n} of this long list" for n in range(60)]})
+CORPUS = TextStream.of(TABLE)
+
+
+def options(**changes):
+    values = {
+        "cleaning": {},
+        "generators": {"noise": {"delete_words": 0.5}, "span_pairs": {"min_words": 2}},
+        "filters": {"drift": None, "duplicate": {"generators": ["noise", "span_pairs"]}},
+        "shard_size": 7,
+        "seed": 0,
+    }
+    return AugmentationOptions.model_validate(values | changes)
+
+
+@pytest.fixture
+def work(tiny_weights, embedder_options):
+    def made(chosen, corpus=CORPUS):
+        context = make_context(tiny_weights, chosen, embedder_options())
+        candidates, scores = {}, {}
+        for shard in generate(corpus, {}, chosen, context):
+            candidates |= shard
+        for shard in score_shards(corpus, candidates, {}, chosen, context):
+            scores |= shard
+        return context, candidates, scores
+
+    return made
+
+
+def outcome(chosen, context, candidates, scores):
+    accepted, rejected, report = select_pairs(CORPUS, candidates, scores, chosen, context)
+    return accepted.table(), rejected.table(), report
+
+
+def test_neither_shards_nor_buckets_change_the_outcome(work, monkeypatch):
+    chosen = options()
+    one = outcome(chosen, *work(chosen))
+    assert one[2]["rejected"]["duplicate"] > 0
+    other_size = options(shard_size=25)
+    monkeypatch.setattr(module, "_SORTED_AT_ONCE", 10)
+    other = outcome(other_size, *work(other_size))
+    pd.testing.assert_frame_equal(one[0], other[0])
+    pd.testing.assert_frame_equal(one[1], other[1])
+    assert one[2] == other[2]
+
+
+def test_scores_that_are_there_are_not_made_again(work):
+    chosen = options()
+    context, candidates, scores = work(chosen)
+    assert len(scores) == len(candidates)
+    assert list(score_shards(CORPUS, candidates, scores, chosen, context)) == []
+    missing = dict(list(scores.items())[1:])
+    assert [list(shard) for shard in score_shards(CORPUS, candidates, missing, chosen, context)] == [list(scores)[:1]]
+    with pytest.raises(MissingScoresError, match="have no scores for these options; run data_augmentation"):
+        select_pairs(CORPUS, candidates, missing, chosen, context)
+
+
+def test_pairs_outlive_the_function_that_made_them(work):
+    import gc
+
+    chosen = options()
+    accepted, rejected, report = select_pairs(CORPUS, *work(chosen)[1:], chosen, work(chosen)[0])
+    gc.collect()
+    for _ in range(2):
+        assert len(accepted.table()) + len(rejected.table()) == report["candidates"]
+
+
+def test_scores_lie_apart_where_what_decides_them_differs(tiny_weights, embedder_options):
+    drifts = [None, *({"strategy": name, "reference_texts": count} for name in ("prompted_last", "bare_mean") for count in (10, 20))]
+    folders = set()
+    for drift in drifts:
+        chosen = options(filters={"drift": drift})
+        folders.add(score_folder(CORPUS, chosen, make_context(tiny_weights, chosen, embedder_options())))
+    assert len(folders) == len(drifts)
+    loose = options(filters={"drift": drifts[1] | {"percentile": 1.0}})
+    assert score_folder(CORPUS, loose, make_context(tiny_weights, loose, embedder_options())) in folders
