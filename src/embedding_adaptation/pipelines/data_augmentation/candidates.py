@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -307,10 +306,3 @@ def _without_speed(options: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 def _module(name: GeneratorName) -> Any:
     return importlib.import_module(f"{__package__}.generators.{name}")
-
-
-def batched(rows: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    """Lists of ``size`` rows."""
-    stream = iter(rows)
-    while batch := list(itertools.islice(stream, size)):
-        yield batch
