@@ -259,9 +259,13 @@ def _frame(candidates: list[Candidate], name: GeneratorName, provenance: Mapping
 
     columns = {field: [getattr(candidate, field) for candidate in candidates] for field in Candidate.__dataclass_fields__}
     frame = pd.DataFrame(columns)
-    strings = [field for field in columns if field != "finished"]
+    strings = [field for field in columns if field not in {"finished", "own_score"}]
     frame[strings] = frame[strings].astype(str)
-    return frame.astype({"finished": bool}).assign(generator=name, **provenance).astype({"generator": str, "seed": "int64"})
+    return (
+        frame.astype({"finished": bool, "own_score": float})
+        .assign(generator=name, **provenance)
+        .astype({"generator": str, "seed": "int64"})
+    )
 
 
 def _provenance(name: GeneratorName, options: GeneratorOptions, context: Context) -> dict[str, Any]:

@@ -86,6 +86,7 @@ def test_pairs_name_both_texts_and_a_weight_takes_a_share(tiny_embedder, embedde
     for pair in made:
         assert by_id[pair.source_id] == pair.source_text != pair.generated_text == by_id[pair.other_id]
     assert len({pair.key for pair in made}) == len(made)
+    assert [pair.own_score for pair in made] == sorted((pair.own_score for pair in made), reverse=True)
     some = list(generate(requests, options(min_similarity=-1.0, weight=0.5), context(tiny_embedder, embedder_options)))
     assert 0 < len(some) < len(made)
     assert set(some) <= set(made)

@@ -57,12 +57,12 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
     vectors = ensemble_vectors([row.source_text for row in rows], options, context)
     pairs = mutual_neighbours(vectors, [row.source_text for row in rows], options)
     logger.info("neighbours: %d pairs of %d texts", len(pairs), len(rows))
-    for one, other, _ in pairs:
+    for one, other, similarity in pairs:
         first, second = rows[one], rows[other]
         key = text_key(first.source_text, second.source_text)
         if options.weight < 1.0 and digest_fraction(context.seed, key) >= options.weight:
             continue
-        yield Candidate(key, first.source_id, first.source_text, second.source_text, other_id=second.source_id)
+        yield Candidate(key, first.source_id, first.source_text, second.source_text, other_id=second.source_id, own_score=similarity)
 
 
 def ensemble_vectors(texts: Sequence[str], options: NeighboursOptions, context: Context) -> np.ndarray:

@@ -59,6 +59,7 @@ class Candidate:
         style: The request's style.
         finished: Whether a language model came to its own end.
         other_id: Where the other side is a text of the corpus as well, its id.
+        own_score: How good the generator itself takes the pair to be, where it can tell; of neighbours, their similarity.
     """
 
     key: str
@@ -68,6 +69,7 @@ class Candidate:
     style: str = ""
     finished: bool = True
     other_id: str = ""
+    own_score: float = float("nan")
 
     @classmethod
     def answering(cls, request: Request, generated_text: str, *, source_text: str | None = None, finished: bool = True) -> Candidate:
