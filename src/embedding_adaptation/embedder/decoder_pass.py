@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import torch
     from transformers import PreTrainedModel
@@ -136,16 +136,26 @@ class PackedDecoder:
         Raises:
             UnsupportedDecoderError: If the model's attention cannot be replaced.
         """
+        with self.implementation(_IMPLEMENTATION, _packed_attention):
+            yield
+
+    @contextmanager
+    def implementation(self, name: str, attention: Callable[..., tuple[torch.Tensor, None]]) -> Iterator[None]:
+        """Within, the decoder's attention is the given function, which is told of no mask.
+
+        Raises:
+            UnsupportedDecoderError: If the model's attention cannot be replaced.
+        """
         from transformers import AttentionInterface
         from transformers.masking_utils import AttentionMaskInterface
 
-        # Both registries: without its mask function an implementation silently runs without a mask. Here that is the point: a row's
-        # attention is in its layout.
-        AttentionInterface.register(_IMPLEMENTATION, _packed_attention)
-        AttentionMaskInterface.register(_IMPLEMENTATION, _no_mask)
+        # Both registries: without its mask function an implementation silently runs without a mask. Here that is the point: the function
+        # knows what each token sees.
+        AttentionInterface.register(name, attention)
+        AttentionMaskInterface.register(name, _no_mask)
         before = self.decoder.config._attn_implementation  # noqa: SLF001  there is no public getter
         try:
-            self.decoder.set_attn_implementation(_IMPLEMENTATION)
+            self.decoder.set_attn_implementation(name)
         except (ValueError, AttributeError) as error:
             msg = f"{type(self.decoder).__name__} does not let its attention be replaced ({error})"
             raise UnsupportedDecoderError(msg) from error
@@ -256,15 +266,24 @@ def _no_mask(*_: Any, **__: Any) -> None:
     return None
 
 
-def _decoder_layers(decoder: PreTrainedModel) -> list[torch.nn.Module]:
+def layers_name(decoder: PreTrainedModel) -> str:
+    """The name under which a decoder keeps its layers, ``layers`` or ``h``.
+
+    Raises:
+        UnsupportedDecoderError: If they cannot be found.
+    """
     import torch
 
     count = decoder.config.num_hidden_layers
-    for module in decoder.children():
+    for name, module in decoder.named_children():
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
-            return list(module)
+            return name
     msg = f"{type(decoder).__name__} has no list of {count} decoder layers"
     raise UnsupportedDecoderError(msg)
+
+
+def _decoder_layers(decoder: PreTrainedModel) -> list[torch.nn.Module]:
+    return list(getattr(decoder, layers_name(decoder)))
 
 
 def _attention_module(layer: torch.nn.Module) -> torch.nn.Module:

@@ -18,7 +18,7 @@ from embedding_adaptation.embedder.batching import token_budget_batches
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, RowGroup, UnsupportedDecoderError, Wanted
 from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_dtype
 from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
-from embedding_adaptation.embedder.prompt_tree import PromptTree, RowLayout
+from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
 from embedding_adaptation.embedder.strategy import Strategy, StrategyError
 from embedding_adaptation.embedder.template import Frame, PromptTemplate, encode_texts, fallback_id
 
@@ -351,7 +351,7 @@ class Embedder:
             tqdm(total=len(texts) * len(readings), unit="text", desc="embed", disable=not progress) as bar,
         ):
             for reading in readings:
-                reading.prefix = decoder.read_prefix(reading.tree.shared, _causal(len(reading.tree.shared)), reading.wanted)
+                reading.prefix = decoder.read_prefix(reading.tree.shared, causal_layout(len(reading.tree.shared)), reading.wanted)
                 self.tokens_computed += len(reading.tree.shared)
             start, computed = time.perf_counter(), self.tokens_computed
             for first in range(0, len(texts), _WINDOW):
@@ -537,10 +537,6 @@ def checked_texts(texts: Iterable[Any], *, first: int = 0) -> list[str]:
             )
             raise TypeError(msg)
     return given
-
-
-def _causal(width: int) -> RowLayout:
-    return PromptTree((Frame((), tuple(range(width)), 1),)).layout(0)
 
 
 def _rows_in(groups: Sequence[RowGroup]) -> int:

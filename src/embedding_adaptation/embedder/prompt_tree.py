@@ -100,6 +100,13 @@ class RowLayout:
     last: tuple[int, ...]
 
 
+def causal_layout(width: int) -> RowLayout:
+    """The layout of as many tokens, none before them."""
+    from embedding_adaptation.embedder.template import Frame
+
+    return PromptTree((Frame((), tuple(range(width)), 1),)).layout(0)
+
+
 def _layout(tree: PromptTree, text_length: int) -> RowLayout:
     import torch
 

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import copy
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +9,7 @@ from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.pipelines.contrastive_finetuning import training as module
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
-from embedding_adaptation.pipelines.contrastive_finetuning.training import TrainingError, add_adapter, train, validation_scores
+from embedding_adaptation.pipelines.contrastive_finetuning.training import TrainingError, add_adapter, batch_loss, train, validation_scores
 
 STRATEGY = Strategy("prompted", PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "'), "last")
 WORDS = ["bus", "water", "house", "street", "garden", "library", "school", "council", "letter", "book", "people", "work"]
@@ -63,55 +61,93 @@ def test_the_same_seed_gives_the_same_adapter(tiny_weights, embedder_options):
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
-def gradients(embedder, texts, loss_of):
-    """Gradients of the adapter's weights under one way to compute the loss."""
-    backbone = embedder.backbone
-    backbone.zero_grad()
-    loss_of()
-    return {name: weight.grad.clone() for name, weight in backbone.named_parameters() if weight.grad is not None}
-
-
-def test_gradients_in_sorted_chunks_equal_the_plain_whole_batch(tiny_embedder):
-    """GradCache over token chunks and the length-sorted collator against one pass over all pairs, in the data's order."""
-    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
-
+def test_the_loss_of_the_trainer_has_the_gradients_of_one_plain_pass(tiny_embedder, tmp_path):
+    """Packed rows, frozen lower layers and chunks against sentence-transformers' modules over the whole padded batch."""
     torch.manual_seed(0)
-    add_adapter(tiny_embedder, options())
+    chosen = options(
+        lora={"layers": [1, 2]}, false_negatives={"same_source": False, "near_duplicate": None}, symmetric=False, activation_mb=0
+    )
+    first_layer = add_adapter(tiny_embedder, chosen)
     with torch.no_grad():
         for name, weight in tiny_embedder.backbone.named_parameters():
             if "lora_B" in name:  # an adapter starts as zero, and with it many gradients
                 weight.normal_(std=0.05)
     model = tiny_embedder.sentence_transformer(STRATEGY)
     frame = pairs(9).assign(source_text=lambda f: f["source_text"] + [" again" * (n * 5 % 7) for n in range(9)])
-    rows = [{"anchor": a, "positive": p} for a, p in zip(frame["source_text"], frame["generated_text"], strict=True)]
+    rows = [
+        {"anchor": a, "positive": p, "label": n} for n, (a, p) in enumerate(zip(frame["source_text"], frame["generated_text"], strict=True))
+    ]
 
-    def columns(batch):
-        return [{k.removeprefix(f"{side}_"): v for k, v in batch.items() if k.startswith(side)} for side in ("anchor", "positive")]
+    def gradients(loss):
+        tiny_embedder.backbone.zero_grad()
+        loss.backward()
+        return {name: weight.grad.clone() for name, weight in tiny_embedder.backbone.named_parameters() if weight.grad is not None}
 
-    def chunked():
-        loss = CachedMultipleNegativesRankingLoss(model, scale=20.0, mini_batch_num_tokens=48)
-        loss(columns(module._collator(model)(copy.deepcopy(rows))), None).backward()
+    fast = batch_loss(tiny_embedder, model, STRATEGY, frame, chosen, first_layer=first_layer, scratch=tmp_path)
+    batch = module._collator(model)(rows)
+    columns = [{k.removeprefix(f"{side}_"): v for k, v in batch.items() if k.startswith(side)} for side in ("anchor", "positive")]
+    of_fast = gradients(fast(columns, batch["label"]))
+    one, two = (
+        torch.nn.functional.normalize(model(model.preprocess(frame[name].tolist()))["sentence_embedding"], dim=-1)
+        for name in ("source_text", "generated_text")
+    )
+    slow = torch.nn.functional.cross_entropy(one @ two.T / chosen.temperature, torch.arange(len(rows)))
+    of_slow = gradients(slow)
+    assert first_layer == 1
+    assert of_fast.keys() == of_slow.keys()
+    for name, expected in of_slow.items():
+        torch.testing.assert_close(of_fast[name], expected, atol=1e-5, rtol=1e-4)
 
-    def plain():
-        one, two = (
-            model(model.preprocess(list(texts)))["sentence_embedding"] for texts in zip(*[row.values() for row in rows], strict=True)
-        )
-        scores = torch.nn.functional.normalize(one, dim=-1) @ torch.nn.functional.normalize(two, dim=-1).T * 20.0
-        torch.nn.functional.cross_entropy(scores, torch.arange(len(rows))).backward()
 
-    fast, slow = gradients(tiny_embedder, rows, chunked), gradients(tiny_embedder, rows, plain)
-    assert fast.keys() == slow.keys()
-    for name, expected in slow.items():
-        torch.testing.assert_close(fast[name], expected, atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize(
+    ("layers", "expected"), [("all", [0, 1, 2]), ("upper_half", [1, 2]), ("upper_third", [2]), ([0, -1], [0, 2])], ids=str
+)
+def test_the_adapter_sits_on_the_chosen_layers_only(tiny_embedder, layers, expected):
+    first = add_adapter(tiny_embedder, options(lora={"layers": layers}))
+    names = [name for name, weight in tiny_embedder.backbone.named_parameters() if weight.requires_grad]
+    assert sorted({int(name.split("layers.")[1].split(".")[0]) for name in names}) == expected
+    assert first == expected[0]
 
 
-def test_the_attention_used_for_training_gives_the_same_vectors(tiny_embedder):
-    texts = ["the bus is late", "water " * 9]
-    fused = tiny_embedder.encode_strategies(texts, [STRATEGY], progress=False)["prompted"]
-    add_adapter(tiny_embedder, options())
-    assert tiny_embedder.backbone.config._attn_implementation == "eager"
-    tiny_embedder.backbone.eval()
-    np.testing.assert_allclose(tiny_embedder.encode_strategies(texts, [STRATEGY], progress=False)["prompted"], fused, atol=1e-5)
+def test_the_adapter_sits_on_the_chosen_modules_only(tiny_embedder):
+    add_adapter(tiny_embedder, options(lora={"target_modules": ["q_proj", "v_proj"]}))
+    names = {
+        name.split(".lora_")[0].rpartition(".")[2] for name, weight in tiny_embedder.backbone.named_parameters() if weight.requires_grad
+    }
+    assert names == {"q_proj", "v_proj"}
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"layers": [7]}, "names layer 7; the model has layers 0 to 2"),
+        ({"target_modules": ["w_q"]}, "names 'w_q'; the model's layers have down_proj"),
+    ],
+)
+def test_layers_and_modules_that_are_not_there_are_named(tiny_embedder, lora, message):
+    with pytest.raises(ValueError, match=message):
+        add_adapter(tiny_embedder, options(lora=lora))
+
+
+def test_rank_stabilised_and_weight_decomposed_adapters_are_made(tiny_embedder):
+    add_adapter(tiny_embedder, options(lora={"rank_stabilised": True, "weight_decomposed": True, "rank": 4, "alpha": 8}))
+    config = tiny_embedder.backbone.peft_config["default"]
+    assert (config.use_rslora, config.use_dora) == (True, True)
+    assert any("lora_magnitude_vector" in name for name, weight in tiny_embedder.backbone.named_parameters() if weight.requires_grad)
+
+
+def test_a_decoder_that_does_not_pack_is_trained_the_slow_way(tiny_weights, embedder_options, monkeypatch, caplog):
+    from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError
+    from embedding_adaptation.embedder.training_pass import TrainingPass
+
+    def refuse(self, rows):
+        raise UnsupportedDecoderError("its layers mix tokens")
+
+    _, expected = train(tiny_weights, pairs(12), pairs(4), options(), embedder_options())
+    monkeypatch.setattr(TrainingPass, "check", refuse)
+    _, history = train(tiny_weights, pairs(12), pairs(4), options(), embedder_options())
+    assert "training goes the slow way, over padded texts and all layers: its layers mix tokens" in caplog.text
+    np.testing.assert_allclose(history["train_loss"].dropna(), expected["train_loss"].dropna(), rtol=1e-3)
 
 
 def test_a_batch_is_sorted_by_length_with_its_pairs_together(tiny_embedder):

@@ -6,22 +6,28 @@ import logging
 import math
 import tempfile
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from embedding_adaptation.datasets.adapter import TrainedAdapter
 from embedding_adaptation.runtime import build_strategy, load_embedder
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
     import pandas as pd
+    import torch
     from peft import PeftModel
     from sentence_transformers import SentenceTransformer
     from transformers import TrainerCallback
 
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.strategy import Strategy
+    from embedding_adaptation.embedder.training_pass import TrainingPass
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCacheLoss
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
 logger = logging.getLogger(__name__)
@@ -65,7 +71,6 @@ def train(
     import torch
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.base.sampler import BatchSamplers
-    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
     from datasets import Dataset
 
@@ -78,12 +83,18 @@ def train(
     torch.manual_seed(options.seed)
     strategy = build_strategy(embedder_options.adapt, embedder_options)
     embedder = load_embedder(weights, embedder_options)
-    add_adapter(embedder, options)
+    first_layer = add_adapter(embedder, options)
     model = embedder.sentence_transformer(strategy)
-    pairs = Dataset.from_dict({"anchor": train_pairs["source_text"].tolist(), "positive": train_pairs["generated_text"].tolist()})
-    loss = CachedMultipleNegativesRankingLoss(model, scale=1.0 / options.temperature, mini_batch_num_tokens=options.chunk_tokens)
+    pairs = Dataset.from_dict(
+        {
+            "anchor": train_pairs["source_text"].tolist(),
+            "positive": train_pairs["generated_text"].tolist(),
+            "label": range(len(train_pairs)),
+        }
+    )
     history = _history_callback(embedder, strategy, validation_pairs, options)
     with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as scratch:
+        loss = batch_loss(embedder, model, strategy, train_pairs, options, first_layer=first_layer, scratch=Path(scratch))
         arguments = SentenceTransformerTrainingArguments(
             output_dir=scratch,
             max_steps=options.steps,
@@ -91,8 +102,10 @@ def train(
             dataloader_drop_last=True,
             batch_sampler=BatchSamplers.NO_DUPLICATES,
             learning_rate=options.learning_rate,
-            warmup_steps=math.ceil(options.warmup_share * options.steps),
-            lr_scheduler_type="linear",
+            warmup_steps=math.ceil(options.warmup_pairs / options.batch_size),
+            lr_scheduler_type="constant_with_warmup" if options.schedule == "constant" else options.schedule,
+            max_grad_norm=options.max_gradient_norm or 0.0,
+            weight_decay=options.weight_decay,
             optim="adamw_torch",
             logging_steps=1,
             logging_nan_inf_filter=False,
@@ -121,22 +134,121 @@ def train(
     return adapter, history.frame()
 
 
-def add_adapter(embedder: Embedder, options: FinetuningOptions) -> None:
-    """Put a fresh LoRA adapter on every linear layer of the embedder's decoder; only the adapter's weights train."""
+def batch_loss(
+    embedder: Embedder,
+    model: SentenceTransformer,
+    strategy: Strategy,
+    train_pairs: pd.DataFrame,
+    options: FinetuningOptions,
+    *,
+    first_layer: int,
+    scratch: Path,
+) -> GradCacheLoss:
+    """The loss of a batch of pairs whose labels are their rows in ``train_pairs``."""
+    import torch
+
+    from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCacheLoss
+    from embedding_adaptation.pipelines.contrastive_finetuning.info_nce import info_nce
+    from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
+    from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import conflicts, pair_groups
+
+    apart = options.false_negatives
+    groups = pair_groups(train_pairs, same_source=apart.same_source, near_duplicate=apart.near_duplicate)  # [N, 2]
+
+    def loss(vectors: list[torch.Tensor], labels: torch.Tensor | None) -> torch.Tensor:
+        left_out = None
+        if labels is not None:
+            left_out = torch.from_numpy(conflicts(groups[labels.cpu().numpy()])).to(vectors[0].device)  # [B, B]
+        return info_nce(
+            vectors[0],
+            vectors[1],
+            temperature=options.temperature,
+            margin=options.margin,
+            symmetric=options.symmetric,
+            left_out=left_out,
+            false_negative_margin=apart.margin,
+            dimensions=options.matryoshka_dimensions,
+        )
+
+    training_pass = training_pass_of(embedder, strategy, first_layer)
+    states = None
+    if training_pass.first_layer:
+        states = LowerStates(
+            training_pass.lower_states,
+            memory_mb=options.lower_states_mb,
+            disk_mb=options.lower_states_disk_mb,
+            folder=scratch,
+            batch_tokens=embedder.batch_tokens,
+        )
+    return GradCacheLoss(
+        model,
+        training_pass,
+        loss,
+        chunk_tokens=options.chunk_tokens,
+        activation_mb=options.activation_mb,
+        lower_states=states,
+    )
+
+
+def training_pass_of(embedder: Embedder, strategy: Strategy, first_layer: int) -> TrainingPass:
+    """The fastest pass that gives this model's own vectors: packed rows above the frozen layers, else padded batches through all."""
+    from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError
+    from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
+
+    frame = strategy.templates[0].frame(embedder.tokenizer, embedder.max_length)
+    try:
+        packed = TrainingPass(embedder.backbone, frame, strategy.pooling, first_layer)
+        packed.check([packed.row(range(1, length)) for length in (4, 7, 7)])
+    except UnsupportedDecoderError as error:
+        logger.warning("training goes the slow way, over padded texts and all layers: %s", error)
+        return PaddedPass(embedder.backbone, frame, strategy.pooling)
+    return packed
+
+
+def add_adapter(embedder: Embedder, options: FinetuningOptions) -> int:
+    """Put a fresh LoRA adapter on linear layers of the embedder's decoder; only the adapter's weights train.
+
+    Returns:
+        The lowest adapted layer, from 0: those below it never change.
+
+    Raises:
+        ValueError: If the options name a layer or a module that the model does not have.
+    """
     from peft import LoraConfig, TaskType, get_peft_model
 
-    if embedder.backbone.device.type == "cpu":
-        # The fused attention kernel's backward is slow on a CPU: plain attention trains 1.2 to 1.3 times as fast on short texts.
-        embedder.backbone.set_attn_implementation("eager")
+    from embedding_adaptation.embedder.decoder_pass import layers_name
+
+    lora = options.lora
+    layers = lora.layer_numbers(embedder.layer_count)
+    modules = linear_modules(embedder.backbone, layers_name(embedder.backbone), layers)
+    if lora.target_modules is not None:
+        there = {name.rpartition(".")[2] for name in modules}
+        for wanted in lora.target_modules:
+            if wanted not in there:
+                msg = f"contrastive_finetuning.lora.target_modules names {wanted!r}; the model's layers have {', '.join(sorted(there))}"
+                raise ValueError(msg)
+        modules = [name for name in modules if name.rpartition(".")[2] in lora.target_modules]
     config = LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,
-        r=options.lora.rank,
-        lora_alpha=options.lora.alpha,
-        lora_dropout=options.lora.dropout,
-        target_modules="all-linear",
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rank_stabilised,
+        use_dora=lora.weight_decomposed,
+        target_modules=modules,
     )
     # Adapter weights stay in float32 beside a bfloat16 base: steps of 1e-4 would vanish in bfloat16.
     embedder.backbone = get_peft_model(embedder.backbone, config, autocast_adapter_dtype=True)
+    return layers[0]
+
+
+def linear_modules(decoder: torch.nn.Module, layers_path: str, layers: Sequence[int]) -> list[str]:
+    """Names of all linear modules in the given layers."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    starts = tuple(f"{layers_path}.{number}." for number in layers)
+    return [name for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear | Conv1D) and name.startswith(starts)]
 
 
 def validation_scores(anchors: np.ndarray, positives: np.ndarray, temperature: float) -> tuple[float, float]:

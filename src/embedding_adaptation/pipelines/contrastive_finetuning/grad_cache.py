@@ -1,0 +1,164 @@
+"""Contrastive loss over a whole batch in bounded memory, with as little computed twice as the memory allows.
+
+GradCache embeds all chunks of a batch without gradients, takes the loss and its gradient with respect to the vectors, and embeds every
+chunk a second time to carry that gradient on. Here chunks keep their activations the first time as long as a budget lasts, and only the
+others are embedded twice. The gradients are those of one pass over the batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from sentence_transformers.sentence_transformer.losses.cached_multiple_negatives_ranking import RandContext
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from sentence_transformers import SentenceTransformer
+
+    from embedding_adaptation.embedder.training_pass import TrainingPass
+    from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
+
+Row = tuple[int, ...]
+
+
+class GradCacheLoss(torch.nn.Module):
+    """A loss of a batch's vectors, for sentence-transformers' trainer.
+
+    Args:
+        model: The model that is trained, as the trainer knows it.
+        training_pass: Embeds rows of it.
+        loss: ``loss(vectors, labels)``: a scalar of the columns' vectors, each ``[B, D]``, and the batch's labels ``[B]``.
+        chunk_tokens: Tokens embedded at once.
+        activation_mb: Memory for activations that are kept from the first pass.
+        lower_states: Stored output of the layers below the pass; ``None`` where it computes them all.
+
+    References:
+        GradCache: https://arxiv.org/abs/2101.06983
+    """
+
+    def __init__(
+        self,
+        model: SentenceTransformer,
+        training_pass: TrainingPass,
+        loss: Callable[[list[torch.Tensor], torch.Tensor | None], torch.Tensor],
+        *,
+        chunk_tokens: int,
+        activation_mb: int,
+        lower_states: LowerStates | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.training_pass = training_pass
+        self.loss = loss
+        self.chunk_tokens = chunk_tokens
+        self.activation_bytes = activation_mb << 20
+        self.lower_states = lower_states
+        self.tokens = self.tokens_again = 0
+
+    def forward(self, sentence_features: Sequence[dict[str, torch.Tensor]], labels: torch.Tensor | None = None) -> torch.Tensor:
+        """The loss of a batch; its backward pass puts gradients on the model's weights."""
+        columns = [self._rows(features) for features in sentence_features]
+        rows = [row for column in columns for row in column]
+        self._frozen = {p.untyped_storage().data_ptr() for p in self.training_pass.decoder.parameters()}
+        with self.training_pass.training():
+            first = _FirstPass(self, rows)
+            vectors = first.vectors.requires_grad_(torch.is_grad_enabled())  # [sum of B, D]
+            loss = self.loss(list(vectors.split([len(column) for column in columns])), labels)
+            if not torch.is_grad_enabled():
+                return loss
+            (of_vectors,) = torch.autograd.grad(loss, vectors)  # [sum of B, D]
+        result = loss.detach().requires_grad_()
+        result.register_hook(lambda outer: self._carry_on(first, of_vectors * outer))
+        return result
+
+    def _carry_on(self, first: _FirstPass, of_vectors: torch.Tensor) -> None:
+        """Take the vectors' gradients to the weights, chunk by chunk."""
+        with torch.enable_grad(), self.training_pass.training():
+            for chunk, kept, state in first.chunks():
+                vectors = kept
+                if vectors is None:
+                    with state:
+                        vectors = self._embed([first.rows[index] for index in chunk])
+                    self.tokens_again += sum(len(first.rows[index]) for index in chunk)
+                vectors.backward(of_vectors[chunk].to(vectors.dtype))
+
+    def _embed(self, rows: list[Row]) -> torch.Tensor:
+        lower = None if self.lower_states is None else self.lower_states.of(rows)
+        decoder = self.training_pass.decoder
+        # An adapter's weights are float32; autocast multiplies them in the base's format, which is twice as fast on a CPU.
+        with torch.autocast(decoder.device.type, dtype=decoder.dtype, enabled=decoder.dtype != torch.float32):
+            return self.training_pass.embed(rows, lower)  # [n, D]
+
+    def _rows(self, features: dict[str, torch.Tensor]) -> list[Row]:
+        """Ids of each text behind the template's shared beginning."""
+        lengths = features["attention_mask"].sum(dim=1).tolist()
+        shared = len(self.training_pass.tree.shared)
+        return [tuple(ids[shared:length]) for ids, length in zip(features["input_ids"].tolist(), lengths, strict=True)]
+
+
+class _FirstPass:
+    """Vectors of all rows, with the activations of as many chunks as the budget holds."""
+
+    def __init__(self, owner: GradCacheLoss, rows: list[Row]) -> None:
+        self.rows = rows
+        self._chunks: list[tuple[list[int], torch.Tensor | None, RandContext]] = []
+        free = owner.activation_bytes if torch.is_grad_enabled() else 0
+        parts: list[torch.Tensor] = []
+        order: list[int] = []
+        last = 0
+        for chunk in _chunks_of(rows, owner.chunk_tokens):
+            chosen = [rows[index] for index in chunk]
+            tokens = sum(map(len, chosen))
+            owner.tokens += tokens
+            state = RandContext(torch.empty(0, device=owner.training_pass.decoder.device))
+            kept: torch.Tensor | None = None
+            if 0 < free >= last:  # the next chunk is taken to need as much as the one before
+                seen: dict[int, int] = {}
+                with torch.autograd.graph.saved_tensors_hooks(_counting(seen, owner._frozen), _same):  # noqa: SLF001
+                    kept = owner._embed(chosen)  # noqa: SLF001
+                last = sum(seen.values())
+                free -= last
+                vectors = kept.detach()
+            else:
+                with torch.no_grad():
+                    vectors = owner._embed(chosen)  # noqa: SLF001
+            self._chunks.append((chunk, kept, state))
+            parts.append(vectors.float())
+            order.extend(chunk)
+        back = torch.empty(len(rows), dtype=torch.long)
+        back[torch.tensor(order)] = torch.arange(len(rows))
+        self.vectors = torch.cat(parts)[back.to(parts[0].device)]  # [N, D]
+
+    def chunks(self) -> Iterator[tuple[list[int], torch.Tensor | None, RandContext]]:
+        """Each chunk's rows, vectors with their graph where it was kept, and the random state before them; given out once."""
+        while self._chunks:
+            yield self._chunks.pop()
+
+
+def _chunks_of(rows: Sequence[Row], budget: int) -> list[list[int]]:
+    """Rows in order of length, cut where a chunk would have more tokens than the budget."""
+    chunks: list[list[int]] = []
+    tokens = 0
+    for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):
+        if not chunks or tokens + len(rows[index]) > budget:
+            chunks.append([])
+            tokens = 0
+        chunks[-1].append(index)
+        tokens += len(rows[index])
+    return chunks
+
+
+def _counting(seen: dict[int, int], apart: set[int]) -> Callable[[torch.Tensor], torch.Tensor]:
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in apart:
+            seen[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    return pack
+
+
+def _same(tensor: torch.Tensor) -> Any:
+    return tensor

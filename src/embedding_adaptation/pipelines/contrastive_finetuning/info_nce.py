@@ -1,0 +1,90 @@
+"""InfoNCE with in-batch negatives, and which negatives do not count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+
+def info_nce(
+    anchors: torch.Tensor,
+    positives: torch.Tensor,
+    negatives: torch.Tensor | None = None,
+    *,
+    temperature: float,
+    margin: float = 0.0,
+    symmetric: bool = True,
+    left_out: torch.Tensor | None = None,
+    false_negative_margin: float | None = None,
+    dimensions: Sequence[int] = (),
+) -> torch.Tensor:
+    """Mean InfoNCE loss in nats.
+
+    Each anchor is to find its positive among all positives (and hard negatives); symmetric, each positive its anchor among all anchors too.
+
+    Args:
+        anchors: ``[B, D]``, of any length.
+        positives: ``[B, D]``, row by row the anchors' positives.
+        negatives: Hard negatives ``[M, D]``, candidates of every anchor.
+        temperature: Divides the cosines; lower looks harder at close negatives.
+        margin: By how much a positive's cosine must exceed the others' (subtracted from it).
+        symmetric: Whether the mean of both directions is taken.
+        left_out: Bool ``[B, B]``, pairs of anchor and other positive that are no negatives.
+        false_negative_margin: Others whose cosine exceeds the positive's by more than this are taken for positives, and left out.
+        dimensions: Matryoshka: the mean of the losses of vectors cut to these dimensions; none takes them whole.
+
+    Returns:
+        A scalar.
+
+    References:
+        - InfoNCE with in-batch negatives: https://arxiv.org/abs/1705.00652
+        - Additive margin: https://arxiv.org/abs/1902.08564
+        - Leaving out likely false negatives: https://arxiv.org/abs/2402.16829
+        - Matryoshka representation learning: https://arxiv.org/abs/2205.13147
+    """
+    import torch
+
+    losses = []
+    for dimension in dimensions or (anchors.shape[1],):
+        unit = [
+            None if vectors is None else torch.nn.functional.normalize(vectors[:, :dimension].float(), dim=-1)
+            for vectors in (anchors, positives, negatives)
+        ]  # [B, d], [B, d], [M, d]
+        one, two, hard = unit
+        assert one is not None  # noqa: S101  only hard negatives may be missing
+        assert two is not None  # noqa: S101
+        cosines = one @ two.T  # [B, B]
+        directions = [_direction(cosines, None if hard is None else one @ hard.T, left_out, temperature, margin, false_negative_margin)]
+        if symmetric:
+            turned = None if left_out is None else left_out.T
+            directions.append(_direction(cosines.T, None, turned, temperature, margin, false_negative_margin))
+        losses.append(torch.stack(directions).mean())
+    return torch.stack(losses).mean()
+
+
+def _direction(
+    cosines: torch.Tensor,
+    of_hard: torch.Tensor | None,
+    left_out: torch.Tensor | None,
+    temperature: float,
+    margin: float,
+    false_negative_margin: float | None,
+) -> torch.Tensor:
+    import torch
+
+    own = torch.arange(len(cosines), device=cosines.device)  # [B]
+    is_own = torch.zeros_like(cosines, dtype=torch.bool)
+    is_own[own, own] = True
+    scores = cosines - margin * is_own  # [B, B]
+    barred = torch.zeros_like(is_own) if left_out is None else left_out & ~is_own
+    if of_hard is not None:
+        scores = torch.cat([scores, of_hard], dim=1)  # [B, B + M]
+        barred, is_own = (torch.nn.functional.pad(mask, (0, of_hard.shape[1])) for mask in (barred, is_own))
+    if false_negative_margin is not None:
+        limit = cosines.diagonal()[:, None].detach() + false_negative_margin  # [B, 1]
+        barred = barred | ((scores.detach() > limit) & ~is_own)
+    return torch.nn.functional.cross_entropy((scores / temperature).masked_fill(barred, float("-inf")), own)

@@ -1,0 +1,104 @@
+"""What the frozen lower layers make of a text, kept: it never changes."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    import torch
+
+logger = logging.getLogger(__name__)
+
+
+class LowerStates:
+    """Stored hidden states by row: in memory up to a bound, then in a file up to another, then computed anew each time.
+
+    They are kept in the number format they were computed in, so that what is read is what was written.
+
+    Args:
+        compute: Computes the states ``[R, D]`` of rows.
+        memory_mb: Most memory for them.
+        disk_mb: Most space in the file for those that do not fit.
+        folder: Where the file goes; ``None`` keeps none.
+        batch_tokens: Tokens computed at once.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Sequence[int]]], list[torch.Tensor]],
+        *,
+        memory_mb: int,
+        disk_mb: int = 0,
+        folder: Path | None = None,
+        batch_tokens: int = 1024,
+    ) -> None:
+        self.compute = compute
+        self.batch_tokens = batch_tokens
+        self.rows_computed = self.rows_read = 0
+        self._memory: dict[tuple[int, ...], torch.Tensor] = {}
+        self._free = memory_mb << 20
+        self._on_disk: dict[tuple[int, ...], tuple[int, tuple[int, int]]] = {}
+        self._path = None if folder is None or not disk_mb else folder / "lower_states.bin"
+        self._disk_free = disk_mb << 20
+        self._dtype: torch.dtype | None = None
+
+    def of(self, rows: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
+        """States of rows, stored or computed, in their order."""
+        from embedding_adaptation.embedder.batching import token_budget_batches
+
+        missing = [row for row in dict.fromkeys(rows) if row not in self._memory and row not in self._on_disk]
+        fresh: dict[tuple[int, ...], torch.Tensor] = {}
+        for batch in token_budget_batches([len(row) for row in missing], self.batch_tokens):
+            chosen = [missing[index] for index in batch]
+            fresh |= {row: states for row, states in zip(chosen, self.compute(chosen), strict=True) if not self._keep(row, states)}
+        self.rows_computed += len(missing)
+        self.rows_read += len(rows) - len(missing)
+        return [fresh[row] if row in fresh else self._read(row) for row in rows]
+
+    def close(self) -> None:
+        """Forget everything, and remove the file."""
+        self._memory.clear()
+        self._on_disk.clear()
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)
+
+    def _keep(self, row: tuple[int, ...], states: torch.Tensor) -> bool:
+        import torch
+
+        size = states.numel() * states.element_size()
+        if size <= self._free:
+            self._free -= size
+            self._memory[row] = states
+            return True
+        if self._path is None or size > self._disk_free or states.device.type != "cpu":
+            return False
+        self._dtype = states.dtype
+        try:
+            with self._path.open("ab") as file:
+                start = file.tell()
+                file.write(states.contiguous().view(torch.uint8).numpy().tobytes())
+        except OSError as error:  # a full disk costs speed, not the run
+            logger.warning("states of lower layers are no longer kept on disk: %s", error)
+            self._disk_free = 0
+            return False
+        self._disk_free -= size
+        self._on_disk[row] = (start, (states.shape[0], states.shape[1]))
+        return True
+
+    def _read(self, row: tuple[int, ...]) -> torch.Tensor:
+        import torch
+
+        if row in self._memory:
+            return self._memory[row]
+        start, shape = self._on_disk[row]
+        assert self._path is not None  # noqa: S101  something has been written there
+        assert self._dtype is not None  # noqa: S101
+        count = shape[0] * shape[1] * self._dtype.itemsize
+        stored = np.fromfile(self._path, np.uint8, count=count, offset=start)
+        return torch.from_numpy(stored).view(self._dtype).view(shape)  # [R, D]

@@ -1,0 +1,83 @@
+"""Which pairs tell of the same text, so that one's positive is no negative of the other."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+
+
+def pair_groups(pairs: pd.DataFrame, *, same_source: bool, near_duplicate: float | None) -> np.ndarray:
+    """The groups of both sides of each pair.
+
+    Texts are of one group where they are equal but for case and spaces, where they are near-duplicates, and where one was made from the
+    other. Groups are transitive.
+
+    Args:
+        pairs: ``source_text`` and ``generated_text``; ``source_id`` and ``other_id`` where there are any.
+        same_source: Whether texts made from the same text of the corpus are of one group.
+        near_duplicate: Jaccard similarity of character 5-grams from which texts are of one group; ``None`` looks at none.
+
+    Returns:
+        ``[N, 2]`` int64, the groups of the source text and of its positive.
+    """
+    texts = [*pairs["source_text"], *pairs["generated_text"]]
+    numbers: dict[str, int] = {}
+    of_text = np.array([numbers.setdefault(" ".join(text.casefold().split()), len(numbers)) for text in texts], np.int64)  # [2 N]
+    links = [_near_duplicates(list(numbers), near_duplicate)] if near_duplicate is not None else []
+    if same_source:
+        links.append(_same_source(pairs, of_text))
+    groups = _joined(len(numbers), [link for part in links for link in part])
+    return groups[of_text].reshape(2, -1).T  # [N, 2]
+
+
+def conflicts(groups: np.ndarray) -> np.ndarray:
+    """Which pairs of a batch share a group, ``[B, B]`` bool; every pair does with itself.
+
+    Args:
+        groups: ``[B, 2]``.
+    """
+    return np.asarray((groups[:, None, :, None] == groups[None, :, None, :]).any(axis=(2, 3)))
+
+
+def _near_duplicates(texts: Sequence[str], threshold: float) -> list[tuple[int, int]]:
+    from embedding_adaptation.pipelines.data_augmentation.near_duplicates import NearDuplicates
+
+    with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as folder:
+        finder = NearDuplicates(Path(folder), threshold)
+        for text in texts:
+            finder.add(text)
+        earlier = finder.find(np.zeros(len(texts), bool))
+    return [(row, int(other)) for row, other in enumerate(earlier) if other >= 0]
+
+
+def _same_source(pairs: pd.DataFrame, of_text: np.ndarray) -> list[tuple[int, int]]:
+    """Links between texts that have a source in common: a generated text has its source text's, a text of the corpus its own."""
+    if "source_id" not in pairs:
+        return []
+    own = pairs["source_id"].astype(str)
+    others = pairs["other_id"].astype(str) if "other_id" in pairs else own
+    of_positive = others.where(others != "", own)
+    first: dict[str, int] = {}
+    links = []
+    for place, source in enumerate([*own, *of_positive]):
+        text = int(of_text[place])
+        links.append((text, first.setdefault(source, text)))
+    return links
+
+
+def _joined(count: int, links: Sequence[tuple[int, int]]) -> np.ndarray:
+    """The connected component of each of ``count`` nodes."""
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import connected_components
+
+    one, other = (np.array(side, np.int64) for side in zip(*links, strict=True)) if links else (np.empty(0, np.int64),) * 2
+    graph = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(count, count))
+    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
