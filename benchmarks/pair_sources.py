@@ -34,6 +34,7 @@ from embedding_adaptation.runtime import load_embedder
 from embedding_adaptation.text_stream import TextStream
 
 KINDS = ("rewrite", "span_pairs", "neighbours", "noise", "identity")
+CANDIDATES = {"rewrite": 1.9, "span_pairs": 1.4, "noise": 1.1, "identity": 1.1}  # for each pair that is wanted
 SCORED = 1000
 SEEDS = (0, 1, 2)
 STRATEGIES = ("prompted_last", "prompted_values")
@@ -50,7 +51,9 @@ def options_of(name: str) -> dict[str, Any]:
 def make_pairs(texts: list[str], kind: str, wanted: int, folder: Path, embedder: EmbedderOptions) -> pd.DataFrame:
     """Accepted pairs of one kind, in the order of their keys, at most as many as wanted."""
     parameters = options_of("data_augmentation")
-    chosen = dict.fromkeys(parameters["generators"]) | {kind: (parameters["generators"][kind] or {}) | {"weight": 1}}
+    # No more candidates than are needed, with some to be rejected; neighbours need all texts.
+    weight = 1.0 if kind == "neighbours" else min(1.0, CANDIDATES[kind] * wanted / len(texts))
+    chosen = dict.fromkeys(parameters["generators"]) | {kind: (parameters["generators"][kind] or {}) | {"weight": round(weight, 2)}}
     options = AugmentationOptions.model_validate(parameters | {"generators": chosen, "cleaning": {"max_texts": None}})
     weights = default_weights()
     corpus = TextStream.of(pd.DataFrame({"id": [str(row) for row in range(len(texts))], "text": texts}))

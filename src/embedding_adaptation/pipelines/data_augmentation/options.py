@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -96,13 +97,27 @@ class RewriteOptions(GeneratorOptions):
     """An instruct model rewrites texts."""
 
     system_prompt: str = Field(description="What the model is told to be.")
-    styles: dict[str, StyleOptions] = Field(min_length=1, description="Named ways to rewrite; a text's rewrites go round them.")
+    styles: dict[str, StyleOptions] = Field(min_length=1, description="Named ways to rewrite; those in use, once they are checked.")
+    use: tuple[str, ...] | None = Field(None, min_length=1, description="Names of the styles a text's rewrites go round; null takes all.")
     temperature: float = Field(0.6, ge=0.0, le=2.0, description="Sampling temperature; 0 takes the likeliest word.")
     top_p: float = Field(0.9, gt=0.0, le=1.0, description="Sampling keeps the likeliest words up to this share.")
     max_new_tokens: int = Field(40, ge=1, description="Longest answer in tokens.")
     memory_mb: int | None = Field(None, ge=64, description="Memory for texts under way; null takes what suits the device.")
     batch_size: int | None = Field(None, ge=1, description="Texts generated at once; null fills memory_mb.")
     server: ServerOptions | None = Field(None, description="A chat server that rewrites instead of the base model.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_used(cls, values: Any) -> Any:
+        """Drop styles that are not in use: what they say decides nothing, and candidates are not made anew for it."""
+        if not isinstance(values, Mapping) or not values.get("use") or not isinstance(values.get("styles"), Mapping):
+            return values
+        styles = values["styles"]
+        for name in values["use"]:
+            if name not in styles:
+                msg = f"rewrite.use names the style {name!r}; there are: {', '.join(styles)}"
+                raise ValueError(msg)
+        return {**values, "styles": {name: styles[name] for name in values["use"]}}
 
 
 class BackTranslationOptions(GeneratorOptions):
