@@ -99,8 +99,9 @@ def trained_cell(
     pairs = make_pairs(texts, kind, arguments.pairs, arguments.save / corpus, embedder).sample(frac=1.0, random_state=seed)
     made = time.perf_counter()
     # Without dropout the two sides of an identity pair are one vector, and nothing is learned from them.
-    lora = options_of("contrastive_finetuning")["lora"] | ({"dropout": 0.1} if kind == "identity" else {})
-    changes = {"steps": arguments.steps, "seed": seed, "validate_every": arguments.steps, "lora": lora}
+    lora = options_of("contrastive_finetuning")["lora"] | ({"dropout": 0.1} if kind == "identity" else {}) | {"layers": arguments.layers}
+    # The same number of steps for all: none is chosen.
+    changes = {"steps": arguments.steps, "seed": seed, "validate_every": arguments.steps, "lora": lora, "stopping": {"criterion": None}}
     tuning = FinetuningOptions.model_validate(options_of("contrastive_finetuning") | changes)
     adapter, _ = train(default_weights(), pairs.iloc[HELD_OUT:], pairs.head(HELD_OUT), tuning, embedder)
     base = default_weights()
@@ -131,6 +132,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=1500)
     parser.add_argument("--texts", type=int, default=4000, help="texts of a corpus that pairs are made from, at most")
     parser.add_argument("--steps", type=int, default=23)
+    parser.add_argument("--layers", default="all", help="adapted layers: all, upper_half, upper_third")
     parser.add_argument("--pairs-only", action="store_true", help="make the pairs, and train on none")
     parser.add_argument("--training-seeds", type=int, nargs="+", default=[0])
     arguments = parser.parse_args()

@@ -83,7 +83,7 @@ def _check_augmentation(given: Any, embedder: EmbedderOptions) -> None:
 
 
 # Made by earlier runs, and useful when it is there.
-_OPTIONAL = frozenset({"finished_candidates", "finished_scores"})
+_OPTIONAL = frozenset({"finished_candidates", "finished_scores", "training_checkpoints"})
 
 
 def _way_out(name: str) -> str:

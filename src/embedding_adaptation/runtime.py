@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from embedding_adaptation.options import EmbedderOptions, StrategyOptions
 
 
-def load_embedder(weights: DecoderWeights, options: EmbedderOptions) -> Embedder:
-    """Load an embedder as the options say."""
+def load_embedder(weights: DecoderWeights, options: EmbedderOptions, *, four_bit: bool = False) -> Embedder:
+    """Load an embedder as the options say; with its linear layers in four bits, if asked."""
     return Embedder.load(
         weights,
         device=options.device,
         dtype=options.dtype,
         max_length=options.max_length,
         batch_tokens=options.batch_tokens,
+        four_bit=four_bit,
     )
 
 

@@ -85,6 +85,7 @@ class Embedder:
         max_length: int | None = None,
         batch_tokens: int | None = None,
         strategy: Strategy | None = None,
+        four_bit: bool = False,
     ) -> Embedder:
         """Load an embedder.
 
@@ -97,6 +98,7 @@ class Embedder:
             max_length: Longest sequence in tokens, prompt included; ``None`` is the saved embedder's, else 256.
             batch_tokens: Token budget of a batch.
             strategy: The strategy of :meth:`encode`; ``None`` is the saved embedder's, else PromptEOL's template with the last token.
+            four_bit: Keep the linear layers in four bits (NF4); needs CUDA and bitsandbytes.
 
         Raises:
             BaseModelError: If the model is not there or cannot be used; the message says what to do.
@@ -109,7 +111,15 @@ class Embedder:
         place = resolve_source(source)
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
-        backbone = AutoModel.from_pretrained(place.model, dtype=chosen_dtype, **place.loading)
+        loading = dict(place.loading)
+        if four_bit:
+            from transformers import BitsAndBytesConfig
+
+            loading["quantization_config"] = BitsAndBytesConfig(
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=chosen_dtype, bnb_4bit_use_double_quant=True
+            )
+            loading["device_map"] = {"": chosen_device}
+        backbone = AutoModel.from_pretrained(place.model, dtype=chosen_dtype, **loading)
         if place.adapter is not None:
             from peft import PeftModel
 
@@ -123,7 +133,7 @@ class Embedder:
             str(chosen_dtype).removeprefix("torch."),
         )
         embedder = cls(
-            backbone.to(chosen_device).eval(),
+            (backbone if four_bit else backbone.to(chosen_device)).eval(),
             tokenizer,
             max_length=max_length or place.max_length or 256,
             batch_tokens=batch_tokens,

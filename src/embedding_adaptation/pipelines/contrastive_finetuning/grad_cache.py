@@ -15,8 +15,6 @@ from sentence_transformers.sentence_transformer.losses.cached_multiple_negatives
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from sentence_transformers import SentenceTransformer
-
     from embedding_adaptation.embedder.training_pass import TrainingPass
     from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
 
@@ -27,7 +25,7 @@ class GradCacheLoss(torch.nn.Module):
     """A loss of a batch's vectors, for sentence-transformers' trainer.
 
     Args:
-        model: The model that is trained, as the trainer knows it.
+        preprocess: Makes ``input_ids`` and ``attention_mask`` of texts, as the columns of a batch have them.
         training_pass: Embeds rows of it.
         loss: ``loss(vectors, labels)``: a scalar of the columns' vectors, each ``[B, D]``, and the batch's labels ``[B]``.
         chunk_tokens: Tokens embedded at once.
@@ -40,7 +38,7 @@ class GradCacheLoss(torch.nn.Module):
 
     def __init__(
         self,
-        model: SentenceTransformer,
+        preprocess: Callable[[list[str]], dict[str, torch.Tensor]],
         training_pass: TrainingPass,
         loss: Callable[[list[torch.Tensor], torch.Tensor | None], torch.Tensor],
         *,
@@ -49,7 +47,7 @@ class GradCacheLoss(torch.nn.Module):
         lower_states: LowerStates | None = None,
     ) -> None:
         super().__init__()
-        self.model = model
+        self.preprocess = preprocess
         self.training_pass = training_pass
         self.loss = loss
         self.chunk_tokens = chunk_tokens
@@ -65,13 +63,28 @@ class GradCacheLoss(torch.nn.Module):
         with self.training_pass.training():
             first = _FirstPass(self, rows)
             vectors = first.vectors.requires_grad_(torch.is_grad_enabled())  # [sum of B, D]
-            loss = self.loss(list(vectors.split([len(column) for column in columns])), labels)
+            parts = list(vectors.split([len(column) for column in columns]))  # [B, D] each
+            if _is_distributed():
+                parts, labels = [_gathered(part) for part in parts], None if labels is None else _gathered(labels)
+            loss = self.loss(parts, labels)
             if not torch.is_grad_enabled():
                 return loss
             (of_vectors,) = torch.autograd.grad(loss, vectors)  # [sum of B, D]
         result = loss.detach().requires_grad_()
         result.register_hook(lambda outer: self._carry_on(first, of_vectors * outer))
         return result
+
+    def encode(self, texts: Sequence[str]) -> torch.Tensor:
+        """Vectors of texts under the present weights, without gradients and without dropout, ``[N, D]`` float32."""
+        rows = self._rows(self.preprocess(list(texts)))
+        decoder = self.training_pass.decoder
+        was_training = decoder.training
+        decoder.eval()
+        try:
+            with torch.no_grad(), self.training_pass.training():
+                return _FirstPass(self, rows).vectors
+        finally:
+            decoder.train(was_training)
 
     def _carry_on(self, first: _FirstPass, of_vectors: torch.Tensor) -> None:
         """Take the vectors' gradients to the weights, chunk by chunk."""
@@ -83,6 +96,10 @@ class GradCacheLoss(torch.nn.Module):
                         vectors = self._embed([first.rows[index] for index in chunk])
                     self.tokens_again += sum(len(first.rows[index]) for index in chunk)
                 vectors.backward(of_vectors[chunk].to(vectors.dtype))
+        if _is_distributed():
+            for weight in self.training_pass.decoder.parameters():
+                if weight.requires_grad and weight.grad is not None:
+                    torch.distributed.all_reduce(weight.grad)
 
     def _embed(self, rows: list[Row]) -> torch.Tensor:
         lower = None if self.lower_states is None else self.lower_states.of(rows)
@@ -96,6 +113,22 @@ class GradCacheLoss(torch.nn.Module):
         lengths = features["attention_mask"].sum(dim=1).tolist()
         shared = len(self.training_pass.tree.shared)
         return [tuple(ids[shared:length]) for ids, length in zip(features["input_ids"].tolist(), lengths, strict=True)]
+
+
+def _is_distributed() -> bool:
+    distributed = torch.distributed
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def _gathered(own: torch.Tensor) -> torch.Tensor:
+    """The tensors of all devices in the order of their ranks; only the own one is part of the graph.
+
+    Every device takes the loss of the whole batch, so that the gradient with respect to its own vectors is complete.
+    """
+    parts = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
+    torch.distributed.all_gather(parts, own.detach().contiguous())
+    parts[torch.distributed.get_rank()] = own
+    return torch.cat(parts)
 
 
 class _FirstPass:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
@@ -10,6 +11,7 @@ from embedding_adaptation.datasets.adapter import TrainedAdapter
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+from embedding_adaptation.text_stream import TextStream
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -17,6 +19,7 @@ else:
     Figure = Any  # Kedro evaluates the annotations at start, and plotly takes a while to import
 
 _MIN_SOURCES = 4
+_SPARE = 5  # texts drawn for each that is judged by
 
 
 class PairsError(ValueError):
@@ -57,15 +60,19 @@ def train_adapter(
     base_model: DecoderWeights,
     train_pairs: pd.DataFrame,
     validation_pairs: pd.DataFrame,
+    clean_corpus: TextStream,
+    training_checkpoints: Path,
     options: FinetuningOptions,
     embedder_options: EmbedderOptions,
 ) -> tuple[TrainedAdapter, pd.DataFrame]:
-    """Train a LoRA adapter on the pairs.
+    """Train a LoRA adapter on the pairs, or go on where a run on the same was interrupted.
 
     Args:
         base_model: The model to adapt.
         train_pairs: Pairs to learn from.
         validation_pairs: Held-out pairs.
+        clean_corpus: Texts without labels, to judge by and to mine from.
+        training_checkpoints: Directory of checkpoints.
         options: Fine-tuning options.
         embedder_options: Template, pooling, device and number format.
 
@@ -74,7 +81,13 @@ def train_adapter(
     """
     from embedding_adaptation.pipelines.contrastive_finetuning.training import train
 
-    return train(base_model, train_pairs, validation_pairs, options, embedder_options)
+    most = max(
+        options.stopping.texts * _SPARE,
+        options.rounds.texts if options.rounds else 0,
+        options.hard_negatives.texts if options.hard_negatives else 0,
+    )
+    corpus = clean_corpus.sample(most, options.seed)
+    return train(base_model, train_pairs, validation_pairs, options, embedder_options, corpus=corpus, checkpoints=training_checkpoints)
 
 
 def plot_training_curve(training_history: pd.DataFrame) -> Figure:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from embedding_adaptation.options import Options
 
+Criterion = Literal[
+    "validation_loss", "validation_accuracy", "alignment", "uniformity", "effective_rank", "neighbour_agreement", "text_attention"
+]
 LayersName = Literal["all", "upper_half", "upper_third"]
 
 
@@ -52,6 +55,41 @@ class FalseNegativesOptions(Options):
     )
 
 
+class StoppingOptions(Options):
+    """Which step's adapter is kept, judged on held-out pairs and unlabelled texts."""
+
+    criterion: Criterion | None = Field(
+        "validation_loss", description="The step where this is best is kept, and training ends early; null keeps the last step."
+    )
+    patience: int = Field(3, ge=1, description="Training ends after as many looks without a better value.")
+    texts: int = Field(200, ge=20, description="Unlabelled texts of the corpus that are looked at.")
+    pairs: int = Field(200, ge=2, description="Held-out pairs that are looked at, at most.")
+
+
+class RoundsOptions(Options):
+    """Neighbour pairs mined again from the adapted embedder."""
+
+    every: int = Field(ge=1, description="Steps after which pairs are mined again.")
+    texts: int = Field(5000, ge=20, description="Texts of the corpus that are mined, at most.")
+    neighbours: int = Field(3, ge=1, description="How many nearest neighbours are looked at; both must be among each other's.")
+    min_similarity: float = Field(0.3, ge=-1.0, le=1.0, description="Pairs that are less similar are left out.")
+    max_pairs_per_text: int = Field(3, ge=1, description="In how many pairs a text may stand.")
+    near_duplicate: float = Field(0.9, gt=0.0, le=1.0, description="Texts whose characters agree more than this are kept apart.")
+    min_change: float = Field(0.05, ge=0.0, le=1.0, description="Mining ends when a smaller share of the pairs is new.")
+    min_rank: float = Field(
+        0.5, ge=0.0, le=1.0, description="Mining ends when the effective rank (RankMe) falls below this share of the start's."
+    )
+
+
+class HardNegativesOptions(Options):
+    """Texts of the corpus that are close to an anchor and not its positive, by sentence-transformers' own mining."""
+
+    texts: int = Field(5000, ge=20, description="Texts of the corpus that are candidates, at most.")
+    skip: int = Field(10, ge=0, description="The closest texts are skipped: they are likely positives.")
+    within: int = Field(100, ge=1, description="Negatives are drawn from as many closest texts.")
+    relative_margin: float = Field(0.05, ge=0.0, le=1.0, description="A negative is less similar than the positive by this share at least.")
+
+
 class FinetuningOptions(Options):
     """All options of contrastive fine-tuning."""
 
@@ -75,7 +113,27 @@ class FinetuningOptions(Options):
         (), description="Train vectors cut to these dimensions as well; empty trains whole ones."
     )
     false_negatives: FalseNegativesOptions = FalseNegativesOptions()
+    hard_negatives: HardNegativesOptions | None = Field(None, description="Mined once, before training; null trains without.")
+    rounds: RoundsOptions | None = Field(None, description="Mine neighbour pairs again while training; null keeps the pairs.")
     lora: LoraOptions = LoraOptions()
+    four_bit: bool = Field(False, description="Keep the frozen base in 4 bits (QLoRA); needs CUDA and the extra 'quantised'.")
+    devices: int = Field(1, ge=1, description="Processes on this machine, one a device, which share each batch and its negatives.")
+    stopping: StoppingOptions = StoppingOptions()
     validation_share: float = Field(0.1, gt=0.0, lt=1.0, description="Share of the source texts whose pairs are held out.")
     validate_every: int = Field(4, ge=1, description="Steps between two looks at the held-out pairs.")
     seed: int = Field(ge=0, description="Seed of split, adapter, order and dropout.")
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        if self.batch_size % self.devices:
+            msg = f"batch_size ({self.batch_size}) does not divide among {self.devices} devices; choose a multiple"
+            raise ValueError(msg)
+        if self.four_bit and self.lora.weight_decomposed:
+            msg = "four_bit and lora.weight_decomposed do not go together; choose one"
+            raise ValueError(msg)
+        return self
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What the result depends on: everything but what only costs or saves memory and time."""
+        return self.model_dump(exclude={"chunk_tokens", "activation_mb", "lower_states_mb", "lower_states_disk_mb", "devices"})

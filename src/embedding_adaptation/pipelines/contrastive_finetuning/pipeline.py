@@ -23,6 +23,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
                     "base_model",
                     "train_pairs",
                     "validation_pairs",
+                    "clean_corpus",
+                    "training_checkpoints",
                     "params:contrastive_finetuning",
                     "params:embedder",
                 ],

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import tempfile
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from embedding_adaptation.datasets.adapter import TrainedAdapter
+from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
+from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoints, fingerprint_of
+from embedding_adaptation.pipelines.contrastive_finetuning.judging import Judge, best_step, is_exhausted
+from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import conflicts, pair_groups
 from embedding_adaptation.runtime import build_strategy, load_embedder
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
     import pandas as pd
@@ -27,10 +33,18 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.training_pass import TrainingPass
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoint
     from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCacheLoss
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
 logger = logging.getLogger(__name__)
+
+HISTORY_COLUMNS = (
+    "step", "train_loss", "validation_loss", "validation_accuracy", "alignment", "uniformity", "effective_rank", "neighbour_agreement",
+    "text_attention", "gradient_norm", "learning_rate", "pairs", "tokens", "seconds",
+)  # fmt: skip
+_ATTENTION_TEXTS = 32
+_ROUND_PAIRS = "pairs.parquet"
 
 
 class TrainingError(RuntimeError):
@@ -43,85 +57,110 @@ def train(
     validation_pairs: pd.DataFrame,
     options: FinetuningOptions,
     embedder_options: EmbedderOptions,
+    *,
+    corpus: pd.DataFrame | None = None,
+    checkpoints: Path | None = None,
 ) -> tuple[TrainedAdapter, pd.DataFrame]:
-    """Train an adapter.
+    """Train an adapter, and keep the step that the stopping criterion finds best.
 
-    Each step draws ``batch_size`` pairs without duplicate texts; a pair's negatives are all the other pairs. GradCache bounds memory by
-    chunks of tokens, so the number of negatives does not depend on the machine.
+    Each step draws ``batch_size`` pairs that may stand together; a pair's negatives are all the others. GradCache bounds memory by chunks
+    of tokens, so the number of negatives does not depend on the machine. Where a run with the same pairs, options and weights was
+    interrupted, it goes on from its last checkpoint.
 
     Args:
         weights: The base model.
-        train_pairs: ``source_text`` and ``generated_text``.
+        train_pairs: ``source_text`` and ``generated_text``; ``source_id``, ``other_id`` and ``generator`` where known.
         validation_pairs: Held-out pairs, likewise.
         options: Fine-tuning options.
         embedder_options: Template, pooling, device and number format.
+        corpus: ``id`` and ``text``: texts without labels, to judge by and to mine from; ``None`` takes the held-out pairs' own.
+        checkpoints: Directory of checkpoints; ``None`` keeps them for the length of the call only.
 
     Returns:
-        The adapter, and its history: ``step``, ``train_loss``, ``validation_loss``, ``validation_accuracy`` (NaN where not measured),
-        ``seconds`` since the start.
+        The adapter, and its history: a row a step with the columns of :data:`HISTORY_COLUMNS` (NaN where not measured) and ``chosen``.
 
     Raises:
-        TrainingError: If there are fewer pairs than one batch needs, or the loss is no longer a number.
+        TrainingError: If there are fewer pairs than one batch needs, the loss is no longer a number, or something that the options ask for
+            is not there.
+        BatchError: If not enough pairs may stand in one batch.
 
     References:
         - InfoNCE with in-batch negatives: https://arxiv.org/abs/1705.00652
         - GradCache: https://arxiv.org/abs/2101.06983
         - LoRA: https://arxiv.org/abs/2106.09685
     """
-    import torch
-    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-    from sentence_transformers.base.sampler import BatchSamplers
+    check(train_pairs, options, corpus)
+    if options.devices > 1:
+        from embedding_adaptation.pipelines.contrastive_finetuning.devices import train_on_devices
 
-    from datasets import Dataset
+        return train_on_devices(weights, train_pairs, validation_pairs, options, embedder_options, corpus=corpus, checkpoints=checkpoints)
+    return train_here(weights, train_pairs, validation_pairs, options, embedder_options, corpus=corpus, checkpoints=checkpoints)
 
+
+def check(train_pairs: pd.DataFrame, options: FinetuningOptions, corpus: pd.DataFrame | None) -> None:
+    """Check, before anything is loaded, what can be checked.
+
+    Raises:
+        TrainingError: If there are too few pairs, or the options ask for what is not there.
+        BatchError: If not enough pairs may stand in one batch.
+    """
     if len(train_pairs) < options.batch_size:
         msg = (
             f"there are {len(train_pairs)} training pairs, fewer than one batch of {options.batch_size}; lower "
             "contrastive_finetuning.batch_size, or augment more texts (data_augmentation.cleaning.max_texts, a generator's weight)"
         )
         raise TrainingError(msg)
+    if corpus is None and (options.rounds is not None or options.hard_negatives is not None):
+        msg = "contrastive_finetuning.rounds and hard_negatives take their texts from a corpus, and none was given"
+        raise TrainingError(msg)
+    if options.four_bit:
+        _check_four_bit()
+    batches_of(_groups(train_pairs, options), options, options.steps)
+
+
+def train_here(
+    weights: DecoderWeights,
+    train_pairs: pd.DataFrame,
+    validation_pairs: pd.DataFrame,
+    options: FinetuningOptions,
+    embedder_options: EmbedderOptions,
+    *,
+    corpus: pd.DataFrame | None = None,
+    checkpoints: Path | None = None,
+) -> tuple[TrainedAdapter, pd.DataFrame]:
+    """Train in this process; see :func:`train`."""
+    import torch
+
     torch.manual_seed(options.seed)
     strategy = build_strategy(embedder_options.adapt, embedder_options)
-    embedder = load_embedder(weights, embedder_options)
+    embedder = load_embedder(weights, embedder_options, four_bit=options.four_bit)
+    reference = _reference(embedder, corpus, validation_pairs, options, embedder_options)
     first_layer = add_adapter(embedder, options)
-    model = embedder.sentence_transformer(strategy)
-    pairs = Dataset.from_dict(
-        {
-            "anchor": train_pairs["source_text"].tolist(),
-            "positive": train_pairs["generated_text"].tolist(),
-            "label": range(len(train_pairs)),
-        }
-    )
-    history = _history_callback(embedder, strategy, validation_pairs, options)
-    with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as scratch:
-        loss = batch_loss(embedder, model, strategy, train_pairs, options, first_layer=first_layer, scratch=Path(scratch))
-        arguments = SentenceTransformerTrainingArguments(
-            output_dir=scratch,
-            max_steps=options.steps,
-            per_device_train_batch_size=options.batch_size,
-            dataloader_drop_last=True,
-            batch_sampler=BatchSamplers.NO_DUPLICATES,
-            learning_rate=options.learning_rate,
-            warmup_steps=math.ceil(options.warmup_pairs / options.batch_size),
-            lr_scheduler_type="constant_with_warmup" if options.schedule == "constant" else options.schedule,
-            max_grad_norm=options.max_gradient_norm or 0.0,
-            weight_decay=options.weight_decay,
-            optim="adamw_torch",
-            logging_steps=1,
-            logging_nan_inf_filter=False,
-            save_strategy="no",
-            eval_strategy="no",
-            report_to=[],
-            use_cpu=embedder.backbone.device.type == "cpu",
-            seed=options.seed,
-            data_seed=options.seed,
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedding-adaptation-")))
+        fingerprint = fingerprint_of(
+            {
+                "options": options.deciding,
+                "weights": weights.card.sha256,
+                "template": strategy.templates[0].pattern,
+                "pooling": strategy.pooling,
+                "max_length": embedder.max_length,
+                "dtype": str(embedder.backbone.dtype),
+            },
+            {"train": train_pairs, "validation": validation_pairs} | ({} if corpus is None else {"corpus": corpus[["text"]]}),
         )
-        # No texts collected for a model card that is never written.
-        model.model_card_data.generate_widget_examples = False
-        trainer = SentenceTransformerTrainer(
-            model=model, args=arguments, train_dataset=pairs, loss=loss, data_collator=_collator(model), callbacks=[history]
+        run = _Run(
+            embedder,
+            strategy,
+            train_pairs,
+            options,
+            corpus=corpus,
+            judge=_judge(embedder, strategy, corpus, validation_pairs, options, reference),
+            checkpoints=Checkpoints(checkpoints or scratch, fingerprint),
+            scratch=scratch,
+            first_layer=first_layer,
         )
-        trainer.train()
+        history = run.run()
     embedder.backbone.eval()
     adapter = TrainedAdapter(
         model=cast("PeftModel", embedder.backbone),
@@ -129,9 +168,273 @@ def train(
         template=strategy.templates[0].pattern,
         pooling=strategy.pooling,
         max_length=embedder.max_length,
-        steps=options.steps,
+        steps=int(history.loc[history["chosen"], "step"].iloc[0]),
     )
-    return adapter, history.frame()
+    return adapter, history
+
+
+class _Run:
+    """One training run: rounds of the trainer, from the last checkpoint on."""
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        strategy: Strategy,
+        pairs: pd.DataFrame,
+        options: FinetuningOptions,
+        *,
+        corpus: pd.DataFrame | None,
+        judge: Judge,
+        checkpoints: Checkpoints,
+        scratch: Path,
+        first_layer: int,
+    ) -> None:
+        self.embedder, self.strategy, self.options = embedder, strategy, options
+        self.given = self.pairs = pairs
+        self.corpus, self.judge, self.checkpoints, self.scratch, self.first_layer = corpus, judge, checkpoints, scratch, first_layer
+        self.adapted = cast("PeftModel", embedder.backbone)
+        self.initial = {name: weight.detach().clone() for name, weight in self.adapted.named_parameters() if weight.requires_grad}
+        self.model = embedder.sentence_transformer(strategy)
+        self.rows: list[dict[str, float]] = []
+        self.before = 0.0  # seconds of earlier processes
+        self.start = time.perf_counter()
+        self.first_step = 0  # of the round
+        self.loss: GradCacheLoss | None = None
+
+    def run(self) -> pd.DataFrame:
+        """Train to the end, put the best step's weights into the model, and return the history."""
+        import pandas as pd
+
+        checkpoint = self.checkpoints.last()
+        if checkpoint is not None:
+            self._go_on(checkpoint)
+        while (done := self._done()) < self.options.steps and not self._is_exhausted():
+            if self.options.rounds is not None and done == self.first_step + self.options.rounds.every:
+                self._next_round(done)
+                checkpoint = None
+            self._round(checkpoint)
+            checkpoint = None
+        chosen = best_step(self.rows, self.options.stopping.criterion)
+        self._take(chosen)
+        logger.info("kept step %d of %d", chosen, self._done())
+        history = pd.DataFrame(self.rows, columns=list(HISTORY_COLUMNS)).astype({"step": int})
+        return history.assign(chosen=history["step"] == chosen)
+
+    def _done(self) -> int:
+        return int(self.rows[-1]["step"]) if self.rows else 0
+
+    def _is_exhausted(self) -> bool:
+        return is_exhausted(self.rows, self.options.stopping.criterion, self.options.stopping.patience)
+
+    def _go_on(self, checkpoint: Checkpoint) -> None:
+        import pandas as pd
+
+        from embedding_adaptation.pipelines.contrastive_finetuning.trainer import load_adapter
+
+        state = json.loads((checkpoint.folder / "state.json").read_text(encoding="utf-8"))
+        self.rows, self.before, self.first_step = state["rows"], float(state["seconds"]), int(state["first_step"])
+        load_adapter(self.adapted, checkpoint.folder)
+        mined = checkpoint.folder / _ROUND_PAIRS
+        if mined.exists():
+            self.pairs = pd.read_parquet(mined)
+        logger.info("training goes on from step %d of %d", checkpoint.step, self.options.steps)
+
+    def _take(self, step: int) -> None:
+        """Put a step's weights into the model."""
+        import torch
+
+        from embedding_adaptation.pipelines.contrastive_finetuning.trainer import load_adapter
+
+        if step == self._done() and step:
+            return
+        if step == 0:
+            logger.warning("no step is better than none by %s: the adapter changes nothing", self.options.stopping.criterion)
+            with torch.no_grad():
+                for name, weight in self.adapted.named_parameters():
+                    if name in self.initial:
+                        weight.copy_(self.initial[name])
+            return
+        for checkpoint in self.checkpoints.all():
+            if checkpoint.step == step:
+                load_adapter(self.adapted, checkpoint.folder)
+                return
+        logger.warning("step %d was best, but its checkpoint could not be written; the last step is kept", step)
+
+    def _next_round(self, step: int) -> None:
+        """Mine pairs again; the old ones stay where that makes no sense any more."""
+        import numpy as np
+
+        from embedding_adaptation.pipelines.contrastive_finetuning.rounds import NeighbourRounds
+        from embedding_adaptation.pipelines.strategy_selection.criteria import effective_rank
+
+        rounds = self.options.rounds
+        assert rounds is not None  # noqa: S101  asked before
+        assert self.corpus is not None  # noqa: S101  checked before
+        self.first_step = step
+        texts = self.corpus.head(rounds.texts)
+        loss = self._loss()
+        now = np.concatenate([loss.encode(part).cpu().numpy() for part in _windows(texts["text"].tolist())])  # [N, D]
+        with self.adapted.disable_adapter():
+            before = np.concatenate([loss.encode(part).cpu().numpy() for part in _windows(texts["text"].tolist())])  # [N, D]
+        mined = NeighbourRounds(texts, self.given, self.pairs, rounds, effective_rank(before)).mine(now)
+        if mined is None or len(mined) < self.options.batch_size:
+            return
+        self.pairs = mined
+        self.loss = None
+
+    def _loss(self) -> GradCacheLoss:
+        if self.loss is None:
+            self.loss = batch_loss(
+                self.embedder, self.model, self.strategy, self.pairs, self.options, first_layer=self.first_layer, scratch=self.scratch
+            )
+        return self.loss
+
+    def _round(self, checkpoint: Checkpoint | None) -> None:
+        """Run the trainer until the round's or the run's end."""
+        import torch
+        from sentence_transformers import SentenceTransformerTrainingArguments
+
+        from datasets import Dataset
+        from embedding_adaptation.pipelines.contrastive_finetuning.trainer import ContrastiveTrainer, LengthSortedCollator
+
+        options, pairs = self.options, self.pairs
+        end = options.steps if options.rounds is None else min(options.steps, self.first_step + options.rounds.every)
+        steps = end - self.first_step
+        columns = {"anchor": pairs["source_text"].tolist(), "positive": pairs["generated_text"].tolist()}
+        columns |= self._hard_negatives()
+        table = Dataset.from_dict(columns | {"label": range(len(pairs))})
+        loss = self._loss()
+        arguments = SentenceTransformerTrainingArguments(
+            output_dir=str(self.scratch),
+            max_steps=steps,
+            per_device_train_batch_size=options.batch_size // _world_size(),
+            dataloader_drop_last=True,
+            max_grad_norm=options.max_gradient_norm or 0.0,
+            logging_steps=1,
+            logging_nan_inf_filter=False,
+            save_strategy="steps",
+            save_steps=options.validate_every,
+            eval_strategy="no",
+            report_to=[],
+            use_cpu=self.adapted.device.type == "cpu",
+            seed=options.seed + self.first_step,
+            data_seed=options.seed + self.first_step,
+        )
+        # No texts collected for a model card that is never written.
+        self.model.model_card_data.generate_widget_examples = False
+        optimizer = torch.optim.AdamW(
+            [weight for weight in self.adapted.parameters() if weight.requires_grad],
+            lr=options.learning_rate,
+            weight_decay=options.weight_decay,
+        )
+        first = self.first_step
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: learning_rate_factor(first + step, options))
+        groups = _groups(pairs, options)
+        trainer = ContrastiveTrainer(
+            adapted=self.adapted,
+            batches=batches_of(groups, options, steps, seed=options.seed + self.first_step, parts=_world_size()),
+            checkpoints=self.checkpoints,
+            describe=self._describe,
+            write_more=self._write_pairs,
+            first_step=self.first_step,
+            model=self.model,
+            args=arguments,
+            train_dataset=table,
+            loss=loss,
+            data_collator=LengthSortedCollator(preprocess_fn=self.model.preprocess),
+            callbacks=[_history_callback(self, end)],
+            optimizers=(optimizer, scheduler),
+        )
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
+
+    def _hard_negatives(self) -> dict[str, list[str]]:
+        if self.options.hard_negatives is None or self.corpus is None:
+            return {}
+        from embedding_adaptation.pipelines.contrastive_finetuning.hard_negatives import mined_negatives
+
+        negatives = mined_negatives(self._loss().encode, self.pairs, self.corpus, self.options.hard_negatives, self.options.seed)
+        return {"negative": negatives}
+
+    def _describe(self) -> dict[str, Any]:
+        return {"rows": self.rows, "seconds": self.seconds}
+
+    def _write_pairs(self, folder: Path) -> None:
+        if self.pairs is not self.given:
+            self.pairs.to_parquet(folder / _ROUND_PAIRS, index=False)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far, those of interrupted processes included."""
+        return self.before + time.perf_counter() - self.start
+
+    def judged(self) -> dict[str, float]:
+        """The criteria under the present weights."""
+        loss = self._loss()
+        tokens = loss.tokens
+        found = self.judge.scores(lambda texts: loss.encode(texts).cpu().numpy())
+        loss.tokens = tokens  # the ledger counts what training computes
+        logger.info("step %d: %s", self._done(), ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        return found
+
+
+def _history_callback(run: _Run, end: int) -> TrainerCallback:
+    from transformers import TrainerCallback
+
+    options = run.options
+
+    class History(TrainerCallback):
+        """Writes down losses and, every few steps, the criteria; ends training when they stay worse."""
+
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            if not run.rows:
+                run.rows.append({"step": 0, **run.judged(), "pairs": 0, "tokens": 0, "seconds": run.seconds})
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
+            if not logs or "loss" not in logs:
+                return
+            step = run.first_step + state.global_step
+            if not math.isfinite(logs["loss"]):
+                msg = (
+                    f"the training loss is {logs['loss']} at step {step}; lower contrastive_finetuning.learning_rate "
+                    "or set dtype to float32 in conf/base/globals.yml"
+                )
+                raise TrainingError(msg)
+            loss = run.loss
+            tokens = (loss.tokens + loss.tokens_again) if loss is not None else 0
+            row = {"step": step, "train_loss": logs["loss"], "pairs": step * options.batch_size}
+            row |= {"gradient_norm": logs.get("grad_norm", math.nan), "learning_rate": logs.get("learning_rate", math.nan)}
+            run.rows.append(row | {"tokens": run.rows[-1].get("tokens", 0) + tokens})
+            if loss is not None:
+                loss.tokens = loss.tokens_again = 0
+            if state.global_step % options.validate_every == 0 or step == end:
+                run.rows[-1].update(run.judged())
+                control.should_save = True
+            run.rows[-1]["seconds"] = run.seconds
+            if is_exhausted(run.rows, options.stopping.criterion, options.stopping.patience):
+                control.should_training_stop = True
+
+    return History()
+
+
+def learning_rate_factor(step: int, options: FinetuningOptions) -> float:
+    """Share of the highest learning rate in a step, counted from 0."""
+    pairs, total = step * options.batch_size, options.steps * options.batch_size
+    warmup = min(options.warmup_pairs, total)
+    if pairs < warmup:
+        return (pairs + options.batch_size) / (warmup + options.batch_size)
+    done = (pairs - warmup) / max(total - warmup, 1)
+    if options.schedule == "constant":
+        return 1.0
+    return max(0.0, 1.0 - done) if options.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
+
+
+def batches_of(groups: np.ndarray, options: FinetuningOptions, steps: int, *, seed: int | None = None, parts: int = 1) -> PairBatches:
+    """Batches of pairs that may stand together.
+
+    Raises:
+        BatchError: If not enough pairs may.
+    """
+    return PairBatches(groups, batch_size=options.batch_size, steps=steps, seed=options.seed if seed is None else seed, parts=parts)
 
 
 def batch_loss(
@@ -150,10 +453,8 @@ def batch_loss(
     from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCacheLoss
     from embedding_adaptation.pipelines.contrastive_finetuning.info_nce import info_nce
     from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
-    from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import conflicts, pair_groups
 
-    apart = options.false_negatives
-    groups = pair_groups(train_pairs, same_source=apart.same_source, near_duplicate=apart.near_duplicate)  # [N, 2]
+    groups = _groups(train_pairs, options)  # [N, 2]
 
     def loss(vectors: list[torch.Tensor], labels: torch.Tensor | None) -> torch.Tensor:
         left_out = None
@@ -162,11 +463,12 @@ def batch_loss(
         return info_nce(
             vectors[0],
             vectors[1],
+            vectors[2] if len(vectors) > 2 else None,  # noqa: PLR2004  anchors, positives, hard negatives
             temperature=options.temperature,
             margin=options.margin,
             symmetric=options.symmetric,
             left_out=left_out,
-            false_negative_margin=apart.margin,
+            false_negative_margin=options.false_negatives.margin,
             dimensions=options.matryoshka_dimensions,
         )
 
@@ -181,7 +483,7 @@ def batch_loss(
             batch_tokens=embedder.batch_tokens,
         )
     return GradCacheLoss(
-        model,
+        model.preprocess,
         training_pass,
         loss,
         chunk_tokens=options.chunk_tokens,
@@ -251,88 +553,78 @@ def linear_modules(decoder: torch.nn.Module, layers_path: str, layers: Sequence[
     return [name for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear | Conv1D) and name.startswith(starts)]
 
 
-def validation_scores(anchors: np.ndarray, positives: np.ndarray, temperature: float) -> tuple[float, float]:
-    """InfoNCE loss and retrieval accuracy at 1 on held-out pairs, each against all the others.
+def _judge(
+    embedder: Embedder,
+    strategy: Strategy,
+    corpus: pd.DataFrame | None,
+    validation_pairs: pd.DataFrame,
+    options: FinetuningOptions,
+    reference: np.ndarray | None,
+) -> Judge:
+    chosen = validation_pairs.head(options.stopping.pairs)
+    texts = _judged_texts(corpus, validation_pairs, options)
+    attention: Callable[[], float] | None = None
+    if strategy.templates[0].suffix and texts:
 
-    Args:
-        anchors: Unit vectors ``[N, D]``.
-        positives: Unit vectors ``[N, D]``, row by row the anchors' positives.
-        temperature: Temperature of the loss.
+        def share() -> float:
+            from embedding_adaptation.embedder.attention import SEGMENTS, attention_shares
 
-    Returns:
-        Mean loss in nats, and the share of anchors whose own positive is the closest.
-    """
+            shares = attention_shares(embedder, strategy.templates[0], texts[:_ATTENTION_TEXTS], progress=False)  # [N, L, S]
+            return float(shares[:, :, SEGMENTS.index("text")].mean())
+
+        attention = share
+    pairs = (chosen["source_text"].tolist(), chosen["generated_text"].tolist())
+    return Judge(pairs, texts, options.temperature, reference=reference, attention=attention)
+
+
+def _judged_texts(corpus: pd.DataFrame | None, validation_pairs: pd.DataFrame, options: FinetuningOptions) -> list[str]:
+    texts = validation_pairs["source_text"] if corpus is None else corpus["text"]
+    unique = texts.drop_duplicates()
+    return [str(text) for text in unique.sample(min(options.stopping.texts, len(unique)), random_state=options.seed)]
+
+
+def _reference(
+    embedder: Embedder,
+    corpus: pd.DataFrame | None,
+    validation_pairs: pd.DataFrame,
+    options: FinetuningOptions,
+    embedder_options: EmbedderOptions,
+) -> np.ndarray | None:
+    """Vectors of the judged texts by other means than the trained strategy's: what its neighbours are compared with."""
+    others = [
+        name
+        for name, other in embedder_options.strategies.items()
+        if other.weights == "base" and other.pooling == "value_weighted" and not other.after.title
+    ]
+    texts = _judged_texts(corpus, validation_pairs, options)
+    if not others or len(texts) < 3:  # noqa: PLR2004  neighbours need company
+        return None
+    return embedder.encode(texts, build_strategy(others[0], embedder_options), progress=False)
+
+
+def _groups(pairs: pd.DataFrame, options: FinetuningOptions) -> np.ndarray:
+    apart = options.false_negatives
+    return pair_groups(pairs, same_source=apart.same_source, near_duplicate=apart.near_duplicate)
+
+
+def _windows(texts: list[str], size: int = 512) -> list[list[str]]:
+    return [texts[start : start + size] for start in range(0, len(texts), size)]
+
+
+def _world_size() -> int:
     import torch
 
-    scores = torch.from_numpy(anchors @ positives.T) / temperature  # [N, N]
-    own = torch.arange(len(scores))  # [N]
-    loss = torch.nn.functional.cross_entropy(scores, own)
-    return float(loss), float((scores.argmax(dim=1) == own).float().mean())
+    return torch.distributed.get_world_size() if torch.distributed.is_available() and torch.distributed.is_initialized() else 1
 
 
-def _history_callback(
-    embedder: Embedder, strategy: Strategy, validation_pairs: pd.DataFrame, options: FinetuningOptions
-) -> TrainerCallback:
-    import dataclasses
+def _check_four_bit() -> None:
+    import importlib.util
 
-    import pandas as pd
-    from transformers import TrainerCallback
+    import torch
 
-    unit = dataclasses.replace(strategy, normalise=True)  # the loss compares by cosine, whatever the strategy stores
-
-    class History(TrainerCallback):
-        """Writes down losses and, every few steps, scores on the held-out pairs."""
-
-        def __init__(self) -> None:
-            self.rows: list[dict[str, float]] = []
-            self.start = time.perf_counter()
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
-            self.start = time.perf_counter()
-            self.rows.append({"step": 0, **self._validate()})
-
-        def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
-            if not logs or "loss" not in logs:
-                return
-            if not math.isfinite(logs["loss"]):
-                msg = (
-                    f"the training loss is {logs['loss']} at step {state.global_step}; lower contrastive_finetuning.learning_rate "
-                    "or set dtype to float32 in conf/base/globals.yml"
-                )
-                raise TrainingError(msg)
-            row = {"step": state.global_step, "train_loss": logs["loss"]}
-            if state.global_step % options.validate_every == 0 or state.global_step == options.steps:
-                row |= self._validate()
-            self.rows.append(row | {"seconds": time.perf_counter() - self.start})
-
-        def _validate(self) -> dict[str, float]:
-            training = embedder.backbone.training
-            embedder.backbone.eval()
-            anchors, positives = (
-                embedder.encode(validation_pairs[column].tolist(), unit, progress=False) for column in ("source_text", "generated_text")
-            )
-            embedder.backbone.train(training)
-            loss, accuracy = validation_scores(anchors, positives, options.temperature)
-            logger.info("held-out pairs: loss %.3f, accuracy at 1 %.3f", loss, accuracy)
-            return {"validation_loss": loss, "validation_accuracy": accuracy}
-
-        def frame(self) -> pd.DataFrame:
-            columns = ["step", "train_loss", "validation_loss", "validation_accuracy", "seconds"]
-            return pd.DataFrame(self.rows, columns=columns).astype({"step": int})
-
-    return History()
-
-
-def _collator(model: SentenceTransformer) -> Any:
-    """sentence-transformers' collator, with a batch's pairs in order of length.
-
-    The loss does not depend on the order. GradCache cuts a batch into chunks in its order, and a chunk is padded to its longest text: in
-    order of length almost no padding is left.
-    """
-    from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
-
-    class LengthSortedCollator(SentenceTransformerDataCollator):
-        def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
-            return super().__call__(sorted(features, key=lambda pair: sum(len(str(text)) for text in pair.values())))
-
-    return LengthSortedCollator(preprocess_fn=model.preprocess)
+    if not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None:
+        msg = (
+            "contrastive_finetuning.four_bit needs a CUDA device and bitsandbytes; install the extra 'quantised' "
+            "(pip install -e '.[quantised]') on a machine with one, or set it to false"
+        )
+        raise TrainingError(msg)

@@ -135,7 +135,7 @@ class BackTranslationOptions(GeneratorOptions):
 class SpanPairsOptions(GeneratorOptions):
     """Two parts of one text."""
 
-    min_words: int = Field(4, ge=1, description="Fewest words of each part.")
+    min_words: int = Field(3, ge=1, description="Fewest words of each part.")
     max_words: int | None = Field(64, ge=1, description="Most words of each part; null has no bound.")
 
 
@@ -270,7 +270,7 @@ class FactsFilter(FilterOptions):
 class DriftFilter(FilterOptions):
     """Not more alike than random pairs of texts, under the prompted base model."""
 
-    generators: tuple[GeneratorName, ...] = (*_WRITTEN, "span_pairs")
+    generators: tuple[GeneratorName, ...] = _WRITTEN
     strategy: str = Field("prompted_values", description="Strategy whose similarity counts; base weights.")
     percentile: float = Field(99.9, ge=0.0, le=100.0, description="Pairs less similar than this percentile of random pairs are rejected.")
     reference_texts: int = Field(300, ge=10, description="Texts drawn from the corpus for the random pairs.")

@@ -1,0 +1,42 @@
+"""A folder that a node works in while it runs, so that its work survives a crash."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NoReturn
+
+from kedro.io import AbstractDataset
+from kedro.io.core import DatasetError
+
+
+class FolderDataset(AbstractDataset[None, Path]):
+    """A working folder: loading gives its path, made if need be; what is in it is the node's own business.
+
+    Args:
+        filepath: The folder.
+        metadata: Free values for other tools.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._path = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> Path:
+        """The folder's path."""
+        self._path.mkdir(parents=True, exist_ok=True)
+        return self._path
+
+    def save(self, data: None) -> NoReturn:  # noqa: ARG002  the interface of datasets
+        """A working folder is no output.
+
+        Raises:
+            DatasetError: Always.
+        """
+        msg = f"{self._path} is a working folder; nodes write into it themselves"
+        raise DatasetError(msg)
+
+    def _exists(self) -> bool:
+        return self._path.exists()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path)}

@@ -1,0 +1,86 @@
+"""Batches of pairs that may stand together: no pair's text is another's negative by mistake."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class BatchError(ValueError):
+    """Pairs that do not fill a batch; the message says why and what to do."""
+
+
+class PairBatches:
+    """Rows of pairs for each step, the same for the same seed, wherever one begins.
+
+    Pairs go round in a random order, a new one each time. Within a batch no two share a group: the second waits for the next batch. What is
+    left at the end of a round and does not fill a batch comes first in the next.
+
+    Args:
+        groups: ``[N, 2]``, groups of both sides of each pair, from :func:`.pair_groups.pair_groups`.
+        batch_size: Pairs in a batch.
+        steps: How many batches there are.
+        seed: Seed of the order.
+        parts: Into how many batches each is cut, one for each device.
+
+    Raises:
+        BatchError: If not enough pairs may stand together.
+    """
+
+    def __init__(self, groups: np.ndarray, *, batch_size: int, steps: int, seed: int, parts: int = 1) -> None:
+        self.groups = groups.tolist()
+        self.batch_size = batch_size
+        self.steps = steps
+        self.seed = seed
+        self.parts = parts
+        most = self._most_together()
+        if most < batch_size:
+            msg = (
+                f"{most} of the {len(groups)} training pairs can stand in one batch of {batch_size}: the others share a text with them, "
+                "or a near-duplicate; lower contrastive_finetuning.batch_size, augment more texts, or raise false_negatives.near_duplicate"
+            )
+            raise BatchError(msg)
+
+    def __len__(self) -> int:
+        return self.steps * self.parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        size = self.batch_size // self.parts
+        for batch in self._batches():
+            for start in range(0, self.batch_size, size):
+                yield batch[start : start + size]
+
+    def _most_together(self) -> int:
+        used: set[int] = set()
+        count = 0
+        for pair in self.groups:
+            if used.isdisjoint(pair):
+                used.update(pair)
+                count += 1
+        return count
+
+    def _batches(self) -> Iterator[list[int]]:
+        rng = np.random.default_rng(self.seed)
+        waiting: list[int] = []
+        made = 0
+        while made < self.steps:
+            waiting += rng.permutation(len(self.groups)).tolist()
+            while made < self.steps and (batch := self._draw(waiting)):
+                made += 1
+                yield batch
+
+    def _draw(self, waiting: list[int]) -> list[int]:
+        """Take a batch out of the waiting rows; none if they do not fill it."""
+        used: set[int] = set()
+        places: list[int] = []
+        for place, row in enumerate(waiting):
+            if used.isdisjoint(self.groups[row]):
+                used.update(self.groups[row])
+                places.append(place)
+                if len(places) == self.batch_size:
+                    return [waiting.pop(chosen) for chosen in reversed(places)][::-1]
+        return []

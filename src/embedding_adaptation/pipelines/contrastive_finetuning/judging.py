@@ -1,0 +1,130 @@
+"""How good the present weights are, without labels."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+# For each criterion whether more is better.
+CRITERIA: Mapping[str, bool] = {
+    "validation_loss": False,
+    "validation_accuracy": True,
+    "alignment": True,
+    "uniformity": True,
+    "effective_rank": True,
+    "neighbour_agreement": True,
+    "text_attention": True,
+}
+_NEIGHBOURS = 10
+
+
+def validation_scores(anchors: np.ndarray, positives: np.ndarray, temperature: float) -> tuple[float, float]:
+    """InfoNCE loss and retrieval accuracy at 1 on held-out pairs, each against all the others.
+
+    Args:
+        anchors: Unit vectors ``[N, D]``.
+        positives: Unit vectors ``[N, D]``, row by row the anchors' positives.
+        temperature: Temperature of the loss.
+
+    Returns:
+        Mean loss in nats, and the share of anchors whose own positive is the closest.
+    """
+    from scipy.special import logsumexp
+
+    scores = anchors.astype(np.float64) @ positives.astype(np.float64).T / temperature  # [N, N]
+    own = np.diag(scores)
+    return float((logsumexp(scores, axis=1) - own).mean()), float((scores.argmax(axis=1) == np.arange(len(scores))).mean())
+
+
+class Judge:
+    """Looks at held-out pairs and unlabelled texts.
+
+    Args:
+        pairs: Held-out pairs' texts, anchors and positives.
+        texts: Unlabelled texts.
+        temperature: Temperature of the held-out loss.
+        reference: Vectors ``[N, R]`` of the same texts by other means, such as the unadapted model's attention values; ``None`` leaves
+            ``neighbour_agreement`` out.
+        attention: Gives the share of the last token's attention that lies on a text's own tokens; ``None`` leaves ``text_attention`` out.
+    """
+
+    def __init__(
+        self,
+        pairs: tuple[Sequence[str], Sequence[str]],
+        texts: Sequence[str],
+        temperature: float,
+        *,
+        reference: np.ndarray | None = None,
+        attention: Callable[[], float] | None = None,
+    ) -> None:
+        self.anchors, self.positives = list(pairs[0]), list(pairs[1])
+        self.texts = list(texts)
+        self.temperature = temperature
+        self.attention = attention
+        self._reference = None if reference is None else nearest(reference)
+
+    def scores(self, encode: Callable[[list[str]], np.ndarray]) -> dict[str, float]:
+        """The criteria under the present weights.
+
+        Args:
+            encode: Embeds texts, ``[N, D]``.
+
+        Returns:
+            Values by name, of :data:`CRITERIA`; those that there is nothing to tell from are left out.
+
+        References:
+            - Alignment and uniformity: https://arxiv.org/abs/2005.10242
+            - RankMe (``effective_rank``): https://arxiv.org/abs/2210.02885
+        """
+        from embedding_adaptation.pipelines.strategy_selection import criteria
+
+        vectors = encode([*self.anchors, *self.positives, *self.texts])  # [2 M + N, D]
+        count = len(self.anchors)
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        anchors, positives, texts = unit[:count], unit[count : 2 * count], unit[2 * count :]
+        loss, accuracy = validation_scores(anchors, positives, self.temperature)
+        found = {"validation_loss": loss, "validation_accuracy": accuracy}
+        if not np.isfinite(vectors).all():  # the trainer stops such a run; what can be told is told
+            return found
+        if count > 2:  # noqa: PLR2004  the least the criteria take
+            found["alignment"] = criteria.alignment(anchors, positives)
+        if len(texts) > 2:  # noqa: PLR2004
+            found |= {"uniformity": criteria.uniformity(texts), "effective_rank": criteria.effective_rank(texts)}
+        if self._reference is not None:
+            own = nearest(texts)
+            found["neighbour_agreement"] = float(
+                np.mean([len(set(one) & set(other)) / len(one) for one, other in zip(own.tolist(), self._reference.tolist(), strict=True)])
+            )
+        if self.attention is not None:
+            found["text_attention"] = self.attention()
+        return found
+
+
+def nearest(vectors: np.ndarray) -> np.ndarray:
+    """The ten nearest other rows of each by cosine of centred vectors, ``[N, 10]``, fewer where there are fewer rows."""
+    centred = vectors - vectors.mean(axis=0)
+    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+    scores = unit @ unit.T  # [N, N]
+    np.fill_diagonal(scores, -np.inf)
+    count = min(_NEIGHBOURS, len(vectors) - 1)
+    return np.argpartition(-scores, count - 1, axis=1)[:, :count]
+
+
+def best_step(rows: Sequence[Mapping[str, float]], criterion: str | None) -> int:
+    """The step with the best value; of equal ones the first. Without a criterion, or without values, the last step looked at."""
+    judged = [row for row in rows if criterion is not None and np.isfinite(row.get(criterion, np.nan))]
+    if not judged or criterion is None:
+        looked_at = [row for row in rows if "validation_loss" in row]
+        return int((looked_at or list(rows))[-1]["step"])
+    sign = 1 if CRITERIA[criterion] else -1
+    return int(max(judged, key=lambda row: sign * row[criterion])["step"])
+
+
+def is_exhausted(rows: Sequence[Mapping[str, float]], criterion: str | None, patience: int) -> bool:
+    """Whether the last ``patience`` looks have brought nothing better."""
+    looks = [int(row["step"]) for row in rows if criterion is not None and criterion in row]
+    return bool(looks) and sum(step > best_step(rows, criterion) for step in looks) >= patience
