@@ -7,7 +7,7 @@ from transformers import AutoModel, LlamaConfig
 
 from embedding_adaptation.embedder.template import Frame
 from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
-from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCacheLoss
+from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCacheLoss, _chunks_of
 from embedding_adaptation.pipelines.contrastive_finetuning.info_nce import info_nce
 from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
 
@@ -121,6 +121,58 @@ def test_dora_gives_the_plain_gradients_too():
     _, (_, gradients) = cached(model, 2, 0)
     for name, gradient in expected.items():
         torch.testing.assert_close(gradients[name], gradient, atol=1e-5, rtol=1e-4)
+
+
+class Tight:
+    """Lets embedding fail where a chunk has more tokens than fit, or in one call."""
+
+    def __init__(self, loss, monkeypatch, *, most_tokens=10**9, failing_call=None):
+        self.calls, self.embed = 0, loss._embed
+        self.most_tokens, self.failing_call = most_tokens, failing_call
+        monkeypatch.setattr(loss, "_embed", self)
+
+    def __call__(self, rows):
+        self.calls += 1
+        if sum(map(len, rows)) > self.most_tokens or self.calls == self.failing_call:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return self.embed(rows)
+
+
+def test_chunks_that_do_not_fit_are_halved_and_the_gradients_stay(monkeypatch, caplog):
+    model = model_with()
+    _, (value, expected) = cached(model, 2, 0)
+    fast = TrainingPass(model, FRAME, "last", 2)
+    lower = LowerStates(fast.lower_states, memory_mb=1)
+    loss = GradCacheLoss(None, fast, batch_loss, chunk_tokens=96, activation_mb=64, lower_states=lower)
+    Tight(loss, monkeypatch, most_tokens=30)
+    again, gradients = gradients_of(model, loss)
+    assert loss.chunk_tokens == 24
+    assert caplog.text.count("out of memory: going on with chunks of") == 2
+    torch.testing.assert_close(again, value)
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_memory_that_runs_out_on_the_way_back_adds_no_gradient_twice(monkeypatch):
+    model = model_with()
+    _, (_, expected) = cached(model, 2, 0)
+    fast = TrainingPass(model, FRAME, "last", 2)
+    lower = LowerStates(fast.lower_states, memory_mb=1)
+    loss = GradCacheLoss(None, fast, batch_loss, chunk_tokens=48, activation_mb=0, lower_states=lower)
+    chunks = len(_chunks_of([row for f in columns() for row in loss._rows(f)], 48))
+    Tight(loss, monkeypatch, failing_call=chunks + 2)
+    _, gradients = gradients_of(model, loss)
+    assert loss.chunk_tokens == 24
+    for name, gradient in expected.items():
+        torch.testing.assert_close(gradients[name], gradient, atol=1e-6, rtol=1e-5)
+
+
+def test_where_not_even_one_text_fits_the_error_comes_out(monkeypatch):
+    model = model_with()
+    loss, _ = cached(model, 0, 0)
+    Tight(loss, monkeypatch, most_tokens=2)
+    with pytest.raises(torch.OutOfMemoryError):
+        gradients_of(model, loss)
 
 
 def test_without_gradients_only_the_loss_is_computed():

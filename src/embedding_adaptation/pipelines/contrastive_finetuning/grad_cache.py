@@ -7,6 +7,7 @@ others are embedded twice. The gradients are those of one pass over the batch.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.embedder.training_pass import TrainingPass
     from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
+
+logger = logging.getLogger(__name__)
 
 Row = tuple[int, ...]
 
@@ -56,12 +59,15 @@ class GradCacheLoss(torch.nn.Module):
         self.tokens = self.tokens_again = 0
 
     def forward(self, sentence_features: Sequence[dict[str, torch.Tensor]], labels: torch.Tensor | None = None) -> torch.Tensor:
-        """The loss of a batch; its backward pass puts gradients on the model's weights."""
+        """The loss of a batch; its backward pass puts gradients on the model's weights.
+
+        Raises:
+            torch.OutOfMemoryError: If not even one text at a time fits.
+        """
         columns = [self._rows(features) for features in sentence_features]
         rows = [row for column in columns for row in column]
-        self._frozen = {p.untyped_storage().data_ptr() for p in self.training_pass.decoder.parameters()}
         with self.training_pass.training():
-            first = _FirstPass(self, rows)
+            first = self._first_pass(rows)
             vectors = first.vectors.requires_grad_(torch.is_grad_enabled())  # [sum of B, D]
             parts = list(vectors.split([len(column) for column in columns]))  # [B, D] each
             if _is_distributed():
@@ -73,6 +79,28 @@ class GradCacheLoss(torch.nn.Module):
         result = loss.detach().requires_grad_()
         result.register_hook(lambda outer: self._carry_on(first, of_vectors * outer))
         return result
+
+    def _first_pass(self, rows: list[Row]) -> _FirstPass:
+        while True:
+            try:
+                return _FirstPass(self, rows)
+            except torch.OutOfMemoryError:
+                self._take_less(rows)
+
+    def _take_less(self, rows: list[Row]) -> None:
+        """Halve the chunks after they did not fit, and keep no activations any more.
+
+        Raises:
+            torch.OutOfMemoryError: The one under way, if chunks cannot be halved.
+        """
+        longest = max(map(len, rows))
+        if self.chunk_tokens <= longest:
+            raise  # noqa: PLE0704  called where one is handled
+        self.activation_bytes = 0
+        self.chunk_tokens = max(longest, self.chunk_tokens // 2)
+        logger.warning("out of memory: going on with chunks of %d tokens (contrastive_finetuning.chunk_tokens)", self.chunk_tokens)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def encode(self, texts: Sequence[str]) -> torch.Tensor:
         """Vectors of texts under the present weights, without gradients and without dropout, ``[N, D]`` float32."""
@@ -88,6 +116,23 @@ class GradCacheLoss(torch.nn.Module):
 
     def _carry_on(self, first: _FirstPass, of_vectors: torch.Tensor) -> None:
         """Take the vectors' gradients to the weights, chunk by chunk."""
+        weights = [weight for weight in self.training_pass.decoder.parameters() if weight.requires_grad]
+        before = [None if weight.grad is None else weight.grad.clone() for weight in weights]
+        while True:
+            try:
+                self._backward(first, of_vectors)
+                break
+            except torch.OutOfMemoryError:
+                self._take_less(first.rows)
+                first.cut(self.chunk_tokens)
+                for weight, gradient in zip(weights, before, strict=True):  # some chunks may have added theirs already
+                    weight.grad = gradient
+        if _is_distributed():
+            for weight in weights:
+                if weight.grad is not None:
+                    torch.distributed.all_reduce(weight.grad)
+
+    def _backward(self, first: _FirstPass, of_vectors: torch.Tensor) -> None:
         with torch.enable_grad(), self.training_pass.training():
             for chunk, kept, state in first.chunks():
                 vectors = kept
@@ -96,10 +141,6 @@ class GradCacheLoss(torch.nn.Module):
                         vectors = self._embed([first.rows[index] for index in chunk])
                     self.tokens_again += sum(len(first.rows[index]) for index in chunk)
                 vectors.backward(of_vectors[chunk].to(vectors.dtype))
-        if _is_distributed():
-            for weight in self.training_pass.decoder.parameters():
-                if weight.requires_grad and weight.grad is not None:
-                    torch.distributed.all_reduce(weight.grad)
 
     def _embed(self, rows: list[Row]) -> torch.Tensor:
         lower = None if self.lower_states is None else self.lower_states.of(rows)
@@ -141,6 +182,7 @@ class _FirstPass:
         parts: list[torch.Tensor] = []
         order: list[int] = []
         last = 0
+        frozen = {weight.untyped_storage().data_ptr() for weight in owner.training_pass.decoder.parameters()}
         for chunk in _chunks_of(rows, owner.chunk_tokens):
             chosen = [rows[index] for index in chunk]
             tokens = sum(map(len, chosen))
@@ -149,7 +191,7 @@ class _FirstPass:
             kept: torch.Tensor | None = None
             if 0 < free >= last:  # the next chunk is taken to need as much as the one before
                 seen: dict[int, int] = {}
-                with torch.autograd.graph.saved_tensors_hooks(_counting(seen, owner._frozen), _same):  # noqa: SLF001
+                with torch.autograd.graph.saved_tensors_hooks(_counting(seen, frozen), _same):
                     kept = owner._embed(chosen)  # noqa: SLF001
                 last = sum(seen.values())
                 free -= last
@@ -163,6 +205,11 @@ class _FirstPass:
         back = torch.empty(len(rows), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(rows))
         self.vectors = torch.cat(parts)[back.to(parts[0].device)]  # [N, D]
+
+    def cut(self, budget: int) -> None:
+        """Cut all rows anew into chunks without activations; random states are those of now."""
+        device = self.vectors.device
+        self._chunks = [(chunk, None, RandContext(torch.empty(0, device=device))) for chunk in _chunks_of(self.rows, budget)]
 
     def chunks(self) -> Iterator[tuple[list[int], torch.Tensor | None, RandContext]]:
         """Each chunk's rows, vectors with their graph where it was kept, and the random state before them; given out once."""
