@@ -26,8 +26,9 @@ PIPELINES = (
     "embedding_extraction",
     "clustering_evaluation",
     "attention_analysis",
+    "model_export",
 )
-LAYERS = {"raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"}
+LAYERS = {"raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting", "product"}
 CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
 
 
