@@ -60,7 +60,7 @@ def _generators(pairs: pd.DataFrame) -> dict[str, Any]:
         return {}
     found = {}
     for name, group in pairs.groupby(_GENERATOR):
-        models = sorted({str(model) for model in group[_MODEL] if model}) if _MODEL in group else []
+        models = sorted({str(model) for model in group[_MODEL].dropna() if model}) if _MODEL in group else []
         found[str(name)] = {"pairs": len(group), "models": models}
     return found
 

@@ -153,8 +153,7 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
         yield "| pairs made by | pairs | model |"
         yield "|---|---|---|"
         for name, found in data["generators"].items():
-            models = ", ".join(_public_models(found["models"])) or "none"
-            yield f"| {name} | {found['pairs']:,} | {models} |"
+            yield f"| {name} | {found['pairs']:,} | {', '.join(found['models']) or 'none'} |"
 
 
 def _training(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -233,15 +232,9 @@ def _licence(facts: Mapping[str, Any]) -> Iterator[str]:
     licence = facts["licence"] if facts["licence"] != "unknown" else "not known; find out before you pass the model on"
     yield f"{licence}. The weights derive from {base['name']}, whose licence is: {base['licence']}."
     writers = {model for found in facts["training"]["data"]["generators"].values() for model in found["models"]}
-    others = sorted(set(_public_models(writers)) - {base["name"]})
+    others = sorted(writers - {base["name"]})
     if others:
         yield f"Training pairs were made with {', '.join(others)}: its terms may concern models trained on what it writes."
-
-
-def _public_models(models: Any) -> list[str]:
-    from embedding_adaptation.pipelines.model_export.facts import public_name
-
-    return sorted({public_name(model) for model in models})
 
 
 def _linked(base: Mapping[str, Any]) -> str:

@@ -49,11 +49,12 @@ def gather_facts(
     template = embedder_options.template(strategy.template[0])
     base = adapter.card
     licence = options.licence or base.licence
-    trained, pairs = training["trained"], training["data"]["training_pairs"]
+    trained, data = training["trained"], training["data"]
+    generators = {maker: found | {"models": _public_names(found["models"])} for maker, found in data["generators"].items()}
     scores = _scores(fingerprint, evaluation, name, embedder_options)
     return {
         "title": options.title,
-        "summary": f"{public_name(base.source)} adapted by contrastive fine-tuning on {pairs:,} pairs of texts",
+        "summary": f"{public_name(base.source)} adapted by contrastive fine-tuning on {data['training_pairs']:,} pairs of texts",
         "intended_use": options.intended_use,
         "languages": list(options.languages) if options.languages is not None else _languages(training),
         "licence": licence,
@@ -76,7 +77,8 @@ def gather_facts(
             "dtype": options.dtype,
             "as_trained": (template.pattern, strategy.pooling) == (trained["template"], trained["pooling"]),
         },
-        "training": {key: training[key] for key in ("corpus", "data", "options", "history", "seconds")},
+        "training": {key: training[key] for key in ("corpus", "options", "history", "seconds")}
+        | {"data": data | {"generators": generators}},
         "evaluation": scores,
         "made_with": {package: metadata.version(package).partition("+")[0] for package in _PACKAGES},
     }
@@ -87,6 +89,11 @@ def public_name(source: str) -> str:
     if source.startswith(("package:", "random:")) or is_hub_setting(source):
         return source.partition("#")[0].partition("@")[0]
     return Path(source.partition("#")[0]).name
+
+
+def _public_names(models: list[str]) -> list[str]:
+    """Likewise for the models behind pairs; translation takes two, there and back."""
+    return sorted({" + ".join(public_name(part) for part in model.split(" + ")) for model in models})
 
 
 def hub_id(card: ModelCard) -> str | None:
