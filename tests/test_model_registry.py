@@ -114,6 +114,17 @@ def test_versions_are_logged_with_tags_and_aliases_and_hold_the_very_files(store
     assert str(tmp_path / "adapted_embedder") not in (folder / "MLmodel").read_text()
 
 
+def test_a_model_that_could_not_be_written_is_not_registered_and_marked_as_failed(store, exported, model_facts):
+    client, experiment, run = store
+    del model_facts["dimensions"]
+    (exported / "model_facts.json").write_text(json.dumps(model_facts))
+    with pytest.raises(KeyError, match="dimensions"):
+        log_and_register(client, experiment, run, exported, "adapted_embedder", RegistryOptions(), {})
+    (logged,) = client.search_logged_models([experiment])
+    assert str(logged.status) == "FAILED"
+    assert client.search_registered_models() == []
+
+
 def free_port() -> int:
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))
