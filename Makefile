@@ -9,7 +9,7 @@ ARGS ?=
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types format viz mlflow notebook bench docs lock clean
+.PHONY: help setup run test lint types format viz mlflow serve notebook bench docs lock clean
 
 help:  ## Show the verbs
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -36,6 +36,10 @@ viz: $(VENV)/.run  ## Open the pipelines and their results in the browser
 
 mlflow: $(VENV)/.run  ## Open the tracked runs in the browser
 	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" $(ARGS)
+
+serve: $(VENV)/.run  ## Serve the champion among the registered models over HTTP (ARGS="--port 8080")
+	@MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" PATH="$(CURDIR)/$(BIN):$$PATH" \
+	  $(BIN)/mlflow models serve --model-uri "models:/embedding-adaptation@champion" --env-manager local --port 5001 $(ARGS)
 
 notebook: $(VENV)/.dev  ## Open the notebooks
 	@$(BIN)/kedro jupyter lab $(ARGS)

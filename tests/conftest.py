@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -38,6 +38,120 @@ def tiny_weights(tmp_path_factory: pytest.TempPathFactory) -> DecoderWeights:
     folder = tmp_path_factory.mktemp("models") / "tiny"
     folder.mkdir()
     return DecoderWeights(folder, convert(check_source("random:tiny-llama"), folder))
+
+
+@pytest.fixture(scope="session")
+def tiny_adapted(tiny_weights: DecoderWeights, tmp_path_factory: pytest.TempPathFactory) -> DecoderWeights:
+    """The tiny model with an adapter that changes its vectors, as the catalog's dataset loads them."""
+    import shutil
+
+    import torch
+    from kedro.io import Version
+    from peft import LoraConfig, get_peft_model
+
+    from embedding_adaptation.datasets.adapter import AdapterDataset, TrainedAdapter
+    from embedding_adaptation.embedder.embedder import Embedder
+
+    models = tmp_path_factory.mktemp("adapted")
+    shutil.copytree(tiny_weights.base, models / "base_model" / "1" / "base_model")
+    embedder = Embedder.load(tiny_weights, device="cpu", dtype="float32")
+    state = torch.get_rng_state()
+    torch.manual_seed(0)
+    adapted = get_peft_model(embedder.backbone, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    torch.set_rng_state(state)
+    dataset = AdapterDataset(filepath=str(models / "adapter"), base_model="base_model", version=Version(None, "2026-01-01T00.00.00.000Z"))
+    template = 'This sentence: "{text}" means in one word: "'
+    dataset.save(TrainedAdapter(adapted, tiny_weights.card, template, "last", 64, 3))
+    return dataset.load()
+
+
+@pytest.fixture
+def training_report(tiny_adapted: DecoderWeights) -> dict[str, Any]:
+    """What contrastive fine-tuning reports of the adapter."""
+    import pandas as pd
+
+    from embedding_adaptation.pipelines.contrastive_finetuning.nodes import describe_training
+    from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+
+    pairs = pd.DataFrame(
+        {
+            "source_id": ["1", "1", "2"],
+            "source_text": ["a secret text", "a secret text", "another secret"],
+            "generated_text": ["a hidden text", "something hidden", "another hidden thing"],
+            "generator": ["rewrite", "rewrite", "noise"],
+            "model": ["/home/someone/models/secret-place/my-llama", "/home/someone/models/secret-place/my-llama", ""],
+            "source_language": ["en", "en", ""],
+        }
+    )
+    history = pd.DataFrame(
+        {
+            "step": [0, 1, 2, 3, 4],
+            "train_loss": [None, 2.0, 1.5, 1.2, 1.1],
+            "validation_loss": [2.5, None, None, 1.25, 1.5],
+            "seconds": [None, 10.0, 20.0, 30.0, 90.0],
+        }
+    )
+    corpus = {"corpus": "mine.txt", "texts": 12, "kept": 9, "examples": {"too_short": [{"text": "a secret example"}]}}
+    options = FinetuningOptions(steps=4, seed=0)
+    return describe_training(tiny_adapted, pairs, pairs.tail(1), history, corpus, options)
+
+
+@pytest.fixture
+def evaluation_report(
+    tiny_adapted: DecoderWeights, tiny_weights: DecoderWeights, embedder_options: Callable[..., object]
+) -> dict[str, Any]:
+    """What clustering evaluation reports of base and adapted vectors."""
+    import numpy as np
+    import pandas as pd
+
+    from embedding_adaptation.datasets.embeddings import Embeddings
+    from embedding_adaptation.pipelines.clustering_evaluation.nodes import describe_evaluation
+    from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
+
+    means = {"random": 0.1, "bare_mean": 0.3, "prompted_last": 0.5, "prompted_last_adapted": 0.6}
+    scores = pd.DataFrame(
+        [
+            {"strategy": name, "seed": seed, "v_measure": mean + 0.01 * seed, "v_measure_unique": mean, "ami_unique": mean / 2}
+            for name, mean in means.items()
+            for seed in (0, 1, 2)
+        ]
+    )
+    labelled = pd.DataFrame({"id": ["1", "2"], "text": ["a labelled secret", "another one"], "label": ["x", "y"]})
+    labelled.attrs["name"] = "labels.csv"
+    base, adapted = (
+        Embeddings(("1", "2"), {"s": np.zeros((2, 3), np.float32)}, weights.fingerprint()) for weights in (tiny_weights, tiny_adapted)
+    )
+    options = EvaluationOptions(seeds=(0, 1, 2), map_strategies=("prompted_last", "prompted_last_adapted"))
+    return describe_evaluation(scores, base, adapted, labelled, options, embedder_options())
+
+
+@pytest.fixture
+def model_facts(
+    tiny_adapted: DecoderWeights,
+    training_report: dict[str, Any],
+    evaluation_report: dict[str, Any],
+    embedder_options: Callable[..., object],
+) -> dict[str, Any]:
+    """The facts of the adapted tiny model, as the node gathers them, with the width of its vectors."""
+    from embedding_adaptation.pipelines.model_export.nodes import describe_model
+    from embedding_adaptation.pipelines.model_export.options import ExportOptions
+
+    facts = describe_model(tiny_adapted, training_report, evaluation_report, ExportOptions(), embedder_options())
+    return facts | {"dimensions": 32}
+
+
+@pytest.fixture
+def exported(tiny_adapted: DecoderWeights, model_facts: dict[str, Any], embedder_options: Callable[..., object], tmp_path: Path) -> Path:
+    """The exported folder of the adapted tiny model, as the catalog saves it."""
+    from kedro.io import Version
+
+    from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
+    from embedding_adaptation.pipelines.model_export.nodes import export_embedder
+    from embedding_adaptation.pipelines.model_export.options import ExportOptions
+
+    value = export_embedder(tiny_adapted, model_facts, ExportOptions(), embedder_options())
+    ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder"), version=Version(None, "2")).save(value)
+    return tmp_path / "adapted_embedder" / "2" / "adapted_embedder"
 
 
 @pytest.fixture

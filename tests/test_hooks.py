@@ -12,6 +12,8 @@ from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.text import TextDataset
 from rich.console import Console
 
+from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
+from embedding_adaptation.datasets.reports import OptionalReportDataset
 from embedding_adaptation.datasets.shards import ShardsDataset
 from embedding_adaptation.datasets.texts import TextsDataset
 from embedding_adaptation.hooks import InputChecks, ResultTable, comparison_table
@@ -71,6 +73,36 @@ def test_augmentation_names_strategies_of_the_base_model(embedder_options, chang
         InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
 
 
+@pytest.mark.parametrize(
+    ("export", "embedder", "message"),
+    [
+        ({"strategy": "none"}, {}, r"model_export\.strategy names 'none', which is no strategy with adapted weights; there are: prompted"),
+        ({"strategy": "bare_mean"}, {}, "which is no strategy with adapted weights"),
+        ({}, {"pooling": "text_mean"}, r"embedder\.adapt names 'a', .*pooling text_mean.*Name another in model_export\.strategy"),
+        ({"strategy": "a"}, {"pooling": "last", "layers": [1]}, "because of layers"),
+        ({"strategy": "a"}, {"pooling": "last", "after": {"centre": True}}, "its after-processing cannot be exported"),
+        ({}, {"pooling": "last"}, None),
+    ],
+)
+def test_what_cannot_be_exported_stops_the_run_before_it_starts(embedder_options, export, embedder, message):
+    strategies = {"bare_mean": {"weights": "base", "template": "bare", "pooling": "mean"}}
+    strategies["prompted"] = {"weights": "adapted", "template": "one_word", "pooling": "last"}
+    strategies["a"] = {"weights": "adapted", "template": "one_word", "pooling": "last"} | embedder
+    adapt = "prompted" if "strategy" in export else "a"
+    values = {"params:embedder": embedder_options(strategies=strategies, adapt=adapt), "params:model_export": export}
+    catalog = DataCatalog({name: MemoryDataset(value) for name, value in values.items()})
+    if message is None:
+        InputChecks().before_pipeline_run(pipeline=pipeline(*values), catalog=catalog)
+        return
+    with pytest.raises(DatasetError, match=message):
+        InputChecks().before_pipeline_run(pipeline=pipeline(*values), catalog=catalog)
+
+
+def test_reports_that_are_optional_may_be_missing(tmp_path):
+    reports = {name: OptionalReportDataset(filepath=str(tmp_path / "none.json")) for name in ("corpus_report", "evaluation_report")}
+    InputChecks().before_pipeline_run(pipeline=pipeline(*reports), catalog=DataCatalog(reports))
+
+
 def test_earlier_candidates_may_be_missing(tmp_path):
     empty = {name: ShardsDataset(filepath=str(tmp_path / "none")) for name in ("finished_candidates", "finished_scores")}
     InputChecks().before_pipeline_run(pipeline=pipeline(*empty), catalog=DataCatalog(empty))
@@ -101,12 +133,14 @@ def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
         {
             "strategy_comparison": CSVDataset(filepath=str(tmp_path / "c.csv"), save_args={"index": False}),
             "report": TextDataset(filepath=str(tmp_path / "report.md")),
+            "adapted_embedder": ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder")),
         }
     )
     catalog.save("strategy_comparison", comparison())
-    ResultTable().after_pipeline_run(pipeline=pipeline("x", outputs=["strategy_comparison", "report"]), catalog=catalog)
+    ResultTable().after_pipeline_run(pipeline=pipeline("x", outputs=list(catalog.keys())), catalog=catalog)
     shown = capsys.readouterr().out
     assert "prompted_values_adapted" in shown
     assert "report.md" in shown
+    assert "Model:" in shown
     ResultTable().after_pipeline_run(pipeline=pipeline("x"), catalog=catalog)
     assert capsys.readouterr().out == ""

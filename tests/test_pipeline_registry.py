@@ -14,6 +14,7 @@ NAMES = (
     "strategy_selection",
     "clustering_evaluation",
     "attention_analysis",
+    "model_export",
     "end_to_end",
 )
 
@@ -29,6 +30,7 @@ assert len(dict(pipelines)) == {len(NAMES) + 1}, dict(pipelines)
 settings.HOOKS
 import embedding_adaptation.datasets.adapter, embedding_adaptation.datasets.base_model, embedding_adaptation.datasets.texts
 import embedding_adaptation.datasets.shards, embedding_adaptation.datasets.embeddings
+import embedding_adaptation.datasets.exported_embedder, embedding_adaptation.datasets.reports
 print(",".join(name for name in {HEAVY!r} if name in sys.modules))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=project)

@@ -14,6 +14,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -26,8 +27,9 @@ PIPELINES = (
     "embedding_extraction",
     "clustering_evaluation",
     "attention_analysis",
+    "model_export",
 )
-LAYERS = {"raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting"}
+LAYERS = {"raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting", "product"}
 CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
 
 
@@ -84,6 +86,32 @@ def test_every_artefact_is_a_version_in_the_catalog(finished):
     missing = {name for name in names if not versions(project, name)}
     assert not missing
     assert not [path for path in (project / "build" / "kedro-test").rglob("*") if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
+
+
+def test_the_chain_ends_with_a_model_that_others_can_load_and_whose_card_has_the_scores(finished, monkeypatch):
+    import mlflow
+    from sentence_transformers import SentenceTransformer
+
+    project, _, result = finished
+    folder = versions(project, "adapted_embedder")[-1]
+    assert str(folder) in result.stdout.replace("\n", "")
+    comparison = pd.read_csv(versions(project, "strategy_comparison.csv")[-1]).set_index("strategy")
+    scores = [f"{comparison.loc[name, 'v_measure']:.3f}" for name in ("random", "prompted_last", "prompted_last_adapted")]
+    (line,) = re.findall(r"\| V-measure \| (.*) \|", (folder / "README.md").read_text())
+    assert [cell.split(" ± ")[0] for cell in line.split(" | ")] == scores
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
+    registered = mlflow.sentence_transformers.load_model("models:/embedding-adaptation-test@champion")
+    texts = ["the bus is late", "water"]
+    expected = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    np.testing.assert_allclose(registered.encode(texts, device="cpu"), expected, atol=1e-5)
+
+
+def test_without_labelled_texts_the_model_is_exported_and_says_that_it_was_not_scored(finished, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(finished[0], project, ignore=shutil.ignore_patterns("build", "mlartifacts", "mlflow.db"))
+    (project / "data" / "01_raw" / "labelled_texts.csv").unlink()
+    command(project, "kedro", "run", "--pipelines=data_augmentation,contrastive_finetuning,model_export")
+    assert "has not been scored" in (versions(project, "adapted_embedder")[-1] / "README.md").read_text()
 
 
 def test_strategies_are_ranked_without_labels_by_name_of_the_pipeline(finished):

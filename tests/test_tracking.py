@@ -14,6 +14,7 @@ from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset
 from mlflow import MlflowClient
 
+from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
 from embedding_adaptation.options import Options
 from embedding_adaptation.tracking import (
     MlflowTracking,
@@ -140,9 +141,11 @@ def test_one_setting_turns_it_off(tmp_path):
 
 
 def test_an_unknown_setting_or_wish_fails_before_the_work(tmp_path):
-    with pytest.raises(TrackingError, match="unknown setting 'experimnt'; there are: enabled, experiment, tracking_uri"):
+    with pytest.raises(TrackingError, match="unknown setting 'experimnt'; there are: enabled, experiment, tracking_uri, registry"):
         Run(tmp_path, settings={"experimnt": "x"})
-    with pytest.raises(TrackingError, match="catalog entry 'history': metadata mlflow has no 'metric'; there are: artifact, metrics"):
+    with pytest.raises(
+        TrackingError, match="catalog entry 'history': metadata mlflow has no 'metric'; there are: artifact, metrics, model"
+    ):
         Run(tmp_path, wishes={"metric": {}}).start()
 
 
@@ -163,6 +166,79 @@ def test_a_server_that_is_down_costs_nothing_and_the_log_can_be_sent_later(tmp_p
     assert logged.info.status == "FINISHED"
     assert logged.data.metrics["history.loss"] == 1.5
     assert not pending.exists()
+
+
+class ModelRun(Run):
+    """A pretended run that exports a model beside its table."""
+
+    def __init__(self, project: Path, exported: Path, **settings) -> None:
+        super().__init__(project, settings=settings)
+        self.catalog["adapted_embedder"] = ExportedEmbedderDataset(filepath=str(exported), metadata={"mlflow": {"model": True}})
+
+    def work(self) -> None:
+        self.hook.after_dataset_saved("adapted_embedder", None)
+        super().work()
+
+
+def test_an_exported_model_is_registered_by_the_run_that_made_it(tmp_path, exported):
+    run = ModelRun(tmp_path, exported, registry={"name": "mine"})
+    run.start()
+    run.work()
+    run.hook.after_pipeline_run()
+    client, logged = only_run(tmp_path)
+    version = client.get_model_version_by_alias("mine", "candidate")
+    assert version.run_id == logged.info.run_id
+    assert version.tags["kedro.version"] == "2026-01-01T00.00.00.000Z"
+    assert version.tags["git.commit"] == "unknown"
+    assert not (tmp_path / "mlflow_pending").exists()
+
+
+def test_registering_can_be_turned_off(tmp_path, exported):
+    run = ModelRun(tmp_path, exported, registry={"enabled": False})
+    run.start()
+    run.work()
+    run.hook.after_pipeline_run()
+    client, logged = only_run(tmp_path)
+    assert logged.data.metrics["history.loss"] == 1.5
+    assert client.search_registered_models() == []
+
+
+def test_a_store_that_takes_no_models_gets_the_rest_of_the_run_and_the_model_later(tmp_path, exported, caplog):
+    facts = exported / "model_facts.json"
+    facts.rename(tmp_path / "away.json")
+    run = ModelRun(tmp_path, exported, registry={"name": "mine"})
+    with caplog.at_level(logging.WARNING):
+        run.start()
+        run.work()
+        run.hook.after_pipeline_run()
+    client, logged = only_run(tmp_path)
+    assert (logged.info.status, logged.data.metrics["history.loss"]) == ("FINISHED", 1.5)
+    (pending,) = (tmp_path / "mlflow_pending").iterdir()
+    assert "does not take the model" in caplog.text
+    assert f"python -m embedding_adaptation.tracking {pending}" in caplog.text
+    (tmp_path / "away.json").rename(facts)
+    send_pending(pending)
+    assert client.get_model_version_by_alias("mine", "champion").run_id == logged.info.run_id
+    assert only_run(tmp_path)[1].info.run_id == logged.info.run_id
+    assert not pending.exists()
+
+
+def test_a_model_of_a_server_that_is_down_waits_with_the_rest_of_its_run(tmp_path, exported, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    run = ModelRun(tmp_path, exported, registry={"name": "mine"})
+    run.start()
+    run.work()
+    run.hook.after_pipeline_run()
+    (pending,) = (tmp_path / "mlflow_pending").iterdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    send_pending(pending)
+    client, logged = only_run(tmp_path)
+    assert client.get_model_version_by_alias("mine", "champion").run_id == logged.info.run_id
+
+
+def test_a_wrong_setting_of_the_registry_fails_before_the_work(tmp_path):
+    with pytest.raises(TrackingError, match=r"registry\.nam: Extra inputs are not permitted; see conf/base/mlflow\.yml"):
+        Run(tmp_path, settings={"registry": {"nam": "x"}})
 
 
 def test_a_file_that_is_no_pending_log_is_refused(tmp_path):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.options import EmbedderOptions
 
-RESULT_DATASET = "strategy_comparison"
+RESULT_DATASET, MODEL_DATASET = "strategy_comparison", "adapted_embedder"
 _EMBEDDER = "params:embedder"
 
 
@@ -57,8 +57,20 @@ def _check_names(pipeline: Pipeline, catalog: DataCatalog) -> None:
                 chosen_names([patterns] if isinstance(patterns, str) else patterns, names, f"{setting}.{field}")
             except ValueError as error:
                 raise DatasetError(str(error)) from error
+    if "params:model_export" in pipeline.inputs():
+        _check_export(catalog.load("params:model_export"), embedder)
     if "params:data_augmentation" in pipeline.inputs():
         _check_augmentation(catalog.load("params:data_augmentation"), embedder)
+
+
+def _check_export(given: Any, embedder: EmbedderOptions) -> None:
+    """Check that the strategy to be exported can be."""
+    from embedding_adaptation.pipelines.model_export.options import ExportOptions
+
+    try:
+        ExportOptions.model_validate(given if isinstance(given, dict) else given.model_dump()).chosen(embedder)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _check_augmentation(given: Any, embedder: EmbedderOptions) -> None:
@@ -83,7 +95,7 @@ def _check_augmentation(given: Any, embedder: EmbedderOptions) -> None:
 
 
 # Made by earlier runs, and useful when it is there.
-_OPTIONAL = frozenset({"finished_candidates", "finished_scores", "training_checkpoints"})
+_OPTIONAL = frozenset({"finished_candidates", "finished_scores", "corpus_report", "evaluation_report", "training_checkpoints"})
 
 
 def _way_out(name: str) -> str:
@@ -115,6 +127,8 @@ class ResultTable:
         console.print(comparison_table(catalog.load(RESULT_DATASET)))
         if "report" in pipeline.all_outputs():
             console.print(f"Report: {_saved_path(catalog.get('report'))}", soft_wrap=True, highlight=False)
+        if MODEL_DATASET in pipeline.all_outputs():
+            console.print(f"Model:  {_saved_path(catalog.get(MODEL_DATASET))}", soft_wrap=True, highlight=False)
 
 
 def comparison_table(comparison: Any) -> Any:

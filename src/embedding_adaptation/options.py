@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -143,6 +143,13 @@ class EmbedderOptions(Options):
             attention_layers=chosen.attention_layers,
             attention_heads=chosen.attention_heads,
         )
+
+    def definition(self, name: str) -> dict[str, Any]:
+        """All that makes a strategy what it is, for JSON: two are the same if these are equal, whatever their names and the templates'."""
+        chosen = self.every_strategy[name]
+        templates = [self.template(template) for template in chosen.template]
+        words = [{"pattern": template.pattern, "bos": template.bos, "eos": template.eos} for template in templates]
+        return chosen.model_dump(mode="json") | {"template": words}
 
     def check_strategies(self, strategies: Mapping[str, StrategyOptions]) -> None:
         """Check that strategies name templates that there are, and that their parts go together.

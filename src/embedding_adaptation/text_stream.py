@@ -86,7 +86,12 @@ class TextStream(TableStream):
         [2]
         >>> stream.table()["text"].tolist()
         ['one', 'two']
+
+    Attributes:
+        name: What to call the texts in a report; empty where they have no name.
     """
+
+    name: str = ""
 
     def rows(self) -> Iterator[tuple[str, str]]:
         """Read from the first row on: id and text of each row."""

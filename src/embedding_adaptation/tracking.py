@@ -12,6 +12,7 @@ A catalog entry asks for it in its metadata:
           # metrics: {by: strategy}  # a table: one metric a numeric column and row, named after the row
           # metrics: {}              # a mapping: one metric a number in it
           artifact: true             # the saved file or folder itself
+          # model: true              # an exported model: logged as an MLflow model and registered
 
 Nothing is sent before the first node has ended, so MLflow's import does not delay the work. If the store cannot be reached, the run
 goes on, and everything it would have logged is written to ``mlflow_pending/``, to be sent later with
@@ -31,6 +32,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
+from kedro.io.core import VersionNotFoundError
+from pydantic import ValidationError
+
+from embedding_adaptation.model_registry import RegistryOptions, log_and_register
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -44,7 +49,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PENDING_FOLDER = "mlflow_pending"
-_KEYS = {"metrics", "artifact"}
+_KEYS = {"metrics", "artifact", "model"}
 _MAX_PARAM_CHARACTERS = 500
 _CUT = " ... (cut)"
 _ERROR_CHARACTERS = 4000
@@ -61,24 +66,32 @@ Event = dict[str, Any]
 
 @dataclass(eq=False)
 class MlflowTracking:
-    """The Kedro hook. Its settings are in ``conf/<env>/mlflow.yml``: ``enabled``, ``experiment``, ``tracking_uri``."""
+    """The Kedro hook. Its settings are in ``conf/<env>/mlflow.yml``: ``enabled``, ``experiment``, ``tracking_uri``, ``registry``."""
 
     _log: RunLog | None = None
     _settings: dict[str, Any] = field(default_factory=dict)
     _project: Path = Path()
     _environment: str = ""
     _catalog: DataCatalog | None = None
+    _registry: RegistryOptions = field(default_factory=RegistryOptions)
+    _tags: dict[str, str] = field(default_factory=dict)
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Read the settings."""
-        self._settings = {"enabled": True, "experiment": "embedding-adaptation", "tracking_uri": None}
+        self._settings = {"enabled": True, "experiment": "embedding-adaptation", "tracking_uri": None, "registry": {}}
         found = dict(context.config_loader["mlflow"])
         unknown = set(found) - set(self._settings)
         if unknown:
             msg = f"conf mlflow.yml: unknown setting {sorted(unknown)[0]!r}; there are: {', '.join(self._settings)}"
             raise TrackingError(msg)
         self._settings |= found
+        try:
+            self._registry = RegistryOptions.model_validate(self._settings["registry"])
+        except ValidationError as error:
+            wrong = error.errors()[0]
+            msg = f"conf mlflow.yml: registry.{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; see conf/base/mlflow.yml"
+            raise TrackingError(msg) from error
         self._project = Path(context.project_path)
         self._environment = str(context.env or "local")
 
@@ -95,15 +108,15 @@ class MlflowTracking:
         version = str(run_params.get("run_id") or run_params.get("session_id"))
         uri = tracking_uri(self._project, self._settings["tracking_uri"])
         self._log = RunLog(uri, self._settings["experiment"], self._project, version)
+        self._tags = {"kedro.version": version, **git_tags(self._project)}
         self._log.record(
             kind="start",
             name=", ".join("end_to_end" if name == "__default__" else name for name in names),
             tags={
                 "kedro.command": " ".join(["kedro", *sys.argv[1:]]),
                 "kedro.env": self._environment,
-                "kedro.version": version,
                 "kedro.pipelines": ", ".join(names),
-                **git_tags(self._project),
+                **self._tags,
             },
         )
         values = {name.removeprefix("params:"): catalog.load(name) for name in pipeline.inputs() if name.startswith("params:")}
@@ -128,6 +141,9 @@ class MlflowTracking:
                 self._log.record(kind="metrics", **metrics)
         if wishes.get("artifact"):
             self._log.record(kind="artifact", dataset=dataset_name, path=_saved_path(self._catalog.get(dataset_name)))
+        if wishes.get("model") and self._registry.enabled:
+            path = _saved_path(self._catalog.get(dataset_name))
+            self._log.record(kind="model", dataset=dataset_name, path=path, registry=self._registry.model_dump(), tags=self._tags)
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:  # noqa: ARG002
@@ -156,7 +172,10 @@ class MlflowTracking:
             return
         dataset = self._catalog.get(dataset_name)
         resolve = getattr(dataset, "resolve_load_version" if what == "loaded" else "resolve_save_version", None)
-        version = resolve() if resolve else None
+        try:
+            version = resolve() if resolve else None
+        except VersionNotFoundError:
+            version = None  # an input that is used where it is there, and is not
         if version:
             self._log.record(kind="tags", values={f"{what}.{dataset_name}": version})
 
@@ -180,6 +199,7 @@ class RunLog:
         self._sent = 0
         self._sender: MlflowSender | None = None
         self._reachable = True
+        self._unregistered: list[Event] = []
 
     def record(self, **event: Any) -> None:
         """Add an event; it is sent with the next flush."""
@@ -192,26 +212,56 @@ class RunLog:
                 if self._sender is None:
                     self._sender = MlflowSender(self.uri, self.experiment, self.project)
                 while self._sent < len(self._events):
-                    self._sender.send(self._events[self._sent])
+                    self._send(self._sender, self._events[self._sent])
                     self._sent += 1
             except Exception as error:  # noqa: BLE001  whatever tracking meets, the computation must not be lost
                 self._reachable = False
                 logger.warning(
                     "MLflow at %s does not take this run (%s: %s). The run goes on; what it would have logged is kept in %s. "
                     "Send it later with: python -m embedding_adaptation.tracking %s",
-                    self.uri, type(error).__name__, str(error).splitlines()[0] if str(error) else "", self.pending, self.pending,
+                    self.uri, type(error).__name__, _first_line(error), self.pending, self.pending,
                 )  # fmt: skip
         if not self._reachable:
-            self.pending.parent.mkdir(exist_ok=True)
-            header = {"kind": "store", "uri": self.uri, "experiment": self.experiment, "project": str(self.project)}
-            lines = [json.dumps(event, ensure_ascii=False) for event in [header, *self._events]]
-            self.pending.write_text("\n".join(lines) + "\n", encoding="utf-8")
+            self._keep(self.pending, self._events)
+            self._pending_model.unlink(missing_ok=True)  # it is among them
+
+    @property
+    def _pending_model(self) -> Path:
+        return self.pending.with_name(f"{self.pending.stem}-model.jsonl")
+
+    def _send(self, sender: MlflowSender, event: Event) -> None:
+        try:
+            sender.send(event)
+        except Exception as error:
+            if event["kind"] != "model":
+                raise
+            # A store may take runs and no models: without a registry, or with a limit on size. The run's log is not to suffer from it.
+            self._unregistered.append(event)
+            self._keep(self._pending_model, self._unregistered, run_id=sender.run_id)
+            logger.warning(
+                "MLflow at %s does not take the model %s (%s: %s). It is kept in %s; the run goes on. Register it later with: "
+                "python -m embedding_adaptation.tracking %s",
+                self.uri, event["path"], type(error).__name__, _first_line(error), self._pending_model, self._pending_model,
+            )  # fmt: skip
+
+    def _keep(self, file: Path, events: list[Event], **more: str) -> None:
+        file.parent.mkdir(exist_ok=True)
+        header = {"kind": "store", "uri": self.uri, "experiment": self.experiment, "project": str(self.project), **more}
+        lines = [json.dumps(event, ensure_ascii=False) for event in [header, *events]]
+        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 class MlflowSender:
-    """Turns events into MLflow calls."""
+    """Turns events into MLflow calls.
 
-    def __init__(self, uri: str, experiment: str, project: Path) -> None:
+    Args:
+        uri: MLflow tracking URI.
+        experiment: Name of the experiment; made if it is not there.
+        project: Where files of a local store go.
+        run_id: A run to go on with; without one, the first event has to start one.
+    """
+
+    def __init__(self, uri: str, experiment: str, project: Path, run_id: str = "") -> None:
         for name, value in _PATIENCE.items():
             os.environ.setdefault(name, value)
         logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -225,15 +275,15 @@ class MlflowSender:
             self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
         else:
             self._experiment_id = found.experiment_id
-        self._run_id = ""
+        self.run_id = run_id
 
     def send(self, event: Event) -> None:
         """Send one event."""
-        client, run_id = self._client, self._run_id
+        client, run_id = self._client, self.run_id
         match event["kind"]:
             case "start":
                 run = client.create_run(self._experiment_id, start_time=event["time"], run_name=event["name"], tags=event["tags"])
-                self._run_id = run.info.run_id
+                self.run_id = run.info.run_id
             case "params":
                 for name, value in event["values"].items():
                     client.log_param(run_id, name, value)
@@ -247,6 +297,9 @@ class MlflowSender:
                 path = Path(event["path"])
                 log = client.log_artifacts if path.is_dir() else client.log_artifact
                 log(run_id, str(path), event["dataset"])
+            case "model":
+                options = RegistryOptions.model_validate(event["registry"])
+                log_and_register(client, self._experiment_id, run_id, Path(event["path"]), event["dataset"], options, event["tags"])
             case "end":
                 for name, value in event["tags"].items():
                     client.set_tag(run_id, name, value)
@@ -254,7 +307,7 @@ class MlflowSender:
 
 
 def send_pending(file: Path) -> None:
-    """Send a run that was kept in a file, as a new run, and remove the file.
+    """Send a run that was kept in a file, as a new run, or the model of a run that is there already; then remove the file.
 
     Raises:
         TrackingError: If the file is not one of this module's.
@@ -264,7 +317,9 @@ def send_pending(file: Path) -> None:
         msg = f"{file} is no pending MLflow log; give a file from {PENDING_FOLDER}/"
         raise TrackingError(msg)
     store, *rest = events
-    sender = MlflowSender(os.environ.get("MLFLOW_TRACKING_URI") or store["uri"], store["experiment"], Path(store["project"]))
+    sender = MlflowSender(
+        os.environ.get("MLFLOW_TRACKING_URI") or store["uri"], store["experiment"], Path(store["project"]), store.get("run_id", "")
+    )
     for event in rest:
         sender.send(event)
     file.unlink()
@@ -368,6 +423,10 @@ def _logging_wishes(name: str, catalog: DataCatalog) -> dict[str, Any]:
 def _saved_path(dataset: Any) -> str:
     path = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath  # noqa: SLF001
     return str(path)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else ""
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from kedro.io import Version
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE, AdapterDataset, TrainedAdapter
+from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE, AdapterDataset, TrainedAdapter, read_adapter_card
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
@@ -58,6 +58,27 @@ def test_a_missing_base_model_is_named(saved, tmp_path):
     shutil.rmtree(tmp_path / "base_model")
     with pytest.raises(DatasetError, match="belongs to the base model 'random:tiny-llama'"):
         dataset.load()
+
+
+def test_the_card_of_an_adapter_is_read_and_base_weights_have_none(saved, tiny_weights):
+    dataset, _ = saved
+    assert read_adapter_card(dataset.load())["steps"] == 3
+    with pytest.raises(ValueError, match="'random:tiny-llama' has no adapter"):
+        read_adapter_card(tiny_weights)
+
+
+def test_the_fingerprint_is_that_of_base_and_adapter_weights(saved, tiny_weights):
+    from safetensors.numpy import load_file, save_file
+
+    weights = saved[0].load()
+    before = weights.fingerprint()
+    assert before != tiny_weights.fingerprint()
+    assert before == saved[0].load().fingerprint()
+    file = weights.adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    tensors[min(tensors)] += 1.0
+    save_file(tensors, file)
+    assert weights.fingerprint() != before
 
 
 def test_the_project_can_be_moved(saved, tmp_path):

@@ -7,7 +7,7 @@ from kedro.io.core import DatasetError
 
 from embedding_adaptation.datasets.embeddings import Embeddings, EmbeddingsDataset
 
-VALUE = Embeddings(("1", "ü"), {"prompted": np.arange(6, dtype=np.float32).reshape(2, 3)})
+VALUE = Embeddings(("1", "ü"), {"prompted": np.arange(6, dtype=np.float32).reshape(2, 3)}, weights="abc")
 
 
 def test_ids_and_vectors_come_back_in_order(tmp_path):
@@ -15,6 +15,7 @@ def test_ids_and_vectors_come_back_in_order(tmp_path):
     dataset.save(VALUE)
     loaded = dataset.load()
     assert loaded.ids == VALUE.ids
+    assert loaded.weights == "abc"
     np.testing.assert_array_equal(loaded.vectors["prompted"], VALUE.vectors["prompted"])
     assert dataset.exists()
     assert not list(tmp_path.rglob(".*"))

@@ -29,6 +29,12 @@ def test_text_formats_load_alike(tmp_path, name, content):
     assert frame.to_dict("list") == {"id": ["1", "2"], "text": ["one, two", "three"], "label": ["a", "b"]}
 
 
+def test_texts_know_the_name_of_their_file_and_no_more_of_its_path(tmp_path):
+    path = write(tmp_path, "mine.txt", "one\ntwo\n")
+    assert TextsDataset(filepath=path).load().attrs == {"name": "mine.txt"}
+    assert TextStreamDataset(filepath=path).load().name == "mine.txt"
+
+
 def test_parquet_loads_with_other_columns_and_numbers_as_labels(tmp_path):
     path = tmp_path / "t.parquet"
     pd.DataFrame({"key": [7, 8], "body": ["one", "two"], "topic": [0, 1]}).to_parquet(path)

@@ -40,6 +40,19 @@ class TrainedAdapter:
     steps: int
 
 
+def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
+    """What an adapter's card says: ``base``, ``template``, ``pooling``, ``max_length`` and ``steps`` it was trained with.
+
+    Raises:
+        ValueError: If the weights have no adapter.
+    """
+    if weights.adapter is None:
+        msg = f"{weights.card.source!r} has no adapter, and so no adapter card; give the dataset adapter, not base_model"
+        raise ValueError(msg)
+    card: dict[str, Any] = json.loads((weights.adapter / ADAPTER_CARD_FILE).read_text(encoding="utf-8"))
+    return card
+
+
 class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
     """A PEFT folder (safetensors and configuration) with a card that pins the base model by its hash.
 

@@ -16,7 +16,7 @@ from embedding_adaptation.atomic import replacing_file
 if TYPE_CHECKING:
     from kedro.io import Version
 
-_IDS = "ids"
+_IDS, _WEIGHTS = "ids", "weights"
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class Embeddings:
     Attributes:
         ids: Id of each text.
         vectors: For each strategy's name a float32 array ``[N, D]``, rows in the order of ``ids``.
+        weights: Fingerprint of the weights that made them, see :meth:`~embedding_adaptation.embedder.weights.DecoderWeights.fingerprint`;
+            empty where it is not known.
 
     Raises:
         ValueError: If an array's rows do not match the ids.
@@ -33,6 +35,7 @@ class Embeddings:
 
     ids: tuple[str, ...]
     vectors: dict[str, np.ndarray]
+    weights: str = ""
 
     def __post_init__(self) -> None:
         for name, matrix in self.vectors.items():
@@ -65,12 +68,13 @@ class EmbeddingsDataset(AbstractVersionedDataset[Embeddings, Embeddings]):
         path = Path(self._get_load_path())
         try:
             with safe_open(path, framework="np") as file:
-                ids = json.loads((file.metadata() or {})[_IDS])
+                header = file.metadata() or {}
+                ids = json.loads(header[_IDS])
                 vectors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         except (SafetensorError, KeyError) as error:
             msg = f"{path} holds no embeddings of this project ({error}); run embedding_extraction again"
             raise DatasetError(msg) from error
-        return Embeddings(tuple(ids), vectors)
+        return Embeddings(tuple(ids), vectors, header.get(_WEIGHTS, ""))
 
     def save(self, data: Embeddings) -> None:
         """Write the vectors; the file is there in full or not at all."""
@@ -78,7 +82,7 @@ class EmbeddingsDataset(AbstractVersionedDataset[Embeddings, Embeddings]):
 
         tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}
         with replacing_file(Path(self._get_save_path())) as work:
-            save_file(tensors, work, metadata={_IDS: json.dumps(list(data.ids))})
+            save_file(tensors, work, metadata={_IDS: json.dumps(list(data.ids)), _WEIGHTS: data.weights})
 
     def _exists(self) -> bool:
         return Path(self._get_load_path()).is_file()

@@ -87,7 +87,9 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         if raw.empty:
             self._fail("has no rows; give a file with at least one text")
         self._check_columns(raw)
-        return self._select(raw)
+        texts = self._select(raw)
+        texts.attrs["name"] = self._path.name
+        return texts
 
     def _check_columns(self, raw: pd.DataFrame) -> None:
         columns = {"text": self._text_column, "label": self._label_column, "id": self._id_column}
@@ -259,9 +261,10 @@ class TextStreamDataset(TextsDataset):
         Raises:
             DatasetError: If they cannot be used; the message names the file, the row or column and the remedy.
         """
-        if not self._path.is_file() or self._path.stat().st_size <= _READ_AT_ONCE:
-            return TextStream.of(super().load())
-        return TextStream(self._stream)
+        is_small = not self._path.is_file() or self._path.stat().st_size <= _READ_AT_ONCE
+        stream = TextStream.of(super().load()) if is_small else TextStream(self._stream)
+        stream.name = self._path.name
+        return stream
 
     def _stream(self) -> Iterator[pd.DataFrame]:
         first_row, found = 1, False

@@ -51,26 +51,53 @@ def export_sentence_transformer(embedder: Embedder, folder: str | Path, strategy
             sentence-transformers does not have; or the tokenizer is not a fast one.
         FileExistsError: If there is something at that path.
     """
-    from transformers import AutoTokenizer
-
     strategy = strategy or embedder.strategy
-    _check(embedder, strategy)
+    check_exportable(strategy, embedder.layer_count)
     target = Path(folder)
     if target.exists():
         msg = f"{target} is already there; choose another folder or remove it"
         raise FileExistsError(msg)
+    with replacing_folder(target) as work:
+        write_sentence_transformer(embedder, work, strategy)
+
+
+def write_sentence_transformer(embedder: Embedder, folder: Path, strategy: Strategy) -> None:
+    """Write the same into an empty folder that is there already.
+
+    Raises:
+        ExportError: As :func:`export_sentence_transformer` does.
+    """
+    from transformers import AutoTokenizer
+
+    check_exportable(strategy, embedder.layer_count)
     template = strategy.templates[0]
     tokenizer = prompting_tokenizer(embedder.tokenizer, template.frame(embedder.tokenizer, embedder.max_length), embedder.max_length)
+    tokenizer.save_pretrained(folder)
+    embedder.backbone.config.save_pretrained(folder)
+    # As sentence-transformers will load it: for some model types transformers rebuilds the tokenizer from its vocabulary. Before the
+    # weights are merged, which takes longest.
+    _check_ids(AutoTokenizer.from_pretrained(folder, model_max_length=embedder.max_length), embedder, template)
     backbone = embedder.backbone
     if hasattr(backbone, "merge_and_unload"):
         backbone = copy.deepcopy(backbone).merge_and_unload()
-    with replacing_folder(target) as work:
-        tokenizer.save_pretrained(work)
-        backbone.config.save_pretrained(work)
-        # As sentence-transformers will load it: for some model types transformers rebuilds the tokenizer from its vocabulary.
-        _check_ids(AutoTokenizer.from_pretrained(work, model_max_length=embedder.max_length), embedder, template)
-        backbone.save_pretrained(work, safe_serialization=True)
-        _write_modules(work, POOLING_MODES[strategy.pooling], int(backbone.config.hidden_size), embedder.max_length, strategy.normalise)
+    backbone.save_pretrained(folder, safe_serialization=True)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes for its own user only, and the folder is there to be passed on
+    _write_modules(folder, POOLING_MODES[strategy.pooling], int(backbone.config.hidden_size), embedder.max_length, strategy.normalise)
+
+
+def merge_adapter(embedder: Embedder, dtype: str = "float32") -> None:
+    """Merge an embedder's adapter into its base weights, in place: the adapter is gone afterwards, and no second copy is made.
+
+    Args:
+        embedder: The embedder, best in float32: an update that is added to 16-bit weights is rounded away in part.
+        dtype: Number format of the weights afterwards.
+    """
+    import torch
+
+    if hasattr(embedder.backbone, "merge_and_unload"):
+        embedder.backbone = embedder.backbone.merge_and_unload()
+    embedder.backbone = embedder.backbone.to(getattr(torch, dtype))
 
 
 def _write_modules(work: Path, pooling: str | tuple[str, ...], width: int, max_length: int, normalise: bool) -> None:  # noqa: FBT001
@@ -177,13 +204,23 @@ def prompting_tokenizer(tokenizer: PreTrainedTokenizerBase, frame: Frame, max_le
     )
 
 
-def _check(embedder: Embedder, strategy: Strategy) -> None:
+def check_exportable(strategy: Strategy, layer_count: int | None = None) -> None:
+    """Check that plain sentence-transformers modules can carry out a strategy.
+
+    Args:
+        strategy: The strategy.
+        layer_count: Number of layers of the model; where it is not known yet, only -1 counts as the last layer.
+
+    Raises:
+        ExportError: If they cannot; the message says why, and what can be exported.
+    """
     wrong = []
+    last_layer = strategy.layers == (-1,) if layer_count is None else strategy.hidden_layers(layer_count) == (layer_count,)
     if len(strategy.templates) > 1:
         wrong.append(f"{len(strategy.templates)} templates")
     if strategy.pooling not in POOLING_MODES:
         wrong.append(f"pooling {strategy.pooling}")
-    elif strategy.hidden_layers(embedder.layer_count) != (embedder.layer_count,):
+    elif not last_layer:
         wrong.append(f"layers {list(strategy.layers)}")
     if strategy.after is not None:
         wrong.append("after-processing")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
@@ -56,3 +57,11 @@ class DecoderWeights:
     base: Path
     card: ModelCard
     adapter: Path | None = None
+
+    def fingerprint(self) -> str:
+        """A hash of base and adapter weights: what was trained, scored and exported is the same if these are equal."""
+        digest = hashlib.sha256(self.card.sha256.encode())
+        for file in sorted(self.adapter.glob("*.safetensors")) if self.adapter else ():
+            with file.open("rb") as content:
+                digest.update(hashlib.file_digest(content, "sha256").digest())
+        return digest.hexdigest()

@@ -144,3 +144,9 @@ def test_only_styles_in_use_are_looked_at():
 def test_wrong_options_are_refused(changes, message):
     with pytest.raises(ValidationError, match=message):
         options(**changes)
+
+
+def test_the_corpus_report_names_the_corpus():
+    stream = TextStream.of(TABLE)
+    stream.name = "mine.txt"
+    assert clean_corpus(stream, options())[1]["corpus"] == "mine.txt"

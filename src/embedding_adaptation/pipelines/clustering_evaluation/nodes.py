@@ -115,6 +115,33 @@ def compare_strategies(clustering_scores: pd.DataFrame, embedder_options: Embedd
     return pd.DataFrame(rows)
 
 
+def describe_evaluation(
+    clustering_scores: pd.DataFrame,
+    base_embeddings: Embeddings,
+    adapted_embeddings: Embeddings,
+    labelled_texts: pd.DataFrame,
+    options: EvaluationOptions,
+    embedder_options: EmbedderOptions,
+) -> dict[str, Any]:
+    """Write down which weights were scored, on what and how, so that scores of other runs can be compared with these, or not.
+
+    Args:
+        clustering_scores: A row a strategy and seed.
+        base_embeddings: Vectors of the base model.
+        adapted_embeddings: Vectors of the adapted model.
+        labelled_texts: The texts with ``text`` and ``label``.
+        options: Evaluation options.
+        embedder_options: What each strategy is.
+
+    Returns:
+        The report: fingerprints of weights and data, the protocol, and each strategy with the mean and standard deviation of its scores.
+    """
+    from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report
+
+    weights = {"base": base_embeddings.weights, "adapted": adapted_embeddings.weights}
+    return evaluation_report(clustering_scores, METRICS, weights, labelled_texts, options, embedder_options)
+
+
 def plot_cluster_map(
     base_embeddings: Embeddings,
     adapted_embeddings: Embeddings,

@@ -6,13 +6,14 @@ from kedro.pipeline import Node, Pipeline
 
 from embedding_adaptation.pipelines.clustering_evaluation.nodes import (
     compare_strategies,
+    describe_evaluation,
     plot_cluster_map,
     score_strategies,
 )
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
-    """Embeddings and labels -> scores -> comparison table, cluster map."""
+    """Embeddings and labels -> scores -> comparison table, cluster map, report."""
     vectors = ["base_embeddings", "adapted_embeddings", "labelled_texts", "params:clustering_evaluation"]
     return Pipeline(
         [
@@ -27,6 +28,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
                 inputs=["clustering_scores", "params:embedder"],
                 outputs="strategy_comparison",
                 name="compare_strategies_node",
+            ),
+            Node(
+                func=describe_evaluation,
+                inputs=["clustering_scores", *vectors, "params:embedder"],
+                outputs="evaluation_report",
+                name="describe_evaluation_node",
             ),
             Node(
                 func=plot_cluster_map,

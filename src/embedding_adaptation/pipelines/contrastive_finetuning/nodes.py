@@ -90,6 +90,32 @@ def train_adapter(
     return train(base_model, train_pairs, validation_pairs, options, embedder_options, corpus=corpus, checkpoints=training_checkpoints)
 
 
+def describe_training(
+    adapter: DecoderWeights,
+    train_pairs: pd.DataFrame,
+    validation_pairs: pd.DataFrame,
+    training_history: pd.DataFrame,
+    corpus_report: dict[str, Any],
+    options: FinetuningOptions,
+) -> dict[str, Any]:
+    """Write down what the adapter was trained on, and how: counts, names and options, no texts.
+
+    Args:
+        adapter: The trained adapter.
+        train_pairs: The pairs it learned from.
+        validation_pairs: Held-out pairs.
+        training_history: A row a step.
+        corpus_report: The report on the corpus the pairs come from; empty where there is none.
+        options: Fine-tuning options.
+
+    Returns:
+        The report, which names the adapter by its fingerprint.
+    """
+    from embedding_adaptation.pipelines.contrastive_finetuning.report import training_report
+
+    return training_report(adapter, train_pairs, validation_pairs, training_history, corpus_report, options)
+
+
 def plot_training_curve(training_history: pd.DataFrame) -> Figure:
     """Draw training and held-out loss over the steps."""
     from embedding_adaptation.figures import training_curve

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from embedding_adaptation.pipelines.contrastive_finetuning.nodes import plot_training_curve, split_pairs, train_adapter
+from embedding_adaptation.pipelines.contrastive_finetuning.nodes import (
+    describe_training,
+    plot_training_curve,
+    split_pairs,
+    train_adapter,
+)
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
-    """Positive pairs -> training and validation pairs -> adapter, training history and curve."""
+    """Positive pairs -> training and validation pairs -> adapter, training history, curve and report."""
     return Pipeline(
         [
             Node(
@@ -30,6 +35,19 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
                 ],
                 outputs=["adapter", "training_history"],
                 name="train_adapter_node",
+            ),
+            Node(
+                func=describe_training,
+                inputs=[
+                    "adapter",
+                    "train_pairs",
+                    "validation_pairs",
+                    "training_history",
+                    "corpus_report",
+                    "params:contrastive_finetuning",
+                ],
+                outputs="training_report",
+                name="describe_training_node",
             ),
             Node(
                 func=plot_training_curve,

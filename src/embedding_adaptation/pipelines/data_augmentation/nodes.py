@@ -35,7 +35,8 @@ def clean_corpus(corpus: TextStream, options: AugmentationOptions) -> tuple[Text
     """
     from embedding_adaptation.pipelines.data_augmentation.cleaning import clean
 
-    return clean(corpus, options.cleaning, options.seed)
+    kept, report = clean(corpus, options.cleaning, options.seed)
+    return kept, {"corpus": corpus.name, **report}
 
 
 def generate_candidates(

@@ -44,4 +44,4 @@ def extract_embeddings(
     chosen = {name: every[name] for name in names if every[name].weights == weights}
     strategies = fitted_strategies(embedder, chosen, embedder_options, fitting_texts)
     vectors = embedder.encode_strategies(texts["text"].tolist(), strategies)
-    return Embeddings(tuple(texts["id"]), vectors), {s.name: s.after for s in strategies if s.after is not None}
+    return Embeddings(tuple(texts["id"]), vectors, model.fingerprint()), {s.name: s.after for s in strategies if s.after is not None}

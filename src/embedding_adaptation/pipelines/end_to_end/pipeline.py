@@ -1,4 +1,4 @@
-"""The whole chain: the five pipelines and a report."""
+"""The whole chain: the six pipelines and a report."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from embedding_adaptation.pipelines import (
     contrastive_finetuning,
     data_augmentation,
     embedding_extraction,
+    model_export,
 )
 from embedding_adaptation.pipelines.end_to_end.nodes import write_report
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
-    """Corpus and labelled texts -> adapter, scores, attention shift, report."""
+    """Corpus and labelled texts -> adapter, scores, attention shift, report, exported model."""
     report = Pipeline(
         [
             Node(
@@ -39,5 +40,6 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
         embedding_extraction,
         clustering_evaluation,
         attention_analysis,
+        model_export,
     )
     return sum((part.create_pipeline() for part in parts), start=report)

@@ -1,0 +1,76 @@
+"""The adapted embedder as a catalog dataset: a plain sentence-transformers folder with its model card."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embedding_adaptation.datasets.directory import DirectoryDataset
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from sentence_transformers import SentenceTransformer
+
+    from embedding_adaptation.embedder.embedder import Embedder
+    from embedding_adaptation.embedder.strategy import Strategy
+
+CARD_FILE = "README.md"
+FACTS_FILE = "model_facts.json"
+
+
+@dataclass(frozen=True)
+class ExportedEmbedder:
+    """An embedder about to be exported.
+
+    Attributes:
+        embedder: The adapted embedder.
+        strategy: The way to embed that is exported.
+        card: The model card: front matter and Markdown.
+        facts: What the card says, for programs.
+    """
+
+    embedder: Embedder
+    strategy: Strategy
+    card: str
+    facts: dict[str, Any]
+
+
+class ExportedEmbedderDataset(DirectoryDataset[ExportedEmbedder, "SentenceTransformer"]):
+    """A folder that sentence-transformers loads without this package and without remote code.
+
+    Loading returns the ``SentenceTransformer``. Saving merges the adapter into the base weights; see
+    :mod:`embedding_adaptation.embedder.export` for how template and truncation are kept.
+
+    Args:
+        filepath: Directory of the versions.
+        version: Load and save version, from Kedro.
+        metadata: Free values for other tools.
+
+    Example:
+        .. code-block:: yaml
+
+            adapted_embedder:
+              type: embedding_adaptation.datasets.exported_embedder.ExportedEmbedderDataset
+              filepath: data/06_models/adapted_embedder
+              versioned: true
+    """
+
+    def read_directory(self, directory: Path) -> SentenceTransformer:
+        """Load the model, without remote code."""
+        from sentence_transformers import SentenceTransformer
+
+        return SentenceTransformer(str(directory), trust_remote_code=False)
+
+    def write_directory(self, data: ExportedEmbedder, directory: Path) -> None:
+        """Write model, card and facts.
+
+        Raises:
+            ExportError: If plain sentence-transformers cannot carry out the strategy.
+        """
+        from embedding_adaptation.embedder.export import write_sentence_transformer
+
+        write_sentence_transformer(data.embedder, directory, data.strategy)
+        (directory / CARD_FILE).write_text(data.card, encoding="utf-8")
+        (directory / FACTS_FILE).write_text(json.dumps(data.facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

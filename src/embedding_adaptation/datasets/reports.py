@@ -1,0 +1,19 @@
+"""Reports of other pipelines that are useful where they are there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kedro_datasets.json import JSONDataset
+
+
+class OptionalReportDataset(JSONDataset):
+    """A JSON mapping that loads as an empty one where none has been saved, so that a pipeline can run without the one that writes it.
+
+    A version that is asked for by name has to be there. Arguments are those of ``json.JSONDataset``.
+    """
+
+    def load(self) -> Any:
+        """The report, or an empty mapping."""
+        asked_for = self._version is not None and self._version.load
+        return super().load() if asked_for or self.exists() else {}

@@ -1,0 +1,240 @@
+"""The exported model in MLflow: logged with signature, example and pinned requirements, registered, and given its aliases.
+
+``candidate`` is the version registered last. ``champion`` moves to it only if it is better by a stated rule, see :func:`champion_verdict`.
+Everything the rule looks at is in the tags of the versions, so that a later run, on another machine, can compare.
+
+The calls name their store. MLflow's fluent functions would do the same with the store of the process, which they also write into its
+environment, and a second run in a notebook would log into the store of the first.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from embedding_adaptation.datasets.exported_embedder import FACTS_FILE
+from embedding_adaptation.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from mlflow import MlflowClient
+    from mlflow.models import ModelSignature
+
+logger = logging.getLogger(__name__)
+
+CANDIDATE, CHAMPION = "candidate", "champion"
+# What loading and serving the folder needs: MLflow adds itself.
+REQUIREMENTS = ("sentence-transformers", "transformers", "tokenizers", "torch", "safetensors", "numpy", "huggingface-hub")
+# Not texts of the corpus: the example is stored with the model.
+INPUT_EXAMPLE = ("Where can I turn off the water?", "The last bus leaves at ten.")
+_DATA, _PROTOCOL = "evaluation.data", "evaluation.protocol"
+# MLflow refuses longer values; the facts themselves are in the model's folder.
+_TAG_CHARACTERS = 1000
+
+
+class RegistryOptions(Options):
+    """Where and how exported models are registered: ``registry`` in ``conf/<env>/mlflow.yml``."""
+
+    enabled: bool = Field(True, description="Whether exported models are logged and registered.")
+    name: str = Field("embedding-adaptation", min_length=1, pattern=r"^[^/:]+$", description="Name of the registered model.")
+    metric: str = Field("v_measure", description="The score that decides which version is the champion; higher is better.")
+    min_gain: float = Field(0.0, ge=0.0, description="The champion has to be beaten by more than this.")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the alias ``champion`` moves, and why.
+
+    Attributes:
+        moves: Whether it moves to the new version.
+        reason: In words, for the log and the version's tags.
+    """
+
+    moves: bool
+    reason: str
+
+
+def champion_verdict(candidate: Mapping[str, str], champion: Mapping[str, str] | None, options: RegistryOptions) -> Verdict:
+    """Say whether a new version becomes the champion.
+
+    The first version does. A later one does if its mean score on the same labelled texts under the same protocol is higher than the
+    champion's, by more than ``min_gain``; an equal one does not. Where the two cannot be compared, the champion stays.
+
+    Args:
+        candidate: Tags of the new version.
+        champion: Tags of the present champion; ``None`` where there is none.
+        options: The metric and the least gain.
+    """
+    if champion is None:
+        return Verdict(moves=True, reason="there was no champion")
+    score = _score_tag(options.metric)
+    for who, tags in (("the new version", candidate), ("the champion", champion)):
+        if score not in tags:
+            return Verdict(moves=False, reason=f"{who} has no score {options.metric!r}, so the two cannot be compared")
+    for tag, what in ((_DATA, "labelled texts"), (_PROTOCOL, "evaluation protocols")):
+        if candidate.get(tag) != champion.get(tag):
+            return Verdict(moves=False, reason=f"the two were scored with different {what}, so they cannot be compared")
+    new, old = float(candidate[score]), float(champion[score])
+    figures = f"{options.metric} {new:.4f} against the champion's {old:.4f}"
+    if new - old > options.min_gain:
+        return Verdict(moves=True, reason=figures)
+    wanted = f", and more than {options.min_gain:g} is to be gained" if options.min_gain else ""
+    return Verdict(moves=False, reason=f"{figures}{wanted}")
+
+
+def log_and_register(
+    client: MlflowClient, experiment_id: str, run_id: str, folder: Path, name: str, options: RegistryOptions, tags: Mapping[str, str]
+) -> str:
+    """Log an exported folder as a model of a run, register it, and set its aliases.
+
+    Args:
+        client: The store.
+        experiment_id: The run's experiment.
+        run_id: The run that made the model.
+        folder: What :class:`~embedding_adaptation.datasets.exported_embedder.ExportedEmbedderDataset` saved.
+        name: Name of the logged model within the run.
+        options: Name of the registered model, and the rule of the champion.
+        tags: Further tags of the version, such as the Git commit.
+
+    Returns:
+        The number of the registered version.
+    """
+    from mlflow.entities import LoggedModelOutput
+
+    facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+    version_tags = dict(model_tags(facts)) | {key: value[:_TAG_CHARACTERS] for key, value in tags.items()}
+    logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, tags=version_tags)
+    try:
+        with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as scratch:
+            target = Path(scratch) / "model"
+            write_mlflow_model(folder, target, int(facts["dimensions"]), logged)
+            client.log_model_artifacts(logged.model_id, str(target))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
+    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    _make_sure_of_registered_model(client, options.name)
+    # Not models:/ID as the source: a database store would look that up in the store of the process.
+    created = client.create_model_version(
+        options.name, logged.artifact_location, run_id, tags=version_tags, description=str(facts["summary"]), model_id=logged.model_id
+    )
+    version = str(created.version)
+    client.set_registered_model_alias(options.name, CANDIDATE, version)
+    _choose_champion(client, version, version_tags, options)
+    return version
+
+
+def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any) -> None:
+    """Write an exported folder as an MLflow model of the sentence-transformers flavour.
+
+    Args:
+        folder: The exported folder.
+        target: Where to write; must not exist. Files of ``folder`` are linked, not copied.
+        dimensions: Width of the vectors.
+        logged: MLflow's entry for the model.
+    """
+    from mlflow import sentence_transformers
+    from mlflow.models import Model
+
+    entry = Model(artifact_path=logged.artifact_location, model_uuid=logged.model_id, run_id=logged.source_run_id, model_id=logged.model_id)
+    sentence_transformers.save_model(
+        _Folder(folder.resolve()),
+        str(target),
+        mlflow_model=entry,
+        signature=model_signature(dimensions),
+        input_example=list(INPUT_EXAMPLE),
+        pip_requirements=list(pinned_requirements()),
+    )
+
+
+def model_signature(dimensions: int) -> ModelSignature:
+    """Texts in, float32 vectors of that width out."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+
+    return ModelSignature(Schema([ColSpec("string")]), Schema([TensorSpec(np.dtype(np.float32), (-1, dimensions))]))
+
+
+def pinned_requirements() -> Iterator[str]:
+    """The installed versions of what the model needs; without local suffixes such as ``+cpu``, which no package index has."""
+    for name in REQUIREMENTS:
+        yield f"{name}=={metadata.version(name).partition('+')[0]}"
+
+
+def model_tags(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What is told of a version in the registry, and what the rule of the champion looks at."""
+    base, adapter, evaluation = facts["base_model"], facts["adapter"], facts.get("evaluation")
+    values = {
+        "base_model": base["name"],
+        "base_model.revision": base["revision"],
+        "base_model.sha256": base["sha256"],
+        "adapter.version": adapter["version"],
+        "adapter.fingerprint": adapter["fingerprint"],
+        "adapter.step": adapter["step"],
+        "strategy": facts["strategy"]["name"],
+    }
+    if evaluation:
+        values |= {_DATA: evaluation["data"]["fingerprint"], _PROTOCOL: json.dumps(evaluation["protocol"], sort_keys=True)}
+        for metric, score in evaluation["adapted"].items():
+            values |= {_score_tag(metric): score["mean"], f"{_score_tag(metric)}.sd": score["sd"]}
+        for metric, score in (evaluation["base"] or {}).items():
+            values[f"base_{_score_tag(metric)}"] = score["mean"]
+    for name, value in values.items():
+        if value not in {None, ""}:
+            yield name, str(value)[:_TAG_CHARACTERS]
+
+
+class _Folder:
+    """What MLflow's flavour asks of a model, over files.
+
+    A loaded model would be written again: not as the same files, without its ``max_seq_length``, and with its weights in memory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def save(self, path: str, **kwargs: Any) -> None:  # noqa: ARG002  the signature MLflow calls
+        shutil.copytree(self._folder, path, copy_function=os.symlink)
+
+    def modules(self) -> tuple[()]:
+        return ()
+
+
+def _score_tag(metric: str) -> str:
+    return f"score.{metric}"
+
+
+def _make_sure_of_registered_model(client: MlflowClient, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, description="Text embedding models, exported as plain sentence-transformers folders.")
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _choose_champion(client: MlflowClient, version: str, tags: Mapping[str, str], options: RegistryOptions) -> None:
+    present = client.get_registered_model(options.name).aliases.get(CHAMPION)
+    champion = client.get_model_version(options.name, str(present)) if present is not None else None
+    verdict = champion_verdict(tags, champion.tags if champion else None, options)
+    client.set_model_version_tag(options.name, version, "champion.verdict", verdict.reason)
+    if verdict.moves:
+        client.set_registered_model_alias(options.name, CHAMPION, version)
+        logger.info("%s version %s is registered as candidate, and the new champion: %s", options.name, version, verdict.reason)
+    else:
+        logger.info(
+            "%s version %s is registered as candidate; version %s stays champion: %s", options.name, version, present, verdict.reason
+        )

@@ -1,0 +1,84 @@
+"""What an adapter was trained on, and how: for its model card."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from embedding_adaptation.datasets.adapter import read_adapter_card
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from embedding_adaptation.embedder.weights import DecoderWeights
+    from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+
+_GENERATOR, _MODEL, _LANGUAGE = "generator", "model", "source_language"
+
+
+def training_report(
+    adapter: DecoderWeights,
+    train_pairs: pd.DataFrame,
+    validation_pairs: pd.DataFrame,
+    history: pd.DataFrame,
+    corpus_report: dict[str, Any],
+    options: FinetuningOptions,
+) -> dict[str, Any]:
+    """The report; see :func:`~embedding_adaptation.pipelines.contrastive_finetuning.nodes.describe_training`."""
+    card = read_adapter_card(adapter)
+    return {
+        "adapter": adapter.fingerprint(),
+        "trained": {
+            "step": int(card["steps"]),
+            "last_step": int(history["step"].max()),
+            "template": card["template"],
+            "pooling": card["pooling"],
+            "max_length": card["max_length"],
+        },
+        "corpus": _corpus(corpus_report, train_pairs),
+        "data": {
+            "training_pairs": len(train_pairs),
+            "held_out_pairs": len(validation_pairs),
+            "texts": int(train_pairs["source_id"].nunique()),
+            "generators": _generators(train_pairs),
+            "languages": _languages(train_pairs),
+        },
+        "options": options.model_dump(mode="json"),
+        "history": _history(history, int(card["steps"])),
+        "seconds": round(float(history["seconds"].max()), 1) if "seconds" in history else None,
+    }
+
+
+def _corpus(report: dict[str, Any], pairs: pd.DataFrame) -> dict[str, Any] | None:
+    """Name and counts of the corpus; pairs of the user's own, which name no generator, come from elsewhere."""
+    if not report or _GENERATOR not in pairs:
+        return None
+    return {"name": report.get("corpus", ""), "texts": report["texts"], "kept": report["kept"]}
+
+
+def _generators(pairs: pd.DataFrame) -> dict[str, Any]:
+    if _GENERATOR not in pairs:
+        return {}
+    found = {}
+    for name, group in pairs.groupby(_GENERATOR):
+        models = sorted({str(model) for model in group[_MODEL].dropna() if model}) if _MODEL in group else []
+        found[str(name)] = {"pairs": len(group), "models": models}
+    return found
+
+
+def _languages(pairs: pd.DataFrame) -> dict[str, int]:
+    """Pairs a language, the most frequent first; where the filters told the languages."""
+    if _LANGUAGE not in pairs:
+        return {}
+    told = pairs[_LANGUAGE].dropna()
+    return {str(language): int(count) for language, count in told[told != ""].value_counts().items()}
+
+
+def _history(history: pd.DataFrame, step: int) -> dict[str, dict[str, float]]:
+    """Each measure that was taken on held-out pairs, before the first step and at the chosen one."""
+    until = history[history["step"] <= step]
+    measures = {}
+    for column in until.select_dtypes("number").columns.drop(["step", "seconds"], errors="ignore"):
+        values = until[column].dropna()
+        if len(values) and column != "train_loss":
+            measures[str(column)] = {"before": round(float(values.iloc[0]), 5), "after": round(float(values.iloc[-1]), 5)}
+    return measures

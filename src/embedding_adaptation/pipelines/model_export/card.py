@@ -1,0 +1,261 @@
+"""The model card: a README with the Hub's front matter, written from facts alone."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+# Folder name in the card's example; the catalog saves the model under this name.
+FOLDER = "adapted_embedder"
+EXAMPLE_TEXTS = ("Where can I turn off the water?", "The stopcock is under the sink.", "The last bus leaves at ten.")
+# Identifiers of licences that the Hub knows and that software and data come under; others are given as "other" with their name.
+# Reference: https://huggingface.co/docs/hub/repositories-licenses
+_HUB_LICENCES = frozenset({
+    "afl-3.0", "agpl-3.0", "apache-2.0", "bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause",
+    "cc", "cc-by-2.0", "cc-by-3.0", "cc-by-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-sa-3.0", "cc-by-sa-4.0", "cc0-1.0",
+    "deepfloyd-if-license", "ecl-2.0", "epl-2.0", "gemma", "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-3.0", "llama2", "llama3",
+    "llama3.1", "llama3.2", "llama3.3", "llama4", "mit", "mpl-2.0", "openrail", "osl-3.0", "unknown", "unlicense", "zlib",
+})  # fmt: skip
+_METRIC_TITLES = {"v_measure": "V-measure", "v_measure_unique": "V-measure (unique texts)", "ami_unique": "AMI (unique texts)"}
+
+
+def model_card(facts: Mapping[str, Any]) -> str:
+    """Write the card.
+
+    Args:
+        facts: What :func:`~embedding_adaptation.pipelines.model_export.facts.gather_facts` returns, with ``dimensions``.
+
+    Returns:
+        YAML front matter that the Hub takes, and Markdown. No text of a corpus is in it.
+    """
+    parts = (_introduction, _use, _model, _data, _training, _scores, _limits, _licence)
+    lines = [line for part in parts for line in (*part(facts), "")]
+    return f"---\n{front_matter(facts)}\n---\n\n" + "\n".join(lines).rstrip() + "\n"
+
+
+def front_matter(facts: Mapping[str, Any]) -> str:
+    """The YAML between the card's dashes."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    evaluation = facts["evaluation"]
+    results = [
+        EvalResult(
+            task_type="clustering",
+            task_name="Clustering",
+            dataset_type="labelled-texts",
+            dataset_name=evaluation["data"]["name"] or "labelled texts",
+            metric_type=metric,
+            metric_name=f"{_title(metric)}, mean of {len(evaluation['protocol']['seeds'])} seeds",
+            metric_value=score["mean"],
+        )
+        for metric, score in (evaluation["adapted"] if evaluation else {}).items()
+    ]
+    licence = hub_licence(facts["licence"])
+    base = facts["base_model"]["hub_id"]
+    data = ModelCardData(
+        language=facts["languages"] or None,
+        license=licence,
+        license_name=_slug(facts["licence"]) if licence == "other" else None,
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "sentence-similarity", "feature-extraction", "clustering"],
+        base_model=base,
+        base_model_relation="finetune" if base else None,
+        model_name=facts["title"] if results else None,
+        eval_results=results or None,
+    )
+    return str(data.to_yaml())
+
+
+def hub_licence(licence: str) -> str:
+    """The Hub's identifier of a licence, or ``other``."""
+    known = licence.strip().lower().replace(" ", "-")
+    return known if known in _HUB_LICENCES else "other"
+
+
+def _introduction(facts: Mapping[str, Any]) -> Iterator[str]:
+    base = facts["base_model"]
+    yield f"# {facts['title']}"
+    yield ""
+    yield (
+        f"A text embedding model: {base['name']} ({_count(base['parameters'])} parameters), put behind a prompt and adapted by "
+        "contrastive fine-tuning with LoRA, after [arXiv 2507.22729](https://arxiv.org/abs/2507.22729). The adapter is merged into the "
+        f"weights. A text becomes a vector of {facts['dimensions']} dimensions"
+        + (", of unit length." if facts["strategy"]["normalise"] else ".")
+    )
+    yield ""
+    yield "## Intended use"
+    yield ""
+    yield facts["intended_use"] or (
+        "Clustering, semantic similarity and search over texts like those it was adapted to (see [Data](#data)). Compare texts by cosine."
+    )
+    languages = ", ".join(facts["languages"])
+    yield ""
+    yield f"Languages: {languages}." if languages else "Languages: those of the base model; those of the training pairs were not told."
+
+
+def _use(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield "## How to use it"
+    yield ""
+    yield "With [sentence-transformers](https://www.sbert.net) alone; no other package and no remote code are needed."
+    yield ""
+    yield "```python"
+    yield "from sentence_transformers import SentenceTransformer"
+    yield ""
+    yield f'model = SentenceTransformer("{FOLDER}")  # this folder, wherever it is'
+    yield f"texts = {json.dumps(EXAMPLE_TEXTS)}"
+    yield f"vectors = model.encode(texts)  # [{len(EXAMPLE_TEXTS)}, {facts['dimensions']}]"
+    yield f"similarities = model.similarity(vectors, vectors)  # [{len(EXAMPLE_TEXTS)}, {len(EXAMPLE_TEXTS)}]"
+    yield "```"
+    yield ""
+    yield "Give plain texts: the tokenizer puts the prompt around each, and cuts only the text where it is too long."
+
+
+def _model(facts: Mapping[str, Any]) -> Iterator[str]:
+    base, strategy, adapter = facts["base_model"], facts["strategy"], facts["adapter"]
+    yield "## Model"
+    yield ""
+    yield from _table(
+        {
+            "base model": _linked(base),
+            "base model's revision": f"`{base['revision']}`" if base["revision"] else "not known",
+            "base model's weights, sha256": f"`{base['sha256']}`",
+            "architecture": base["architecture"],
+            "prompt": f"`{strategy['template']}`",
+            "pooling": strategy["pooling"],
+            "dimensions": facts["dimensions"],
+            "longest sequence": f"{strategy['max_length']} tokens, prompt included",
+            "number format": strategy["dtype"],
+            "adapter": f"version {adapter['version'] or 'not known'}, step {adapter['step']}",
+        }
+    )
+
+
+def _data(facts: Mapping[str, Any]) -> Iterator[str]:
+    training = facts["training"]
+    data, corpus = training["data"], training["corpus"]
+    yield "## Data"
+    yield ""
+    if corpus:
+        yield f"Unlabelled corpus `{corpus['name'] or 'without a name'}`: {corpus['texts']:,} texts, of which {corpus['kept']:,} were used."
+    else:
+        yield "Pairs of the user's own; where they come from is not recorded."
+    yield (
+        f"The model learned from {data['training_pairs']:,} positive pairs of {data['texts']:,} texts; {data['held_out_pairs']:,} pairs of "
+        "other texts were held out. No labels were used in training."
+    )
+    if data["generators"]:
+        yield ""
+        yield "| pairs made by | pairs | model |"
+        yield "|---|---|---|"
+        for name, found in data["generators"].items():
+            yield f"| {name} | {found['pairs']:,} | {', '.join(found['models']) or 'none'} |"
+
+
+def _training(facts: Mapping[str, Any]) -> Iterator[str]:
+    training, adapter = facts["training"], facts["adapter"]
+    yield "## Training"
+    yield ""
+    took = f", in {training['seconds'] / 60:,.1f} minutes" if training["seconds"] else ""
+    yield (
+        f"LoRA with in-batch negatives (InfoNCE). {adapter['last_step']} steps were trained{took}; the weights are those of step "
+        f"{adapter['step']}."
+    )
+    if training["history"]:
+        yield ""
+        yield f"| on held-out pairs | before | at step {adapter['step']} |"
+        yield "|---|---|---|"
+        for name, values in training["history"].items():
+            yield f"| {name.replace('_', ' ')} | {values['before']:.4f} | {values['after']:.4f} |"
+    yield ""
+    yield "Options:"
+    yield ""
+    yield "```json"
+    yield json.dumps(training["options"], indent=2)
+    yield "```"
+    yield ""
+    yield "Made with " + ", ".join(f"{name} {version}" for name, version in facts["made_with"].items()) + "."
+
+
+def _scores(facts: Mapping[str, Any]) -> Iterator[str]:
+    evaluation = facts["evaluation"]
+    yield "## Scores"
+    yield ""
+    if not evaluation:
+        yield "This version has not been scored on labelled texts."
+        return
+    data, protocol = evaluation["data"], evaluation["protocol"]
+    drawn = f", {protocol['max_documents']:,} of them drawn a seed" if protocol["max_documents"] else ""
+    yield (
+        f"Clustering of {data['texts']:,} labelled texts in {data['labels']:,} classes (`{data['name'] or 'labelled texts'}`{drawn}), mean "
+        f"± standard deviation over {len(protocol['seeds'])} seeds of the clustering; one training run. V-measure follows mteb's fast "
+        "clustering protocol; *unique* counts each text once."
+    )
+    columns = {"random vectors": evaluation["random"], "before": evaluation["base"], "this model": evaluation["adapted"]}
+    columns = {name: scores for name, scores in columns.items() if scores}
+    yield ""
+    yield "| | " + " | ".join(columns) + " |"
+    yield "|---|" + "---|" * len(columns)
+    for metric in evaluation["adapted"]:
+        cells = (f"{scores[metric]['mean']:.3f} ± {scores[metric]['sd']:.3f}" if metric in scores else "" for scores in columns.values())
+        yield f"| {_title(metric)} | " + " | ".join(cells) + " |"
+    if evaluation["base"]:
+        yield ""
+        yield "*Before* is the base model under the same prompt and pooling."
+
+
+def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
+    strategy = facts["strategy"]
+    yield "## Limits"
+    yield ""
+    yield "- It was adapted to one corpus: on other kinds of texts it may be worse than the base model. Score it on your own before use."
+    if not facts["evaluation"]:
+        yield "- It has not been scored: whether adaptation made it better is not known."
+    else:
+        yield "- The spread above is that of the clustering, not of training; differences of its size mean nothing."
+    yield f"- A text is cut after about {strategy['max_length']} tokens less the prompt's."
+    yield "- It inherits what the base model learned, biases included. Vectors can reveal what a text is about: guard them like it."
+    if not strategy["as_trained"]:
+        yield "- The adapter was trained under another prompt or pooling than the model has now."
+    if strategy["pooling"] == "last":
+        yield "- The vector is the last token's, so it depends on the prompt: change nothing about the tokenizer."
+
+
+def _licence(facts: Mapping[str, Any]) -> Iterator[str]:
+    base = facts["base_model"]
+    yield "## Licence"
+    yield ""
+    licence = facts["licence"] if facts["licence"] != "unknown" else "not known; find out before you pass the model on"
+    yield f"{licence}. The weights derive from {base['name']}, whose licence is: {base['licence']}."
+    writers = {model for found in facts["training"]["data"]["generators"].values() for model in found["models"]}
+    others = sorted(writers - {base["name"]})
+    if others:
+        yield f"Training pairs were made with {', '.join(others)}: its terms may concern models trained on what it writes."
+
+
+def _linked(base: Mapping[str, Any]) -> str:
+    return f"[{base['hub_id']}](https://huggingface.co/{base['hub_id']})" if base["hub_id"] else f"`{base['name']}`"
+
+
+def _table(values: Mapping[str, Any]) -> Iterator[str]:
+    yield "| | |"
+    yield "|---|---|"
+    for name, value in values.items():
+        yield f"| {name} | {str(value).replace('|', chr(92) + '|')} |"
+
+
+def _count(parameters: int) -> str:
+    million = 1_000_000
+    return f"{parameters / million:,.0f} million" if parameters >= million else f"{parameters:,}"
+
+
+def _title(metric: str) -> str:
+    return _METRIC_TITLES.get(metric, metric.replace("_", " "))
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9.]+", "-", text.lower()).strip("-") or "unknown"

@@ -1,0 +1,63 @@
+"""Nodes of model export: adapter and what is known of it -> facts -> exported embedder with its card."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from embedding_adaptation.datasets.exported_embedder import ExportedEmbedder
+from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.model_export.options import ExportOptions
+
+
+def describe_model(
+    adapter: DecoderWeights,
+    training_report: dict[str, Any],
+    evaluation_report: dict[str, Any],
+    options: ExportOptions,
+    embedder_options: EmbedderOptions,
+) -> dict[str, Any]:
+    """Gather what is known of the adapted model; scores of other weights or another strategy are left out.
+
+    Args:
+        adapter: The adapted weights.
+        training_report: What the adapter was trained on, and how.
+        evaluation_report: Scores of base and adapted strategies; empty where nothing has been evaluated.
+        options: Export options.
+        embedder_options: Templates and strategies.
+
+    Returns:
+        The facts: what the model card and the model registry say.
+
+    Raises:
+        ExportFactsError: If the training report is of another adapter.
+    """
+    from embedding_adaptation.pipelines.model_export.facts import gather_facts
+
+    return gather_facts(adapter, training_report, evaluation_report, options, embedder_options)
+
+
+def export_embedder(
+    adapter: DecoderWeights, model_facts: dict[str, Any], options: ExportOptions, embedder_options: EmbedderOptions
+) -> ExportedEmbedder:
+    """Get the embedder ready to be written as a plain sentence-transformers folder: on the CPU, adapter merged, in its number format.
+
+    Args:
+        adapter: The adapted weights.
+        model_facts: What the model card says.
+        options: Export options.
+        embedder_options: Templates and strategies.
+
+    Returns:
+        Embedder, strategy and model card; the dataset writes them.
+    """
+    from embedding_adaptation.embedder.embedder import Embedder
+    from embedding_adaptation.embedder.export import merge_adapter
+    from embedding_adaptation.pipelines.model_export.card import model_card
+    from embedding_adaptation.runtime import build_strategy
+
+    strategy = build_strategy(options.chosen(embedder_options), embedder_options)
+    embedder = Embedder.load(adapter, device="cpu", dtype="float32", max_length=embedder_options.max_length, strategy=strategy)
+    merge_adapter(embedder, options.dtype)
+    facts = model_facts | {"dimensions": embedder.dimension(strategy)}
+    return ExportedEmbedder(embedder, strategy, model_card(facts), facts)
