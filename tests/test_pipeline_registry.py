@@ -62,7 +62,15 @@ def test_the_default_is_the_whole_chain(registry):
 
 def test_the_chain_needs_only_what_a_user_brings(registry):
     free = {name for name in registry["end_to_end"].inputs() if not name.startswith("params:")}
-    assert free == {"corpus", "labelled_texts", "base_model", "chat_server", "finished_candidates", "finished_scores"}
+    assert free == {
+        "corpus",
+        "labelled_texts",
+        "base_model",
+        "chat_server",
+        "finished_candidates",
+        "finished_scores",
+        "training_checkpoints",
+    }
 
 
 def test_node_names_say_what_they_do(registry):

@@ -31,7 +31,7 @@ _LEGEND_COLUMNS = 4
 
 
 def training_curve(history: pd.DataFrame) -> go.Figure:
-    """Training and held-out loss over the steps, with the held-out accuracy on a second axis."""
+    """Training and held-out loss over the steps, on a second axis what lies between 0 and 1, and the step that was chosen."""
     import plotly.graph_objects as go
 
     held_out = history.dropna(subset=["validation_loss"])
@@ -42,15 +42,29 @@ def training_curve(history: pd.DataFrame) -> go.Figure:
         x=held_out["step"], y=held_out["validation_loss"], name="held-out loss",
         mode="lines+markers", line={"color": ADAPTED_COLOUR},
     )  # fmt: skip
-    figure.add_scatter(
-        x=held_out["step"], y=held_out["validation_accuracy"], name="held-out accuracy at 1",
-        mode="lines+markers", line={"color": BASE_COLOUR, "dash": "dot"}, yaxis="y2",
-    )  # fmt: skip
+    for column, name, dash in (
+        ("validation_accuracy", "held-out accuracy at 1", "dot"),
+        ("neighbour_agreement", "neighbours kept", "dash"),
+        ("text_attention", "attention on the text", "dashdot"),
+    ):
+        if column in held_out and held_out[column].notna().any():
+            figure.add_scatter(
+                x=held_out["step"],
+                y=held_out[column],
+                name=name,
+                mode="lines+markers",
+                line={"color": BASE_COLOUR, "dash": dash},
+                yaxis="y2",
+            )
+    if "chosen" in history and history["chosen"].any():
+        figure.add_vline(
+            int(history.loc[history["chosen"], "step"].iloc[0]), line={"color": "#333333", "dash": "dot"}, annotation_text="kept"
+        )
     figure.update_layout(
         template="plotly_white",
         xaxis={"title": "optimiser step"},
         yaxis={"title": "InfoNCE loss (nats)", "rangemode": "tozero"},
-        yaxis2={"title": "accuracy at 1", "overlaying": "y", "side": "right", "range": [0, 1], "showgrid": False},
+        yaxis2={"title": "share", "overlaying": "y", "side": "right", "range": [0, 1], "showgrid": False},
         legend={"orientation": "h", "y": 1.15},
     )
     return figure

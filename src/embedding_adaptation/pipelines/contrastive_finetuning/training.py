@@ -208,7 +208,7 @@ class _Run:
         checkpoint = self.checkpoints.last()
         if checkpoint is not None:
             self._go_on(checkpoint)
-        while (done := self._done()) < self.options.steps and not self._is_exhausted():
+        while (done := self.done) < self.options.steps and not self._is_exhausted():
             if self.options.rounds is not None and done == self.first_step + self.options.rounds.every:
                 self._next_round(done)
                 checkpoint = None
@@ -216,11 +216,13 @@ class _Run:
             checkpoint = None
         chosen = best_step(self.rows, self.options.stopping.criterion)
         self._take(chosen)
-        logger.info("kept step %d of %d", chosen, self._done())
+        logger.info("kept step %d of %d", chosen, self.done)
         history = pd.DataFrame(self.rows, columns=list(HISTORY_COLUMNS)).astype({"step": int})
         return history.assign(chosen=history["step"] == chosen)
 
-    def _done(self) -> int:
+    @property
+    def done(self) -> int:
+        """Steps behind the present weights."""
         return int(self.rows[-1]["step"]) if self.rows else 0
 
     def _is_exhausted(self) -> bool:
@@ -245,7 +247,7 @@ class _Run:
 
         from embedding_adaptation.pipelines.contrastive_finetuning.trainer import load_adapter
 
-        if step == self._done() and step:
+        if step == self.done and step:
             return
         if step == 0:
             logger.warning("no step is better than none by %s: the adapter changes nothing", self.options.stopping.criterion)
@@ -293,6 +295,7 @@ class _Run:
         """Run the trainer until the round's or the run's end."""
         import torch
         from sentence_transformers import SentenceTransformerTrainingArguments
+        from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
         from datasets import Dataset
         from embedding_adaptation.pipelines.contrastive_finetuning.trainer import ContrastiveTrainer, LengthSortedCollator
@@ -345,6 +348,8 @@ class _Run:
             callbacks=[_history_callback(self, end)],
             optimizers=(optimizer, scheduler),
         )
+        for callback in (PrinterCallback, ProgressCallback):  # the history's own bar counts pairs
+            trainer.remove_callback(callback)
         trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint.folder))
 
     def _hard_negatives(self) -> dict[str, list[str]]:
@@ -373,14 +378,21 @@ class _Run:
         tokens = loss.tokens
         found = self.judge.scores(lambda texts: loss.encode(texts).cpu().numpy())
         loss.tokens = tokens  # the ledger counts what training computes
-        logger.info("step %d: %s", self._done(), ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
+        logger.info("step %d: %s", self.done, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
         return found
 
 
 def _history_callback(run: _Run, end: int) -> TrainerCallback:
+    from tqdm.auto import tqdm
     from transformers import TrainerCallback
 
     options = run.options
+    bar = tqdm(
+        total=(end - run.first_step) * options.batch_size,
+        unit="pair",
+        desc="train",
+        initial=max(0, run.done - run.first_step) * options.batch_size,
+    )
 
     class History(TrainerCallback):
         """Writes down losses and, every few steps, the criteria; ends training when they stay worse."""
@@ -406,12 +418,17 @@ def _history_callback(run: _Run, end: int) -> TrainerCallback:
             run.rows.append(row | {"tokens": run.rows[-1].get("tokens", 0) + tokens})
             if loss is not None:
                 loss.tokens = loss.tokens_again = 0
+            bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
+            bar.update(options.batch_size)
             if state.global_step % options.validate_every == 0 or step == end:
                 run.rows[-1].update(run.judged())
                 control.should_save = True
             run.rows[-1]["seconds"] = run.seconds
             if is_exhausted(run.rows, options.stopping.criterion, options.stopping.patience):
                 control.should_training_stop = True
+
+        def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
+            bar.close()
 
     return History()
 

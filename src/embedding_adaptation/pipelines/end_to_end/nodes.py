@@ -37,7 +37,8 @@ def write_report(
     best = strategy_comparison.iloc[int(strategy_comparison["v_measure"].to_numpy().argmax())]
     rejected = {reason: count for reason, count in augmentation_report["rejected"].items() if count}
     held_out = training_history.dropna(subset=["validation_loss"])
-    first, last = held_out.iloc[0], held_out.iloc[-1]
+    kept = held_out[held_out["chosen"]] if "chosen" in held_out else held_out.tail(1)
+    first, last = held_out.iloc[0], kept.iloc[-1]
     overall = attention_shift[attention_shift["layer"].astype(str) == "all"].iloc[0]
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items()) or "none"
     sources = ", ".join(
@@ -68,7 +69,7 @@ def write_report(
         "",
         "## Fine-tuning",
         "",
-        f"{int(training_history['step'].max())} steps. Held-out loss {first['validation_loss']:.3f} before, "
+        f"{int(training_history['step'].max())} steps{_kept(training_history)}. Held-out loss {first['validation_loss']:.3f} before, "
         f"{last['validation_loss']:.3f} after; held-out accuracy at 1 {first['validation_accuracy']:.3f} before, "
         f"{last['validation_accuracy']:.3f} after.",
         "",
@@ -88,3 +89,11 @@ def write_report(
 def _comparison_line(row: pd.Series) -> str:
     scores = " | ".join(f"{row[metric]:.3f} ± {row[f'{metric}_sd']:.3f}" for metric in METRIC_TITLES)
     return f"| {row['strategy']} | {row['weights']} | {row['template']} | {row['pooling']} | {scores} |"
+
+
+def _kept(history: pd.DataFrame) -> str:
+    """Which step was kept, where that is not the last."""
+    if "chosen" not in history or not history["chosen"].any():
+        return ""
+    chosen = int(history.loc[history["chosen"], "step"].iloc[0])
+    return "" if chosen == history["step"].max() else f", of which step {chosen} was kept"
