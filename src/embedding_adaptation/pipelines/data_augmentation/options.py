@@ -147,7 +147,7 @@ class NeighboursOptions(GeneratorOptions):
     layers: Layers = Field(tuple(range(-1, -9, -1)), min_length=1, description="Hidden state, or several that are averaged.")
     centre: bool = Field(True, description="Centre the vectors of each template on the corpus first.")
     neighbours: int = Field(3, ge=1, description="How many nearest neighbours are looked at.")
-    min_similarity: float = Field(0.3, ge=-1.0, le=1.0, description="Pairs that are less similar are left out.")
+    min_similarity: float = Field(0.6, ge=-1.0, le=1.0, description="Pairs that are less similar are left out.")
     max_pairs_per_text: int = Field(3, ge=1, description="In how many pairs a text may stand.")
     near_duplicate: Share = Field(0.9, description="Texts whose characters agree more than this (edit similarity) are kept apart.")
 

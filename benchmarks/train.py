@@ -1,0 +1,211 @@
+"""Pairs a second and memory of fine-tuning: python benchmarks/train.py --texts wiki_sentences.txt.
+
+One optimiser step of 120 pairs (two different texts each: cost does not depend on what a pair says) with the same LoRA on all sides:
+
+(a) the published way: a causal language model with its vocabulary logits, all texts padded to the longest of all, micro-batches of 12 whose
+    gradients are accumulated, so that a pair has 11 negatives; in float32, its own format on a CPU, and in bfloat16;
+(b) sentence-transformers' CachedMultipleNegativesRankingLoss over its own modules, texts in their order;
+(c) this project: packed rows, output of frozen lower layers kept, activations kept while they fit.
+
+Memory is taken in processes of its own, (c) with texts of 100 tokens. The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _workload import ONE_WORD, default_weights, sample_texts
+
+from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.strategy import Strategy
+from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+
+BATCH = 120
+MICRO_BATCH = 12
+LONG_TEXT = 100  # tokens
+STRATEGY = Strategy("prompted", ONE_WORD, "last")
+
+
+def options_of(layers: str, **changes: Any) -> FinetuningOptions:
+    """The project's defaults with LoRA on the given layers."""
+    return FinetuningOptions.model_validate({"steps": 1, "seed": 0, "batch_size": BATCH, "lora": {"layers": layers}, **changes})
+
+
+def columns_of(model: Any, pairs: list[tuple[str, str]]) -> list[dict[str, torch.Tensor]]:
+    """Both columns of a batch as the trainer gives them to a loss."""
+    return [model.preprocess(list(texts)) for texts in zip(*pairs, strict=True)]
+
+
+def ours(pairs: list[tuple[str, str]], layers: str, dtype: str, scratch: Path) -> tuple[Callable[[], None], Any]:
+    """A step of this project, and its loss."""
+    import pandas as pd
+
+    from embedding_adaptation.pipelines.contrastive_finetuning.training import add_adapter, batch_loss
+
+    embedder = Embedder.load(default_weights(), device="cpu", dtype=dtype)
+    options = options_of(layers, false_negatives={"same_source": False, "near_duplicate": None})
+    first_layer = add_adapter(embedder, options)
+    embedder.backbone.train()
+    model = embedder.sentence_transformer(STRATEGY)
+    frame = pd.DataFrame(pairs, columns=["source_text", "generated_text"])
+    loss = batch_loss(embedder, model, STRATEGY, frame, options, first_layer=first_layer, scratch=scratch)
+    columns = columns_of(model, pairs)
+    return lambda: loss(columns, None).backward(), loss
+
+
+def cached_mnrl(pairs: list[tuple[str, str]], layers: str, dtype: str) -> Callable[[], None]:
+    """A step of sentence-transformers' GradCache over modules that wrap the whole decoder."""
+    from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
+
+    from embedding_adaptation.pipelines.contrastive_finetuning.training import add_adapter
+
+    embedder = Embedder.load(default_weights(), device="cpu", dtype=dtype)
+    add_adapter(embedder, options_of(layers))
+    embedder.backbone.train()
+    model = embedder.sentence_transformer(STRATEGY)
+    loss = CachedMultipleNegativesRankingLoss(model, scale=20.0, mini_batch_size=16)
+    columns = columns_of(model, pairs)
+    return lambda: loss([dict(column) for column in columns], None).backward()
+
+
+def published(pairs: list[tuple[str, str]], layers: str, dtype: torch.dtype) -> Callable[[], None]:
+    """Micro-batches of 12 pairs through a causal language model, padded to the longest of all."""
+    from peft import LoraConfig, TaskType, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from embedding_adaptation.pipelines.contrastive_finetuning.training import linear_modules
+
+    folder = default_weights().base
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    decoder = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    lora = options_of(layers).lora
+    modules = linear_modules(decoder, "model.layers", lora.layer_numbers(decoder.config.num_hidden_layers))
+    config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=lora.rank, lora_alpha=lora.alpha, target_modules=modules)
+    model = get_peft_model(decoder, config).train()
+    prompts = [[ONE_WORD.pattern.replace("{text}", text) for text in texts] for texts in zip(*pairs, strict=True)]
+    width = max(len(tokenizer(prompt)["input_ids"]) for column in prompts for prompt in column)
+    tokenizer.padding_side = "left"
+    columns = [tokenizer(column, padding="max_length", max_length=width, truncation=True, return_tensors="pt") for column in prompts]
+
+    def step() -> None:
+        for start in range(0, len(pairs), MICRO_BATCH):
+            vectors = []
+            for column in columns:
+                part = {name: value[start : start + MICRO_BATCH] for name, value in column.items()}
+                with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                    output = model(**part, output_hidden_states=True)
+                vectors.append(torch.nn.functional.normalize(output.hidden_states[-1][:, -1].float(), dim=-1))
+            scores = vectors[0] @ vectors[1].T * 20.0
+            loss = torch.nn.functional.cross_entropy(scores, torch.arange(len(scores)))
+            (loss / (len(pairs) / MICRO_BATCH)).backward()
+
+    return step
+
+
+def seconds_of(step: Callable[[], None], repeats: int, *, warm: bool = True) -> float:
+    """Median seconds of a step."""
+    if warm:
+        step()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        step()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def long_pairs(texts: list[str]) -> list[tuple[str, str]]:
+    """Pairs of texts of 100 tokens."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(default_weights().base)
+    ids = [token for text in texts for token in tokenizer(f"{text} ")["input_ids"]]
+    ids *= 1 + 2 * BATCH * LONG_TEXT // len(ids)
+    made = [tokenizer.decode(ids[start : start + LONG_TEXT]) for start in range(0, 2 * BATCH * LONG_TEXT, LONG_TEXT)]
+    return list(zip(made[:BATCH], made[BATCH:], strict=True))
+
+
+def peak_memory(layers: str, arguments: argparse.Namespace) -> float:
+    """Peak memory in GB of a process that takes a step over texts of 100 tokens."""
+    command = [sys.executable, __file__, "--texts", str(arguments.texts or ""), "--dtype", arguments.dtype, "--only-memory", layers]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout.split()[-1])
+
+
+def main() -> None:
+    """Measure all sides on the same pairs."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--texts", type=Path, help="one text a line; the bundled sample otherwise")
+    parser.add_argument("--dtype", default="auto", help="of (b) and (c)")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--only-memory", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    given = arguments.texts and str(arguments.texts) not in {"", "."}
+    texts = arguments.texts.read_text(encoding="utf-8").splitlines()[: 2 * BATCH] if given else sample_texts(2 * BATCH)
+    if arguments.only_memory:
+        with tempfile.TemporaryDirectory() as scratch:
+            step, _ = ours(long_pairs(texts), arguments.only_memory, arguments.dtype, Path(scratch))
+            step()
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6)
+        return
+    pairs = list(zip(texts[:BATCH], texts[BATCH:], strict=True))
+    few = pairs[: 3 * MICRO_BATCH]  # (a) takes as long for each micro-batch
+    speed: dict[str, float] = {}
+
+    def note(name: str, count: int, seconds: float) -> None:
+        speed[name] = count / seconds
+        print(f"  {name:<58} {speed[name]:7.2f} pairs/s", flush=True)
+
+    print(f"{BATCH} pairs, {torch.get_num_threads()} threads")
+    for layers in ("all", "upper_half"):
+        with tempfile.TemporaryDirectory() as scratch:
+            step, loss = ours(pairs, layers, arguments.dtype, Path(scratch))
+            step()
+            if loss.lower_states is not None:
+                times = []
+                for _ in range(arguments.repeats):
+                    loss.lower_states.close()
+                    start = time.perf_counter()
+                    step()
+                    times.append(time.perf_counter() - start)
+                note(f"(c) this project, {layers}, texts seen for the first time", BATCH, statistics.median(times))
+            note(f"(c) this project, {layers}", BATCH, seconds_of(step, arguments.repeats, warm=False))
+        step = cached_mnrl(pairs, layers, arguments.dtype)
+        note(f"(b) CachedMultipleNegativesRankingLoss, {layers}", BATCH, seconds_of(step, arguments.repeats, warm=False))
+    for layers, dtype in (("all", torch.float32), ("all", torch.bfloat16), ("upper_half", torch.float32)):
+        name = f"(a) published, {layers}, {str(dtype).removeprefix('torch.')}"
+        note(name, len(few), seconds_of(published(few, layers, dtype), 1, warm=False))
+    first = "(c) this project, upper_half, texts seen for the first time"
+    memory = {layers: peak_memory(layers, arguments) for layers in ("upper_half", "all")}
+    print(f"  peak memory with texts of {LONG_TEXT} tokens: " + ", ".join(f"{name} {value:.2f} GB" for name, value in memory.items()))
+    figures = {
+        "ratio_published": speed[first] / speed["(a) published, upper_half, float32"],
+        "ratio_published_all_layers": speed["(c) this project, all"] / speed["(a) published, all, float32"],
+        "ratio_published_all_layers_bfloat16": speed["(c) this project, all"] / speed["(a) published, all, bfloat16"],
+        "ratio_cached_mnrl_all_layers": speed["(c) this project, all"] / speed["(b) CachedMultipleNegativesRankingLoss, all"],
+        "ratio_cached_mnrl_upper_half": speed[first] / speed["(b) CachedMultipleNegativesRankingLoss, upper_half"],
+        "ratio_cached_mnrl_upper_half_again": speed["(c) this project, upper_half"]
+        / speed["(b) CachedMultipleNegativesRankingLoss, upper_half"],
+        "peak_memory_gb": max(memory.values()),
+        "pairs_per_s": speed[first],
+    }
+    print(json.dumps({name: round(value, 2) for name, value in figures.items()}))
+
+
+if __name__ == "__main__":
+    main()
