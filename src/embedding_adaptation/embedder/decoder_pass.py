@@ -124,7 +124,7 @@ class PackedDecoder:
     def __init__(self, backbone: PreTrainedModel) -> None:
         inner = getattr(backbone, "get_base_model", None)
         self.decoder: PreTrainedModel = inner() if inner else backbone
-        self.layers = _decoder_layers(self.decoder)
+        self.layers = decoder_layers(self.decoder)
         self.attentions = [_attention_module(layer) for layer in self.layers]
         # An adapter's weights are float32; autocast multiplies them in the base's format, which is twice as fast on a CPU.
         self.mixed = len({parameter.dtype for parameter in self.decoder.parameters()}) > 1
@@ -282,7 +282,12 @@ def layers_name(decoder: PreTrainedModel) -> str:
     raise UnsupportedDecoderError(msg)
 
 
-def _decoder_layers(decoder: PreTrainedModel) -> list[torch.nn.Module]:
+def decoder_layers(decoder: PreTrainedModel) -> list[torch.nn.Module]:
+    """A decoder's layers, from the lowest.
+
+    Raises:
+        UnsupportedDecoderError: If they cannot be found.
+    """
     return list(getattr(decoder, layers_name(decoder)))
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from embedding_adaptation.pipelines.end_to_end.nodes import write_report
+from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines, write_report
 
 
 def report(embedder_options, **rejected):
@@ -32,3 +32,18 @@ def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
 
 def test_nothing_rejected_reads_as_none(embedder_options):
     assert "Rejected: none." in report(embedder_options)
+
+
+def test_the_cost_is_divided_by_what_was_gained(embedder_options):
+    history = pd.DataFrame({"step": [0, 1, 2], "seconds": [1.0, 50.0, 100.0], "operations": [0.0, 1e12, 8e12], "joules": [None] * 3})
+    options = embedder_options()
+    base = next(n for n, s in options.strategies.items() if s == options.strategies[options.adapt].model_copy(update={"weights": "base"}))
+    scores = pd.DataFrame({"strategy": [base, options.adapt], "v_measure": [0.5, 0.54]})
+    lines = cost_lines(history, scores, options)
+    assert "| seconds | 100 | 25 |" in lines
+    assert "| TFLOP | 8 | 2 |" in lines
+    assert not any("joules" in line for line in lines)
+    assert any("Gained: +4.0 points" in line for line in lines)
+    assert "| seconds | 100 | no gain |" in cost_lines(history, scores.assign(v_measure=[0.5, 0.4]), options)
+    assert "| seconds | 100 | not scored |" in cost_lines(history, scores.head(1), options)
+    assert cost_lines(history[["step"]], scores, options) == []

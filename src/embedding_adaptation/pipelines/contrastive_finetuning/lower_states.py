@@ -40,7 +40,7 @@ class LowerStates:
     ) -> None:
         self.compute = compute
         self.batch_tokens = batch_tokens
-        self.rows_computed = self.rows_read = 0
+        self.rows_computed = self.rows_read = self.tokens_computed = 0
         self._memory: dict[tuple[int, ...], torch.Tensor] = {}
         self._free = memory_mb << 20
         self._on_disk: dict[tuple[int, ...], tuple[int, tuple[int, int]]] = {}
@@ -58,6 +58,7 @@ class LowerStates:
             chosen = [missing[index] for index in batch]
             fresh |= {row: states for row, states in zip(chosen, self.compute(chosen), strict=True) if not self._keep(row, states)}
         self.rows_computed += len(missing)
+        self.tokens_computed += sum(map(len, missing))
         self.rows_read += len(rows) - len(missing)
         return [fresh[row] if row in fresh else self._read(row) for row in rows]
 

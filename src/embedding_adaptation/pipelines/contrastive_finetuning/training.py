@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from embedding_adaptation.datasets.adapter import TrainedAdapter
+from embedding_adaptation.embedder.decoder_pass import decoder_layers
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
 from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoints, fingerprint_of
+from embedding_adaptation.pipelines.contrastive_finetuning.cost import joules, layer_weights, operations
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import Judge, best_step, is_exhausted
 from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import conflicts, pair_groups
 from embedding_adaptation.runtime import build_strategy, load_embedder
@@ -41,7 +43,7 @@ logger = logging.getLogger(__name__)
 
 HISTORY_COLUMNS = (
     "step", "train_loss", "validation_loss", "validation_accuracy", "alignment", "uniformity", "effective_rank", "neighbour_agreement",
-    "text_attention", "gradient_norm", "learning_rate", "pairs", "tokens", "seconds",
+    "text_attention", "gradient_norm", "learning_rate", "pairs", "tokens", "operations", "joules", "seconds",
 )  # fmt: skip
 _ATTENTION_TEXTS = 32
 _ROUND_PAIRS = "pairs.parquet"
@@ -200,6 +202,7 @@ class _Run:
         self.start = time.perf_counter()
         self.first_step = 0  # of the round
         self.loss: GradCacheLoss | None = None
+        self.meter = joules()
 
     def run(self) -> pd.DataFrame:
         """Train to the end, put the best step's weights into the model, and return the history."""
@@ -372,12 +375,34 @@ class _Run:
         """Seconds of training so far, those of interrupted processes included."""
         return self.before + time.perf_counter() - self.start
 
+    def spent(self) -> dict[str, float]:
+        """What has been computed since this was last asked for."""
+        loss = self._loss()
+        layers = layer_weights(decoder_layers(self.adapted.get_base_model()))
+        first, lower = loss.training_pass.first_layer, loss.lower_states
+        below = 0 if lower is None else lower.tokens_computed
+        forward, backward = loss.tokens + loss.tokens_again, loss.tokens
+        done: dict[str, float] = {
+            "tokens": forward,
+            "operations": operations(layers, first, forward=forward, backward=backward, lower=below),
+        }
+        loss.tokens = loss.tokens_again = 0
+        if lower is not None:
+            lower.tokens_computed = 0
+        meter, self.meter = self.meter, joules()
+        if meter is not None and self.meter is not None and self.meter >= meter:
+            done["joules"] = self.meter - meter
+        return done
+
     def judged(self) -> dict[str, float]:
         """The criteria under the present weights."""
         loss = self._loss()
-        tokens = loss.tokens
+        tokens, lower = loss.tokens, loss.lower_states
+        below = 0 if lower is None else lower.tokens_computed
         found = self.judge.scores(lambda texts: loss.encode(texts).cpu().numpy())
         loss.tokens = tokens  # the ledger counts what training computes
+        if lower is not None:
+            lower.tokens_computed = below
         logger.info("step %d: %s", self.done, ", ".join(f"{name} {value:.3f}" for name, value in found.items()))
         return found
 
@@ -399,7 +424,8 @@ def _history_callback(run: _Run, end: int) -> TrainerCallback:
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:  # noqa: ARG002
             if not run.rows:
-                run.rows.append({"step": 0, **run.judged(), "pairs": 0, "tokens": 0, "seconds": run.seconds})
+                run.rows.append({"step": 0, **run.judged(), "pairs": 0, "tokens": 0, "operations": 0.0, "seconds": run.seconds})
+                run.spent()
 
         def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float] | None = None, **kwargs: Any) -> None:  # noqa: ARG002
             if not logs or "loss" not in logs:
@@ -411,13 +437,11 @@ def _history_callback(run: _Run, end: int) -> TrainerCallback:
                     "or set dtype to float32 in conf/base/globals.yml"
                 )
                 raise TrainingError(msg)
-            loss = run.loss
-            tokens = (loss.tokens + loss.tokens_again) if loss is not None else 0
             row = {"step": step, "train_loss": logs["loss"], "pairs": step * options.batch_size}
             row |= {"gradient_norm": logs.get("grad_norm", math.nan), "learning_rate": logs.get("learning_rate", math.nan)}
-            run.rows.append(row | {"tokens": run.rows[-1].get("tokens", 0) + tokens})
-            if loss is not None:
-                loss.tokens = loss.tokens_again = 0
+            before = run.rows[-1]
+            row |= {name: before.get(name, 0) + value for name, value in run.spent().items()}
+            run.rows.append(row)
             bar.set_postfix_str(f"loss {logs['loss']:.3f}", refresh=False)
             bar.update(options.batch_size)
             if state.global_step % options.validate_every == 0 or step == end:

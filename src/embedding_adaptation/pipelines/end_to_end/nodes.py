@@ -73,6 +73,7 @@ def write_report(
         f"{last['validation_loss']:.3f} after; held-out accuracy at 1 {first['validation_accuracy']:.3f} before, "
         f"{last['validation_accuracy']:.3f} after.",
         "",
+        *cost_lines(training_history, strategy_comparison, embedder_options),
         "## Attention of the last token (mean over texts and layers)",
         "",
         "| on | base | adapted | shift |",
@@ -97,3 +98,39 @@ def _kept(history: pd.DataFrame) -> str:
         return ""
     chosen = int(history.loc[history["chosen"], "step"].iloc[0])
     return "" if chosen == history["step"].max() else f", of which step {chosen} was kept"
+
+
+_COSTS = {"seconds": "seconds", "pairs": "pairs", "tokens": "tokens computed", "operations": "TFLOP", "joules": "joules (CPU package)"}
+
+
+def cost_lines(history: pd.DataFrame, comparison: pd.DataFrame, options: EmbedderOptions) -> list[str]:
+    """What training cost, and what it gained: Markdown lines, none where the history tells no costs.
+
+    Args:
+        history: A row a step, with running totals.
+        comparison: Scores by strategy.
+        options: Names the adapted strategy; the unadapted one it is compared with has the same template, pooling and layers.
+    """
+    totals = {name: float(history[name].max()) for name in _COSTS if name in history and history[name].notna().any()}
+    if not totals:
+        return []
+    if "operations" in totals:
+        totals["operations"] /= 1e12
+    gain = _gain(comparison, options)
+    lines = ["| cost of training | in all | per point of V-measure gained |", "|---|---|---|"]
+    for name, total in totals.items():
+        share = f"{total / gain:,.0f}" if gain and gain > 0 else "no gain" if gain is not None else "not scored"
+        lines.append(f"| {_COSTS[name]} | {total:,.0f} | {share} |")
+    if gain is not None:
+        lines += ["", f"Gained: {gain:+.1f} points of V-measure (mteb) by {options.adapt}. TFLOP: linear layers, by formula."]
+    return [*lines, ""]
+
+
+def _gain(comparison: pd.DataFrame, options: EmbedderOptions) -> float | None:
+    """Points between the adapted strategy and the same one before; ``None`` where either was not scored."""
+    adapted = options.strategies[options.adapt]
+    before = [name for name, other in options.strategies.items() if other == adapted.model_copy(update={"weights": "base"})]
+    scores = comparison.set_index("strategy")["v_measure"]
+    if not before or before[0] not in scores or options.adapt not in scores:
+        return None
+    return 100 * float(scores[options.adapt] - scores[before[0]])

@@ -1,0 +1,49 @@
+"""What training costs: tokens, floating-point operations, and joules where the machine tells."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import torch
+
+_RAPL = Path("/sys/class/powercap")
+
+
+def layer_weights(layers: Sequence[torch.nn.Module]) -> list[int]:
+    """Number of weights of each layer, adapters left out."""
+    return [sum(weight.numel() for name, weight in layer.named_parameters() if "lora_" not in name and weight.ndim > 1) for layer in layers]
+
+
+def operations(weights: Sequence[int], first_layer: int, *, forward: int, backward: int, lower: int) -> float:
+    """Floating-point operations of the linear layers, two for each weight and token; attention, norms and the adapter are left out.
+
+    Args:
+        weights: Weights of each layer.
+        first_layer: The lowest layer that is trained.
+        forward: Tokens that went through the trained layers, those of a second time included.
+        backward: Tokens whose gradients went back through them; those of frozen weights are not computed.
+        lower: Tokens that went through the layers below.
+    """
+    return 2.0 * (sum(weights[first_layer:]) * (forward + backward) + sum(weights[:first_layer]) * lower)
+
+
+def joules(folder: Path = _RAPL) -> float | None:
+    """What the processors' own meters (RAPL) have counted so far; ``None`` where there are none, or they cannot be read.
+
+    The counters run over after some hours: a difference below zero says nothing.
+    """
+    total = 0.0
+    found = False
+    for meter in sorted(folder.glob("intel-rapl:[0-9]*")):
+        if meter.name.count(":") > 1:  # parts of a package are counted in it
+            continue
+        try:
+            total += int((meter / "energy_uj").read_text()) / 1e6
+            found = True
+        except (OSError, ValueError):
+            continue
+    return total if found else None
