@@ -1,0 +1,199 @@
+"""What adaptation brings, and when to stop: python benchmarks/quality.py --wiki wiki_sentences.txt --labelled a.csv b.csv --save FOLDER.
+
+For each seed, an adapter is trained with the default recipe and pair sources: on Wikipedia sentences, and for each labelled file on its own
+texts without their labels. Training runs on past the recipe's steps; at every checkpoint V-measure is taken, for judging only. So one run
+tells what the stopping rule has chosen, what it lost against the best step, and what any other criterion would have chosen. Beside it stand
+the unadapted strategies and, with --minilm FOLDER, a trained embedding model. Finished cells are kept in FOLDER.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _workload import default_weights
+from pair_sources import SEEDS, options_of
+
+from embedding_adaptation.datasets.adapter import AdapterDataset
+from embedding_adaptation.datasets.shards import ShardsDataset
+from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.clustering_evaluation.scoring import unique_document_scores
+from embedding_adaptation.pipelines.contrastive_finetuning.judging import CRITERIA, best_step
+from embedding_adaptation.pipelines.contrastive_finetuning.nodes import split_pairs
+from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+from embedding_adaptation.pipelines.contrastive_finetuning.training import train
+from embedding_adaptation.pipelines.data_augmentation import nodes
+from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
+from embedding_adaptation.runtime import load_embedder
+from embedding_adaptation.text_stream import TextStream
+
+STRATEGIES = ("prompted_last", "prompted_values")
+
+
+def pairs_of(texts: list[str], folder: Path, embedder: EmbedderOptions, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The clean corpus, and accepted pairs of the default sources."""
+    options = AugmentationOptions.model_validate(options_of("data_augmentation") | {"seed": seed})
+    corpus = TextStream.of(pd.DataFrame({"id": [str(row) for row in range(len(texts))], "text": texts}))
+    clean, _ = nodes.clean_corpus(corpus, options)
+    table = clean.table()
+    clean, weights = TextStream.of(table), default_weights()
+    candidates, scores = (ShardsDataset(filepath=str(folder / name)) for name in ("candidates", "scores"))
+    for shard in nodes.generate_candidates(clean, weights, None, candidates.load(), options, embedder):  # type: ignore[arg-type]
+        candidates.save(shard)
+    for shard in nodes.score_candidates(clean, candidates.load(), scores.load(), weights, options, embedder):
+        scores.save(shard)
+    accepted, _, _ = nodes.select_pairs(clean, candidates.load(), scores.load(), weights, options, embedder)
+    return table, accepted.table()
+
+
+def scores_of(weights: DecoderWeights, sets: dict[str, pd.DataFrame], embedder: EmbedderOptions) -> dict[str, dict[str, float]]:
+    """Mean V-measure over clusterings, by labelled set and strategy."""
+    loaded = load_embedder(weights, embedder)
+    strategies = [embedder.strategy(name, embedder.strategies[name]) for name in STRATEGIES]
+    found = {}
+    for name, rows in sets.items():
+        texts, labels = rows["text"].tolist(), rows["label"].tolist()
+        vectors = loaded.encode_strategies(texts, strategies, progress=False)
+        found[name] = {strategy: v_measure(matrix, texts, labels) for strategy, matrix in vectors.items()}
+    return found
+
+
+def v_measure(matrix: np.ndarray, texts: list[str], labels: list[str]) -> float:
+    """Mean over clusterings."""
+    return float(np.mean([unique_document_scores(matrix, texts, labels, seed)["v_measure_unique"] for seed in SEEDS]))
+
+
+def trained_cell(
+    corpus: str, seed: int, texts: list[str], sets: dict[str, pd.DataFrame], arguments: argparse.Namespace, embedder: EmbedderOptions
+) -> dict[str, Any]:
+    """Train once, and judge every checkpoint."""
+    start = time.perf_counter()
+    clean, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, embedder, seed)
+    recipe = options_of("contrastive_finetuning")
+    changes = {"seed": seed, "stopping": recipe["stopping"] | {"criterion": None}}
+    if arguments.steps:
+        changes |= {"steps": arguments.steps}
+    tuning = FinetuningOptions.model_validate(recipe | changes)
+    training, held_out = split_pairs(pairs, tuning)
+    made = time.perf_counter()
+    folder = arguments.save / "checkpoints" / f"{corpus}-{seed}"
+    adapter, history = train(default_weights(), training, held_out, tuning, embedder, corpus=clean, checkpoints=folder)
+    trained = time.perf_counter()
+    base = default_weights()
+    judged = sets if corpus == "wiki" else {corpus: sets[corpus]}
+    by_step: dict[int, Any] = {}
+    for checkpoint in sorted(folder.glob("*/step-*")):
+        place = arguments.save / "adapters" / f"{corpus}-{seed}-{checkpoint.name}"
+        from embedding_adaptation.pipelines.contrastive_finetuning.trainer import load_adapter
+
+        load_adapter(adapter.model, checkpoint)
+        AdapterDataset(filepath=str(place), base_model=str(base.base)).save(adapter)
+        by_step[int(checkpoint.name.rpartition("-")[2])] = scores_of(DecoderWeights(base.base, base.card, adapter=place), judged, embedder)
+    return {
+        "corpus": corpus, "seed": seed, "pairs": len(pairs), "history": json.loads(history.to_json(orient="records")), "scores": by_step,
+        "seconds": {"pairs": made - start, "training": trained - made},
+    }  # fmt: skip
+
+
+def minilm_scores(folder: Path, sets: dict[str, pd.DataFrame]) -> dict[str, float]:
+    """V-measure of a sentence-transformers model."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(str(folder), device="cpu")
+    return {
+        name: v_measure(model.encode(rows["text"].tolist()), rows["text"].tolist(), rows["label"].tolist()) for name, rows in sets.items()
+    }
+
+
+def main() -> None:
+    """Measure the cells that are missing, then print all."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--wiki", type=Path, required=True)
+    parser.add_argument("--labelled", type=Path, nargs="+", required=True)
+    parser.add_argument("--save", type=Path, required=True)
+    parser.add_argument("--minilm", type=Path, help="folder of a sentence-transformers model to compare with")
+    parser.add_argument("--corpora", nargs="+", choices=("wiki", "own"), default=["own", "wiki"])
+    parser.add_argument("--scored", type=int, default=1000, help="texts of a labelled set that are clustered, at most")
+    parser.add_argument("--steps", type=int, help="steps to look at; the recipe's otherwise")
+    parser.add_argument("--max-length", type=int, help="tokens of a text with its prompt; the recipe's otherwise")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+    changed = {"max_length": arguments.max_length} if arguments.max_length else {}
+    embedder = EmbedderOptions.model_validate(options_of("embedder") | changed)
+    sets, corpora = {}, {}
+    for path in arguments.labelled:
+        rows = pd.read_csv(path).drop_duplicates("text").sample(frac=1.0, random_state=0)
+        sets[path.stem] = rows.head(arguments.scored)
+        if "own" in arguments.corpora:
+            corpora[path.stem] = rows["text"].tolist()
+    if "wiki" in arguments.corpora:
+        corpora["wiki"] = arguments.wiki.read_text(encoding="utf-8").splitlines()
+    arguments.save.mkdir(parents=True, exist_ok=True)
+    results = arguments.save / "results.jsonl"
+    done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+    def missing(corpus: str, seed: int) -> bool:
+        return not any((cell["corpus"], cell["seed"]) == (corpus, seed) for cell in done)
+
+    def keep(cell: dict[str, Any]) -> None:
+        done.append(json.loads(json.dumps(cell)))
+        with results.open("a") as file:
+            file.write(json.dumps(cell) + "\n")
+
+    if missing("none", 0):
+        keep({"corpus": "none", "seed": 0, "scores": {0: scores_of(default_weights(), sets, embedder)}})
+    if arguments.minilm and missing("minilm", 0):
+        keep({"corpus": "minilm", "seed": 0, "scores": minilm_scores(arguments.minilm, sets)})
+    for seed in arguments.seeds:
+        for corpus, texts in corpora.items():
+            if missing(corpus, seed):
+                keep(trained_cell(corpus, seed, texts, sets, arguments, embedder))
+                print(f"{corpus}, seed {seed}: done", flush=True)
+    show(done, list(sets))
+
+
+def show(cells: list[dict[str, Any]], sets: list[str]) -> None:
+    """What the rule chose, and the regret of every criterion."""
+    rule = options_of("contrastive_finetuning")["stopping"]["criterion"]
+    base = next(cell["scores"]["0"] for cell in cells if cell["corpus"] == "none")
+    rows, regrets = [], []
+    for name in sets:
+        rows += [{"weights": "unadapted", "strategy": strategy, "set": name, "v": base[name][strategy]} for strategy in STRATEGIES]
+    for cell in cells:
+        if cell["corpus"] == "minilm":
+            rows += [{"weights": "all-MiniLM-L6-v2", "strategy": "", "set": name, "v": value} for name, value in cell["scores"].items()]
+        if cell["corpus"] in {"none", "minilm"}:
+            continue
+        for name in next(iter(cell["scores"].values())):
+            for strategy in STRATEGIES:
+                by_step = {0: base[name][strategy]} | {int(step): scores[name][strategy] for step, scores in cell["scores"].items()}
+                best = max(by_step.values())
+                kind = "wiki" if cell["corpus"] == "wiki" else "own texts"
+                for criterion in (*CRITERIA, None):
+                    step = best_step(cell["history"], criterion)
+                    found = by_step.get(step, float("nan"))
+                    regrets.append({"criterion": criterion or "last step", "strategy": strategy, "set": name, "corpus": kind, "step": step,
+                                    "regret": best - found})  # fmt: skip
+                    if criterion == rule:
+                        rows.append({"weights": f"adapted on {kind}", "strategy": strategy, "set": name, "v": found})
+    table = pd.DataFrame(rows).groupby(["weights", "strategy", "set"], sort=False)["v"].agg(["mean", "std"]).reset_index()
+    table["shown"] = [f"{mean:.3f} ±{deviation:.3f}" for mean, deviation in zip(table["mean"], table["std"].fillna(0), strict=True)]
+    wide = table.pivot_table(index=["strategy", "weights"], columns="set", values="shown", aggfunc="first", sort=False)
+    print(wide.assign(mean=table.groupby(["strategy", "weights"], sort=False)["mean"].mean().round(3)).to_string())
+    if regrets:
+        frame = pd.DataFrame(regrets)
+        print(frame.pivot_table(index="criterion", columns=["strategy", "corpus"], values=["regret", "step"]).round(3).to_string())
+
+
+if __name__ == "__main__":
+    main()
