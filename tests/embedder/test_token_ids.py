@@ -32,7 +32,7 @@ def test_training_extraction_attention_and_export_see_the_same_ids(tiny_embedder
         assert sorted(tuple(ids[mask.bool()].tolist()) for ids, mask in rows) == expected
 
     # Extraction, whose vectors evaluation scores: the shared prefix, then each row without what other templates add to it.
-    tiny_embedder._can_pack()
+    tiny_embedder.can_pack()
     prefixes, extracted = [], []
     read_prefix, run = PackedDecoder.read_prefix, PackedDecoder.run
     monkeypatch.setattr(PackedDecoder, "read_prefix", lambda self, ids, *rest: prefixes.append(tuple(ids)) or read_prefix(self, ids, *rest))
