@@ -204,6 +204,7 @@ class AttentionRecording:
         card = {
             "format": _FORMAT,
             "template": self.template.name,
+            "layer_count": self.embedder.layer_count,
             "layers": list(self.layers),
             "heads": list(self.heads),
             "examples": len(self.examples),
@@ -253,7 +254,9 @@ class AttentionRows:
         folder: A folder that :class:`AttentionRecording` wrote.
 
     Attributes:
-        layers: Layers, counted from 1.
+        template: Name of the template.
+        layer_count: Layers of the model.
+        layers: Those recorded, counted from 1.
         heads: Heads, counted from 0.
         examples: How many of the first texts are examples.
         prefix: Tokens before each text.
@@ -275,6 +278,7 @@ class AttentionRows:
             msg = f"{folder} has format {found!r}, this version reads {_FORMAT}; run attention_analysis again"
             raise AttentionError(msg)
         self.template: str = card["template"]
+        self.layer_count: int = card["layer_count"]
         self.layers: tuple[int, ...] = tuple(card["layers"])
         self.heads: tuple[int, ...] = tuple(card["heads"])
         self.examples: int = card["examples"]
