@@ -162,9 +162,9 @@ def test_spans_point_to_the_texts_own_characters_and_survive_cutting(tiny_embedd
 def test_special_tokens_are_told_from_the_templates_words(tiny_embedder, tmp_path):
     rows = record_attention(tiny_embedder, FRAMED, ["a bus"], tmp_path / "rows", progress=False)
     assert rows.prefix.labels == ("<s>",)
-    assert rows.prefix.spans == ((0, 0),)
+    assert rows.prefix.spans == ((-1, -1),)
     assert rows.suffix.labels[-1] == "</s>"
-    assert rows.suffix.spans[-1] == (3, 3)
+    assert rows.suffix.spans[-1] == (-1, -1)
 
 
 def test_memory_does_not_grow_with_the_texts(tiny_embedder, tmp_path, monkeypatch):

@@ -76,7 +76,7 @@ class FrameTokens:
 
     Attributes:
         words: The characters of that side.
-        spans: For each token its half-open span in ``words``; a special token's is empty.
+        spans: For each token its half-open span in ``words``; a special token's is (-1, -1).
         labels: For each token how to write it.
     """
 
@@ -219,7 +219,7 @@ class AttentionRecording:
         ((own, spans, words),) = encode_with_spans([words], tokenizer)
         leading = next((n for n in range(len(ids) - len(own) + 1) if list(ids[n : n + len(own)]) == own), 0) if own else len(ids)
         trailing = len(ids) - leading - len(own)
-        full = [*[(0, 0)] * leading, *spans, *[(len(words),) * 2] * trailing]
+        full = [*[(-1, -1)] * leading, *spans, *[(-1, -1)] * trailing]
         return {"words": words, "spans": full, "labels": [tokenizer.decode([token]) for token in ids]}
 
 

@@ -79,7 +79,9 @@ def occlude_words(
 
 def _without(text: str, start: int, end: int) -> str:
     before, after = text[:start], text[end:]
-    return before.rstrip() + after if after[:1].isspace() or not after else before + after
+    if not before:
+        return after.lstrip()
+    return before + after if after[:1].isalnum() else before.rstrip() + after
 
 
 def word_ranks(rows: AttentionRows, occlusion: pd.DataFrame, spans: Spans) -> pd.DataFrame:

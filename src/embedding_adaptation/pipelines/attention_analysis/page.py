@@ -63,7 +63,7 @@ _SIDES = (("base", BASE_COLOUR), ("adapted", ADAPTED_COLOUR))
 
 def _section(text_id: str, words: pd.DataFrame) -> str:
     inside = words[words["part"] == "text"]
-    heaviest = float(inside[[side for side, _ in _SIDES]].max(axis=None)) if len(inside) else 0.0
+    heaviest = float(inside[[side for side, _ in _SIDES]].to_numpy().max()) if len(inside) else 0.0
     cut = " (its end did not fit into the window)" if bool(words["cut"].any()) else ""
     lines = [f"<section><h2>{escape(str(text_id))}{cut}</h2>"]
     for side, colour in _SIDES:

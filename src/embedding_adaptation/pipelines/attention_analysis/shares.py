@@ -59,7 +59,7 @@ def row_measures(one: TextAttention, spans: Spans) -> np.ndarray:
 
     - ``sink``, ``prefix``, ``text``, ``suffix``, ``self``: shares that add up to one;
     - ``content``, ``function``, ``punctuation``, ``number``: shares that add up to that of the text. A token that belongs to two words
-      is divided by characters; line breaks and other blanks count as punctuation;
+      is divided by characters; spaces belong to the word behind them, line breaks count as punctuation;
     - the classes of ``spans.patterns``, which may overlap with all others;
     - ``entropy`` of the row in nats, between 0 (one token) and the logarithm of the number of tokens;
     - ``top_k``: share of the heaviest tokens other than the sink;
@@ -88,7 +88,7 @@ def row_measures(one: TextAttention, spans: Spans) -> np.ndarray:
     for place, name in enumerate(PARTS):
         masks[parts[name], place] = 1.0
     text = parts["text"]
-    masks[text, len(PARTS) :] = (overlap(one.spans, words) @ classes)[text - one.text_start]
+    masks[text, len(PARTS) :] = (overlap(one.spans, words, one.text) @ classes)[text - one.text_start]
     shares = row @ masks  # [L, H, S]
     entropy = -(row * np.log(np.maximum(row, 1e-30))).sum(axis=-1)  # [L, H]
     others = np.sort(row[..., spans.sink_tokens :], axis=-1)  # [L, H, T - sink]

@@ -82,12 +82,15 @@ def word_kind(word: str, function_words: Collection[str] = FUNCTION_WORDS) -> Wo
     return "function" if any(stem in function_words for stem in stems) else "content"
 
 
-def overlap(spans: Sequence[tuple[int, int]], words: Sequence[Word]) -> np.ndarray:
+def overlap(spans: Sequence[tuple[int, int]], words: Sequence[Word], text: str) -> np.ndarray:
     """How each token divides among words, by characters.
+
+    A token of spaces belongs to the word behind it: many tokenizers have one before each number.
 
     Args:
         spans: For each token its half-open span of characters.
-        words: Words in order.
+        words: The text's words in order.
+        text: The text.
 
     Returns:
         ``[tokens, words + 1]`` float32, rows add up to one. The last column takes tokens that touch no word, such as line breaks.
@@ -97,7 +100,10 @@ def overlap(spans: Sequence[tuple[int, int]], words: Sequence[Word]) -> np.ndarr
         starts, ends = (np.array([getattr(word, name) for word in words]) for name in ("start", "end"))  # [W]
         tokens = np.array(spans)  # [T, 2]
         shared[:, :-1] = np.maximum(0, np.minimum(tokens[:, 1:], ends) - np.maximum(tokens[:, :1], starts))
-    shared[:, -1] = shared.sum(axis=1) == 0
+    numbers = {word.start: number for number, word in enumerate(words)}
+    for token in np.flatnonzero(shared.sum(axis=1) == 0).tolist():
+        first, last = spans[token]
+        shared[token, numbers.get(last, -1) if not text[first:last].strip(" ") else -1] = 1.0
     return shared / shared.sum(axis=1, keepdims=True)
 
 
@@ -153,7 +159,7 @@ def prompt_words(
     )
     for part, first, frame, words in sides:
         spans = frame.spans if frame else one.spans
-        shares = overlap(spans, words)  # [T', W + 1]
+        shares = overlap(spans, words, frame.words if frame else one.text)  # [T', W + 1]
         labels = frame.labels if frame else [one.text[a:b] for a, b in spans]
         own = np.isin(np.arange(first, first + len(spans)), places[part])  # [T'], what neither sink nor self has taken
         for token in np.flatnonzero(~own).tolist():
