@@ -15,7 +15,8 @@ plain encoding, and no less than the rows of its largest batch, over the bytes o
 **Time.** In one process, encoding and recording of all layers and heads take turns on all texts, after a warm-up; recording includes
 tokenisation and writing. ``ratio_to_encoding`` is the median of the turns' ratios.
 
-**Parity.** ``largest_difference`` is that of recorded rows from eager's, in float32, on the first texts.
+**Parity.** ``largest_difference`` is that of recorded rows from eager's on the first texts, one text at a time, in float32 and in float64
+(where the rows themselves are still float32); and, to judge it by, that of eager's own rows in float32 from those in float64.
 
 Linux only (``/proc``). A table and, as the last line, one JSON object go to stdout.
 """
@@ -29,9 +30,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -137,23 +136,36 @@ def run_side(side: str, base: str, count: int, arguments: argparse.Namespace) ->
     return json.loads(result.stdout.splitlines()[-1])
 
 
-def seconds(work: Callable[[], Any]) -> float:
-    """Wall time of a piece of work."""
+def time_turn(embedder: Embedder, texts: list[str], recording: Path) -> tuple[float, float]:
+    """Seconds of plain encoding and of recording."""
     start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
+    embedder.encode(texts, STRATEGY, progress=False)
+    middle = time.perf_counter()
+    record_attention(embedder, ONE_WORD, texts, recording, progress=False)
+    return middle - start, time.perf_counter() - middle
 
 
-def parity(base: str, texts: list[str], folder: Path, arguments: argparse.Namespace) -> float:
-    """Largest difference of recorded rows from eager's, float32."""
-    embedder = load(base, arguments, dtype="float32")
-    rows = list(record_attention(embedder, ONE_WORD, texts, folder, progress=False))
-    largest = 0.0
-    for one in rows:
-        maps = eager_maps(embedder, [one.text])
-        expected = torch.stack([layer[0, :, -1] for layer in maps]).numpy()  # [L, H, T]
-        largest = max(largest, float(np.abs(one.row - expected).max()))
-    return largest
+def parity(base: str, texts: list[str], folder: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """Largest differences of recorded rows and of eager's own float32 rows from eager's rows in float64."""
+    found: dict[str, list[np.ndarray]] = {}
+    for dtype in ("float32", "float64"):
+        embedder = load(base, arguments, dtype="float32")
+        if dtype == "float64":
+            embedder.backbone.double()
+        rows = list(record_attention(embedder, ONE_WORD, texts, folder / dtype, progress=False))
+        found[f"recorded_{dtype}"] = [one.row for one in rows]
+        found[f"eager_{dtype}"] = [
+            torch.stack([layer[0, :, -1] for layer in eager_maps(embedder, [one.text])]).numpy() for one in rows
+        ]  # [L, H, T] each
+    return {
+        f"{one}_from_{other}": max(float(np.abs(a - b).max()) for a, b in zip(found[one], found[other], strict=True))
+        for one, other in (
+            ("recorded_float32", "eager_float32"),
+            ("recorded_float64", "eager_float64"),
+            ("recorded_float32", "eager_float64"),
+            ("eager_float32", "eager_float64"),
+        )
+    }
 
 
 def main() -> None:
@@ -174,16 +186,14 @@ def main() -> None:
         recording = folder / "rows"
         embedder.encode(texts[:WARM_UP_TEXTS], STRATEGY, progress=False)
         record_attention(embedder, ONE_WORD, texts[:WARM_UP_TEXTS], recording, progress=False)
-        turns = []
-        for _ in range(arguments.repeats):
-            plain = seconds(lambda: embedder.encode(texts, STRATEGY, progress=False))
-            recorded = seconds(lambda: record_attention(embedder, ONE_WORD, texts, recording, progress=False))
-            turns.append((plain, recorded))
+        turns = [time_turn(embedder, texts, recording) for _ in range(arguments.repeats)]
         unique = len(set(texts))
         lengths = [len(prompt) for prompt in ONE_WORD.tokenize(texts, embedder.tokenizer, embedder.max_length)]
         rows = (recording / ROWS_FILE).stat().st_size
         row_bytes = rows // sum(lengths)  # of one token, all layers and heads
-        batch_rows = row_bytes * (embedder.batch_tokens + max(lengths))
+        before = len(ONE_WORD.frame(embedder.tokenizer, embedder.max_length).prefix)
+        # The prefix is computed once but has its columns in each row.
+        batch_rows = round(row_bytes * embedder.batch_tokens * max(lengths) / (max(lengths) - before))
         dtype, layers = str(embedder.backbone.dtype).removeprefix("torch."), embedder.layer_count
         heads = embedder.backbone.config.num_attention_heads
         del embedder
@@ -198,15 +208,16 @@ def main() -> None:
     )
     print(f"\nmemory on {count} texts                  MB")
     print(f"  eager's maps                    {maps / 1e6:>8.1f}   (the process rose by {sides['eager']['rise'] / 1e6:.1f})")
-    print(
-        f"  recording, above encoding       {ours / 1e6:>8.1f}   ({sides['record']['rise'] / 1e6:.1f} and {sides['encode']['rise'] / 1e6:.1f})"
-    )
+    rises = f"{sides['record']['rise'] / 1e6:.1f} and {sides['encode']['rise'] / 1e6:.1f}"
+    print(f"  recording, above encoding       {ours / 1e6:>8.1f}   ({rises})")
     print(f"  rows on disk                    {row_bytes * sum(lengths[:count]) / 1e6:>8.1f}")
     print(f"\ntime on {len(texts)} texts                      s")
     for name, place in (("encoding", 0), ("recording", 1)):
         print(f"  {name:<30}  {statistics.median(turn[place] for turn in turns):>8.2f}")
     ratio = statistics.median(recorded / plain for plain, recorded in turns)
-    print(f"\nlargest difference from eager in float32: {largest:.1e}")
+    print("\nlargest difference from eager, one text at a time")
+    for name, value in largest.items():
+        print(f"  {name.replace('_', ' '):<42}  {value:.1e}")
     print(
         json.dumps(
             {
