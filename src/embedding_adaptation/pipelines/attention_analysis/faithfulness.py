@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.template import PromptTemplate
 
 TOKENS = "tokens"
-# With fewer words there is hardly a rank to correlate, and a text of hundreds of words would take as many passes.
-_FEWEST_WORDS, _MOST_WORDS = 4, 24
+# With fewer words there is hardly a rank to correlate; beyond, another text says more than another word.
+_FEWEST_WORDS, _MOST_WORDS = 4, 12
 
 
 def occlude_words(
@@ -43,7 +43,7 @@ def occlude_words(
         texts: Texts; those with fewer than four words are passed over.
         ids: Their ids.
         function_words: Words that are no content words.
-        seed: Seed of the draw where a text has more than 24 words: these many are left out, one at a time.
+        seed: Seed of the draw where a text has more than twelve words: this many are left out, one at a time.
         progress: Whether to show a bar on stderr.
 
     Returns:
