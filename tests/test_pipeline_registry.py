@@ -14,6 +14,7 @@ NAMES = (
     "strategy_selection",
     "clustering_evaluation",
     "attention_analysis",
+    "attention_over_training",
     "model_export",
     "end_to_end",
 )
@@ -31,6 +32,7 @@ settings.HOOKS
 import embedding_adaptation.datasets.adapter, embedding_adaptation.datasets.base_model, embedding_adaptation.datasets.texts
 import embedding_adaptation.datasets.shards, embedding_adaptation.datasets.embeddings
 import embedding_adaptation.datasets.exported_embedder, embedding_adaptation.datasets.reports
+import embedding_adaptation.datasets.attention, embedding_adaptation.datasets.checkpoints
 print(",".join(name for name in {HEAVY!r} if name in sys.modules))
 """
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=project)
@@ -56,7 +58,7 @@ def test_the_default_is_the_whole_chain(registry):
     registry.set_requested(None)
     assert set(registry) == {*NAMES, "__default__"}
     assert {node.name for node in registry["__default__"].nodes} == {node.name for node in registry["end_to_end"].nodes}
-    parts = sum(len(registry[name].nodes) for name in NAMES if name not in {"end_to_end", "strategy_selection"})
+    parts = sum(len(registry[name].nodes) for name in NAMES if name not in {"end_to_end", "strategy_selection", "attention_over_training"})
     assert len(registry["end_to_end"].nodes) == parts + 1
 
 
@@ -65,6 +67,7 @@ def test_the_chain_needs_only_what_a_user_brings(registry):
     assert free == {
         "corpus",
         "labelled_texts",
+        "attention_texts",
         "base_model",
         "chat_server",
         "finished_candidates",

@@ -181,6 +181,26 @@ def test_each_pipeline_runs_alone_from_what_is_persisted(finished, name):
         assert "neighbours: all candidates are there already" in result.stderr
 
 
+def test_attention_is_followed_over_the_checkpoints_of_a_run(finished, tmp_path):
+    project, _, _ = finished
+    adapter = versions(project, "adapter")[-1]
+    for step in (1, 2):
+        shutil.copytree(adapter, tmp_path / "run" / f"step-{step:06d}")
+    command(project, "kedro", "run", "--pipelines=attention_over_training", "--params", f"checkpoints={tmp_path / 'run'}")
+    table = pd.read_csv(versions(project, "attention_by_step.csv")[-1])
+    assert table["step"].unique().tolist() == [0, 1, 2]
+    assert "text" in set(pd.read_csv(versions(project, "attention_and_quality.csv")[-1])["signal"])
+    missing = command(project, "kedro", "run", "--pipelines=attention_over_training", check=False)
+    assert "holds no checkpoints" in missing.stderr
+
+
+def test_the_page_of_coloured_texts_is_a_page(finished):
+    project, _, _ = finished
+    page = versions(project, "attention_page.html")[0].read_text()
+    assert page.startswith("<!doctype html>")
+    assert page.count("<section>") == 9
+
+
 def test_candidates_survive_a_killed_process_and_none_is_made_twice(finished, tmp_path):
     """kill -9 in the middle of rewriting, then the same command: the same pairs as without, and every finished shard as it was."""
     texts = [f"{a} {b} in the {c} near the {d}" for a in ("bus", "water", "letter") for b in ("time", "help", "people", "work", "school")
@@ -302,7 +322,16 @@ def test_viz_shows_all_pipelines_layers_and_previews(viz):
     tags = {tag["id"] for tag in main["tags"]}
     assert set(PIPELINES) <= tags
     nodes = {node["name"]: node["id"] for node in main["nodes"]}
-    for name in ("strategy_comparison", "training_curve", "cluster_map", "attention_shift_figure", "positive_pairs"):
+    for name in (
+        "strategy_comparison",
+        "training_curve",
+        "cluster_map",
+        "attention_shift_figure",
+        "attention_examples",
+        "attention_words",
+        "base_word_attention",
+        "positive_pairs",
+    ):
         details = json.loads((viz / "api" / "nodes" / nodes[name]).read_text())
         assert details.get("preview"), name
 

@@ -22,7 +22,6 @@ _LABEL_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E0
 # Paul Tol's muted palette, for categories of which many stand side by side; hatched where the reasons outnumber the colours.
 _ACCEPTED_COLOUR = "#117733"
 _REASON_COLOURS = ("#CC6677", "#332288", "#DDCC77", "#88CCEE", "#882255", "#AA4499", "#999933")
-_SEGMENT_TITLES = {"text": "on the text", "prompt": "on the prompt", "sink": "on the first token (sink)"}
 _MARKERS = "osD^vP*X"
 _MAP_COMPONENTS = 50
 _PERPLEXITY = 30.0
@@ -105,26 +104,6 @@ def _two_dimensions(matrix: np.ndarray, seed: int) -> np.ndarray:
     reduced = PCA(components, random_state=seed).fit_transform(matrix)  # [N, C]
     perplexity = min(_PERPLEXITY, (len(matrix) - 1) / 3)
     return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)  # [N, 2]
-
-
-def attention_shift(base: pd.DataFrame, adapted: pd.DataFrame) -> Figure:
-    """Shares of the last token's attention over the layers: mean over texts, band from the 25th to the 75th percentile."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(10.5, 3.6), layout="constrained")
-    axes = figure.subplots(1, len(_SEGMENT_TITLES), sharey=True)
-    for axis, (segment, title) in zip(axes, _SEGMENT_TITLES.items(), strict=True):
-        for name, shares, colour in (("base", base, BASE_COLOUR), ("adapted", adapted, ADAPTED_COLOUR)):
-            layers = shares.groupby("layer")[segment]
-            mean, low, high = layers.mean(), layers.quantile(0.25), layers.quantile(0.75)
-            axis.plot(mean.index, mean, color=colour, label=name)
-            axis.fill_between(mean.index, low, high, color=colour, alpha=0.2, linewidth=0)
-        axis.set_title(title)
-        axis.set_xlabel("layer")
-        axis.set_ylim(0, 1)
-    axes[0].set_ylabel("share of the last token's attention")
-    axes[0].legend(frameon=False)
-    return figure
 
 
 def ranking_map(ranking: pd.DataFrame, criteria: Sequence[str]) -> Figure:

@@ -1,65 +1,227 @@
+"""The last token's attention against the model's own eager maps, one unpadded text at a time."""
+
 from __future__ import annotations
 
+import json
+
 import numpy as np
+import pytest
 import torch
 
-from embedding_adaptation.embedder.attention import SEGMENTS, attention_shares
-from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation.embedder.attention import (
+    CARD_FILE,
+    AttentionError,
+    AttentionRecording,
+    AttentionRows,
+    record_attention,
+    recorded_last_rows,
+)
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder
+from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.template import PromptTemplate, pad_prompts
 
 ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
-TEXTS = ["the bus is late", "a house on the street and a garden behind it", "water", "who will come"]
+BARE = PromptTemplate("bare", "{text}")
+FRAMED = PromptTemplate("framed", "{text} is", bos=True, eos=True)
+TEXTS = ["the bus is late", "a house on the street and a garden behind it", "water", "who will come", "بيت 🎉", "water " * 60]
+FAMILIES = {
+    "llama": ("LlamaConfig", {}),
+    "qwen2": ("Qwen2Config", {}),
+    "qwen3": ("Qwen3Config", {"head_dim": 8}),
+    "mistral": ("MistralConfig", {"sliding_window": 6}),
+    "gemma2": ("Gemma2Config", {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
+    "gemma3": ("Gemma3TextConfig", {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
+    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "scale_attn_by_inverse_layer_idx": True}),
+}
 
 
-def slow_shares(embedder, text):
-    """The obvious version: eager attention's full maps of one unpadded text."""
-    (prompt,) = ONE_WORD.tokenize([text], embedder.tokenizer, embedder.max_length)
+def family(name: str, tokenizer) -> Embedder:
+    import transformers
+
+    kind, changes = FAMILIES[name]
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
+    config = getattr(transformers, kind)(vocab_size=400, **({} if name == "gpt2" else shape), **changes)
+    torch.manual_seed(0)
+    return Embedder(transformers.AutoModel.from_config(config).eval(), tokenizer, max_length=64)
+
+
+def eager_rows(embedder, template, text):
+    """The obvious version: all maps of one unpadded text, ``[L, H, T]``."""
+    (prompt,) = template.tokenize([text], embedder.tokenizer, embedder.max_length)
+    before = embedder.backbone.config._attn_implementation
     embedder.backbone.set_attn_implementation("eager")
     with torch.inference_mode():
         maps = embedder.backbone(input_ids=torch.tensor([prompt.ids]), output_attentions=True).attentions
-    embedder.backbone.set_attn_implementation("sdpa")
-    rows = torch.stack([layer[0, :, -1].mean(dim=0) for layer in maps]).numpy()  # [L, T]
-    sink = rows[:, 0]
-    text_share = rows[:, prompt.text_start : prompt.text_end].sum(axis=1)
-    return np.stack([sink, 1 - sink - text_share, text_share], axis=1)  # [L, S]
+    embedder.backbone.set_attn_implementation(before)
+    return torch.stack([layer[0, :, -1] for layer in maps]).numpy()
 
 
-def test_shares_equal_eager_attention_whatever_the_batch(tiny_embedder):
-    expected = np.stack([slow_shares(tiny_embedder, text) for text in TEXTS])
-    for batch_tokens in (16, 10_000):
-        tiny_embedder.batch_tokens = batch_tokens
-        np.testing.assert_allclose(attention_shares(tiny_embedder, ONE_WORD, TEXTS, progress=False), expected, atol=1e-6)
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("packed", [True, False])
+def test_rows_of_all_layers_and_heads_equal_eager_attention(tiny_embedder, tmp_path, name, packed):
+    embedder = family(name, tiny_embedder.tokenizer)
+    embedder._packs = packed
+    rows = list(record_attention(embedder, ONE_WORD, TEXTS, tmp_path / "rows", progress=False))
+    assert [row.text for row in rows] == TEXTS
+    for row in rows:
+        np.testing.assert_allclose(row.row, eager_rows(embedder, ONE_WORD, row.text), atol=1e-6)
 
 
-def test_shares_add_up_to_one(tiny_embedder):
-    shares = attention_shares(tiny_embedder, ONE_WORD, TEXTS, progress=False)
-    assert shares.shape == (len(TEXTS), tiny_embedder.backbone.config.num_hidden_layers, len(SEGMENTS))
-    np.testing.assert_allclose(shares.sum(axis=-1), 1.0, atol=1e-5)
+@pytest.mark.parametrize("template", [BARE, FRAMED], ids=lambda template: template.name)
+@pytest.mark.parametrize("batch_tokens", [16, 10_000])
+def test_rows_do_not_depend_on_the_batch(tiny_embedder, tmp_path, template, batch_tokens):
+    tiny_embedder.batch_tokens = batch_tokens
+    for row in record_attention(tiny_embedder, template, [*TEXTS, ""], tmp_path / "rows", progress=False):
+        np.testing.assert_allclose(row.row, eager_rows(tiny_embedder, template, row.text), atol=1e-6)
 
 
-def test_the_models_own_attention_is_put_back(tiny_embedder):
-    before = tiny_embedder.backbone.config._attn_implementation
-    attention_shares(tiny_embedder, ONE_WORD, TEXTS[:1], progress=False)
-    assert tiny_embedder.backbone.config._attn_implementation == before
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_on_either_side_changes_neither_rows_nor_hidden_states(tiny_embedder, name, side):
+    embedder = family(name, tiny_embedder.tokenizer)
+    prompts = ONE_WORD.tokenize(TEXTS[:4], embedder.tokenizer, embedder.max_length)
+    batch = pad_prompts(prompts, 0)
+    width = batch["input_ids"].shape[1]
+    if side == "left":
+        for row, prompt in enumerate(prompts):
+            for values in batch.values():
+                values[row] = values[row].roll(width - len(prompt))
+    mask = batch["attention_mask"]
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)}
+    with torch.inference_mode():
+        plain = embedder.backbone(**inputs).last_hidden_state
+        with recorded_last_rows(embedder.backbone, mask, [1, 2, 3]) as recorder:
+            recorded = embedder.backbone(**inputs).last_hidden_state
+    assert torch.equal(recorded[mask.bool()], plain[mask.bool()])
+    for row, prompt in enumerate(prompts):
+        found = recorder.stacked([1, 2, 3])[row][:, :, mask[row].bool()]
+        np.testing.assert_allclose(found, eager_rows(embedder, ONE_WORD, TEXTS[row]), atol=1e-6)
+        assert len(prompt) == found.shape[-1]
 
 
-def test_recording_does_not_change_the_vectors(tiny_embedder):
-    from embedding_adaptation.embedder.attention import _recording_attention
-    from embedding_adaptation.embedder.strategy import Strategy
+def test_recording_leaves_hidden_states_as_they_are(tiny_embedder, monkeypatch):
+    """The same packed pass with and without the rows: bit for bit."""
+    from dataclasses import replace
 
-    strategy = Strategy("prompted", ONE_WORD, "last")
-    plain = tiny_embedder.encode_strategies(TEXTS, [strategy], progress=False)["prompted"]
-    with _recording_attention(tiny_embedder.backbone):
-        recorded = tiny_embedder.encode_strategies(TEXTS, [strategy], progress=False)["prompted"]
-    np.testing.assert_allclose(recorded, plain, atol=1e-6)
+    plain = tiny_embedder.encode(TEXTS, progress=False)
+    run = PackedDecoder.run
+    with_rows = frozenset(range(1, tiny_embedder.layer_count + 1))
+    monkeypatch.setattr(PackedDecoder, "run", lambda self, r, g, p, wanted: run(self, r, g, p, replace(wanted, last_rows=with_rows)))
+    assert np.array_equal(tiny_embedder.encode(TEXTS, progress=False), plain)
 
 
-def test_an_adapted_model_is_measured_through_its_adapter(tiny_embedder):
+def test_an_adapted_model_is_recorded_through_its_adapter(tiny_embedder, tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    base = attention_shares(tiny_embedder, ONE_WORD, TEXTS, progress=False)
-    config = LoraConfig(target_modules="all-linear", init_lora_weights=False)
+    base = list(record_attention(tiny_embedder, ONE_WORD, TEXTS, tmp_path / "base", progress=False))
     torch.manual_seed(0)
-    tiny_embedder.backbone = get_peft_model(tiny_embedder.backbone, config).eval()
-    adapted = attention_shares(tiny_embedder, ONE_WORD, TEXTS, progress=False)
-    assert np.abs(adapted - base).max() > 1e-3
-    np.testing.assert_allclose(adapted.sum(axis=-1), 1.0, atol=1e-5)
+    tiny_embedder.backbone = get_peft_model(tiny_embedder.backbone, LoraConfig(target_modules="all-linear", init_lora_weights=False)).eval()
+    for packed, folder in ((True, "packed"), (False, "padded")):
+        tiny_embedder._packs = packed
+        adapted = list(record_attention(tiny_embedder, ONE_WORD, TEXTS, tmp_path / folder, progress=False))
+        assert max(np.abs(a.row - b.row).max() for a, b in zip(adapted, base, strict=True)) > 1e-3
+        np.testing.assert_allclose(adapted[0].row.sum(axis=-1), 1.0, atol=1e-5)
+
+
+def test_layers_and_heads_are_those_asked_for(tiny_embedder, tmp_path):
+    full = list(record_attention(tiny_embedder, ONE_WORD, TEXTS[:2], tmp_path / "full", progress=False))
+    some = record_attention(tiny_embedder, ONE_WORD, TEXTS[:2], tmp_path / "some", layers=[-1, 1], heads=[3, 0], progress=False)
+    assert (some.layers, some.heads) == ((1, 3), (0, 3))
+    for one, all_of_it in zip(some, full, strict=True):
+        np.testing.assert_allclose(one.row, all_of_it.row[[0, 2]][:, [0, 3]], atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": [4]}, "layer 4 was asked for; this model has the layers 1 to 3"),
+        ({"layers": [0]}, "layer 0 was asked for"),
+        ({"heads": [4]}, "head 4 was asked for; this model has the heads 0 to 3"),
+    ],
+)
+def test_a_layer_or_head_that_there_is_not_is_named(tiny_embedder, options, message):
+    with pytest.raises(AttentionError, match=message):
+        AttentionRecording(tiny_embedder, ONE_WORD, TEXTS, **options)
+
+
+def test_spans_point_to_the_texts_own_characters_and_survive_cutting(tiny_embedder, tmp_path, caplog):
+    rows = record_attention(tiny_embedder, ONE_WORD, TEXTS, tmp_path / "rows", ids="abcdef", examples=["a bus"], progress=False)
+    assert len(rows) == len(TEXTS) + 1
+    assert rows.examples == 1
+    by_id = {row.id: row for row in rows}
+    assert list(by_id) == ["example 1", *"abcdef"]
+    house = by_id["b"]
+    assert "".join(house.text[a:b] for a, b in house.spans).replace(" ", "") == house.text.replace(" ", "")
+    assert house.row.shape[2] == len(rows.prefix.spans) + len(house.spans) + len(rows.suffix.spans)
+    assert [row.id for row in rows if row.cut] == ["f"]
+    assert by_id["f"].row.shape[2] == tiny_embedder.max_length
+    assert "1 of 7 texts are longer than max_length=64" in caplog.text
+    assert "".join(rows.suffix.words[a:b] for a, b in rows.suffix.spans).replace(" ", "") == '"meansinoneword:"'
+
+
+def test_special_tokens_are_told_from_the_templates_words(tiny_embedder, tmp_path):
+    rows = record_attention(tiny_embedder, FRAMED, ["a bus"], tmp_path / "rows", progress=False)
+    assert rows.prefix.labels == ("<s>",)
+    assert rows.prefix.spans == ((-1, -1),)
+    assert rows.suffix.labels[-1] == "</s>"
+    assert rows.suffix.spans[-1] == (-1, -1)
+
+
+def test_memory_does_not_grow_with_the_texts(tiny_embedder, tmp_path, monkeypatch):
+    import embedding_adaptation.embedder.attention as module
+
+    monkeypatch.setattr(module, "_WINDOW", 3)
+    read = []
+
+    def texts():
+        for number in range(8):
+            read.append(number)
+            yield f"bus {number}"
+
+    recording = AttentionRecording(tiny_embedder, ONE_WORD, texts(), progress=False)
+    assert read == []
+    (tmp_path / "rows").mkdir()
+    rows = recording.write(tmp_path / "rows")
+    assert [row.text for row in rows] == [f"bus {number}" for number in range(8)]
+    assert isinstance(next(iter(rows)).row.base, np.memmap)
+    for row in rows:
+        np.testing.assert_allclose(row.row, eager_rows(tiny_embedder, ONE_WORD, row.text), atol=1e-6)
+
+
+def test_a_model_without_softmax_attention_is_refused_before_any_work(tiny_embedder):
+    import transformers
+
+    config = transformers.MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)
+    embedder = Embedder(transformers.AutoModel.from_config(config).eval(), tiny_embedder.tokenizer, max_length=64)
+    with pytest.raises(AttentionError, match=r"MambaModel (has no softmax attention|does not let its attention)"):
+        AttentionRecording(embedder, ONE_WORD, TEXTS)
+
+
+def test_a_model_with_learned_sinks_is_refused(tiny_embedder):
+    import transformers
+
+    config = transformers.GptOssConfig(
+        vocab_size=400, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
+        head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=8, layer_types=["full_attention", "sliding_attention"],
+    )  # fmt: skip
+    embedder = Embedder(transformers.AutoModel.from_config(config).eval(), tiny_embedder.tokenizer, max_length=64)
+    before = embedder.backbone.config._attn_implementation
+    with pytest.raises(AttentionError, match="learned sinks"):
+        AttentionRecording(embedder, ONE_WORD, TEXTS)
+    assert embedder.backbone.config._attn_implementation == before
+
+
+def test_nothing_to_record_is_an_error(tiny_embedder, tmp_path):
+    with pytest.raises(AttentionError, match="no text"):
+        record_attention(tiny_embedder, ONE_WORD, [], tmp_path / "rows", progress=False)
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_folder_that_holds_no_recording_is_named(tiny_embedder, tmp_path):
+    with pytest.raises(AttentionError, match="holds no recorded attention"):
+        AttentionRows(tmp_path)
+    record_attention(tiny_embedder, ONE_WORD, ["bus"], tmp_path / "rows", progress=False)
+    card = json.loads((tmp_path / "rows" / CARD_FILE).read_text())
+    (tmp_path / "rows" / CARD_FILE).write_text(json.dumps(card | {"format": 9}))
+    with pytest.raises(AttentionError, match="format 9"):
+        AttentionRows(tmp_path / "rows")

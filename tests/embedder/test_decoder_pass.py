@@ -99,7 +99,7 @@ def test_layers_above_the_highest_one_are_not_computed(tiny_embedder):
 
 
 def test_a_prefix_is_computed_once_and_a_text_once_for_all_templates(tiny_embedder):
-    tiny_embedder._can_pack()
+    tiny_embedder.can_pack()
     strategies = [Strategy(t.name, t, "last") for t in TEMPLATES[1:3]]
     tiny_embedder.encode_strategies(["bus", "house", "bus"], strategies, progress=False)
     frames = [t.frame(tiny_embedder.tokenizer, 64) for t in TEMPLATES[1:3]]

@@ -9,6 +9,7 @@ from embedding_adaptation.embedder.template import (
     TemplateError,
     TokenizedPrompt,
     encode_texts,
+    encode_with_spans,
     leading_special_ids,
     pad_prompts,
     padding_id,
@@ -142,3 +143,23 @@ def test_surrogate_pairs_are_joined_and_single_ones_replaced(tokenizer):
     joined, single = encode_texts(["\ud83c\udf89", "\ud83c"], tokenizer)
     assert tokenizer.decode(joined) == "\U0001f389"
     assert tokenizer.decode(single) == "\ufffd"
+
+
+@pytest.mark.parametrize("text", ["the bus is late", "a  garden\nwith 🎉", "", "bad \ud83d here"])
+def test_spans_of_tokens_follow_the_text_and_ids_are_the_usual_ones(tokenizer, text):
+    ((ids, spans, cleaned),) = encode_with_spans([text], tokenizer)
+    assert ids == encode_texts([text], tokenizer)[0]
+    assert len(spans) == len(ids)
+    covered = {place for first, last in spans for place in range(first, last)}
+    assert covered >= {place for place, character in enumerate(cleaned) if not character.isspace()}
+
+
+def test_a_tokenizer_that_knows_no_places_is_asked_to_decode(tokenizer):
+    class Slow:
+        is_fast = False
+        __call__ = staticmethod(lambda texts, **options: tokenizer(texts, add_special_tokens=False))
+        decode = staticmethod(tokenizer.decode)
+
+    ((ids, spans, text),) = encode_with_spans(["the bus is late"], Slow())
+    assert [text[first:last] for first, last in spans] == [tokenizer.decode([token]) for token in ids]
+    assert encode_with_spans([], Slow()) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedding_adaptation.embedder.attention import attention_shares
+from embedding_adaptation.embedder.attention import record_attention
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder
 from embedding_adaptation.embedder.export import prompting_tokenizer
 from embedding_adaptation.embedder.modules import PromptedDecoder
@@ -21,7 +21,7 @@ TEMPLATES = (
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda t: t.name)
-def test_training_extraction_attention_and_export_see_the_same_ids(tiny_embedder, monkeypatch, template):
+def test_training_extraction_attention_and_export_see_the_same_ids(tiny_embedder, monkeypatch, tmp_path, template):
     expected = sorted(prompt.ids for prompt in template.tokenize(TEXTS, tiny_embedder.tokenizer, tiny_embedder.max_length))
     strategy = Strategy("a", template, "last")
 
@@ -32,7 +32,7 @@ def test_training_extraction_attention_and_export_see_the_same_ids(tiny_embedder
         assert sorted(tuple(ids[mask.bool()].tolist()) for ids, mask in rows) == expected
 
     # Extraction, whose vectors evaluation scores: the shared prefix, then each row without what other templates add to it.
-    tiny_embedder._can_pack()
+    tiny_embedder.can_pack()
     prefixes, extracted = [], []
     read_prefix, run = PackedDecoder.read_prefix, PackedDecoder.run
     monkeypatch.setattr(PackedDecoder, "read_prefix", lambda self, ids, *rest: prefixes.append(tuple(ids)) or read_prefix(self, ids, *rest))
@@ -41,11 +41,16 @@ def test_training_extraction_attention_and_export_see_the_same_ids(tiny_embedder
     assert len(prefixes) == 1
     assert sorted(prefixes[0] + row for row in extracted) == expected
 
-    # Attention analysis.
+    # Attention analysis: packed, and padded where a model cannot be packed.
+    prefixes.clear()
+    extracted.clear()
+    record_attention(tiny_embedder, template, TEXTS, tmp_path / "packed", progress=False)
+    assert sorted(prefixes[0] + row for row in extracted) == expected
     looked_at = []
     forward = PromptedDecoder.forward
     monkeypatch.setattr(PromptedDecoder, "forward", lambda self, features: looked_at.append(features) or forward(self, features))
-    attention_shares(tiny_embedder, template, TEXTS, progress=False)
+    tiny_embedder._packs = False
+    record_attention(tiny_embedder, template, TEXTS, tmp_path / "padded", progress=False)
     rows = [(ids, mask) for features in looked_at for ids, mask in zip(features["input_ids"], features["attention_mask"], strict=True)]
     assert sorted(tuple(ids[mask.bool()].tolist()) for ids, mask in rows) == expected
 

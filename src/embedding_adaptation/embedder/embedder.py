@@ -250,7 +250,7 @@ class Embedder:
         unique = list(dict.fromkeys(given))
         vectors = {s.name: np.zeros((len(unique), self.dimension(s)), np.float32) for s in chosen}  # [U, D]
         if unique and chosen:
-            if self._can_pack():
+            if self.can_pack():
                 self._encode_packed(unique, chosen, vectors, progress=progress)
             else:
                 from embedding_adaptation.embedder.reference import encode_one_by_one
@@ -335,7 +335,7 @@ class Embedder:
         plain = replace(strategy, after=None)
         return replace(strategy, after=AfterProcessing.fit(self.encode(texts, plain, progress=progress), steps))
 
-    def _can_pack(self) -> bool:
+    def can_pack(self) -> bool:
         """Whether packed rows give this model's own results: tried out once on a few tokens."""
         if self._packs is None:
             from embedding_adaptation.embedder.reference import packing_is_exact

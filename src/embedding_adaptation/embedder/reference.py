@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.strategy import Strategy
     from embedding_adaptation.embedder.template import TokenizedPrompt
 
-_TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
+_TOLERANCE = {"float64": 1e-6, "float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 
 
 def encode_one_by_one(

@@ -7,6 +7,7 @@ apart and joined as ids: only the text is ever shortened.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -196,6 +197,31 @@ def fallback_id(tokenizer: PreTrainedTokenizerBase) -> int:
 def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of texts without any special token; lone surrogates, which no tokenizer takes, become U+FFFD."""
     return _encode(tokenizer, [_without_surrogates(text) for text in texts])
+
+
+def encode_with_spans(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[tuple[int, int]], str]]:
+    """The ids of :func:`encode_texts`, and where in the text each token stands.
+
+    Args:
+        texts: Texts.
+        tokenizer: The base model's tokenizer. One that does not know where its tokens stand is asked to decode them one after the other.
+
+    Returns:
+        For each text its ids, the half-open span of characters of each token, and the text those spans are of.
+    """
+    cleaned = [_without_surrogates(text) for text in texts]
+    if not cleaned:
+        return []
+    if tokenizer.is_fast:
+        encoded = tokenizer(cleaned, add_special_tokens=False, return_attention_mask=False, return_offsets_mapping=True, verbose=False)
+        spans = [[(int(first), int(last)) for first, last in offsets] for offsets in encoded["offset_mapping"]]
+        return list(zip(encoded["input_ids"], spans, cleaned, strict=True))
+    return [(ids, _decoded_spans(ids, text, tokenizer), text) for ids, text in zip(_encode(tokenizer, cleaned), cleaned, strict=True)]
+
+
+def _decoded_spans(ids: Sequence[int], text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
+    ends = [min(len(tokenizer.decode(ids[:count])), len(text)) for count in range(len(ids) + 1)]
+    return list(itertools.pairwise(ends))
 
 
 def _without_surrogates(text: str) -> str:

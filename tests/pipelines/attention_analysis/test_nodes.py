@@ -1,43 +1,124 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
+from pydantic import ValidationError
 
-from embedding_adaptation.pipelines.attention_analysis import create_pipeline
-from embedding_adaptation.pipelines.attention_analysis.nodes import compare_attention, measure_attention, plot_attention_shift
+from embedding_adaptation.datasets.attention import AttentionRowsDataset
+from embedding_adaptation.pipelines.attention_analysis import create_pipeline, nodes
 from embedding_adaptation.pipelines.attention_analysis.options import AttentionOptions
 
-TEXTS = pd.DataFrame({"id": [str(n) for n in range(9)], "text": [f"the bus number {n}" for n in range(9)]})
+TEXTS = pd.DataFrame({"id": [str(n) for n in range(9)], "text": [f"the bus number {n} is late" for n in range(9)]})
 
 
-@pytest.fixture
-def base(tiny_weights, embedder_options):
-    return measure_attention(tiny_weights, TEXTS, AttentionOptions(max_texts=4, seed=0), embedder_options())
+def options(**changes):
+    return AttentionOptions.model_validate(
+        {"max_texts": 4, "seed": 0, "resamples": 20, "occlusion_texts": 2, "examples": ["a late bus"]} | changes
+    )
 
 
-def test_a_row_for_each_text_and_layer_whose_shares_add_up(base):
-    assert base["layer"].tolist() == [1, 2, 3] * 4
-    assert base["id"].nunique() == 4
-    np.testing.assert_allclose(base[["sink", "prompt", "text"]].sum(axis=1), 1.0, atol=1e-5)
+@pytest.fixture(scope="module")
+def run(tiny_weights, checkpoints, tmp_path_factory):
+    """All nodes one after the other, on files."""
+    from embedding_adaptation.options import EmbedderOptions
+
+    embedder = EmbedderOptions.model_validate(
+        {
+            "device": "cpu",
+            "dtype": "float32",
+            "max_length": 64,
+            "templates": {"one_word": 'This sentence: "{text}" means in one word: "'},
+            "strategies": {"prompted": {"weights": "adapted", "template": "one_word", "pooling": "last"}},
+            "adapt": "prompted",
+        }
+    )
+    folder = tmp_path_factory.mktemp("run")
+    found = {}
+    for name, weights in (("base", tiny_weights), ("adapted", replace(tiny_weights, adapter=checkpoints / "step-000025"))):
+        recording, occlusion = nodes.record_attention(weights, TEXTS, options(), embedder)
+        dataset = AttentionRowsDataset(filepath=str(folder / name))
+        dataset.save(recording)
+        rows = dataset.load()
+        shares, words = (stream.table() for stream in nodes.measure_attention(rows, options()))
+        found[name] = {"rows": rows, "occlusion": occlusion, "shares": shares, "words": words}
+    return found, embedder
 
 
-def test_the_comparison_is_of_means_by_layer_and_over_all(base):
-    adapted = base.assign(text=base["text"] + 0.1, prompt=base["prompt"] - 0.1)
-    table = compare_attention(base, adapted)
-    assert table["layer"].tolist() == ["1", "2", "3", "all"]
-    assert table["text_shift"].tolist() == pytest.approx([0.1] * 4, abs=1e-4)
-    assert table["prompt_shift"].tolist() == pytest.approx([-0.1] * 4, abs=1e-4)
-    assert table["sink_base"].iloc[0] == pytest.approx(base[base["layer"] == 1]["sink"].mean(), abs=1e-4)
+def test_base_and_adapted_are_measured_on_the_same_texts(run):
+    found, _ = run
+    assert found["base"]["shares"]["id"].nunique() == 4
+    assert found["base"]["shares"]["id"].tolist() == found["adapted"]["shares"]["id"].tolist()
+    assert set(found["base"]["shares"]["id"]) <= set(TEXTS["id"])
+    assert np.abs(found["base"]["shares"]["text"] - found["adapted"]["shares"]["text"]).max() > 1e-4
+    assert found["base"]["occlusion"]["id"].nunique() == 2
 
 
-def test_the_figure_has_a_panel_for_text_prompt_and_sink(base):
-    figure = plot_attention_shift(base, base)
-    assert [axis.get_title() for axis in figure.axes] == ["on the text", "on the prompt", "on the first token (sink)"]
-    assert [line.get_label() for line in figure.axes[0].lines] == ["base", "adapted"]
+def test_tables_figures_and_page_come_from_what_was_measured(run):
+    found, embedder = run
+    base, adapted = found["base"], found["adapted"]
+    layers, overall, heads = nodes.compare_attention(base["shares"], adapted["shares"], options())
+    assert "layer" not in overall
+    assert overall["measure"].is_unique
+    assert len(heads) == 12
+    words = nodes.compare_words(base["words"], adapted["words"], options())
+    assert {"bus", "late", "the"} <= set(words["word"])
+    faithfulness = nodes.compare_with_occlusion(base["rows"], adapted["rows"], base["occlusion"], adapted["occlusion"], options())
+    assert faithfulness["layer"].tolist() == ["1", "2", "3", "all", "tokens"]
+    assert len(nodes.plot_layers(layers, heads)) == 3
+    assert nodes.plot_faithfulness(faithfulness).axes
+    example, _, page = nodes.plot_words(base["words"], adapted["words"], words, options(page_texts=2), embedder)
+    assert len(example.axes) == 1
+    assert page.count("<section>") == 2
+    assert "example 1" in page
+
+
+def test_the_first_text_stands_in_for_missing_examples(run):
+    found, embedder = run
+    base = found["base"]["words"][~found["base"]["words"]["example"]].reset_index(drop=True)
+    nothing = nodes.compare_words(base, base, options())
+    example, _, _ = nodes.plot_words(base, base, nothing, options(examples=[], shown_layers=[2]), embedder)
+    assert len(example.axes) == 1
+
+
+def test_layers_that_are_shown_must_be_recorded(tiny_weights, embedder_options):
+    with pytest.raises(ValueError, match="shown_layers names layer 1, which is not recorded; there are: 2, 3"):
+        nodes.record_attention(tiny_weights, TEXTS, options(layers=[2, -1], shown_layers=[-1, 1]), embedder_options())
+
+
+def test_a_template_without_words_behind_the_text_is_remarked(tiny_weights, embedder_options, caplog):
+    strategies = {"bare": {"weights": "adapted", "template": "bare", "pooling": "last"}}
+    recording, _ = nodes.record_attention(tiny_weights, TEXTS, options(), embedder_options(strategies=strategies, adapt="bare"))
+    assert "'bare' has no words behind the text" in caplog.text
+    assert recording.frame.suffix == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"spans": {"patterns": {"text": "a"}}}, "the name 'text' is taken"),
+        ({"spans": {"patterns": {"layer": "a"}}}, "the name 'layer' is taken"),
+        ({"spans": {"patterns": {"x": "("}}}, "is no regular expression"),
+        ({"examples": ["ok", "  "]}, "example 2 is empty"),
+        ({"max_texts": 0}, "max_texts"),
+        ({"spans": {"sink": 3}}, "Extra inputs"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(changes, message):
+    with pytest.raises(ValidationError, match=message):
+        options(**changes)
+
+
+def test_stop_words_and_spans_reach_the_division():
+    division = options(stop_words=["Der", "die"], spans={"sink_tokens": 2, "patterns": {"x": "y"}}, top_k=3).division
+    assert division.function_words == {"der", "die"}
+    assert (division.sink_tokens, division.top_k, dict(division.patterns)) == (2, 3, {"x": "y"})
+    assert "x" in division.measures
 
 
 def test_base_and_adapted_are_measured_by_the_same_code():
-    nodes = [node for node in create_pipeline().nodes if node.name.endswith("measure_attention_node")]
-    assert sorted(node.namespace for node in nodes) == ["adapted", "base"]
-    assert len({node.func for node in nodes}) == 1
+    measuring = [node for node in create_pipeline().nodes if node.name.endswith("record_attention_node")]
+    assert sorted(node.namespace for node in measuring) == ["adapted", "base"]
+    assert len({node.func for node in measuring}) == 1

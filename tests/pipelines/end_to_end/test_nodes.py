@@ -13,7 +13,8 @@ def report(embedder_options, **rejected):
             for name, score in (("random", 0.1), ("prompted_last", 0.5), ("bare_mean", 0.3))
         ]
     )  # fmt: skip
-    shift = pd.DataFrame([{"layer": "all"} | {f"{s}_{w}": 0.25 for s in ("text", "prompt", "sink") for w in ("base", "adapted", "shift")}])
+    values = {"base": 0.2, "adapted": 0.25, "shift": 0.05, "shift_low": 0.04, "shift_high": 0.06}
+    shift = pd.DataFrame([{"measure": name} | values for name in ("text", "content", "prefix", "suffix", "self", "sink")])
     history = pd.DataFrame(
         {"step": [0, 1, 2], "train_loss": [None, 2, 1], "validation_loss": [2.0, None, 1.0], "validation_accuracy": [0.5, None, 0.75]}
     )
@@ -27,7 +28,7 @@ def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
     assert "| bare_mean | base | bare | mean | 0.300 ± 0.010 | 0.300 ± 0.020 | 0.150 ± 0.030 |" in text
     assert "7 of 10 candidates were accepted (noise 7 of 10). Rejected: copy 3." in text
     assert "2 steps. Held-out loss 2.000 before, 1.000 after; held-out accuracy at 1 0.500 before, 0.750 after." in text
-    assert "| text | 0.250 | 0.250 | +0.250 |" in text
+    assert "| the text | 0.200 | 0.250 | +0.050 | +0.040 to +0.060 |" in text
 
 
 def test_nothing_rejected_reads_as_none(embedder_options):

@@ -1,79 +1,201 @@
-"""Nodes of attention analysis: texts -> attention shares of base and adapted -> table and figure."""
+"""Nodes of attention analysis: texts -> recorded attention of base and adapted -> shares -> tables, figures and a page."""
 
 from __future__ import annotations
 
+import logging
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 
+from embedding_adaptation.embedder.attention import AttentionRecording, AttentionRows
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.attention_analysis.options import AttentionOptions
+from embedding_adaptation.text_stream import TableStream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 else:
     Figure = Any  # Kedro evaluates the annotations at start, and matplotlib takes a while to import
 
+logger = logging.getLogger(__name__)
 
-def measure_attention(
+
+def record_attention(
     model: DecoderWeights, texts: pd.DataFrame, options: AttentionOptions, embedder_options: EmbedderOptions
-) -> pd.DataFrame:
-    """Measure how the last token's attention divides, under the template that fine-tuning trains.
+) -> tuple[AttentionRecording, pd.DataFrame]:
+    """Prepare the recording of the last token's attention, and leave words out of some texts, under the template that fine-tuning trains.
 
     Args:
         model: Base weights, or base weights with an adapter.
         texts: Texts with ``id`` and ``text``.
-        options: How many texts are looked at.
+        options: Which texts, layers and heads are looked at.
         embedder_options: Template, device and number format.
 
     Returns:
-        A row for each text and layer (counted from 1): the shares ``sink``, ``prompt`` and ``text``, which add up to one.
+        The recording, which is made when it is saved; and the effect of each word that was left out.
     """
-    from embedding_adaptation.embedder.attention import SEGMENTS, attention_shares
+    from embedding_adaptation.pipelines.attention_analysis.faithfulness import occlude_words
     from embedding_adaptation.runtime import build_strategy, load_embedder
 
-    drawn = texts.sample(min(options.max_texts, len(texts)), random_state=options.seed)
     template = build_strategy(embedder_options.adapt, embedder_options).templates[0]
-    shares = attention_shares(load_embedder(model, embedder_options), template, drawn["text"].tolist())  # [N, L, 3]
-    count, layers, _ = shares.shape
-    frame = pd.DataFrame(shares.reshape(count * layers, -1), columns=list(SEGMENTS))
-    frame.insert(0, "id", np.repeat(drawn["id"].to_numpy(), layers))
-    frame.insert(1, "layer", np.tile(np.arange(1, layers + 1), count))
-    return frame
+    if not template.suffix and not template.eos:
+        logger.warning(
+            "template %r has no words behind the text: its last token is the text's own last one, and there is no suffix to look at",
+            template.name,
+        )
+    drawn = draw_texts(texts, options)
+    embedder = load_embedder(model, embedder_options)
+    recording = AttentionRecording(
+        embedder, template, drawn["text"], drawn["id"], layers=options.layers, heads=options.heads, examples=options.examples
+    )
+    _shown_layers(recording.layers, embedder.layer_count, options)
+    occluded = drawn.head(options.occlusion_texts)
+    occlusion = occlude_words(
+        embedder, template, occluded["text"].tolist(), occluded["id"].tolist(),
+        function_words=options.division.function_words, seed=options.seed,
+    )  # fmt: skip
+    return recording, occlusion
 
 
-def compare_attention(base_attention: pd.DataFrame, adapted_attention: pd.DataFrame) -> pd.DataFrame:
-    """Put base and adapted shares side by side, layer by layer.
+def draw_texts(texts: pd.DataFrame, options: AttentionOptions) -> pd.DataFrame:
+    """The texts that are looked at."""
+    return texts.sample(min(options.max_texts, len(texts)), random_state=options.seed)
+
+
+def measure_attention(rows: AttentionRows, options: AttentionOptions) -> tuple[TableStream, TableStream]:
+    """Divide recorded attention into shares.
+
+    Args:
+        rows: Recorded attention.
+        options: What it is divided into.
+
+    Returns:
+        Shares and other measures, a row for each text, layer and head; and the attention on each word of each prompt.
+    """
+    from embedding_adaptation.pipelines.attention_analysis.shares import measure_rows, measure_words
+
+    division = options.division
+    return (
+        TableStream(partial(measure_rows, rows, division)),
+        TableStream(partial(measure_words, rows, division, _shown_layers(rows.layers, rows.layer_count, options))),
+    )
+
+
+def compare_attention(
+    base_attention: pd.DataFrame, adapted_attention: pd.DataFrame, options: AttentionOptions
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Put base and adapted side by side, text by text.
 
     Args:
         base_attention: Shares of the base model.
         adapted_attention: Shares of the adapted model, of the same texts.
+        options: Resamples and confidence of the intervals.
 
     Returns:
-        A row a layer, and one ``all``: for each segment the mean share of base and adapted over the texts, and the shift between them.
+        A row for each layer and measure; those over all layers, a row a measure; and the heads, those that changed most first.
     """
-    from embedding_adaptation.embedder.attention import SEGMENTS
+    from embedding_adaptation.pipelines.attention_analysis.comparison import ALL, compare_heads, compare_layers
 
-    segments = list(SEGMENTS)
-    means = {}
-    for name, shares in (("base", base_attention), ("adapted", adapted_attention)):
-        layers = shares.groupby("layer")[segments].mean()
-        layers.index = layers.index.astype(str)
-        layers.loc["all"] = shares[segments].mean()
-        means[name] = layers
-    table = pd.DataFrame({"layer": means["base"].index})
-    for segment in segments:
-        base, adapted = (means[name][segment].to_numpy(dtype=float) for name in ("base", "adapted"))
-        table[f"{segment}_base"] = base.round(4)
-        table[f"{segment}_adapted"] = adapted.round(4)
-        table[f"{segment}_shift"] = (adapted - base).round(4)
-    return table
+    layers = compare_layers(base_attention, adapted_attention, **_bootstrap(options))
+    overall = layers[layers["layer"] == ALL].drop(columns="layer").reset_index(drop=True)
+    return layers, overall, compare_heads(base_attention, adapted_attention, **_bootstrap(options))
 
 
-def plot_attention_shift(base_attention: pd.DataFrame, adapted_attention: pd.DataFrame) -> Figure:
-    """Draw the shares over the layers, base and adapted."""
-    from embedding_adaptation.figures import attention_shift
+def compare_words(base_words: pd.DataFrame, adapted_words: pd.DataFrame, options: AttentionOptions) -> pd.DataFrame:
+    """Rank words by what they gained or lost over the texts."""
+    from embedding_adaptation.pipelines.attention_analysis import comparison
 
-    return attention_shift(base_attention, adapted_attention)
+    return comparison.compare_words(base_words, adapted_words, min_texts=options.min_texts_of_word, **_bootstrap(options))
+
+
+def compare_with_occlusion(
+    base_rows: AttentionRows,
+    adapted_rows: AttentionRows,
+    base_occlusion: pd.DataFrame,
+    adapted_occlusion: pd.DataFrame,
+    options: AttentionOptions,
+) -> pd.DataFrame:
+    """Compare the ranking of words by attention with that by leaving them out, base and adapted.
+
+    Args:
+        base_rows: Recorded attention of the base model.
+        adapted_rows: That of the adapted model.
+        base_occlusion: Effects of words left out under the base model.
+        adapted_occlusion: Those under the adapted model.
+        options: Resamples and confidence of the intervals.
+
+    Returns:
+        Mean rank correlations, a row a layer.
+    """
+    from embedding_adaptation.pipelines.attention_analysis.faithfulness import compare_faithfulness, word_ranks
+
+    base, adapted = (
+        word_ranks(rows, occlusion, options.division)
+        for rows, occlusion in ((base_rows, base_occlusion), (adapted_rows, adapted_occlusion))
+    )
+    return compare_faithfulness(base, adapted, **_bootstrap(options))
+
+
+def plot_layers(attention_shift: pd.DataFrame, attention_heads: pd.DataFrame) -> tuple[Figure, Figure, Figure]:
+    """Draw the curves over the layers, the map of layers and spans, and the map of heads."""
+    from embedding_adaptation.pipelines.attention_analysis import figures
+
+    return figures.layer_curves(attention_shift), figures.layer_span_map(attention_shift), figures.head_map(attention_heads)
+
+
+def plot_words(
+    base_words: pd.DataFrame,
+    adapted_words: pd.DataFrame,
+    attention_words: pd.DataFrame,
+    options: AttentionOptions,
+    embedder_options: EmbedderOptions,
+) -> tuple[Figure, Figure, str]:
+    """Draw the examples word by word and the words that changed most, and write the page of coloured texts.
+
+    Args:
+        base_words: Attention of the base model on each word.
+        adapted_words: That of the adapted model.
+        attention_words: Words by what they gained.
+        options: Which texts to show.
+        embedder_options: The template, for the page's heading.
+    """
+    from embedding_adaptation.pipelines.attention_analysis import figures
+    from embedding_adaptation.pipelines.attention_analysis.comparison import paired_words
+    from embedding_adaptation.pipelines.attention_analysis.page import attention_page
+    from embedding_adaptation.runtime import build_strategy
+
+    words = paired_words(base_words, adapted_words)
+    ids = words["id"].drop_duplicates().tolist()
+    examples = words.loc[words["example"], "id"].drop_duplicates().tolist()
+    layers = f"layers {', '.join(map(str, options.shown_layers))}" if options.shown_layers else "all layers"
+    template = build_strategy(embedder_options.adapt, embedder_options).templates[0].pattern
+    return (
+        figures.word_bars(words, examples or ids[:1], layers=layers),
+        figures.word_changes(attention_words, layers=layers),
+        attention_page(words, list(islice(ids, options.page_texts)), template=template, layers=layers),
+    )
+
+
+def plot_faithfulness(attention_faithfulness: pd.DataFrame) -> Figure:
+    """Draw the agreement of attention and occlusion over the layers."""
+    from embedding_adaptation.pipelines.attention_analysis.figures import faithfulness_curves
+
+    return faithfulness_curves(attention_faithfulness)
+
+
+def _bootstrap(options: AttentionOptions) -> dict[str, Any]:
+    return {"resamples": options.resamples, "confidence": options.confidence, "seed": options.seed}
+
+
+def _shown_layers(recorded: tuple[int, ...], count: int, options: AttentionOptions) -> list[int]:
+    """The layers to show, counted from 1."""
+    found = [layer if layer > 0 else count + 1 + layer for layer in options.shown_layers]
+    missing = [given for given, layer in zip(options.shown_layers, found, strict=True) if layer not in recorded]
+    if missing:
+        there = ", ".join(map(str, recorded))
+        msg = f"attention_analysis.shown_layers names layer {missing[0]}, which is not recorded; there are: {there}"
+        raise ValueError(msg)
+    return found

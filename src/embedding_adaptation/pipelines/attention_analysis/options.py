@@ -2,13 +2,72 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
+from typing import Self
 
-from embedding_adaptation.options import Options
+from pydantic import Field, field_validator, model_validator
+
+from embedding_adaptation.options import Layers, Names, Options
+from embedding_adaptation.pipelines.attention_analysis.shares import DERIVED, KEYS, Spans
+from embedding_adaptation.pipelines.attention_analysis.words import FUNCTION_WORDS
+
+
+class SpanOptions(Options):
+    """What the last token's attention is divided into."""
+
+    sink_tokens: int = Field(1, ge=1, description="How many of the first tokens are the sink.")
+    separate_self: bool = Field(True, description="Whether the last token is a part of its own, or of the suffix.")
+    patterns: dict[str, str] = Field({}, description="Further classes of the text's words, each a regular expression for the whole word.")
+
+    @field_validator("patterns")
+    @classmethod
+    def _check_patterns(cls, patterns: dict[str, str]) -> dict[str, str]:
+        for name, pattern in patterns.items():
+            taken = {*Spans().measures, *KEYS, *DERIVED}
+            if name in taken:
+                msg = f"patterns: the name {name!r} is taken; choose another than {', '.join(sorted(taken))}"
+                raise ValueError(msg)
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                msg = f"patterns: {name!r} is no regular expression: {pattern!r} ({error})"
+                raise ValueError(msg) from error
+        return patterns
 
 
 class AttentionOptions(Options):
     """All options of attention analysis."""
 
-    max_texts: int = Field(100, ge=1, description="Texts drawn at random from the labelled texts.")
-    seed: int = Field(ge=0, description="Seed of the draw.")
+    max_texts: int = Field(100, ge=1, description="Texts drawn at random.")
+    seed: int = Field(ge=0, description="Seed of the draw and of the intervals.")
+    layers: Layers = Field((), description="Layers to record, from 1 or, negative, from the last; empty takes all.")
+    heads: Layers = Field((), description="Heads to record, from 0; empty takes all.")
+    shown_layers: Layers = Field((), description="Recorded layers that words, examples and page average over; empty takes all recorded.")
+    spans: SpanOptions = SpanOptions()
+    stop_words: Names | None = Field(None, description="Words that are no content words; null takes the built-in English ones.")
+    top_k: int = Field(5, ge=1, description="How many of the heaviest tokens make up top_k.")
+    examples: Names = Field((), description="Sentences shown word by word; empty shows the first text drawn.")
+    page_texts: int = Field(50, ge=1, description="Texts on the page.")
+    min_texts_of_word: int = Field(3, ge=1, description="Words in fewer texts are not ranked by what they gained or lost.")
+    occlusion_texts: int = Field(4, ge=0, description="Texts whose words are left out one by one, to compare with attention; 0 skips it.")
+    resamples: int = Field(1000, ge=10, description="Draws of texts behind each interval.")
+    confidence: float = Field(0.95, gt=0.0, lt=1.0, description="Share of the draws inside an interval.")
+
+    @property
+    def division(self) -> Spans:
+        """What the rows are divided into."""
+        return Spans(
+            sink_tokens=self.spans.sink_tokens,
+            separate_self=self.spans.separate_self,
+            function_words=FUNCTION_WORDS if self.stop_words is None else frozenset(word.casefold() for word in self.stop_words),
+            patterns=self.spans.patterns,
+            top_k=self.top_k,
+        )
+
+    @model_validator(mode="after")
+    def _check_examples(self) -> Self:
+        for number, example in enumerate(self.examples, start=1):
+            if not example.strip():
+                msg = f"example {number} is empty; give a sentence or leave it out"
+                raise ValueError(msg)
+        return self

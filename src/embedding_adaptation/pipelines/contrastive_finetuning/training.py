@@ -138,6 +138,8 @@ def train_here(
     embedder = load_embedder(weights, embedder_options, four_bit=options.four_bit)
     reference = _reference(embedder, corpus, validation_pairs, options, embedder_options)
     first_layer = add_adapter(embedder, options)
+    for config in cast("PeftModel", embedder.backbone).peft_config.values():
+        config.base_model_name_or_path = weights.card.source  # and not the path of this machine's copy
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedding-adaptation-")))
         fingerprint = fingerprint_of(
@@ -608,10 +610,19 @@ def _judge(
     if strategy.templates[0].suffix and texts:
 
         def share() -> float:
-            from embedding_adaptation.embedder.attention import SEGMENTS, attention_shares
+            from embedding_adaptation.embedder.attention import AttentionError, record_attention
 
-            shares = attention_shares(embedder, strategy.templates[0], texts[:_ATTENTION_TEXTS], progress=False)  # [N, L, S]
-            return float(shares[:, :, SEGMENTS.index("text")].mean())
+            was_training = embedder.backbone.training
+            embedder.backbone.eval()
+            try:
+                with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as folder:
+                    looked_at = texts[:_ATTENTION_TEXTS]
+                    rows = record_attention(embedder, strategy.templates[0], looked_at, Path(folder) / "rows", progress=False)
+                    return float(sum(text.row[:, :, text.text_start : text.text_end].sum(axis=2).mean() for text in rows) / len(rows))
+            except AttentionError:  # a model without softmax attention has no such share
+                return math.nan
+            finally:
+                embedder.backbone.train(was_training)
 
         attention = share
     pairs = (chosen["source_text"].tolist(), chosen["generated_text"].tolist())

@@ -13,11 +13,19 @@ METRIC_TITLES = {
     "v_measure_unique": "V-measure (unique)",
     "ami_unique": "AMI (unique)",
 }
+_ATTENTION_TITLES = {
+    "text": "the text",
+    "content": "its content words",
+    "prefix": "template before the text",
+    "suffix": "template behind the text",
+    "self": "the last token itself",
+    "sink": "first token (sink)",
+}
 
 
 def write_report(
     strategy_comparison: pd.DataFrame,
-    attention_shift: pd.DataFrame,
+    attention_summary: pd.DataFrame,
     augmentation_report: dict[str, Any],
     training_history: pd.DataFrame,
     embedder_options: EmbedderOptions,
@@ -26,7 +34,7 @@ def write_report(
 
     Args:
         strategy_comparison: Scores by strategy.
-        attention_shift: Attention shares by layer, and over all layers.
+        attention_summary: Attention shares over all layers, a row a measure.
         augmentation_report: Counts of candidates and reasons.
         training_history: Losses by step.
         embedder_options: Templates, for the report's legend.
@@ -39,7 +47,7 @@ def write_report(
     held_out = training_history.dropna(subset=["validation_loss"])
     kept = held_out[held_out["chosen"]] if "chosen" in held_out else held_out.tail(1)
     first, last = held_out.iloc[0], kept.iloc[-1]
-    overall = attention_shift[attention_shift["layer"].astype(str) == "all"].iloc[0]
+    overall = attention_summary.set_index("measure").to_dict("index")
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items()) or "none"
     sources = ", ".join(
         f"{name} {counts['accepted']} of {counts['candidates']}" for name, counts in augmentation_report["generators"].items()
@@ -76,15 +84,20 @@ def write_report(
         *cost_lines(training_history, strategy_comparison, embedder_options),
         "## Attention of the last token (mean over texts and layers)",
         "",
-        "| on | base | adapted | shift |",
-        "|---|---|---|---|",
-        *(
-            f"| {segment} | {overall[f'{segment}_base']:.3f} | {overall[f'{segment}_adapted']:.3f} | {overall[f'{segment}_shift']:+.3f} |"
-            for segment in ("text", "prompt", "sink")
-        ),
+        "| on | base | adapted | shift | interval |",
+        "|---|---|---|---|---|",
+        *(_attention_line(title, overall[measure]) for measure, title in _ATTENTION_TITLES.items()),
+        "",
+        "The shift is the mean of paired differences over texts, with its bootstrap interval. The sink is the first token of the sequence; "
+        "content words are part of the text. By layer and head: `attention_shift`, `attention_heads`.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _attention_line(title: str, row: dict[Any, Any]) -> str:
+    low, high = (f"{row[f'shift_{end}']:+.3f}" for end in ("low", "high"))
+    return f"| {title} | {row['base']:.3f} | {row['adapted']:.3f} | {row['shift']:+.3f} | {low} to {high} |"
 
 
 def _comparison_line(row: pd.Series) -> str:

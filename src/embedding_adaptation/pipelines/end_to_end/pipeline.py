@@ -23,7 +23,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
                 func=write_report,
                 inputs=[
                     "strategy_comparison",
-                    "attention_shift",
+                    "attention_summary",
                     "augmentation_report",
                     "training_history",
                     "params:embedder",

@@ -1,0 +1,57 @@
+"""Checkpoints of a training run as a catalog dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset
+from kedro.io.core import DatasetError
+
+
+class CheckpointsDataset(AbstractDataset[None, "dict[int, Path]"]):
+    """PEFT folders ``step-000025``, ``step-000050`` and so on below one directory. Loads their paths by step; it has no save.
+
+    Args:
+        filepath: The directory. Of one that holds several runs' directories, the run that wrote last is taken.
+        metadata: Free values for other tools.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._path = Path(filepath).expanduser()
+        self.metadata = metadata
+
+    def check_input(self) -> None:
+        """Fail early: look for checkpoints before any work is built on them.
+
+        Raises:
+            DatasetError: If there is none.
+        """
+        self.load()
+
+    def load(self) -> dict[int, Path]:
+        """Paths of the adapters by step.
+
+        Raises:
+            DatasetError: If there is none.
+        """
+        from embedding_adaptation.pipelines.attention_analysis.over_training import CheckpointError, checkpoint_folders
+
+        found = [path for path in self._path.rglob("step-*") if path.is_dir()]
+        newest = max(found, key=lambda path: path.stat().st_mtime).parent if found else self._path
+        try:
+            return checkpoint_folders(newest)
+        except CheckpointError as error:
+            msg = f"{error}. Name their directory: --params checkpoints=PATH"
+            raise DatasetError(msg) from error
+
+    def save(self, data: None) -> None:  # noqa: ARG002
+        """Refuse: checkpoints are written by the training."""
+        msg = "checkpoints are an input of this pipeline and cannot be saved"
+        raise DatasetError(msg)
+
+    def _exists(self) -> bool:
+        return any(self._path.rglob("step-*"))
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path)}

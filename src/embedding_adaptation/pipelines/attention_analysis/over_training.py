@@ -1,0 +1,171 @@
+"""Attention over the checkpoints of one run, beside what is known of their quality."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from embedding_adaptation.pipelines.attention_analysis.comparison import ALL, layer_values
+from embedding_adaptation.pipelines.attention_analysis.shares import Spans, measure_rows
+from embedding_adaptation.pipelines.attention_analysis.statistics import bootstrapped_rank_correlation, paired_bootstrap
+
+if TYPE_CHECKING:
+    from embedding_adaptation.embedder.embedder import Embedder
+    from embedding_adaptation.embedder.template import PromptTemplate
+    from embedding_adaptation.embedder.weights import DecoderWeights
+
+_STEP_FOLDER = re.compile(r"step-(\d+)")
+_ADAPTER_CONFIG = "adapter_config.json"
+_FEWEST_STEPS = 3
+
+
+class CheckpointError(ValueError):
+    """Checkpoints that cannot be used; the message says which and why."""
+
+
+def checkpoint_folders(folder: str | Path) -> dict[int, Path]:
+    """Adapters of a training run by step.
+
+    Args:
+        folder: Holds PEFT folders ``step-000025``, ``step-000050`` and so on; anything else in it is passed over.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    found = {
+        int(match[1]): path
+        for path in sorted(Path(folder).glob("step-*"))
+        if (match := _STEP_FOLDER.fullmatch(path.name)) and (path / _ADAPTER_CONFIG).is_file()
+    }
+    if not found:
+        msg = f"{folder} holds no checkpoints: adapters are looked for in folders named step-000025 and so on, each with {_ADAPTER_CONFIG}"
+        raise CheckpointError(msg)
+    return dict(sorted(found.items()))
+
+
+def attention_over_training(
+    base: DecoderWeights,
+    checkpoints: Mapping[int, Path],
+    load: Callable[[DecoderWeights], Embedder],
+    template: PromptTemplate,
+    texts: Sequence[str],
+    *,
+    spans: Spans | None = None,
+    layers: Sequence[int] = (),
+    heads: Sequence[int] = (),
+    progress: bool = True,
+    **bootstrap: Any,
+) -> pd.DataFrame:
+    """Every measure in every layer at every checkpoint, on the same texts. Only one checkpoint is in memory at a time.
+
+    Args:
+        base: The base model, which is step 0.
+        checkpoints: PEFT folders by step.
+        load: Loads an embedder.
+        template: The template the texts are put into.
+        texts: Texts to look at.
+        spans: What the rows are divided into; ``None`` is the default division.
+        layers: Layers to record; empty takes all.
+        heads: Heads to record; empty takes all.
+        progress: Whether to show a bar for each checkpoint.
+        **bootstrap: Options of :func:`paired_bootstrap`.
+
+    Returns:
+        A row for each ``step``, ``layer`` (and ``all``) and ``measure``: ``mean`` with its interval ``low`` to ``high`` over texts;
+        ``shift`` from step 0, of paired differences, with its interval.
+
+    Raises:
+        CheckpointError: If a checkpoint is not there, or there is none beside step 0.
+    """
+    from embedding_adaptation.embedder.attention import record_attention
+
+    wanted = {int(step): Path(path) for step, path in sorted(checkpoints.items()) if int(step) != 0}
+    if not wanted:
+        msg = "there is no checkpoint beside step 0, which is the base model; give at least one"
+        raise CheckpointError(msg)
+    for step, path in wanted.items():
+        if not (path / _ADAPTER_CONFIG).is_file():
+            msg = f"the checkpoint of step {step} is not there: {path} holds no {_ADAPTER_CONFIG}"
+            raise CheckpointError(msg)
+    tables, first = [], None
+    weights = {0: replace(base, adapter=None), **{step: replace(base, adapter=path) for step, path in wanted.items()}}
+    for step, chosen in weights.items():
+        embedder = load(chosen)
+        with tempfile.TemporaryDirectory() as work:
+            rows = record_attention(
+                embedder, template, texts, Path(work) / "rows", layers=layers, heads=heads, progress=progress
+            )  # fmt: skip
+            shares = pd.concat(list(measure_rows(rows, spans or Spans())), ignore_index=True)
+        values, names, measures = layer_values(shares)  # [N, L + 1, M]
+        flat = values.reshape(len(values), -1)  # [N, (L + 1) M]
+        first = flat if first is None else first
+        table = pd.DataFrame({"step": step, "layer": np.repeat(names, len(measures)), "measure": measures * len(names)})
+        for columns, sample in ((("mean", "low", "high"), flat), (("shift", "shift_low", "shift_high"), flat - first)):
+            for column, numbers in zip(columns, paired_bootstrap(sample, **bootstrap), strict=True):
+                table[column] = numbers.round(5)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def relate_to_quality(
+    over_training: pd.DataFrame,
+    scores: pd.DataFrame,
+    *,
+    quality: str = "v_measure",
+    measures: Sequence[str] = ("text", "content", "text_without_sink", "text_relative", "sink", "entropy"),
+    **bootstrap: Any,
+) -> pd.DataFrame:
+    """Whether attention follows quality over the checkpoints, and what stopping by it would have cost.
+
+    Each signal, a measure of attention over all layers or another column of the scores, is correlated with the quality over the steps that
+    both know, and its highest and lowest steps are looked up: the step a person would stop at who followed the signal.
+
+    Args:
+        over_training: What :func:`attention_over_training` gave.
+        scores: A row a checkpoint: ``step``, the quality, and any other numbers, such as label-free criteria.
+        quality: The column of ``scores`` that says how good a checkpoint is; higher is better.
+        measures: Measures of attention to relate.
+        **bootstrap: Options of :func:`bootstrapped_rank_correlation`.
+
+    Returns:
+        A row a signal: ``signal``, ``kind`` (attention or score), number of ``steps``; ``rank_correlation`` with its interval ``low`` to
+        ``high``; ``highest_at`` and ``lowest_at``, the steps; ``lost_at_highest`` and ``lost_at_lowest``, how much quality they fall short
+        of the best step's.
+
+    Raises:
+        CheckpointError: If the scores have no such columns, name a step twice, or share fewer than three steps with the attention.
+    """
+    for column in ("step", quality):
+        if column not in scores:
+            msg = f"the scores have no column {column!r}, only {', '.join(map(str, scores.columns))}; name the quality's column"
+            raise CheckpointError(msg)
+    known = scores.dropna(subset=[quality])
+    if known["step"].duplicated().any():
+        msg = f"the scores name step {known['step'][known['step'].duplicated()].iloc[0]} twice; give one row a step"
+        raise CheckpointError(msg)
+    overall = over_training[over_training["layer"].astype(str) == ALL].pivot_table(index="step", columns="measure", values="mean")
+    numbers = known.set_index("step").select_dtypes("number")
+    steps = sorted(set(overall.index) & set(numbers.index))
+    if len(steps) < _FEWEST_STEPS:
+        msg = f"scores and attention share {len(steps)} steps {steps}; at least {_FEWEST_STEPS} are needed for a correlation"
+        raise CheckpointError(msg)
+    best = numbers.loc[steps, quality]
+    signals = {name: ("attention", overall.loc[steps, name]) for name in measures if name in overall}
+    signals |= {str(name): ("score", numbers.loc[steps, name]) for name in numbers.columns if name != quality}
+    rows = []
+    for name, (kind, values) in signals.items():
+        there = values.dropna()
+        if there.empty:
+            continue
+        correlation, low, high = bootstrapped_rank_correlation(values.to_numpy(float), best.to_numpy(float), **bootstrap)
+        top, bottom = there.index[int(there.to_numpy().argmax())], there.index[int(there.to_numpy().argmin())]
+        rows.append((name, kind, len(there), correlation, low, high, top, best.max() - best[top], bottom, best.max() - best[bottom]))
+    columns = ["signal", "kind", "steps", "rank_correlation", "low", "high", "highest_at", "lost_at_highest", "lowest_at", "lost_at_lowest"]
+    return pd.DataFrame(rows, columns=columns).round(4)
