@@ -144,7 +144,7 @@ def test_a_layer_that_ignores_its_attention_is_noticed(tiny_embedder, monkeypatc
     first = decoder.attentions[0]
     monkeypatch.setattr(first, "forward", lambda hidden_states, **_: (hidden_states, None))
     with pytest.raises(UnsupportedDecoderError, match="in 2 of 3 layers"), decoder.packing():
-        decoder.read_prefix([1, 2, 3], _causal(3), Wanted(frozenset({3})))
+        decoder.read_prefix([1, 2, 3], causal_layout(3), Wanted(frozenset({3})))
 
 
 def test_the_attention_implementation_is_put_back(tiny_embedder):
@@ -162,7 +162,7 @@ def test_long_rows_take_the_fused_kernel_with_the_same_result(tiny_embedder, mon
     np.testing.assert_allclose(tiny_embedder.encode(TEXTS, strategy, progress=False), plain, atol=1e-5)
 
 
-def _causal(width):
-    from embedding_adaptation.embedder.embedder import _causal
+def causal_layout(width):
+    from embedding_adaptation.embedder.prompt_tree import causal_layout
 
-    return _causal(width)
+    return causal_layout(width)

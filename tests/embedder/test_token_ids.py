@@ -10,7 +10,7 @@ from embedding_adaptation.embedder.export import prompting_tokenizer
 from embedding_adaptation.embedder.modules import PromptedDecoder
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.pipelines.contrastive_finetuning.training import _collator
+from embedding_adaptation.pipelines.contrastive_finetuning.trainer import LengthSortedCollator
 
 TEXTS = ["the bus is late.", ' "quoted" ', "water " * 90, '" means in one word: "', "{text}", "🎉 مرحبا"]
 TEMPLATES = (
@@ -26,7 +26,8 @@ def test_training_extraction_attention_and_export_see_the_same_ids(tiny_embedder
     strategy = Strategy("a", template, "last")
 
     # Training: what the trainer's collator hands to the loss.
-    batch = _collator(tiny_embedder.sentence_transformer(strategy))([{"anchor": text, "positive": text} for text in TEXTS])
+    model = tiny_embedder.sentence_transformer(strategy)
+    batch = LengthSortedCollator(preprocess_fn=model.preprocess)([{"anchor": text, "positive": text} for text in TEXTS])
     for column in ("anchor", "positive"):
         rows = zip(batch[f"{column}_input_ids"], batch[f"{column}_attention_mask"], strict=True)
         assert sorted(tuple(ids[mask.bool()].tolist()) for ids, mask in rows) == expected
