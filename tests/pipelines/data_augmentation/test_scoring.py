@@ -11,6 +11,7 @@ from embedding_adaptation.pipelines.data_augmentation.scoring import (
     has_end,
     is_question,
     length_ratio,
+    new_words,
     repetition,
     score,
     tidy_answer,
@@ -19,7 +20,7 @@ from embedding_adaptation.pipelines.data_augmentation.scoring import (
 SOURCE = "The bins on our street were not emptied this week."
 COLUMNS = [
     "key", "answer", "copy_similarity", "length_ratio", "refusal", "preamble", "source_language", "language", "language_confidence",
-    "lost_facts", "invented_facts", "source_question", "question", "repetition", "similarity", "percentile",
+    "lost_facts", "invented_facts", "source_question", "question", "repetition", "new_words", "similarity", "percentile",
 ]  # fmt: skip
 
 
@@ -269,6 +270,21 @@ def test_text_and_answer_have_each_their_question():
 )
 def test_repetition_is_the_share_of_3_grams_that_were_there_before(text, share):
     assert repetition(text) == pytest.approx(share)
+
+
+@pytest.mark.parametrize(
+    ("source", "answer", "share"),
+    [
+        ("The ramp at the side door is blocked by bicycles", "The old stone bridge is blocked by bicycles", 0.5),  # stone, bridge of four
+        ("Volunteers are planting trees", "A volunteer planted a tree", 0.0),
+        ("Die Gemeinde plant neue Wohnungen", "Neue Wohnung der Gemeinden", 0.0),
+        ("The bus is late", "Bus late", 0.0),
+        ("Seagulls one, sacks nil.", "...", 0.0),
+        ("今天下雨了", "雨天", 0.0),
+    ],
+)
+def test_new_words_are_those_the_source_has_nothing_like(source, answer, share):
+    assert new_words(source, answer) == pytest.approx(share)
 
 
 @pytest.mark.parametrize(

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 ACCEPTED = "accepted"
 REJECTED = "rejected"
 REASONS = (
-    "empty", "cut_off", "refusal", "preamble", "copy", "length_ratio", "language", "question", "repetition", "lost_facts", "invented_facts",
-    "drift", "duplicate",
+    "empty", "cut_off", "refusal", "preamble", "copy", "length_ratio", "language", "question", "repetition", "new_words", "lost_facts",
+    "invented_facts", "drift", "duplicate",
 )  # fmt: skip
 
 _EXAMPLES = 3
@@ -192,6 +192,8 @@ def _rejections(scored: pd.DataFrame, options: FiltersOptions) -> Iterator[tuple
         yield "question", _is_judged(scored, question) & ~is_free & (column("source_question") != column("question"))
     if repetition := options.repetition:
         yield "repetition", _is_judged(scored, repetition) & (column("repetition") > repetition.max_share)
+    if words := options.new_words:
+        yield "new_words", _is_judged(scored, words) & (column("new_words") > words.max_share)
     if facts := options.facts:
         yield "lost_facts", _is_judged(scored, facts) & (column("lost_facts") > facts.max_lost)
         yield "invented_facts", _is_judged(scored, facts) & (column("invented_facts") > facts.max_invented)

@@ -259,6 +259,13 @@ class RepetitionFilter(FilterOptions):
     max_share: Share = Field(0.3, description="Share of word 3-grams that have occurred before, above which an answer repeats itself.")
 
 
+class NewWordsFilter(FilterOptions):
+    """Words that the text has nothing like: a small model's inventions, and a large one's synonyms."""
+
+    generators: tuple[GeneratorName, ...] = ("rewrite",)
+    max_share: Share = Field(0.25, description="Share of the answer's words of four letters or more that may be new.")
+
+
 class FactsFilter(FilterOptions):
     """Numbers and names that are lost or invented."""
 
@@ -292,6 +299,7 @@ class FiltersOptions(Options):
     language: LanguageFilter | None = LanguageFilter()
     question: QuestionFilter | None = QuestionFilter()
     repetition: RepetitionFilter | None = RepetitionFilter()
+    new_words: NewWordsFilter | None = None
     facts: FactsFilter | None = FactsFilter()
     drift: DriftFilter | None = DriftFilter()
     duplicate: DuplicateFilter | None = DuplicateFilter()

@@ -132,7 +132,7 @@ def select_pairs(
 def score_folder(corpus: TextStream, options: AugmentationOptions, context: Context) -> str:
     """Where scores lie: changes with everything that decides them."""
     drift = options.filters.drift
-    parts: list[Any] = [1]  # the version of the scores
+    parts: list[Any] = [2]  # the version of the scores
     if drift is not None:
         embedder = context.embedder_options
         strategy = embedder.every_strategy[drift.strategy]

@@ -82,6 +82,9 @@ _TOKEN = re.compile(
     r"[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]{1,4}|"
     r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
 )
+_STEM = 4  # letters; shorter words say little about what a text is about
+_LONG_WORD = re.compile(rf"[^\W\d_]{{{_STEM},}}")
+_ALIKE = 75.0  # rapidfuzz's ratio from which two words are one
 _LETTER_LOOP = re.compile(r"([^\W\d]{1,4}?)\1{7,}")
 
 
@@ -106,6 +109,7 @@ def score(candidates: pd.DataFrame, similarity: Similarity | None, reference: np
         - ``language_confidence``: the lower one of the two;
         - ``source_question``, ``question``: whether they are questions;
         - ``repetition``: share of the answer's word 3-grams that have occurred before in it;
+        - ``new_words``: share of the answer's longer words that the text has nothing like;
         - ``lost_facts``: share of the text's numbers and names that the answer lacks; 0 where the text has none;
         - ``invented_facts``: number of the answer's numbers and names that the text lacks;
         - ``similarity``: of text and answer; NaN where not asked for, and where a side has no word;
@@ -127,6 +131,7 @@ def score(candidates: pd.DataFrame, similarity: Similarity | None, reference: np
             "source_question": np.array([is_question(text) for text in sources], bool),
             "question": np.array([is_question(text) for text in answers], bool),
             "repetition": np.array([repetition(text) for text in answers], np.float64),
+            "new_words": np.array([new_words(*pair) for pair in pairs], np.float64),
             "similarity": similarities,
             "percentile": _percentiles(similarities, reference),
         }
@@ -194,6 +199,24 @@ def is_question(text: str) -> bool:
     for end in _SENTENCE_END.finditer(text):
         start = end.end()
     return _QUESTION_START.match(_plain(text[start:]).lstrip(" \t\n\"'“„«(-")) is not None
+
+
+def new_words(source: str, answer: str) -> float:
+    """Share of an answer's distinct words of four letters or more that the source has nothing like.
+
+    Alike are words with the same first four letters, and words that differ in few letters: endings, compounds and slips count as known. In
+    scripts without spaces there are hardly such words, and the share is 0.
+    """
+    from rapidfuzz import fuzz, process
+
+    known = set(_LONG_WORD.findall(source.casefold()))
+    starts = {word[:_STEM] for word in known}
+    words = set(_LONG_WORD.findall(answer.casefold()))
+    if not words:
+        return 0.0
+    strange = [word for word in words if word[:_STEM] not in starts]
+    unlike = [word for word in strange if process.extractOne(word, known, scorer=fuzz.ratio, score_cutoff=_ALIKE) is None]
+    return len(unlike) / len(words)
 
 
 def repetition(text: str) -> float:
