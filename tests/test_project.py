@@ -183,14 +183,12 @@ def test_each_pipeline_runs_alone_from_what_is_persisted(finished, name):
 
 def test_attention_is_followed_over_the_checkpoints_of_a_run(finished, tmp_path):
     project, _, _ = finished
-    adapter = versions(project, "adapter")[-1]
-    for step in (1, 2):
-        shutil.copytree(adapter, tmp_path / "run" / f"step-{step:06d}")
-    command(project, "kedro", "run", "--pipelines=attention_over_training", "--params", f"checkpoints={tmp_path / 'run'}")
+    command(project, "kedro", "run", "--pipelines=attention_over_training")
     table = pd.read_csv(versions(project, "attention_by_step.csv")[-1])
     assert table["step"].unique().tolist() == [0, 1, 2]
     assert "text" in set(pd.read_csv(versions(project, "attention_and_quality.csv")[-1])["signal"])
-    missing = command(project, "kedro", "run", "--pipelines=attention_over_training", check=False)
+    nowhere = f"checkpoints={tmp_path}"
+    missing = command(project, "kedro", "run", "--pipelines=attention_over_training", "--params", nowhere, check=False)
     assert "holds no checkpoints" in missing.stderr
 
 
@@ -245,6 +243,39 @@ def test_candidates_survive_a_killed_process_and_none_is_made_twice(finished, tm
         outcomes[name] = (made.sort_values(["generator", "key"], ignore_index=True), *pairs)
     for one, other in zip(outcomes["killed"], outcomes["undisturbed"], strict=True):
         pd.testing.assert_frame_equal(one, other)
+
+
+def test_training_goes_on_after_a_killed_process_and_ends_with_the_same_adapter(finished, tmp_path):
+    """kill -9 in the middle of training, then the same command: the adapter of an undisturbed run."""
+    from safetensors.numpy import load_file
+
+    projects = {}
+    for name in ("killed", "undisturbed"):
+        projects[name] = tmp_path / name
+        shutil.copytree(finished[0], projects[name], ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "adapter", "training_checkpoints"))
+    changes = "contrastive_finetuning.steps=60,contrastive_finetuning.validate_every=3,contrastive_finetuning.stopping.criterion=null"
+    arguments = ["run", "--pipelines=contrastive_finetuning", "--params", changes]
+    project = projects["killed"]
+    folder = project / "build" / "kedro-test" / "06_models" / "training_checkpoints"
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "kedro"), *arguments],
+        cwd=project, env={**os.environ, "KEDRO_ENV": "test"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("*/step-*/manifest.json"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert len(list(folder.glob("*/step-*"))) < 20
+    result = command(project, "kedro", *arguments)
+    assert re.search(r"training goes on from step \d+ of 60", result.stderr)
+    command(projects["undisturbed"], "kedro", *arguments)
+    adapters = [load_file(versions(place, "adapter")[-1] / "adapter_model.safetensors") for place in projects.values()]
+    assert adapters[0].keys() == adapters[1].keys()
+    for name, weights in adapters[0].items():
+        np.testing.assert_allclose(weights, adapters[1][name], atol=1e-6)
 
 
 def test_the_users_own_texts_replace_the_sample(finished, tmp_path):

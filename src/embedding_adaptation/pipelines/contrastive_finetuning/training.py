@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from embedding_adaptation.datasets.adapter import TrainedAdapter
 from embedding_adaptation.embedder.decoder_pass import decoder_layers
-from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
+from embedding_adaptation.pipelines.contrastive_finetuning.batches import BatchError, PairBatches
 from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoints, fingerprint_of
 from embedding_adaptation.pipelines.contrastive_finetuning.cost import joules, layer_weights, operations
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import Judge, best_step, is_exhausted
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.options import EmbedderOptions
     from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoint
     from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCacheLoss
+    from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
 logger = logging.getLogger(__name__)
@@ -204,6 +205,7 @@ class _Run:
         self.start = time.perf_counter()
         self.first_step = 0  # of the round
         self.loss: GradCacheLoss | None = None
+        self.lower_states: LowerStates | None = None
         self.meter = joules()
 
     def run(self) -> pd.DataFrame:
@@ -219,8 +221,7 @@ class _Run:
                 checkpoint = None
             self._round(checkpoint)
             checkpoint = None
-        chosen = best_step(self.rows, self.options.stopping.criterion)
-        self._take(chosen)
+        chosen = self._take(best_step(self.rows, self.options.stopping.criterion))
         logger.info("kept step %d of %d", chosen, self.done)
         history = pd.DataFrame(self.rows, columns=list(HISTORY_COLUMNS)).astype({"step": int})
         return history.assign(chosen=history["step"] == chosen)
@@ -246,26 +247,27 @@ class _Run:
             self.pairs = pd.read_parquet(mined)
         logger.info("training goes on from step %d of %d", checkpoint.step, self.options.steps)
 
-    def _take(self, step: int) -> None:
-        """Put a step's weights into the model."""
+    def _take(self, step: int) -> int:
+        """Put a step's weights into the model; returns the step whose weights are there."""
         import torch
 
         from embedding_adaptation.pipelines.contrastive_finetuning.trainer import load_adapter
 
         if step == self.done and step:
-            return
+            return step
         if step == 0:
             logger.warning("no step is better than none by %s: the adapter changes nothing", self.options.stopping.criterion)
             with torch.no_grad():
                 for name, weight in self.adapted.named_parameters():
                     if name in self.initial:
                         weight.copy_(self.initial[name])
-            return
+            return 0
         for checkpoint in self.checkpoints.all():
             if checkpoint.step == step:
                 load_adapter(self.adapted, checkpoint.folder)
-                return
+                return step
         logger.warning("step %d was best, but its checkpoint could not be written; the last step is kept", step)
+        return self.done
 
     def _next_round(self, step: int) -> None:
         """Mine pairs again; the old ones stay where that makes no sense any more."""
@@ -284,7 +286,12 @@ class _Run:
         with self.adapted.disable_adapter():
             before = np.concatenate([loss.encode(part).cpu().numpy() for part in _windows(texts["text"].tolist())])  # [N, D]
         mined = NeighbourRounds(texts, self.given, self.pairs, rounds, effective_rank(before)).mine(now)
-        if mined is None or len(mined) < self.options.batch_size:
+        if mined is None:
+            return
+        try:
+            batches_of(_groups(mined, self.options), self.options, 1)
+        except BatchError as error:
+            logger.warning("the pairs of neighbours that were mined again are not used: %s", error)
             return
         self.pairs = mined
         self.loss = None
@@ -292,8 +299,16 @@ class _Run:
     def _loss(self) -> GradCacheLoss:
         if self.loss is None:
             self.loss = batch_loss(
-                self.embedder, self.model, self.strategy, self.pairs, self.options, first_layer=self.first_layer, scratch=self.scratch
+                self.embedder,
+                self.model,
+                self.strategy,
+                self.pairs,
+                self.options,
+                first_layer=self.first_layer,
+                scratch=self.scratch,
+                lower_states=self.lower_states,
             )
+            self.lower_states = self.loss.lower_states
         return self.loss
 
     def _round(self, checkpoint: Checkpoint | None) -> None:
@@ -489,8 +504,20 @@ def batch_loss(
     *,
     first_layer: int,
     scratch: Path,
+    lower_states: LowerStates | None = None,
 ) -> GradCacheLoss:
-    """The loss of a batch of pairs whose labels are their rows in ``train_pairs``."""
+    """The loss of a batch of pairs whose labels are their rows in ``train_pairs``.
+
+    Args:
+        embedder: With its adapter.
+        model: The same as a sentence-transformers model.
+        strategy: Template and pooling.
+        train_pairs: The pairs.
+        options: Fine-tuning options.
+        first_layer: The lowest adapted layer.
+        scratch: Folder for what does not fit into memory.
+        lower_states: Output of the frozen lower layers, as another loss of this embedder has kept it.
+    """
     import torch
 
     from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCacheLoss
@@ -516,9 +543,8 @@ def batch_loss(
         )
 
     training_pass = training_pass_of(embedder, strategy, first_layer)
-    states = None
-    if training_pass.first_layer:
-        states = LowerStates(
+    if training_pass.first_layer and lower_states is None:
+        lower_states = LowerStates(
             training_pass.lower_states,
             memory_mb=options.lower_states_mb,
             disk_mb=options.lower_states_disk_mb,
@@ -531,7 +557,7 @@ def batch_loss(
         loss,
         chunk_tokens=options.chunk_tokens,
         activation_mb=options.activation_mb,
-        lower_states=states,
+        lower_states=lower_states if training_pass.first_layer else None,
     )
 
 
