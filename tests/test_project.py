@@ -252,7 +252,8 @@ def test_training_goes_on_after_a_killed_process_and_ends_with_the_same_adapter(
     projects = {}
     for name in ("killed", "undisturbed"):
         projects[name] = tmp_path / name
-        shutil.copytree(finished[0], projects[name], ignore=shutil.ignore_patterns("mlruns", "mlflow.db", "adapter", "training_checkpoints"))
+        unwanted = shutil.ignore_patterns("mlruns", "mlflow.db", "adapter", "training_checkpoints")
+        shutil.copytree(finished[0], projects[name], ignore=unwanted)
     changes = "contrastive_finetuning.steps=60,contrastive_finetuning.validate_every=3,contrastive_finetuning.stopping.criterion=null"
     arguments = ["run", "--pipelines=contrastive_finetuning", "--params", changes]
     project = projects["killed"]
