@@ -34,7 +34,8 @@ from embedding_adaptation.runtime import load_embedder
 from embedding_adaptation.text_stream import TextStream
 
 KINDS = ("rewrite", "span_pairs", "neighbours", "noise", "identity")
-CANDIDATES = {"rewrite": 1.9, "span_pairs": 1.4, "noise": 1.1, "identity": 1.1}  # for each pair that is wanted
+CANDIDATES = {"rewrite": 1.8, "noise": 1.1, "identity": 1.1}  # for each pair that is wanted; the others take all texts
+LOWEST_SIMILARITY = 0.3  # of neighbours, of which the most alike are taken
 SCORED = 1000
 SEEDS = (0, 1, 2)
 STRATEGIES = ("prompted_last", "prompted_values")
@@ -49,11 +50,11 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def make_pairs(texts: list[str], kind: str, wanted: int, folder: Path, embedder: EmbedderOptions) -> pd.DataFrame:
-    """Accepted pairs of one kind, in the order of their keys, at most as many as wanted."""
+    """Accepted pairs of one kind, at most as many as wanted: of neighbours the most alike, of others in the order of their keys."""
     parameters = options_of("data_augmentation")
-    # No more candidates than are needed, with some to be rejected; neighbours need all texts.
-    weight = 1.0 if kind == "neighbours" else min(1.0, CANDIDATES[kind] * wanted / len(texts))
-    chosen = dict.fromkeys(parameters["generators"]) | {kind: (parameters["generators"][kind] or {}) | {"weight": round(weight, 2)}}
+    weight = min(1.0, CANDIDATES[kind] * wanted / len(texts)) if kind in CANDIDATES else 1.0
+    changes = {"weight": round(weight, 2)} | ({"min_similarity": LOWEST_SIMILARITY} if kind == "neighbours" else {})
+    chosen = dict.fromkeys(parameters["generators"]) | {kind: (parameters["generators"][kind] or {}) | changes}
     options = AugmentationOptions.model_validate(parameters | {"generators": chosen, "cleaning": {"max_texts": None}})
     weights = default_weights()
     corpus = TextStream.of(pd.DataFrame({"id": [str(row) for row in range(len(texts))], "text": texts}))
@@ -65,7 +66,12 @@ def make_pairs(texts: list[str], kind: str, wanted: int, folder: Path, embedder:
     for shard in nodes.score_candidates(clean, candidates.load(), scores.load(), weights, options, embedder):
         scores.save(shard)
     accepted, _, _ = nodes.select_pairs(clean, candidates.load(), scores.load(), weights, options, embedder)
-    return accepted.table().head(wanted)
+    pairs = accepted.table()
+    if kind == "neighbours":
+        made = pd.concat(list(candidates.load().values()))
+        similarity = pd.Series(made["own_score"].to_numpy(), index=made["generator"] + ":" + made["key"])
+        pairs = pairs.assign(similarity=pairs["pair_id"].map(similarity[~similarity.index.duplicated()])).nlargest(wanted, "similarity")
+    return pairs.head(wanted)
 
 
 def scores_of(
