@@ -52,6 +52,7 @@ class MtebResultsDataset(DirectoryDataset[TaskResults, Path]):
             return
         from mteb.cache import ResultCache
         from mteb.models import ModelMeta
+        from mteb.models.model_meta import ScoringFunction
         from mteb.results import TaskResult
 
         cache = ResultCache(directory)
@@ -60,10 +61,9 @@ class MtebResultsDataset(DirectoryDataset[TaskResults, Path]):
                 "name": model.name,
                 "revision": settings_key(model.settings)[:_REVISION_DIGITS],
                 "max_tokens": model.max_tokens,
-                "similarity_fn_name": "cosine",
+                "similarity_fn_name": ScoringFunction.COSINE,
                 "framework": ["PyTorch"],
                 "use_instructions": True,
-                "experiment_kwargs": None,
             }
             meta = ModelMeta.create_empty(overwrites=overwrites)
             for result in model.tasks.values():

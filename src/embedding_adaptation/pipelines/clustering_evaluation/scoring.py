@@ -109,8 +109,7 @@ def evaluate_with_mteb(task: AbsTask, source: VectorSource) -> tuple[TaskResult,
         """Looks up each text's vector."""
 
         def __init__(self) -> None:
-            overwrites = {"name": "local/vectors", "revision": "local", "similarity_fn_name": "cosine"}
-            self.mteb_model_meta = ModelMeta.create_empty(overwrites=overwrites)
+            self.mteb_model_meta = ModelMeta.create_empty(overwrites={"name": "local/vectors", "revision": "local"})
             self.seen: Seen = {}
 
         def encode(self, inputs: Any, *, hf_split: str, hf_subset: str, **kwargs: Any) -> np.ndarray:  # noqa: ARG002

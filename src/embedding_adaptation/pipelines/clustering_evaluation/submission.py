@@ -12,7 +12,6 @@ if TYPE_CHECKING:
     from embedding_adaptation.options import EmbedderOptions
 
 OFFICIAL_SEED = 42
-_REVISION = 12
 
 
 def leaderboard_results(cells: pd.DataFrame, model_name: str, embedder_options: EmbedderOptions) -> TaskResults:
