@@ -32,9 +32,7 @@ def _retrieval(*, reranking):
     if reranking:
         ranked = [{"query-id": f"q{n}", "corpus-ids": [f"d{m}" for m in range(12)]} for n in range(4)]
         files["top_ranked/test.jsonl.gz"] = _lines(ranked)
-    configs = [
-        f"- config_name: {name.partition('/')[0]}\n  data_files:\n  - split: test\n    path: {name}\n" for name in files
-    ]
+    configs = [f"- config_name: {name.partition('/')[0]}\n  data_files:\n  - split: test\n    path: {name}\n" for name in files]
     files["README.md"] = ("---\nconfigs:\n" + "".join(configs) + "---\n").encode()
     return files
 
@@ -48,7 +46,10 @@ REPOSITORIES = {
     },
     "mteb/stsbenchmark-sts": lambda: {
         "test.jsonl.gz": _lines(
-            [{"sentence1": f"one {n} on {TOPICS[n % 4]}", "sentence2": f"two {n} on {TOPICS[n % 3]}", "score": float(n % 6)} for n in range(30)]
+            [
+                {"sentence1": f"one {n} on {TOPICS[n % 4]}", "sentence2": f"two {n} on {TOPICS[n % 3]}", "score": float(n % 6)}
+                for n in range(30)
+            ]
         )
     },
     "mteb/twittersemeval2015-pairclassification": lambda: {

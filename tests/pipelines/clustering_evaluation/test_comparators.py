@@ -32,7 +32,9 @@ def test_texts_that_share_rare_words_have_similar_counts():
     assert similarity[0, 1] > similarity[0, 4]  # cat and bread: another food of the cat, another animal with another food
 
 
-@pytest.mark.parametrize(("texts", "width"), [(["", "!?"], 1), (["word", "word word"], 1), (["one two", "two three"], 1), (["a b c d"] * 3, 1)])
+@pytest.mark.parametrize(
+    ("texts", "width"), [(["", "!?"], 1), (["word", "word word"], 1), (["one two", "two three"], 1), (["a b c d"] * 3, 1)]
+)
 def test_too_few_words_still_give_finite_vectors(texts, width):
     vectors = tfidf_vectors(texts, 256, 0)
     assert vectors.shape[0] == len(texts)

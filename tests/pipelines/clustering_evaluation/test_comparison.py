@@ -32,10 +32,10 @@ def cells(*tasks, seeds=3, documents=400, scores=SCORES, noise=0.02):
                 value = level + 0.004 * (seed - (seeds - 1) / 2)
                 rows.append(
                     {
-                        "task": task, "type": "Clustering", "official": False, "strategy": name, "kind": KINDS.get(name, "base"), "seed": seed,
-                        "revision": "", "content": "c", "main_score": "v_measure", "documents": documents, "unique_documents": documents,
+                        "task": task, "type": "Clustering", "official": False, "strategy": name, "kind": KINDS.get(name, "base"),
+                        "seed": seed, "revision": "", "content": "c", "main_score": "v_measure", "documents": documents, "unique_documents": documents,
                         "clusters": 5, "singletons": 0, "by_part": {},
-                        "metrics": {metric: value for metric in METRICS} | {"v_measure_std": 0.01},
+                        "metrics": dict.fromkeys(METRICS, value) | {"v_measure_std": 0.01},
                         "resampled.v_measure_unique": value + noise * hardness + 0.002 * rng.normal(size=200),
                     }
                 )  # fmt: skip
@@ -193,6 +193,6 @@ def test_bars_have_intervals_where_something_was_measured(options, embedder):
 
 def test_each_seed_is_a_point():
     mteb, unique = drawn(figures.seed_spread(long_table(cells("one", "two")))).axes
-    assert [label.get_text() for label in mteb.get_yticklabels()][0] == "prompted_last_adapted"
+    assert next(label.get_text() for label in mteb.get_yticklabels()) == "prompted_last_adapted"
     assert sum(len(points.get_offsets()) for points in mteb.collections) == 15
     assert len(unique.collections) == 5

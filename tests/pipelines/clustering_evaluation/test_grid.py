@@ -85,7 +85,10 @@ def test_every_task_strategy_and_seed_has_a_cell(contenders, evaluation_options)
     assert planned["cell"].is_unique
     assert planned["cell"].str.match(r"^(labelled_texts|mine)/file-[0-9a-f]{12}/[0-9a-f]{32}$").all()
     kinds = dict(zip(planned["strategy"], planned["kind"], strict=True))
-    assert (kinds["random"], kinds["tfidf_svd"], kinds["bare_mean"], kinds["prompted_last_adapted"]) == ("comparator",) * 2 + ("base", "adapted")
+    assert (kinds["random"], kinds["tfidf_svd"], kinds["bare_mean"], kinds["prompted_last_adapted"]) == ("comparator",) * 2 + (
+        "base",
+        "adapted",
+    )
 
 
 def test_a_rerun_scores_nothing_and_a_change_only_what_it_touches(contenders, evaluation_options, quick, tmp_path):
@@ -177,7 +180,10 @@ def test_a_text_is_embedded_once_for_all_strategies_tasks_and_seeds(contenders, 
         return encode(self, texts, strategies, **kwargs)
 
     monkeypatch.setattr(Embedder, "encode_strategies", counted)
-    tasks = [labelled_task("mine", FRAME, (0, 1)), labelled_task("more", pd.concat([FRAME, FRAME.assign(text=FRAME["text"] + " too")]), (0,))]
+    tasks = [
+        labelled_task("mine", FRAME, (0, 1)),
+        labelled_task("more", pd.concat([FRAME, FRAME.assign(text=FRAME["text"] + " too")]), (0,)),
+    ]
     run(tasks, contenders(), evaluation_options(), tmp_path / "cells")
     assert [len(texts) for texts, _ in calls] == [24, 24, 24, 24]  # base, adapted, and of the second task what is new
     assert sorted(calls[0][1]) == ["last", "last", "mean", "mean"]
@@ -213,7 +219,7 @@ def test_after_processing_is_applied_to_stored_vectors(contenders, tiny_embedder
 def test_vectors_that_are_not_finite_name_task_and_strategy(contenders, evaluation_options, tmp_path):
     compared = contenders()
     compared.extracted["bare_last"][3] = np.nan
-    with pytest.raises(EvaluationError, match="labelled_texts, strategy 'bare_last': .*not finite"):
+    with pytest.raises(EvaluationError, match=r"labelled_texts, strategy 'bare_last': .*not finite"):
         run([labelled_task("labelled_texts", FRAME, (0,))], compared, evaluation_options(), tmp_path / "cells")
 
 

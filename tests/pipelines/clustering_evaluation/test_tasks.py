@@ -154,7 +154,7 @@ def test_a_mirror_with_a_missing_split_or_a_damaged_file_is_explained(mirror, ev
         task.prepare(42)
     (root / NEWS / "test.jsonl.gz").write_bytes(gzip.compress(b'{"other": 1}'))
     (task,) = resolve_tasks(options, FRAME, TaskMirror(root))
-    with pytest.raises(EvaluationError, match="cannot be read .*copy them again from the Hub"):
+    with pytest.raises(EvaluationError, match=r"cannot be read .*copy them again from the Hub"):
         task.prepare(42)
     with pytest.raises(MirrorError, match="does not hold mteb/twentynewsgroups-clustering"):
         resolve_tasks(options, FRAME, TaskMirror(root.parent))
@@ -179,7 +179,9 @@ def test_a_draw_is_the_same_for_all_and_another_for_each_seed():
     draws = [task.prepare(seed).parts({})[0] for seed in (0, 0, 1)]
     assert draws[0].texts == draws[1].texts != draws[2].texts
     assert len(draws[0].texts) == 10
-    assert all(dict(zip(FRAME["text"], FRAME["label"], strict=True))[t] == label for t, label in zip(draws[0].texts, draws[0].labels, strict=True))
+    assert all(
+        dict(zip(FRAME["text"], FRAME["label"], strict=True))[t] == label for t, label in zip(draws[0].texts, draws[0].labels, strict=True)
+    )
 
 
 def test_what_decides_the_documents_is_in_the_fingerprint():

@@ -110,18 +110,19 @@ def score_missing(
     """
     from tqdm.auto import tqdm
 
-    missing = planned[~planned["cell"].isin(set(finished))].drop_duplicates("cell")
-    logger.info("%d of %d scores are there already", len(planned) - len(missing), len(planned))
+    cells = planned.drop_duplicates("cell")  # strategies that differ by name only have one
+    missing = cells[~cells["cell"].isin(set(finished))]
+    logger.info("%d of %d scores are there already", len(cells) - len(missing), len(cells))
     if missing.empty:
         return
     by_name = {task.name: task for task in tasks}
     with tqdm(total=len(missing), unit="score", desc="evaluate") as bar:
-        for (name, of_seed), cells in missing.groupby(["task", "seed"], sort=False):
+        for (name, of_seed), group in missing.groupby(["task", "seed"], sort=False):
             task, given, seed = by_name[str(name)], name == LABELLED_TEXTS, int(str(of_seed))
             with preserved_random_state():
                 prepared = task.prepare(seed)
-            company = cells["strategy"].tolist()
-            for strategy, cell in zip(company, cells["cell"], strict=True):
+            company = group["strategy"].tolist()
+            for strategy, cell in zip(company, group["cell"], strict=True):
                 bar.set_postfix_str(f"{name}: {strategy}", refresh=False)
                 source = contenders.source(strategy, seed, given=given, company=company)
                 try:
