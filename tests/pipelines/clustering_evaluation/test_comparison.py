@@ -33,7 +33,8 @@ def cells(*tasks, seeds=3, documents=400, scores=SCORES, noise=0.02):
                 rows.append(
                     {
                         "task": task, "type": "Clustering", "official": False, "strategy": name, "kind": KINDS.get(name, "base"),
-                        "seed": seed, "revision": "", "content": "c", "main_score": "v_measure", "documents": documents, "unique_documents": documents,
+                        "seed": seed, "revision": "", "content": "c", "main_score": "v_measure",
+                        "documents": documents, "unique_documents": documents,
                         "clusters": 5, "singletons": 0, "by_part": {},
                         "metrics": dict.fromkeys(METRICS, value) | {"v_measure_std": 0.01},
                         "resampled.v_measure_unique": value + noise * hardness + 0.002 * rng.normal(size=200),
