@@ -76,15 +76,19 @@ class EmbeddingStore:
             KeyError: If a text has none.
         """
         places = self._index(key)
-        found = [places[text_digest(text)] for text in texts]
-        matrix: np.ndarray | None = None
-        for path in dict.fromkeys(path for path, _ in found):
+        by_shard: dict[Path, tuple[list[int], list[int]]] = {}
+        for number, text in enumerate(texts):
+            path, row = places[text_digest(text)]
+            wanted, rows = by_shard.setdefault(path, ([], []))
+            wanted.append(number)
+            rows.append(row)
+        matrix = np.empty((0, 0), np.float32)
+        for path, (wanted, rows) in by_shard.items():
             shard = self._read(path)
-            rows = np.array([place for place, (owner, _) in enumerate(found) if owner == path])
-            if matrix is None:
+            if not matrix.size:
                 matrix = np.empty((len(texts), shard.shape[1]), np.float32)  # [N, D]
-            matrix[rows] = shard[[found[row][1] for row in rows]]
-        return np.empty((0, 0), np.float32) if matrix is None else matrix
+            matrix[wanted] = shard[rows]
+        return matrix
 
     def _index(self, key: str) -> dict[bytes, tuple[Path, int]]:
         if key not in self._places:

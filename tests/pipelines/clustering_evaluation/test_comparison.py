@@ -197,3 +197,14 @@ def test_each_seed_is_a_point():
     assert next(label.get_text() for label in mteb.get_yticklabels()) == "prompted_last_adapted"
     assert sum(len(points.get_offsets()) for points in mteb.collections) == 15
     assert len(unique.collections) == 5
+
+
+def test_of_many_strategies_the_best_are_drawn_and_all_comparators(evaluation_options, embedder_options):
+    names = {f"s{n:02d}": 0.1 + n / 100 for n in range(40)}
+    strategies = {name: {"weights": "base", "template": "bare", "pooling": "mean"} for name in names}
+    adapted = {"prompted_last_adapted": {"weights": "adapted", "template": "bare", "pooling": "mean"}}
+    scored = cells("mine", scores={"random": 0.01} | names)
+    table, _ = compare(scored, NO_PUBLISHED, evaluation_options(), embedder_options(strategies=strategies | adapted))
+    for figure in (figures.comparison_bars(table, "v_measure_unique", 0.95), figures.seed_spread(long_table(scored))):
+        labels = [label.get_text() for label in drawn(figure).axes[0].get_yticklabels()]
+        assert labels == [f"s{n:02d}" for n in range(39, 10, -1)] + ["random"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _COLOURS = {"base": BASE_COLOUR, "adapted": ADAPTED_COLOUR, COMPARATOR: "#999999", PUBLISHED: "white"}
-_TITLES = {"base": "base", "adapted": "adapted", COMPARATOR: "comparator", PUBLISHED: "published (not tested)"}
+_TITLES = {"base": "base", "adapted": "adapted", COMPARATOR: "comparator", PUBLISHED: "published (by mteb's protocol, not tested)"}
 _METRICS = {
     "v_measure": "V-measure (mteb)",
     "v_measure_unique": "V-measure (unique documents)",
@@ -84,12 +84,12 @@ def comparison_bars(comparison: pd.DataFrame, metric: str, confidence: float) ->
     if len(tasks) > _MOST_PANELS:
         tasks = [ALL_TASKS]
     longest = max(min(_MOST_BARS, int((comparison["task"] == task).sum())) for task in tasks)
-    figure = Figure(figsize=(1.9 + 3.1 * len(tasks) + 0.6, 1.5 + 0.25 * longest), layout="constrained")
+    figure = Figure(figsize=(1.9 + 3.4 * len(tasks) + 0.6, 1.5 + 0.25 * longest), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(tasks)))
     for axis, task in zip(axes, tasks, strict=True):
         _draw_bars(axis, comparison[comparison["task"] == task], metric)
-        axis.set_title(task, fontsize=9)
-    axes[0].set_xlabel(f"{_METRICS[metric]}, percent; lines: {_PERCENT * confidence:g} % intervals", fontsize=8)
+        axis.set_title(task, fontsize=8)
+    figure.supxlabel(f"{_METRICS[metric]}, percent; lines: {_PERCENT * confidence:g} % intervals", fontsize=8)
     present = [kind for kind in _TITLES if (comparison["kind"] == kind).any()]
     handles = [Patch(**_look(kind)) for kind in present]
     figure.legend(handles, [_TITLES[kind] for kind in present], loc="outside lower center", ncols=len(present), fontsize=8, frameon=False)
@@ -110,8 +110,9 @@ def seed_spread(scores: pd.DataFrame, metrics: tuple[str, ...] = ("v_measure", "
     # Tasks have seeds of their own: the k-th seeds belong together.
     table["turn"] = table.groupby(["metric", "strategy", "task"], sort=False).cumcount()
     table = table.groupby(["metric", "kind", "strategy", "turn"], sort=False)["value"].mean().reset_index()
-    ranked = table[table["metric"] == metrics[0]].groupby("strategy")["value"].mean().sort_values(ascending=False).head(_MOST_BARS)
+    ranked = table[table["metric"] == metrics[0]].groupby("strategy")["value"].mean().sort_values(ascending=False)
     kinds = dict(zip(table["strategy"], table["kind"], strict=True))
+    ranked = ranked[_shown(ranked.index.map(kinds) == COMPARATOR)]
     figure = Figure(figsize=(7.4, 1.4 + 0.25 * len(ranked)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, len(metrics), sharey=True))
     for axis, metric in zip(axes, metrics, strict=True):
@@ -126,7 +127,7 @@ def seed_spread(scores: pd.DataFrame, metrics: tuple[str, ...] = ("v_measure", "
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="x", labelsize=8)
     axes[0].set_yticks(range(len(ranked)), list(ranked.index), fontsize=8)
-    axes[0].invert_yaxis()
+    axes[0].set_ylim(len(ranked) - 0.5, -0.5)
     for tick, name in zip(axes[0].get_yticklabels(), ranked.index, strict=True):
         tick.set_color(_COLOURS[kinds[name]] if kinds[name] != COMPARATOR else "#555555")
     figure.suptitle("Each seed's score (points) and their mean (upright lines)", fontsize=9)
@@ -135,7 +136,8 @@ def seed_spread(scores: pd.DataFrame, metrics: tuple[str, ...] = ("v_measure", "
 
 def _draw_bars(axis: Axes, rows: pd.DataFrame, metric: str) -> None:
     height = rows[metric].where(rows["kind"] != PUBLISHED, rows["v_measure"])
-    ordered = rows.assign(height=height * _PERCENT).sort_values("height", ascending=False).head(_MOST_BARS)
+    ordered = rows.assign(height=height * _PERCENT).sort_values("height", ascending=False)
+    ordered = ordered[_shown(ordered["kind"] == COMPARATOR)]
     for place, row in enumerate(ordered.to_dict("records")):
         axis.barh(place, row["height"], height=0.72, **_look(str(row["kind"])))
         if row["kind"] != PUBLISHED:
@@ -143,9 +145,16 @@ def _draw_bars(axis: Axes, rows: pd.DataFrame, metric: str) -> None:
             axis.plot([low, high], [place, place], color="black", linewidth=1.2, solid_capstyle="butt")
     axis.set_yticks(range(len(ordered)), ordered["strategy"], fontsize=7)
     axis.set_xlim(left=min(0.0, float(ordered["height"].min())))
-    axis.invert_yaxis()
+    axis.set_ylim(len(ordered) - 0.5, -0.5)
     axis.tick_params(axis="x", labelsize=8)
     axis.spines[["top", "right"]].set_visible(False)
+
+
+def _shown(comparators: Any) -> np.ndarray:
+    """Which of many ordered rows are drawn: all comparators, and the first of the others, ``[N]`` of bool."""
+    kept = np.asarray(comparators, bool)
+    others = ~kept
+    return kept | (others & (np.cumsum(others) <= _MOST_BARS - kept.sum()))
 
 
 def _look(kind: str) -> dict[str, Any]:
