@@ -194,7 +194,8 @@ def test_bars_have_intervals_where_something_was_measured(options, embedder):
 
 def test_each_seed_is_a_point():
     mteb, unique = drawn(figures.seed_spread(long_table(cells("one", "two")))).axes
-    assert next(label.get_text() for label in mteb.get_yticklabels()) == "prompted_last_adapted"
+    assert next(label.get_text() for label in mteb.get_yticklabels()) == "prompted_last_adapted (60.5)"
+    np.testing.assert_allclose(sorted(mteb.collections[0].get_offsets()[:, 0]), [-0.4, 0.0, 0.4], atol=1e-9)
     assert sum(len(points.get_offsets()) for points in mteb.collections) == 15
     assert len(unique.collections) == 5
 
@@ -206,5 +207,5 @@ def test_of_many_strategies_the_best_are_drawn_and_all_comparators(evaluation_op
     scored = cells("mine", scores={"random": 0.01} | names)
     table, _ = compare(scored, NO_PUBLISHED, evaluation_options(), embedder_options(strategies=strategies | adapted))
     for figure in (figures.comparison_bars(table, "v_measure_unique", 0.95), figures.seed_spread(long_table(scored))):
-        labels = [label.get_text() for label in drawn(figure).axes[0].get_yticklabels()]
+        labels = [label.get_text().partition(" ")[0] for label in drawn(figure).axes[0].get_yticklabels()]
         assert labels == [f"s{n:02d}" for n in range(39, 10, -1)] + ["random"]

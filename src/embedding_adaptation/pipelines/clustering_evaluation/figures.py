@@ -97,7 +97,7 @@ def comparison_bars(comparison: pd.DataFrame, metric: str, confidence: float) ->
 
 
 def seed_spread(scores: pd.DataFrame, metrics: tuple[str, ...] = ("v_measure", "v_measure_unique")) -> Figure:
-    """Each seed's score as a point, the mean as a line: how much of a difference may be the luck of a clustering.
+    """Each seed's distance from the strategy's mean: how much of a difference may be the luck of a clustering.
 
     Args:
         scores: The long table; of several tasks, each seed's mean over them.
@@ -114,23 +114,25 @@ def seed_spread(scores: pd.DataFrame, metrics: tuple[str, ...] = ("v_measure", "
     kinds = dict(zip(table["strategy"], table["kind"], strict=True))
     ranked = ranked[_shown(ranked.index.map(kinds) == COMPARATOR)]
     figure = Figure(figsize=(7.4, 1.4 + 0.25 * len(ranked)), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, len(metrics), sharey=True))
+    axes = np.atleast_1d(figure.subplots(1, len(metrics), sharex=True, sharey=True))
     for axis, metric in zip(axes, metrics, strict=True):
         for place, name in enumerate(ranked.index):
-            values = table[(table["metric"] == metric) & (table["strategy"] == name)]["value"].to_numpy() * _PERCENT  # [S]
+            scored = table[(table["metric"] == metric) & (table["strategy"] == name)]["value"].to_numpy() * _PERCENT  # [S]
+            values = scored - scored.mean()
             colour = _COLOURS[kinds[name]]
             axis.plot([values.min(), values.max()], [place, place], color=colour, linewidth=1, alpha=0.5)
             axis.scatter(values, np.full(len(values), place), s=16, color=colour, zorder=3)
-            axis.plot([values.mean()] * 2, [place - 0.3, place + 0.3], color=colour, linewidth=1.5)
-        axis.set_xlabel(f"{_METRICS[metric]}, percent", fontsize=8)
+        axis.axvline(0, color="#555555", linewidth=0.8)
+        axis.set_xlabel(f"{_METRICS[metric]}:\ndistance from the mean (points)", fontsize=8)
         axis.grid(axis="x", alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
         axis.tick_params(axis="x", labelsize=8)
-    axes[0].set_yticks(range(len(ranked)), list(ranked.index), fontsize=8)
+    names = [f"{name} ({_PERCENT * mean:.1f})" for name, mean in ranked.items()]
+    axes[0].set_yticks(range(len(ranked)), names, fontsize=8)
     axes[0].set_ylim(len(ranked) - 0.5, -0.5)
     for tick, name in zip(axes[0].get_yticklabels(), ranked.index, strict=True):
         tick.set_color(_COLOURS[kinds[name]] if kinds[name] != COMPARATOR else "#555555")
-    figure.suptitle("Each seed's score (points) and their mean (upright lines)", fontsize=9)
+    figure.suptitle(f"Seeds around their mean (in brackets: {_METRICS[metrics[0]]}, percent)", fontsize=9)
     return figure
 
 
