@@ -26,6 +26,7 @@ _SEGMENT_TITLES = {"text": "on the text", "prompt": "on the prompt", "sink": "on
 _MARKERS = "osD^vP*X"
 _MAP_COMPONENTS = 50
 _PERPLEXITY = 30.0
+_MAP_ITERATIONS = 500  # after which a map of a thousand points hardly changes
 _RANKED = 25
 _LEGEND_COLUMNS = 4
 
@@ -90,7 +91,7 @@ def _two_dimensions(matrix: np.ndarray, seed: int) -> np.ndarray:
     components = min(_MAP_COMPONENTS, *matrix.shape)
     reduced = PCA(components, random_state=seed).fit_transform(matrix)  # [N, C]
     perplexity = min(_PERPLEXITY, (len(matrix) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)  # [N, 2]
+    return TSNE(2, perplexity=perplexity, init="pca", max_iter=_MAP_ITERATIONS, random_state=seed).fit_transform(reduced)  # [N, 2]
 
 
 def attention_shift(base: pd.DataFrame, adapted: pd.DataFrame) -> Figure:

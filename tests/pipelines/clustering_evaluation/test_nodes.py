@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.datasets.task_mirror import TaskMirror
+from embedding_adaptation.pipelines.clustering_evaluation import nodes
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.nodes import (
     collect_mteb_results,
@@ -119,6 +120,12 @@ def test_the_map_shows_two_strategies_side_by_side(evaluation_options):
     assert all(sum(len(c.get_offsets()) for c in axis.collections) == 40 for axis in figure.axes)
     with pytest.raises(EvaluationError, match="map_strategies names 'prompted_last'; there are: other, more"):
         plot_cluster_map(embeddings("other"), embeddings("more"), TEXTS, evaluation_options())
+
+
+def test_the_map_draws_what_can_be_read(evaluation_options, monkeypatch):
+    monkeypatch.setattr(nodes, "_MAP_DOCUMENTS", 30)
+    figure = plot_cluster_map(embeddings("prompted_last"), embeddings("prompted_last_adapted"), TEXTS, evaluation_options())
+    assert all(sum(len(c.get_offsets()) for c in axis.collections) == 30 for axis in figure.axes)
 
 
 @pytest.mark.parametrize(

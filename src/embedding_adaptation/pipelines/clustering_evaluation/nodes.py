@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 else:
     Figure = Any  # Kedro evaluates the annotations at start, and matplotlib takes a while to import
 
+_MAP_DOCUMENTS = 1000  # more points make a map slower, not clearer
+
 
 def plan_evaluation(
     base_embeddings: Embeddings,
@@ -204,7 +206,7 @@ def plot_cluster_map(
     labelled_texts: pd.DataFrame,
     options: EvaluationOptions,
 ) -> Figure:
-    """Draw two strategies' vectors of the labelled texts in two dimensions, coloured by label.
+    """Draw two strategies' vectors of the labelled texts, of up to a thousand of them, in two dimensions, coloured by label.
 
     Raises:
         EvaluationError: If ``map_strategies`` names a strategy that was not extracted.
@@ -216,8 +218,11 @@ def plot_cluster_map(
         if name not in vectors:
             msg = f"clustering_evaluation.map_strategies names {name!r}; there are: {', '.join(vectors)}"
             raise EvaluationError(msg)
-    chosen = {name: vectors[name] for name in options.map_strategies}
-    return cluster_map(chosen, labelled_texts["label"].tolist(), seed=options.seeds[0])
+    drawn = np.arange(len(labelled_texts))
+    if len(drawn) > _MAP_DOCUMENTS:
+        drawn = np.sort(np.random.default_rng(options.seeds[0]).choice(len(drawn), size=_MAP_DOCUMENTS, replace=False))
+    chosen = {name: vectors[name][drawn] for name in options.map_strategies}
+    return cluster_map(chosen, labelled_texts["label"].iloc[drawn].tolist(), seed=options.seeds[0])
 
 
 def _contenders(
