@@ -89,7 +89,7 @@ def comparison_bars(comparison: pd.DataFrame, metric: str, confidence: float) ->
     for axis, task in zip(axes, tasks, strict=True):
         _draw_bars(axis, comparison[comparison["task"] == task], metric)
         axis.set_title(task, fontsize=8)
-    axes[len(tasks) // 2].set_xlabel(f"{_METRICS[metric]}, percent; lines: {_PERCENT * confidence:g} % intervals", fontsize=8)
+    figure.suptitle(f"{_METRICS[metric]}, percent; lines: {_PERCENT * confidence:g} % intervals", fontsize=9)
     present = [kind for kind in _TITLES if (comparison["kind"] == kind).any()]
     handles = [Patch(**_look(kind)) for kind in present]
     figure.legend(handles, [_TITLES[kind] for kind in present], loc="outside lower center", ncols=len(present), fontsize=8, frameon=False)
