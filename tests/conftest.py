@@ -106,22 +106,26 @@ def evaluation_report(
 
     from embedding_adaptation.datasets.embeddings import Embeddings
     from embedding_adaptation.pipelines.clustering_evaluation.nodes import describe_evaluation
-    from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
+    from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions, StatisticsOptions
 
     means = {"random": 0.1, "bare_mean": 0.3, "prompted_last": 0.5, "prompted_last_adapted": 0.6}
     scores = pd.DataFrame(
         [
-            {"strategy": name, "seed": seed, "v_measure": mean + 0.01 * seed, "v_measure_unique": mean, "ami_unique": mean / 2}
+            {"task": "labelled_texts", "strategy": name, "seed": seed, "part": "all", "metric": metric, "value": value,
+             "documents": 2, "clusters": 2, "revision": "", "content": "abc"}
             for name, mean in means.items()
             for seed in (0, 1, 2)
+            for metric, value in {"v_measure": mean + 0.01 * seed, "v_measure_unique": mean, "ami_unique": mean / 2}.items()
         ]
-    )
+    )  # fmt: skip
     labelled = pd.DataFrame({"id": ["1", "2"], "text": ["a labelled secret", "another one"], "label": ["x", "y"]})
     labelled.attrs["name"] = "labels.csv"
     base, adapted = (
         Embeddings(("1", "2"), {"s": np.zeros((2, 3), np.float32)}, weights.fingerprint()) for weights in (tiny_weights, tiny_adapted)
     )
-    options = EvaluationOptions(seeds=(0, 1, 2), map_strategies=("prompted_last", "prompted_last_adapted"))
+    options = EvaluationOptions(
+        seeds=(0, 1, 2), map_strategies=("prompted_last", "prompted_last_adapted"), statistics=StatisticsOptions(seed=0)
+    )
     return describe_evaluation(scores, base, adapted, labelled, options, embedder_options())
 
 

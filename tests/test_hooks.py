@@ -109,12 +109,19 @@ def test_earlier_candidates_may_be_missing(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
-def comparison():
+def comparison(*tasks):
+    tasks = tasks or ("labelled_texts",)
     return pd.DataFrame(
         [
-            {"strategy": name, "v_measure": score, "v_measure_sd": 0.01, "v_measure_unique": score, "v_measure_unique_sd": 0.0,
-             "ami_unique": score, "ami_unique_sd": 0.0}
-            for name, score in (("prompted_values_adapted", 0.612), ("bare_mean", 0.31))
+            {"task": task, "strategy": name, "kind": kind, "standing": standing, "v_measure": score, "v_measure_sd": 0.01,
+             "v_measure_unique": score, "v_measure_unique_sd": 0.0, "ami_unique": score, "ami_unique_sd": 0.0}
+            for task in tasks
+            for name, kind, standing, score in (
+                ("prompted_values_adapted", "adapted", "not worse than best", 0.612),
+                ("prompted_last_adapted", "adapted", "best", 0.62),
+                ("bare_mean", "base", "worse than best", 0.31),
+                ("famous", "published", "", 0.7),
+            )
         ]
     )  # fmt: skip
 
@@ -123,9 +130,34 @@ def test_the_table_fits_a_terminal_of_80_columns():
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(comparison_table(comparison()))
     text = console.export_text()
-    assert "prompted_values_adapted" in text
+    assert "prompted_values_adapted = " in text
     assert "0.612 ±0.010" in text
     assert "…" not in text
+    assert "famous" not in text
+    assert "Clustering of the labelled texts" in text
+
+
+def test_of_several_tasks_their_mean_is_shown():
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(comparison_table(comparison("one", "two", "all tasks")))
+    assert "Clustering of all tasks" in (text := console.export_text())
+    assert text.count("bare_mean") == 1
+
+
+def test_a_task_that_is_not_there_stops_the_run_before_it_starts(embedder_options, tmp_path):
+    run = pipeline("params:embedder", "params:clustering_evaluation")
+    values = {"seeds": [0], "strategies": None, "statistics": {"seed": 0}, "map_strategies": ["a", "b"]}
+
+    def check(**changes):
+        given = {"params:embedder": embedder_options(), "params:clustering_evaluation": values | changes}
+        catalog = DataCatalog({name: MemoryDataset(value) for name, value in given.items()})
+        InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
+
+    check()
+    with pytest.raises(DatasetError, match="names 'mine', which is no labelled file"):
+        check(tasks=["mine"])
+    with pytest.raises(DatasetError, match=r"x\.csv does not exist"):
+        check(labelled_files={"mine": {"path": str(tmp_path / "x.csv")}})
 
 
 def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):

@@ -161,7 +161,7 @@ def test_the_run_is_tracked_with_models_metrics_and_versions(finished):
     assert run.data.params["contrastive_finetuning.steps"] == "2"
     assert run.data.params["embedder.templates.bare"] == "{text}"
     assert len(client.get_metric_history(run.info.run_id, "training_history.validation_loss")) == 3
-    assert "strategy_comparison.prompted_last_adapted.v_measure" in run.data.metrics
+    assert "strategy_comparison.labelled_texts.prompted_last_adapted.v_measure" in run.data.metrics
     assert run.data.tags["saved.adapter"] == run.data.tags["loaded.adapter"]
     assert {"loaded.base_model", "git.commit", "kedro.command"} <= set(run.data.tags)
     logged = {item.path for item in client.list_artifacts(run.info.run_id)}
@@ -294,9 +294,50 @@ def test_the_users_own_texts_replace_the_sample(finished, tmp_path):
     assert set(scores["documents"]) == {20}
 
 
+def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_path):
+    """kill -9 in the middle of scoring, then the same command: what was scored stays as it was, and only the rest is scored."""
+    project = tmp_path / "project"
+    shutil.copytree(finished[0], project, ignore=shutil.ignore_patterns("mlruns", "mlflow.db"))
+    folder = project / "build" / "kedro-test" / "07_model_output" / "evaluation_cells"
+    shutil.rmtree(folder)
+    mine = tmp_path / "mine.csv"
+    mine.write_text("text,label\n" + "".join(f"the {['garden', 'library', 'council'][n % 3]} number {n},{n % 3}\n" for n in range(40)))
+    file = project / "conf" / "test" / "parameters.yml"
+    options = yaml.safe_load(file.read_text())
+    options["clustering_evaluation"] |= {"tasks": ["labelled_texts", "mine"], "labelled_files": {"mine": {"path": str(mine)}}}
+    file.write_text(yaml.safe_dump(options))
+    arguments = ["run", "--pipelines=clustering_evaluation"]
+    process = subprocess.Popen(
+        [str(Path(sys.executable).parent / "kedro"), *arguments],
+        cwd=project, env={**os.environ, "KEDRO_ENV": "test"}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 180
+    while len(list(folder.glob("mine/*/[!.]*.parquet"))) < 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    left = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/[!.]*.parquet")}
+    assert 16 + 3 <= len(left) < 32
+    result = command(project, "kedro", *arguments)
+    assert f"{len(left)} of 32 scores are there already" in result.stderr
+    cells = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/[!.]*.parquet")}
+    assert len(cells) == 32
+    assert {path: cells[path] for path in left} == left
+    again = command(project, "kedro", *arguments)
+    assert "score: " not in again.stderr
+    tables = [pd.read_csv(path) for path in versions(project, "strategy_comparison.csv")[-2:]]
+    pd.testing.assert_frame_equal(*tables)
+    assert set(tables[0]["task"]) == {"labelled_texts", "mine", "all tasks"}
+    assert "Clustering of all tasks" in again.stdout
+
+
 @pytest.mark.parametrize(
     ("parameters", "message"),
     [
+        ("clustering_evaluation.tasks=TwentyNewsgroupClustering.v2", "did you mean 'TwentyNewsgroupsClustering.v2'"),
+        ("mirror=/nowhere", "the mirror /nowhere is no folder"),
         ("corpus=/nowhere/mine.txt", "/nowhere/mine.txt does not exist"),
         ("label_column=topic", "has no column 'topic' for the labels, only 'text', 'label'"),
         ("base_model=no/such/thing/x", "not a GGUF file, a folder, a Hub id or a package"),
@@ -354,16 +395,12 @@ def test_viz_shows_all_pipelines_layers_and_previews(viz):
     tags = {tag["id"] for tag in main["tags"]}
     assert set(PIPELINES) <= tags
     nodes = {node["name"]: node["id"] for node in main["nodes"]}
-    for name in (
-        "strategy_comparison",
-        "training_curve",
-        "cluster_map",
-        "attention_shift_figure",
-        "attention_examples",
-        "attention_words",
-        "base_word_attention",
+    previewed = (
+        "strategy_comparison", "strategy_pivot", "strategy_heatmap", "comparison_bars", "seed_spread", "clustering_scores",
+        "training_curve", "cluster_map", "attention_shift_figure", "attention_examples", "attention_words", "base_word_attention",
         "positive_pairs",
-    ):
+    )  # fmt: skip
+    for name in previewed:
         details = json.loads((viz / "api" / "nodes" / nodes[name]).read_text())
         assert details.get("preview"), name
 

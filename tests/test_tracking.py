@@ -258,6 +258,8 @@ def test_long_values_are_cut_visibly_and_names_are_cleaned():
 def test_a_table_by_row_and_a_mapping_become_metrics_without_missing_values():
     table = pd.DataFrame({"strategy": ["bare/mean", "x"], "ami": [0.1, math.nan], "words": ["a", "b"]})
     assert dataset_metrics("scores", table, {"by": "strategy"}) == [{"step": 0, "values": {"scores.bare/mean.ami": 0.1}}]
+    table = table.assign(task="t")
+    assert dataset_metrics("scores", table, {"by": ["task", "strategy"]}) == [{"step": 0, "values": {"scores.t.bare/mean.ami": 0.1}}]
     assert dataset_metrics("report", {"a": {"b": 2, "yes": True}, "c": "x"}, {}) == [{"step": 0, "values": {"report.a.b": 2.0}}]
 
 

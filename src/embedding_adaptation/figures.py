@@ -25,6 +25,7 @@ _REASON_COLOURS = ("#CC6677", "#332288", "#DDCC77", "#88CCEE", "#882255", "#AA44
 _MARKERS = "osD^vP*X"
 _MAP_COMPONENTS = 50
 _PERPLEXITY = 30.0
+_MAP_ITERATIONS = 500  # after which a map of a thousand points hardly changes
 _RANKED = 25
 _LEGEND_COLUMNS = 4
 
@@ -103,7 +104,7 @@ def _two_dimensions(matrix: np.ndarray, seed: int) -> np.ndarray:
     components = min(_MAP_COMPONENTS, *matrix.shape)
     reduced = PCA(components, random_state=seed).fit_transform(matrix)  # [N, C]
     perplexity = min(_PERPLEXITY, (len(matrix) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(reduced)  # [N, 2]
+    return TSNE(2, perplexity=perplexity, init="pca", max_iter=_MAP_ITERATIONS, random_state=seed).fit_transform(reduced)  # [N, 2]
 
 
 def ranking_map(ranking: pd.DataFrame, criteria: Sequence[str]) -> Figure:

@@ -59,6 +59,8 @@ def _check_names(pipeline: Pipeline, catalog: DataCatalog) -> None:
                 raise DatasetError(str(error)) from error
     if "params:model_export" in pipeline.inputs():
         _check_export(catalog.load("params:model_export"), embedder)
+    if "params:clustering_evaluation" in pipeline.inputs():
+        _check_tasks(catalog.load("params:clustering_evaluation"))
     if "params:data_augmentation" in pipeline.inputs():
         _check_augmentation(catalog.load("params:data_augmentation"), embedder)
 
@@ -70,6 +72,22 @@ def _check_export(given: Any, embedder: EmbedderOptions) -> None:
     try:
         ExportOptions.model_validate(given if isinstance(given, dict) else given.model_dump()).chosen(embedder)
     except ValueError as error:
+        raise DatasetError(str(error)) from error
+
+
+def _check_tasks(given: Any) -> None:
+    """Check that clustering evaluation names tasks that there are; mteb is imported only where one of its own is named."""
+    from embedding_adaptation.pipelines.clustering_evaluation.options import LABELLED_TEXTS, EvaluationOptions
+
+    values = given if isinstance(given, dict) else given.model_dump()
+    if values.get("tasks", LABELLED_TEXTS) in (LABELLED_TEXTS, (LABELLED_TEXTS,), [LABELLED_TEXTS]) and not values.get("labelled_files"):
+        return
+    from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
+    from embedding_adaptation.pipelines.clustering_evaluation.tasks import check_task_names
+
+    try:
+        check_task_names(EvaluationOptions.model_validate(values))
+    except EvaluationError as error:
         raise DatasetError(str(error)) from error
 
 
@@ -95,7 +113,9 @@ def _check_augmentation(given: Any, embedder: EmbedderOptions) -> None:
 
 
 # Made by earlier runs, and useful when it is there.
-_OPTIONAL = frozenset({"finished_candidates", "finished_scores", "corpus_report", "evaluation_report", "training_checkpoints"})
+_OPTIONAL = frozenset(
+    {"finished_candidates", "finished_scores", "finished_cells", "corpus_report", "evaluation_report", "training_checkpoints"}
+)
 
 
 def _way_out(name: str) -> str:
@@ -132,20 +152,27 @@ class ResultTable:
 
 
 def comparison_table(comparison: Any) -> Any:
-    """The comparison of strategies as a table for a terminal of 80 columns: mean and standard deviation over seeds, the best in bold."""
+    """The comparison of strategies as a table for a terminal of 80 columns: mean and standard deviation over seeds, the best in bold.
+
+    Of several tasks their mean is shown.
+    """
     from rich.table import Table
 
+    from embedding_adaptation.pipelines.clustering_evaluation.comparison import BEST, NOT_WORSE, PUBLISHED, overview
+    from embedding_adaptation.pipelines.clustering_evaluation.options import LABELLED_TEXTS
     from embedding_adaptation.pipelines.end_to_end.nodes import METRIC_TITLES
 
-    table = Table(title="Clustering of the labelled texts")
+    shown = overview(comparison)
+    task = str(shown["task"].iloc[0])
+    title = "the labelled texts" if task == LABELLED_TEXTS else task
+    table = Table(title=f"Clustering of {title}", caption="bold: best; =: not worse than the best", caption_justify="left")
     table.add_column("strategy", no_wrap=True)
-    for title in METRIC_TITLES.values():
-        table.add_column(title, justify="right")
-    best = comparison["v_measure"].max()
-    for row in comparison.to_dict("records"):
+    for name in METRIC_TITLES.values():
+        table.add_column(name, justify="right")
+    for row in shown[shown["kind"] != PUBLISHED].to_dict("records"):
         scores = (f"{row[metric]:.3f} ±{row[f'{metric}_sd']:.3f}" for metric in METRIC_TITLES)
-        style = "bold" if row["v_measure"] == best else None
-        table.add_row(row["strategy"], *scores, style=style)
+        mark = " =" * (row["standing"] == NOT_WORSE)
+        table.add_row(f"{row['strategy']}{mark}", *scores, style="bold" if row["standing"] == BEST else None)
     return table
 
 

@@ -9,7 +9,7 @@ A catalog entry asks for it in its metadata:
       metadata:
         mlflow:
           metrics: {step: step}      # a table: one metric a numeric column, at the step of its row
-          # metrics: {by: strategy}  # a table: one metric a numeric column and row, named after the row
+          # metrics: {by: strategy}  # a table: one metric a numeric column and row, named after the row; several columns as a list
           # metrics: {}              # a mapping: one metric a number in it
           artifact: true             # the saved file or folder itself
           # model: true              # an exported model: logged as an MLflow model and registered
@@ -38,7 +38,7 @@ from pydantic import ValidationError
 from embedding_adaptation.model_registry import RegistryOptions, log_and_register
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
 
     import pandas as pd
     from kedro.framework.context import KedroContext
@@ -53,6 +53,7 @@ _KEYS = {"metrics", "artifact", "model"}
 _MAX_PARAM_CHARACTERS = 500
 _CUT = " ... (cut)"
 _ERROR_CHARACTERS = 4000
+_METRICS_AT_ONCE = 500
 # A server that is down should cost seconds: MLflow's own patience (7 tries of 120 s) would hold up a finished run for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -291,8 +292,11 @@ class MlflowSender:
                 for name, value in event["values"].items():
                     client.set_tag(run_id, name, value)
             case "metrics":
-                for name, value in event["values"].items():
-                    client.log_metric(run_id, name, value, timestamp=event["time"], step=event["step"])
+                from mlflow.entities import Metric
+
+                metrics = [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
+                for first in range(0, len(metrics), _METRICS_AT_ONCE):
+                    client.log_batch(run_id, metrics=metrics[first : first + _METRICS_AT_ONCE])
             case "artifact":
                 path = Path(event["path"])
                 log = client.log_artifacts if path.is_dir() else client.log_artifact
@@ -368,23 +372,25 @@ def flatten_parameters(values: Mapping[str, Any], prefix: str = "") -> Iterator[
         yield name, text
 
 
-def dataset_metrics(name: str, data: Any, wish: Mapping[str, str]) -> list[dict[str, Any]]:
+def dataset_metrics(name: str, data: Any, wish: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A dataset's numbers as metrics.
 
     Args:
         name: Name of the dataset, which begins the names of its metrics.
         data: A table, or a mapping with numbers at any depth.
-        wish: ``{step: COLUMN}``, ``{by: COLUMN}`` or ``{}``, see the module's text.
+        wish: ``{step: COLUMN}``, ``{by: COLUMN}``, ``{by: [COLUMN, ...]}`` or ``{}``, see the module's text.
 
     Returns:
         Items ``{"step": ..., "values": {metric: number}}``. Missing values are left out.
     """
     if "step" in wish:
-        return [{"step": int(row[wish["step"]]), "values": dict(_numbers(row, name, leave_out=wish["step"]))} for row in _records(data)]
+        return [{"step": int(row[wish["step"]]), "values": dict(_numbers(row, name, leave_out={wish["step"]}))} for row in _records(data)]
     if "by" in wish:
         values: dict[str, float] = {}
+        columns = [wish["by"]] if isinstance(wish["by"], str) else list(wish["by"])
         for row in _records(data):
-            values |= dict(_numbers(row, f"{name}.{_metric_name(str(row[wish['by']]))}", leave_out=wish["by"]))
+            prefix = ".".join([name, *(_metric_name(str(row[column])) for column in columns)])
+            values |= dict(_numbers(row, prefix, leave_out=set(columns)))
         return [{"step": 0, "values": values}]
     return [{"step": 0, "values": dict(_numbers(data, name))}]
 
@@ -393,11 +399,11 @@ def _records(data: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in data.to_dict("records")]
 
 
-def _numbers(data: Mapping[str, Any], prefix: str, leave_out: str | None = None) -> Iterator[tuple[str, float]]:
+def _numbers(data: Mapping[str, Any], prefix: str, leave_out: Collection[str] = ()) -> Iterator[tuple[str, float]]:
     import math
 
     for key, value in data.items():
-        if key == leave_out:
+        if key in leave_out:
             continue
         name = f"{prefix}.{_metric_name(str(key))}"
         if isinstance(value, dict):

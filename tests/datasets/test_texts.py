@@ -160,3 +160,28 @@ def test_a_small_file_is_checked_in_full_at_once(tmp_path):
         as_stream(tmp_path / "t.txt").check_input()
     with pytest.raises(DatasetError, match="does not exist"):
         as_stream(tmp_path / "none.txt").check_input()
+
+
+def test_several_label_columns_are_the_levels_of_a_hierarchy(tmp_path):
+    path = tmp_path / "x.csv"
+    path.write_text("text,area,product,part\none,home,oven,door\ntwo,home,oven,\nthree,work,,\nfour,work,desk,leg\n")
+    frame = TextsDataset(filepath=str(path), label_column=["area", "product", "part"]).load()
+    assert frame["label"].tolist() == ["home", "home", "work", "work"]
+    assert frame["labels"].tolist() == [["home", "oven", "door"], ["home", "oven"], ["work"], ["work", "desk", "leg"]]
+    assert frame.columns.tolist() == ["id", "text", "label", "labels"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        (["area", "none"], "has no column 'none' for the labels"),
+        (["product", "area"], r"column 'product' has no label in 1 of 4 rows"),
+        (["area", "part", "product"], r"column 'product' has a label where 'part', the level above, has none \(row 2\)"),
+        (["area", "same"], "column 'same' holds one class only, 'x'"),
+    ],
+)
+def test_a_hierarchy_with_gaps_is_refused(tmp_path, columns, message):
+    path = tmp_path / "x.csv"
+    path.write_text("text,area,product,part,same\none,home,oven,door,x\ntwo,home,oven,,x\nthree,work,,,x\nfour,work,desk,leg,x\n")
+    with pytest.raises(DatasetError, match=message):
+        TextsDataset(filepath=str(path), label_column=columns).load()

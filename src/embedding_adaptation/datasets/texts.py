@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
@@ -29,13 +29,15 @@ _ROWS = 20_000
 class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
     """Texts, one a row, from ``.txt`` (one a line), ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``.
 
-    Loads a frame of strings with the columns ``id``, ``text`` and, where ``label_column`` is set, ``label``. Rows without text are left
-    out with a warning. It has no save: raw texts are the user's own.
+    Loads a frame of strings with the columns ``id``, ``text`` and, where ``label_column`` is set, ``label``. Where that names several
+    columns, these are the levels of a hierarchy, from coarse to fine: ``label`` is the first, and a column ``labels`` holds a list for each
+    text, down to the last level that has a label. Rows without text are left out with a warning. It has no save: raw texts are the user's
+    own.
 
     Args:
         filepath: The file; its ending says the format.
         text_column: Column of the texts; a ``.txt`` file has only this one.
-        label_column: Column of the labels, for labelled texts.
+        label_column: Column of the labels, for labelled texts, or several columns, from coarse to fine.
         id_column: Column of the ids; without it a row's number in the file, counted from 1, is its id.
         encoding: Encoding of text formats. A byte-order mark is ignored.
         metadata: Free values for other tools.
@@ -57,14 +59,14 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         *,
         filepath: str,
         text_column: str = "text",
-        label_column: str | None = None,
+        label_column: str | Sequence[str] | None = None,
         id_column: str | None = None,
         encoding: str = "utf-8",
         metadata: dict[str, Any] | None = None,
     ) -> None:
         self._path = Path(filepath).expanduser()
         self._text_column = text_column
-        self._label_column = label_column
+        self._label_columns = [label_column] if isinstance(label_column, str) else list(label_column or ())
         self._id_column = id_column
         self._encoding = "utf-8-sig" if encoding.lower().replace("_", "-") in {"utf-8", "utf8"} else encoding
         self.metadata = metadata
@@ -92,8 +94,8 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         return texts
 
     def _check_columns(self, raw: pd.DataFrame) -> None:
-        columns = {"text": self._text_column, "label": self._label_column, "id": self._id_column}
-        for role, column in columns.items():
+        columns = [("text", self._text_column), *(("label", column) for column in self._label_columns), ("id", self._id_column)]
+        for role, column in columns:
             if column is not None and column not in raw.columns:
                 there = ", ".join(map(repr, raw.columns))
                 self._fail(
@@ -112,8 +114,8 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
 
         numbers = pd.Series(range(first_row, first_row + len(raw)), index=raw.index).astype(str)
         frame = pd.DataFrame({"id": raw[self._id_column] if self._id_column else numbers, "text": raw[self._text_column]})
-        if self._label_column:
-            frame["label"] = raw[self._label_column]
+        for level, column in enumerate(self._label_columns):
+            frame[_level(level)] = raw[column]
         frame = frame.astype(object).where(frame.notna(), "").astype(str)
         empty = frame["text"].str.strip() == ""
         if empty.all() and not partial:
@@ -124,22 +126,32 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
                 self._path.name, empty.sum(), len(frame), _listed(numbers[empty]),
             )  # fmt: skip
         frame, numbers = frame[~empty], numbers[~empty]
-        if self._label_column:
-            missing = frame["label"].str.strip() == ""
-            if missing.any():
-                self._fail(
-                    f"column {self._label_column!r} has no label in {missing.sum()} of {len(frame)} rows "
-                    f"(row {_listed(numbers[missing])}); label these rows or remove them"
-                )
-            if frame["label"].nunique() == 1:
-                self._fail(
-                    f"column {self._label_column!r} holds one class only, {frame['label'].iloc[0]!r}; "
-                    "scoring a clustering needs texts of two classes or more"
-                )
+        if self._label_columns:
+            self._check_labels(frame, numbers)
+            frame = _gather_levels(frame, len(self._label_columns))
         if self._id_column and frame["id"].duplicated().any():
             doubled = frame["id"][frame["id"].duplicated()].iloc[0]
             self._fail(f"column {self._id_column!r} holds {doubled!r} more than once; ids must be unique")
         return frame.reset_index(drop=True)
+
+    def _check_labels(self, frame: pd.DataFrame, numbers: pd.Series) -> None:
+        above = None
+        for level, column in enumerate(self._label_columns):
+            missing = frame[_level(level)].str.strip() == ""
+            if level == 0 and missing.any():
+                self._fail(
+                    f"column {column!r} has no label in {missing.sum()} of {len(frame)} rows "
+                    f"(row {_listed(numbers[missing])}); label these rows or remove them"
+                )
+            if above is not None and (orphans := above & ~missing).any():
+                self._fail(
+                    f"column {column!r} has a label where {self._label_columns[level - 1]!r}, the level above, has none "
+                    f"(row {_listed(numbers[orphans])}); name the columns from coarse to fine, or fill the gap"
+                )
+            if frame[_level(level)][~missing].nunique() < 2:  # noqa: PLR2004  a clustering has two sides
+                only = repr(frame[_level(level)][~missing].iloc[0]) if (~missing).any() else "no label"
+                self._fail(f"column {column!r} holds one class only, {only}; scoring a clustering needs texts of two classes or more")
+            above = missing
 
     def _read(self) -> pd.DataFrame:
         readers: dict[str, Callable[[], pd.DataFrame]] = {
@@ -237,7 +249,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         return self._path.is_file()
 
     def _describe(self) -> dict[str, Any]:
-        return {"filepath": str(self._path), "text_column": self._text_column, "label_column": self._label_column}
+        return {"filepath": str(self._path), "text_column": self._text_column, "label_columns": self._label_columns}
 
 
 class TextStreamDataset(TextsDataset):
@@ -328,6 +340,19 @@ def read_table(filepath: str) -> pd.DataFrame:
         DatasetError: If it cannot be read; the message names the file and the remedy.
     """
     return _Table(filepath=filepath)._read()  # noqa: SLF001  the class is this module's
+
+
+def _level(number: int) -> str:
+    return f"label {number + 1}" if number else "label"
+
+
+def _gather_levels(frame: pd.DataFrame, count: int) -> pd.DataFrame:
+    """The levels of a hierarchy as one column of lists."""
+    if count == 1:
+        return frame
+    levels = [_level(number) for number in range(count)]
+    frame["labels"] = [[label for label in row if label.strip()] for row in frame[levels].to_numpy().tolist()]
+    return frame.drop(columns=levels[1:])
 
 
 def _listed(numbers: pd.Series) -> str:

@@ -1,27 +1,34 @@
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
 
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
-from embedding_adaptation.pipelines.clustering_evaluation import scoring
+from embedding_adaptation.datasets.task_mirror import TaskMirror
+from embedding_adaptation.pipelines.clustering_evaluation import nodes
+from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.nodes import (
-    EvaluationError,
+    collect_mteb_results,
     compare_strategies,
+    gather_scores,
+    plan_evaluation,
     plot_cluster_map,
-    score_strategies,
+    plot_comparison,
+    plot_heatmap,
+    plot_seeds,
+    score_cells,
+    tabulate_scores,
 )
-from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
 TEXTS = pd.DataFrame({"id": [str(n) for n in range(40)], "text": [f"t{n}" for n in range(40)], "label": ["ab"[n % 2] for n in range(40)]})
 IDS = tuple(TEXTS["id"])
-
-
-def options(**changes):
-    values = {"seeds": [0, 1], "map_strategies": ["prompted_last", "prompted_last_adapted"]}
-    return EvaluationOptions.model_validate(values | changes)
+NEWS = "mteb/twentynewsgroups-clustering"
+PUBLISHED = pd.DataFrame([{"model": "famous", "tasks": "TwentyNewsgroupsClustering.v2", "score": 60.0, "source": "somewhere"}])
 
 
 def embeddings(*names, ids=IDS):
@@ -30,68 +37,111 @@ def embeddings(*names, ids=IDS):
 
 
 @pytest.fixture
-def scored(monkeypatch):
-    """mteb's part, minutes of k-means, by a stand-in: it has tests of its own."""
-    calls = []
+def sources(tmp_path, tiny_weights):
+    """What the first two nodes take before their options."""
 
-    def fake(vectors, texts, labels, seed):
-        calls.append((vectors.copy(), list(texts), list(labels), seed))
-        return 0.1 * len(calls), 0.01
+    def make(base=("bare_mean", "prompted_last"), adapted=("prompted_last_adapted",), mirror=None, finished=None, **changes):
+        values = {
+            "base_embeddings": embeddings(*base),
+            "adapted_embeddings": embeddings(*adapted),
+            "labelled_texts": TEXTS,
+            "base_model": tiny_weights,
+            "adapter": dataclasses.replace(tiny_weights, card=dataclasses.replace(tiny_weights.card, sha256="adapted")),
+            "base_after_processing": {},
+            "adapted_after_processing": {},
+            "embedding_store": EmbeddingStore(tmp_path / "store"),
+            "task_mirror": TaskMirror(mirror),
+            "finished_cells": finished or {},
+        }
+        return tuple((values | changes).values())
 
-    monkeypatch.setattr(scoring, "mteb_scores", fake)
-    return calls
-
-
-def test_every_strategy_and_random_vectors_are_scored_with_every_seed(scored):
-    scores = score_strategies(embeddings("bare_mean", "prompted_last"), embeddings("prompted_last_adapted"), TEXTS, options())
-    expected = {(name, seed) for name in ("bare_mean", "prompted_last", "prompted_last_adapted", "random") for seed in (0, 1)}
-    assert set(zip(scores["strategy"], scores["seed"], strict=True)) == expected
-    assert (scores["documents"] == 40).all()
-    assert (scores["clusters"] == 2).all()
-
-
-def test_a_draw_is_the_same_for_all_strategies_of_a_seed(scored):
-    score_strategies(embeddings("bare_mean"), embeddings("prompted_last_adapted"), TEXTS, options(max_documents=10))
-    by_seed = {seed: {tuple(texts) for _, texts, _, s in scored if s == seed} for seed in (0, 1)}
-    assert all(len(draws) == 1 for draws in by_seed.values())
-    assert by_seed[0] != by_seed[1]
-    vectors, texts, labels, _ = scored[0]
-    rows = [int(text[1:]) for text in texts]
-    np.testing.assert_array_equal(vectors, embeddings("bare_mean").vectors["bare_mean"][rows])
-    assert labels == ["ab"[row % 2] for row in rows]
+    return make
 
 
-def test_vectors_of_other_texts_are_refused():
+@pytest.mark.slow
+def test_from_vectors_and_tasks_to_tables_figures_and_result_files(sources, mirror, evaluation_options, embedder_options, tmp_path):
+    options, embedder = evaluation_options(tasks=["labelled_texts", "TwentyNewsgroupsClustering.v2"]), embedder_options()
+    given = sources(mirror=mirror(NEWS))
+    planned = plan_evaluation(*given, options, embedder)
+    assert planned.groupby("task", sort=False)["seed"].unique().map(list).to_dict() == {
+        "labelled_texts": [0, 1],
+        "TwentyNewsgroupsClustering.v2": [42],
+    }
+    cells = {}
+    for cell in score_cells(planned, *given, options, embedder):
+        cells |= cell
+    assert len(planned) == 3 * 5
+    assert set(cells) == set(planned["cell"])
+    again = sources(mirror=tmp_path / "mirror", finished=cells)
+    assert list(score_cells(planned, *again, options, embedder)) == []
+    scored = gather_scores(planned, cells)
+    long, others = tabulate_scores(scored)
+    assert set(long["task"]) == {"labelled_texts", "TwentyNewsgroupsClustering.v2"}
+    assert others.empty
+    comparison, differences, pivoted = compare_strategies(scored, PUBLISHED, options, embedder)
+    assert comparison["task"].unique().tolist() == ["labelled_texts", "TwentyNewsgroupsClustering.v2", "all tasks"]
+    assert {"random", "tfidf_svd", "famous", "prompted_last_adapted"} <= set(comparison["strategy"])
+    assert set(differences["question"]) == {"baseline", "adaptation", "best"}
+    assert pivoted.shape == (6, 4)
+    results = collect_mteb_results(scored, options, embedder)
+    ours = ("bare_mean", "prompted_last", "prompted_last_adapted")
+    assert [model.name for model in results.models] == [f"local/embedding-adaptation-{name}" for name in ours]
+    for figure in (plot_heatmap(comparison), plot_comparison(comparison, options), plot_seeds(long)):
+        figure.savefig(tmp_path / "x.png")
+
+
+def test_vectors_of_other_texts_are_refused(sources, evaluation_options, embedder_options):
+    given = sources(adapted_embeddings=embeddings("prompted_last_adapted", ids=IDS[::-1]))
     with pytest.raises(EvaluationError, match="adapted_embeddings hold 40 texts that are not the 40 labelled texts in their order"):
-        score_strategies(embeddings("a"), embeddings("b", ids=IDS[::-1]), TEXTS, options())
+        plan_evaluation(*given, evaluation_options(), embedder_options())
 
 
-def test_the_comparison_goes_from_chance_to_adapted_with_mean_and_spread(embedder_options):
-    scores = pd.DataFrame(
-        [
-            {"strategy": name, "seed": seed, "v_measure": 0.1 + seed, "v_measure_unique": 0.2, "ami_unique": 0.3}
-            for name in ("prompted_last_adapted", "bare_mean", "random")
-            for seed in (0, 1)
-        ]
-    )
-    table = compare_strategies(scores, embedder_options())
-    assert table["strategy"].tolist() == ["random", "bare_mean", "prompted_last_adapted"]
-    assert table["weights"].tolist() == ["none", "base", "adapted"]
-    assert table["v_measure"].tolist() == [0.6, 0.6, 0.6]
-    assert table["v_measure_sd"].tolist() == [0.7071] * 3
-    one_seed = compare_strategies(scores[scores["seed"] == 0], embedder_options())
-    assert one_seed["v_measure_sd"].tolist() == [0.0] * 3
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"statistics": {"resamples": 100, "seed": 0, "baseline": "none"}}, "statistics.baseline names 'none', which is not scored"),
+        ({"comparators": {"models": {"bare_mean": {"model": "x"}}}}, "comparators.models names 'bare_mean', which is a strategy's name"),
+        ({"strategies": ["topic.*"]}, r"clustering_evaluation.strategies names the strategy 'topic.\*'"),
+    ],
+)
+def test_names_that_do_not_fit_are_refused_before_scoring(sources, evaluation_options, embedder_options, changes, message):
+    with pytest.raises(ValueError, match=message):
+        plan_evaluation(*sources(), evaluation_options(**changes), embedder_options())
 
 
-def test_the_map_shows_two_strategies_side_by_side():
-    figure = plot_cluster_map(embeddings("prompted_last"), embeddings("prompted_last_adapted"), TEXTS, options())
+def test_only_the_chosen_strategies_are_planned(sources, evaluation_options, embedder_options):
+    planned = plan_evaluation(*sources(), evaluation_options(strategies=["prompted_*"]), embedder_options())
+    assert set(planned["strategy"]) == {"random", "tfidf_svd", "prompted_last", "prompted_last_adapted"}
+
+
+def test_the_map_shows_two_strategies_side_by_side(evaluation_options):
+    figure = plot_cluster_map(embeddings("prompted_last"), embeddings("prompted_last_adapted"), TEXTS, evaluation_options())
     assert [axis.get_title() for axis in figure.axes] == ["prompted_last", "prompted_last_adapted"]
     assert all(sum(len(c.get_offsets()) for c in axis.collections) == 40 for axis in figure.axes)
     with pytest.raises(EvaluationError, match="map_strategies names 'prompted_last'; there are: other, more"):
-        plot_cluster_map(embeddings("other"), embeddings("more"), TEXTS, options())
+        plot_cluster_map(embeddings("other"), embeddings("more"), TEXTS, evaluation_options())
 
 
-@pytest.mark.parametrize("changes", [{"seeds": []}, {"seeds": [1, 1]}, {"max_documents": 1}, {"map_strategies": ["one"]}])
-def test_wrong_options_are_refused(changes):
+def test_the_map_draws_what_can_be_read(evaluation_options, monkeypatch):
+    monkeypatch.setattr(nodes, "_MAP_DOCUMENTS", 30)
+    figure = plot_cluster_map(embeddings("prompted_last"), embeddings("prompted_last_adapted"), TEXTS, evaluation_options())
+    assert all(sum(len(c.get_offsets()) for c in axis.collections) == 30 for axis in figure.axes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seeds": []},
+        {"seeds": [1, 1]},
+        {"official_seeds": [42, 42]},
+        {"max_documents": 1},
+        {"map_strategies": ["one"]},
+        {"labelled_files": {"labelled_texts": {"path": "x.csv"}}},
+        {"comparators": {"models": {"random": {"model": "x"}}}},
+        {"statistics": {"resamples": 10, "seed": 0}},
+        {"model_name": "no organisation"},
+    ],
+)
+def test_wrong_options_are_refused(evaluation_options, changes):
     with pytest.raises(ValidationError):
-        options(**changes)
+        evaluation_options(**changes)

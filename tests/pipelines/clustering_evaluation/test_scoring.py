@@ -6,12 +6,19 @@ import numpy as np
 import pytest
 import torch
 
+from embedding_adaptation.pipelines.clustering_evaluation.comparators import random_source
+from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
+from embedding_adaptation.pipelines.clustering_evaluation.options import ClusterCountOptions
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import (
+    by_text,
+    checked_vectors,
+    evaluate_with_mteb,
     labelled_texts_task,
     mteb_scores,
     preserved_random_state,
-    random_vectors,
+    score_parts,
     unique_document_scores,
+    unique_parts,
 )
 
 TEXTS = [f"text {n}" for n in range(90)]
@@ -82,9 +89,10 @@ def test_random_state_is_put_back_even_after_an_error():
 
 def test_unique_scores_know_the_perfect_and_the_meaningless_clustering():
     perfect = unique_document_scores(clustered(0.01), TEXTS, LABELS, 0)
-    assert perfect == pytest.approx({"v_measure_unique": 1.0, "ami_unique": 1.0})
-    chance = unique_document_scores(random_vectors(TEXTS, 8, 0), TEXTS, LABELS, 0)
+    assert perfect == pytest.approx(dict.fromkeys(("v_measure_unique", "ami_unique", "ari_unique", "accuracy_unique"), 1.0))
+    chance = unique_document_scores(random_source(0)(TEXTS), TEXTS, LABELS, 0)
     assert abs(chance["ami_unique"]) < 0.1
+    assert abs(chance["ari_unique"]) < 0.1
 
 
 def test_copies_of_a_document_count_once(noisy):
@@ -93,9 +101,62 @@ def test_copies_of_a_document_count_once(noisy):
     assert doubled == once
 
 
-def test_random_vectors_are_unit_vectors_the_same_for_equal_texts():
-    vectors = random_vectors(["a", "b", "a"], 16, 3)
-    np.testing.assert_array_equal(vectors[0], vectors[2])
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-6)
-    assert not np.array_equal(vectors[0], vectors[1])
-    assert not np.array_equal(vectors, random_vectors(["a", "b", "a"], 16, 4))
+def test_the_number_of_clusters_is_estimated_beside_the_true_one():
+    parts = unique_parts(TEXTS, LABELS)
+    scores = score_parts(parts, by_text(TEXTS, clustered(0.1)), 0, cluster_count=ClusterCountOptions(candidates=10, max_documents=50))
+    assert scores.metrics["clusters_estimated"] == 3
+    assert scores.metrics["ami_estimated"] == pytest.approx(1.0)
+    assert scores.resampled == {}
+
+
+def test_a_hierarchy_is_scored_level_by_level_without_those_that_have_no_label_there(noisy):
+    labels = [[label, f"{label}{n % 2}"] if n % 5 else [label] for n, label in enumerate(LABELS)]
+    parts = unique_parts(TEXTS, labels)
+    assert [(part.title, len(part.texts), part.clusters) for part in parts] == [("level 1", 90, 3), ("level 2", 72, 6)]
+    scores = score_parts(parts, by_text(TEXTS, noisy), 0, resamples=100)
+    levels = [scores.by_part[title]["ami_unique"] for title in ("level 1", "level 2")]
+    assert scores.metrics["ami_unique"] == pytest.approx(np.mean(levels))
+    assert scores.resampled["ami_unique"].shape == (100,)
+    (alone,) = unique_parts(TEXTS, LABELS)
+    assert scores.by_part["level 1"] == score_parts([alone], by_text(TEXTS, noisy), 0).metrics
+
+
+def test_copies_and_contradictions_and_singletons_are_counted():
+    (part,) = unique_parts(["a", "b", "a", "c", "b", "d"], ["x", "y", "x", "z", "x", "y"])
+    assert part.texts == ("a", "b", "c", "d")
+    assert part.labels.tolist() == ["x", "y", "z", "y"]
+    assert (part.copies, part.contradictions, part.singletons) == (2, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("texts", "labels", "message"),
+    [
+        (["a", "b"], ["x", "x"], "have 1 label; scoring a clustering needs two or more"),
+        (["a", "b", "a"], ["x", "y", "z"], "each of the 2 different documents has a label of its own"),
+        (["a", "b", "c"], [["x", "p"], ["x", "p"], ["y"]], "the 2 different documents at level 2 have 1 label"),
+    ],
+)
+def test_labels_that_no_clustering_can_be_judged_by_are_refused(texts, labels, message):
+    with pytest.raises(EvaluationError, match=message):
+        unique_parts(texts, labels)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_vectors_that_are_not_finite_are_refused_with_a_way_out(noisy, value):
+    broken = noisy.copy()
+    broken[[3, 5], 1] = value
+    with pytest.raises(EvaluationError, match=r"2 of 90 vectors hold values that are not finite \(first: text 4\); embed again with"):
+        checked_vectors(broken)
+    with pytest.raises(EvaluationError, match="not finite"):
+        unique_document_scores(broken, TEXTS, LABELS, 0)
+
+
+def test_empty_texts_are_documents_like_any_other(noisy):
+    texts = ["", *TEXTS[1:]]
+    assert unique_document_scores(noisy, texts, LABELS, 0) == unique_document_scores(noisy, TEXTS, LABELS, 0)
+
+
+@pytest.mark.slow
+def test_the_texts_that_mteb_asks_for_are_noted(noisy):
+    _, seen = evaluate_with_mteb(labelled_texts_task(TEXTS, LABELS, 0), by_text(TEXTS, noisy))
+    assert seen == {("test", "default"): TEXTS}

@@ -5,12 +5,20 @@ import pandas as pd
 from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines, write_report
 
 
-def report(embedder_options, **rejected):
+def report(embedder_options, tasks=("labelled_texts",), **rejected):
     comparison = pd.DataFrame(
         [
-            {"strategy": name, "weights": "base", "template": "bare", "pooling": "mean", "v_measure": score, "v_measure_sd": 0.01,
-             "v_measure_unique": score, "v_measure_unique_sd": 0.02, "ami_unique": score / 2, "ami_unique_sd": 0.03}
-            for name, score in (("random", 0.1), ("prompted_last", 0.5), ("bare_mean", 0.3))
+            {"task": task, "strategy": name, "kind": kind, "weights": "base", "template": "bare", "pooling": "mean", "v_measure": score,
+             "v_measure_sd": 0.01, "v_measure_unique": score, "v_measure_unique_sd": 0.02, "ami_unique": score / 2, "ami_unique_sd": 0.03,
+             "standing": standing, "adaptation": adaptation, "caution": "81 documents only" if task == "few" else None}
+            for task in tasks
+            for name, kind, score, standing, adaptation in (
+                ("random", "comparator", 0.1, None, None),
+                ("prompted_last", "base", 0.5, "best", None),
+                ("prompted_last_adapted", "adapted", 0.49, "not worse than best", "no difference shown"),
+                ("bare_mean", "base", 0.3, "worse than best", None),
+                ("famous", "published", 0.9, None, None),
+            )
         ]
     )  # fmt: skip
     values = {"base": 0.2, "adapted": 0.25, "shift": 0.05, "shift_low": 0.04, "shift_high": 0.06}
@@ -24,7 +32,9 @@ def report(embedder_options, **rejected):
 
 def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
     text = report(embedder_options, copy=3, empty=0)
-    assert "Best: **prompted_last**, V-measure 0.500" in text
+    assert "Best: **prompted_last**, V-measure 0.500. Not shown to be worse: prompted_last_adapted." in text
+    assert "- What adaptation gave prompted_last_adapted: no difference shown." in text
+    assert "famous" not in text
     assert "| bare_mean | base | bare | mean | 0.300 ± 0.010 | 0.300 ± 0.020 | 0.150 ± 0.030 |" in text
     assert "7 of 10 candidates were accepted (noise 7 of 10). Rejected: copy 3." in text
     assert "2 steps. Held-out loss 2.000 before, 1.000 after; held-out accuracy at 1 0.500 before, 0.750 after." in text
@@ -33,6 +43,12 @@ def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
 
 def test_nothing_rejected_reads_as_none(embedder_options):
     assert "Rejected: none." in report(embedder_options)
+
+
+def test_each_task_has_its_table_and_its_caution(embedder_options):
+    text = report(embedder_options, tasks=("mine", "few", "all tasks"))
+    assert text.count("| bare_mean |") == 3
+    assert "### few\n\n81 documents only.\n\n| strategy" in text
 
 
 def test_the_cost_is_divided_by_what_was_gained(embedder_options):

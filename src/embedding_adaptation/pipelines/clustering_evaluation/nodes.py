@@ -1,118 +1,203 @@
-"""Nodes of clustering evaluation: vectors and labels -> scores -> comparison, map."""
+"""Nodes of clustering evaluation: tasks and vectors -> scores, cell by cell -> tables and figures."""
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
-from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions, chosen_names
+from embedding_adaptation.datasets.mteb_results import TaskResults
+from embedding_adaptation.datasets.task_mirror import TaskMirror
+from embedding_adaptation.embedder.after_processing import AfterProcessing
+from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.options import EmbedderOptions, chosen_names
+from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from embedding_adaptation.pipelines.clustering_evaluation.vectors import Contenders
 else:
     Figure = Any  # Kedro evaluates the annotations at start, and matplotlib takes a while to import
 
-logger = logging.getLogger(__name__)
-
-METRICS = ("v_measure", "v_measure_unique", "ami_unique")
+_MAP_DOCUMENTS = 1000  # more points make a map slower, not clearer
 
 
-class EvaluationError(ValueError):
-    """Vectors and labels that do not fit together; the message says why and what to do."""
-
-
-def score_strategies(
+def plan_evaluation(
     base_embeddings: Embeddings,
     adapted_embeddings: Embeddings,
     labelled_texts: pd.DataFrame,
+    base_model: DecoderWeights,
+    adapter: DecoderWeights,
+    base_after_processing: Mapping[str, AfterProcessing],
+    adapted_after_processing: Mapping[str, AfterProcessing],
+    embedding_store: EmbeddingStore,
+    task_mirror: TaskMirror,
+    finished_cells: Mapping[str, pd.DataFrame],
     options: EvaluationOptions,
+    embedder_options: EmbedderOptions,
 ) -> pd.DataFrame:
-    """Score every strategy, and random vectors, with every seed.
+    """List what has to be scored: every task with every strategy and seed, each under a fingerprint of all that decides its score.
 
     Args:
-        base_embeddings: Vectors of the base model.
-        adapted_embeddings: Vectors of the adapted model.
+        base_embeddings: Vectors of the labelled texts under the base model's strategies.
+        adapted_embeddings: The same of the adapted model.
         labelled_texts: The texts with ``id``, ``text`` and ``label``.
-        options: Evaluation options.
-
-    Returns:
-        A row for each strategy and seed: ``v_measure`` (mteb's fast protocol) with its ``v_measure_std`` over bootstraps,
-        ``v_measure_unique`` and ``ami_unique`` (each document once), ``documents``, ``clusters``.
-
-    Raises:
-        EvaluationError: If the vectors are of other texts than these.
-    """
-    from tqdm.auto import tqdm
-
-    from embedding_adaptation.pipelines.clustering_evaluation.scoring import (
-        mteb_scores,
-        random_vectors,
-        unique_document_scores,
-    )
-
-    vectors = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
-    chosen_vectors = chosen_names(options.strategies, vectors, "clustering_evaluation.strategies")
-    vectors = {name: vectors[name] for name in chosen_vectors}
-    rows = []
-    with tqdm(total=len(options.seeds) * (len(vectors) + 1), unit="scoring", desc="cluster") as bar:
-        for seed in options.seeds:
-            chosen = _draw(len(labelled_texts), options.max_documents, seed)
-            texts = labelled_texts["text"].iloc[chosen].tolist()
-            labels = labelled_texts["label"].iloc[chosen].tolist()
-            dimension = next(iter(vectors.values())).shape[1]
-            drawn = {name: matrix[chosen] for name, matrix in vectors.items()}
-            drawn[RANDOM_STRATEGY] = random_vectors(texts, dimension, seed)
-            for name, matrix in drawn.items():
-                v_measure, spread = mteb_scores(matrix, texts, labels, seed)
-                rows.append(
-                    {
-                        "strategy": name,
-                        "seed": seed,
-                        "v_measure": v_measure,
-                        "v_measure_std": spread,
-                        **unique_document_scores(matrix, texts, labels, seed),
-                        "documents": len(texts),
-                        "clusters": len(set(labels)),
-                    }
-                )
-                bar.update()
-    return pd.DataFrame(rows)
-
-
-def compare_strategies(clustering_scores: pd.DataFrame, embedder_options: EmbedderOptions) -> pd.DataFrame:
-    """Put the strategies side by side.
-
-    Args:
-        clustering_scores: A row a strategy and seed.
+        base_model: Base weights.
+        adapter: Adapted weights.
+        base_after_processing: Fitted after-processing of the base model's strategies.
+        adapted_after_processing: The same of the adapted model.
+        embedding_store: Vectors of other tasks' texts.
+        task_mirror: Where the data of mteb's tasks come from.
+        finished_cells: Scores of earlier runs.
+        options: Tasks, strategies, seeds, protocol.
         embedder_options: What each strategy is.
 
     Returns:
-        A row a strategy, from the simplest to the adapted: what it is, and the mean and standard deviation over the seeds of each metric.
+        A row a cell.
+
+    Raises:
+        EvaluationError: If the vectors are of other texts than these, or a task cannot be scored.
+        MirrorError: If a task's data are not there or not what they should be.
     """
-    every = embedder_options.every_strategy
-    order = [RANDOM_STRATEGY, *every]
-    rows = []
-    for name in [name for name in order if name in set(clustering_scores["strategy"])]:
-        scores = clustering_scores[clustering_scores["strategy"] == name]
-        strategy = every.get(name)
-        row: dict[str, object] = {
-            "strategy": name,
-            "weights": strategy.weights if strategy else "none",
-            "template": strategy.title if strategy else "none",
-            "pooling": strategy.pooling if strategy else "none",
-            "layers": " + ".join(map(str, strategy.layers)) if strategy else "none",
-            "after": (strategy.after.title if strategy else "") or "none",
-        }
-        for metric in METRICS:
-            row[metric] = round(float(scores[metric].mean()), 4)
-            row[f"{metric}_sd"] = round(float(scores[metric].std(ddof=1)), 4) if len(scores) > 1 else 0.0
-        rows.append(row)
-    return pd.DataFrame(rows)
+    from embedding_adaptation.pipelines.clustering_evaluation.grid import check_data, plan
+    from embedding_adaptation.pipelines.clustering_evaluation.tasks import resolve_tasks
+
+    extracted = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
+    tasks = resolve_tasks(options, labelled_texts, task_mirror)
+    check_data(tasks, finished_cells)
+    after = {**base_after_processing, **adapted_after_processing}
+    contenders = _contenders(extracted, labelled_texts, base_model, adapter, after, embedding_store, options, embedder_options)
+    return plan(tasks, contenders, options)
+
+
+def score_cells(
+    evaluation_plan: pd.DataFrame,
+    base_embeddings: Embeddings,
+    adapted_embeddings: Embeddings,
+    labelled_texts: pd.DataFrame,
+    base_model: DecoderWeights,
+    adapter: DecoderWeights,
+    base_after_processing: Mapping[str, AfterProcessing],
+    adapted_after_processing: Mapping[str, AfterProcessing],
+    embedding_store: EmbeddingStore,
+    task_mirror: TaskMirror,
+    finished_cells: Mapping[str, pd.DataFrame],
+    options: EvaluationOptions,
+    embedder_options: EmbedderOptions,
+) -> Iterator[dict[str, pd.DataFrame]]:
+    """Score the planned cells that no earlier run has scored.
+
+    Args:
+        evaluation_plan: The cells.
+        base_embeddings: See :func:`plan_evaluation`, as the other arguments.
+        adapted_embeddings: Vectors of the adapted model.
+        labelled_texts: The texts these are of.
+        base_model: Base weights.
+        adapter: Adapted weights.
+        base_after_processing: Fitted after-processing.
+        adapted_after_processing: The same of the adapted model.
+        embedding_store: Vectors of other tasks' texts; those that are missing are made and added.
+        task_mirror: Where the data of mteb's tasks come from.
+        finished_cells: Scores of earlier runs; these are kept.
+        options: Tasks and protocol.
+        embedder_options: What each strategy is.
+
+    Yields:
+        One cell at a time.
+    """
+    from embedding_adaptation.pipelines.clustering_evaluation.grid import score_missing
+    from embedding_adaptation.pipelines.clustering_evaluation.tasks import resolve_tasks
+
+    if evaluation_plan["cell"].isin(set(finished_cells)).all():
+        return
+    extracted = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
+    tasks = resolve_tasks(options, labelled_texts, task_mirror)
+    after = {**base_after_processing, **adapted_after_processing}
+    contenders = _contenders(extracted, labelled_texts, base_model, adapter, after, embedding_store, options, embedder_options)
+    yield from score_missing(evaluation_plan, tasks, contenders, finished_cells, options)
+
+
+def gather_scores(evaluation_plan: pd.DataFrame, evaluation_cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Find the scores of the planned cells among all that were ever made.
+
+    Raises:
+        EvaluationError: If one is missing.
+    """
+    from embedding_adaptation.pipelines.clustering_evaluation.grid import gather
+
+    return gather(evaluation_plan, evaluation_cells)
+
+
+def tabulate_scores(scored_cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Write clustering scores in long form, and the main scores of other tasks.
+
+    Returns:
+        Clustering scores with a row for each task, strategy, seed, part and metric; other scores with a row for each task, strategy and
+        seed.
+    """
+    from embedding_adaptation.pipelines.clustering_evaluation.comparison import long_table, other_tasks_table
+
+    return long_table(scored_cells), other_tasks_table(scored_cells)
+
+
+def compare_strategies(
+    scored_cells: pd.DataFrame, published_scores: pd.DataFrame, options: EvaluationOptions, embedder_options: EmbedderOptions
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """Put the strategies side by side and test their differences.
+
+    Args:
+        scored_cells: Scores with their resamples.
+        published_scores: Scores of other people's models, shown beside ours where the tasks are the same, and never tested.
+        options: Metric, confidence, baseline.
+        embedder_options: What each strategy is.
+
+    Returns:
+        A row for each task and strategy (means, intervals, what to make of them in words); the tested differences; strategies against
+        tasks with the best marked.
+    """
+    from embedding_adaptation.pipelines.clustering_evaluation.comparison import compare, pivot
+
+    comparison, differences = compare(scored_cells, published_scores, options, embedder_options)
+    return comparison, differences, pivot(comparison)
+
+
+def collect_mteb_results(scored_cells: pd.DataFrame, options: EvaluationOptions, embedder_options: EmbedderOptions) -> TaskResults:
+    """Pick the results that mteb's leaderboard takes: its own tasks with its own seed.
+
+    Returns:
+        mteb's result of each model and task.
+    """
+    from embedding_adaptation.pipelines.clustering_evaluation.submission import leaderboard_results
+
+    return leaderboard_results(scored_cells, options.model_name, embedder_options)
+
+
+def plot_heatmap(strategy_comparison: pd.DataFrame) -> Figure:
+    """Draw scores of templates against poolings."""
+    from embedding_adaptation.pipelines.clustering_evaluation.comparison import overview
+    from embedding_adaptation.pipelines.clustering_evaluation.figures import strategy_heatmap
+
+    return strategy_heatmap(overview(strategy_comparison))
+
+
+def plot_comparison(strategy_comparison: pd.DataFrame, options: EvaluationOptions) -> Figure:
+    """Draw base, adapted and comparators as bars with intervals."""
+    from embedding_adaptation.pipelines.clustering_evaluation.figures import comparison_bars
+
+    return comparison_bars(strategy_comparison, options.statistics.metric, options.statistics.confidence)
+
+
+def plot_seeds(clustering_scores: pd.DataFrame) -> Figure:
+    """Draw each seed's score."""
+    from embedding_adaptation.pipelines.clustering_evaluation.figures import seed_spread
+
+    return seed_spread(clustering_scores)
 
 
 def describe_evaluation(
@@ -126,7 +211,7 @@ def describe_evaluation(
     """Write down which weights were scored, on what and how, so that scores of other runs can be compared with these, or not.
 
     Args:
-        clustering_scores: A row a strategy and seed.
+        clustering_scores: Scores in long form.
         base_embeddings: Vectors of the base model.
         adapted_embeddings: Vectors of the adapted model.
         labelled_texts: The texts with ``text`` and ``label``.
@@ -134,12 +219,13 @@ def describe_evaluation(
         embedder_options: What each strategy is.
 
     Returns:
-        The report: fingerprints of weights and data, the protocol, and each strategy with the mean and standard deviation of its scores.
+        The report of the labelled texts or, where these are no task, of the first clustering task: fingerprints of weights and data, the
+        protocol, and each strategy with the mean and standard deviation of its scores. Empty without clustering tasks.
     """
     from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report
 
     weights = {"base": base_embeddings.weights, "adapted": adapted_embeddings.weights}
-    return evaluation_report(clustering_scores, METRICS, weights, labelled_texts, options, embedder_options)
+    return evaluation_report(clustering_scores, weights, labelled_texts, options, embedder_options)
 
 
 def plot_cluster_map(
@@ -148,7 +234,7 @@ def plot_cluster_map(
     labelled_texts: pd.DataFrame,
     options: EvaluationOptions,
 ) -> Figure:
-    """Draw two strategies' vectors of the labelled texts in two dimensions, coloured by label.
+    """Draw two strategies' vectors of the labelled texts, of up to a thousand of them, in two dimensions, coloured by label.
 
     Raises:
         EvaluationError: If ``map_strategies`` names a strategy that was not extracted.
@@ -160,8 +246,45 @@ def plot_cluster_map(
         if name not in vectors:
             msg = f"clustering_evaluation.map_strategies names {name!r}; there are: {', '.join(vectors)}"
             raise EvaluationError(msg)
-    chosen = {name: vectors[name] for name in options.map_strategies}
-    return cluster_map(chosen, labelled_texts["label"].tolist(), seed=options.seeds[0])
+    drawn = np.arange(len(labelled_texts))
+    if len(drawn) > _MAP_DOCUMENTS:
+        drawn = np.sort(np.random.default_rng(options.seeds[0]).choice(len(drawn), size=_MAP_DOCUMENTS, replace=False))
+    chosen = {name: vectors[name][drawn] for name in options.map_strategies}
+    return cluster_map(chosen, labelled_texts["label"].iloc[drawn].tolist(), seed=options.seeds[0])
+
+
+def _contenders(
+    extracted: Mapping[str, np.ndarray],
+    labelled_texts: pd.DataFrame,
+    base_model: DecoderWeights,
+    adapter: DecoderWeights,
+    after: Mapping[str, AfterProcessing],
+    store: EmbeddingStore,
+    options: EvaluationOptions,
+    embedder_options: EmbedderOptions,
+) -> Contenders:
+    from embedding_adaptation.pipelines.clustering_evaluation.vectors import Contenders
+
+    every = [name for name in embedder_options.every_strategy if name in extracted]
+    names = chosen_names(options.strategies, every, "clustering_evaluation.strategies")
+    taken = [name for name in options.comparators.models if name in names]
+    if taken:
+        msg = f"comparators.models names {taken[0]!r}, which is a strategy's name; choose another"
+        raise EvaluationError(msg)
+    baseline = options.statistics.baseline
+    if baseline is not None and baseline not in [*names, *options.comparators.models]:
+        msg = f"clustering_evaluation.statistics.baseline names {baseline!r}, which is not scored; there are: {', '.join(names)}"
+        raise EvaluationError(msg)
+    return Contenders(
+        names=names,
+        extracted=extracted,
+        labelled=labelled_texts["text"].tolist(),
+        weights={"base": base_model, "adapted": adapter},
+        after=after,
+        embedder_options=embedder_options,
+        comparators=options.comparators,
+        store=store,
+    )
 
 
 def _aligned_vectors(base_embeddings: Embeddings, adapted_embeddings: Embeddings, labelled_texts: pd.DataFrame) -> dict[str, np.ndarray]:
@@ -174,9 +297,3 @@ def _aligned_vectors(base_embeddings: Embeddings, adapted_embeddings: Embeddings
             )
             raise EvaluationError(msg)
     return base_embeddings.vectors | adapted_embeddings.vectors
-
-
-def _draw(count: int, limit: int | None, seed: int) -> np.ndarray:
-    if limit is None or count <= limit:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, size=limit, replace=False))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.options import RANDOM_STRATEGY
+from embedding_adaptation.pipelines.clustering_evaluation.options import LABELLED_TEXTS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     import pandas as pd
 
@@ -17,28 +17,39 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
 PROTOCOL = "mteb fast clustering"
+METRICS = ("v_measure", "v_measure_unique", "ami_unique")
 
 
 def evaluation_report(
     scores: pd.DataFrame,
-    metrics: Sequence[str],
     weights: Mapping[str, str],
     labelled_texts: pd.DataFrame,
     options: EvaluationOptions,
     embedder_options: EmbedderOptions,
 ) -> dict[str, Any]:
     """The report; see :func:`~embedding_adaptation.pipelines.clustering_evaluation.nodes.describe_evaluation`."""
+    tasks = list(dict.fromkeys(scores["task"]))
+    if not tasks:
+        return {}
+    task = LABELLED_TEXTS if LABELLED_TEXTS in tasks else tasks[0]
+    rows = scores[(scores["task"] == task) & (scores["part"] == "all")]
+    given = task == LABELLED_TEXTS
     every = embedder_options.every_strategy
-    by_name = {str(name): _summary(group, metrics) for name, group in scores.groupby("strategy")}
+    by_name = {str(name): _summary(group) for name, group in rows.groupby("strategy")}
     return {
         "weights": dict(weights),
         "data": {
-            "name": str(labelled_texts.attrs.get("name", "")),
-            "texts": len(labelled_texts),
-            "labels": int(labelled_texts["label"].nunique()),
-            "fingerprint": data_fingerprint(labelled_texts),
+            "name": str(labelled_texts.attrs.get("name", "")) if given else task,
+            "texts": len(labelled_texts) if given else int(rows["documents"].max()),
+            "labels": int(rows["clusters"].max()),
+            "revision": str(rows["revision"].iloc[0]),
+            "fingerprint": str(rows["content"].iloc[0]),
         },
-        "protocol": {"name": PROTOCOL, "seeds": list(options.seeds), "max_documents": options.max_documents},
+        "protocol": {
+            "name": PROTOCOL,
+            "seeds": sorted({int(seed) for seed in rows["seed"]}),
+            "max_documents": options.max_documents if given else None,
+        },
         "versions": {"mteb": metadata.version("mteb")},
         "strategies": {
             name: {"definition": embedder_options.definition(name), "scores": found} for name, found in by_name.items() if name in every
@@ -47,22 +58,11 @@ def evaluation_report(
     }
 
 
-def data_fingerprint(labelled_texts: pd.DataFrame) -> str:
-    """A hash of texts and labels in their order: the order decides what a seed draws."""
-    digest = hashlib.sha256()
-    for text, label in zip(labelled_texts["text"], labelled_texts["label"], strict=True):
-        for part in (str(text), str(label)):
-            encoded = part.encode("utf-8", "surrogatepass")
-            digest.update(len(encoded).to_bytes(8, "big") + encoded)
-    return digest.hexdigest()
-
-
-def _summary(rows: pd.DataFrame, metrics: Sequence[str]) -> dict[str, dict[str, float]]:
-    return {
-        metric: {
-            "mean": round(float(rows[metric].mean()), 6),
-            "sd": round(float(rows[metric].std(ddof=1)), 6) if len(rows) > 1 else 0.0,
-        }
-        for metric in metrics
-        if metric in rows
-    }
+def _summary(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Mean and standard deviation over seeds of each metric."""
+    found = {}
+    for metric in METRICS:
+        values = rows.loc[rows["metric"] == metric, "value"]
+        if len(values):
+            found[metric] = {"mean": round(float(values.mean()), 6), "sd": round(float(values.std(ddof=1)), 6) if len(values) > 1 else 0.0}
+    return found

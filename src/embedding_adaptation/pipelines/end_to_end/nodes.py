@@ -42,7 +42,18 @@ def write_report(
     Returns:
         The report.
     """
-    best = strategy_comparison.iloc[int(strategy_comparison["v_measure"].to_numpy().argmax())]
+    from embedding_adaptation.pipelines.clustering_evaluation.comparison import BEST, NOT_WORSE, PUBLISHED, overview
+
+    shown = overview(strategy_comparison)
+    ours = shown[shown["kind"].isin(["base", "adapted"])]
+    best = ours[ours["standing"] == BEST].iloc[0]
+    equal = ours[ours["standing"] == NOT_WORSE]["strategy"].tolist()
+    gains = [(name, said) for name, said in zip(ours["strategy"], ours["adaptation"], strict=True) if isinstance(said, str) and said]
+    tables = [
+        line
+        for task, rows in strategy_comparison.groupby("task", sort=False)
+        for line in _task_table(str(task), rows[rows["kind"] != PUBLISHED], several=strategy_comparison["task"].nunique() > 1)
+    ]
     rejected = {reason: count for reason, count in augmentation_report["rejected"].items() if count}
     held_out = training_history.dropna(subset=["validation_loss"])
     kept = held_out[held_out["chosen"]] if "chosen" in held_out else held_out.tail(1)
@@ -59,12 +70,13 @@ def write_report(
         "",
         "## Clustering of the labelled texts",
         "",
-        f"Best: **{best['strategy']}**, V-measure {best['v_measure']:.3f}. Mean ± standard deviation over the seeds.",
+        f"Best: **{best['strategy']}**, V-measure {best['v_measure']:.3f}."
+        + (f" Not shown to be worse: {', '.join(equal)}." if equal else "")
+        + " Mean ± standard deviation over the seeds.",
         "",
-        "| strategy | weights | template | pooling | " + " | ".join(METRIC_TITLES.values()) + " |",
-        "|---|---|---|---|" + "---|" * len(METRIC_TITLES),
-        *(_comparison_line(row) for _, row in strategy_comparison.iterrows()),
-        "",
+        *(f"- What adaptation gave {name}: {said}." for name, said in gains),
+        *([""] if gains else []),
+        *tables,
         "*V-measure (mteb)* follows mteb's fast clustering protocol, whose bootstrap counts documents more than once; the *unique* columns "
         "count each document once. AMI is zero where clusters and labels are unrelated: see the random vectors.",
         "",
@@ -81,7 +93,7 @@ def write_report(
         f"{last['validation_loss']:.3f} after; held-out accuracy at 1 {first['validation_accuracy']:.3f} before, "
         f"{last['validation_accuracy']:.3f} after.",
         "",
-        *cost_lines(training_history, strategy_comparison, embedder_options),
+        *cost_lines(training_history, shown, embedder_options),
         "## Attention of the last token (mean over texts and layers)",
         "",
         "| on | base | adapted | shift | interval |",
@@ -98,6 +110,18 @@ def write_report(
 def _attention_line(title: str, row: dict[Any, Any]) -> str:
     low, high = (f"{row[f'shift_{end}']:+.3f}" for end in ("low", "high"))
     return f"| {title} | {row['base']:.3f} | {row['adapted']:.3f} | {row['shift']:+.3f} | {low} to {high} |"
+
+
+def _task_table(task: str, rows: pd.DataFrame, *, several: bool) -> list[str]:
+    caution = next((text for text in rows["caution"] if isinstance(text, str) and text), "")
+    return [
+        *([f"### {task}", ""] if several else []),
+        *([f"{caution}.", ""] if caution else []),
+        "| strategy | weights | template | pooling | " + " | ".join(METRIC_TITLES.values()) + " |",
+        "|---|---|---|---|" + "---|" * len(METRIC_TITLES),
+        *(_comparison_line(row) for _, row in rows.iterrows()),
+        "",
+    ]
 
 
 def _comparison_line(row: pd.Series) -> str:

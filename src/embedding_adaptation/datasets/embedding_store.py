@@ -1,0 +1,143 @@
+"""Vectors by what made them and of which text: a text is never embedded twice by the same weights, template and pooling."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from kedro.io import AbstractDataset
+from kedro.io.core import DatasetError
+
+from embedding_adaptation.atomic import replacing_file
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_DIGEST_BYTES = 16
+_DIGESTS, _VECTORS = "digests", "vectors"
+
+
+def text_digest(text: str) -> bytes:
+    """What the store knows a text by."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
+
+
+def settings_key(settings: dict[str, Any]) -> str:
+    """A short name for settings: equal ones have equal names, whatever the order."""
+    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+class EmbeddingStore:
+    """Vectors in shards of safetensors, a folder for each way to make them.
+
+    Contents never change: a key says everything that decides a vector, so that a store can be filled by many runs and deleted at any time
+    without changing a result. A shard is there in full or not at all.
+
+    Args:
+        folder: The directory.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._places: dict[str, dict[bytes, tuple[Path, int]]] = {}
+        self._last: tuple[Path, np.ndarray] | None = None
+
+    def missing(self, key: str, texts: Sequence[str]) -> list[str]:
+        """The different texts that have no vector yet, in their order."""
+        places = self._index(key)
+        return [text for text in dict.fromkeys(texts) if text_digest(text) not in places]
+
+    def add(self, key: str, texts: Sequence[str], vectors: np.ndarray) -> None:
+        """Keep vectors.
+
+        Args:
+            key: What made them, see :func:`settings_key`.
+            texts: Different texts.
+            vectors: ``[N, D]``.
+        """
+        from safetensors.numpy import save_file
+
+        digests = [text_digest(text) for text in texts]
+        name = hashlib.blake2b(b"".join(digests), digest_size=12).hexdigest()
+        path = self.folder / key / f"{name}.safetensors"
+        table = np.frombuffer(b"".join(digests), np.uint8).reshape(len(texts), _DIGEST_BYTES)  # [N, 16]
+        with replacing_file(path) as work:
+            save_file({_DIGESTS: table.copy(), _VECTORS: np.ascontiguousarray(vectors, np.float32)}, work)
+        self._index(key).update({digest: (path, row) for row, digest in enumerate(digests)})
+
+    def vectors(self, key: str, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of texts that are there, ``[N, D]`` float32.
+
+        Raises:
+            KeyError: If a text has none.
+        """
+        places = self._index(key)
+        by_shard: dict[Path, tuple[list[int], list[int]]] = {}
+        for number, text in enumerate(texts):
+            path, row = places[text_digest(text)]
+            wanted, rows = by_shard.setdefault(path, ([], []))
+            wanted.append(number)
+            rows.append(row)
+        matrix = np.empty((0, 0), np.float32)
+        for path, (wanted, rows) in by_shard.items():
+            shard = self._read(path)
+            if not matrix.size:
+                matrix = np.empty((len(texts), shard.shape[1]), np.float32)  # [N, D]
+            matrix[wanted] = shard[rows]
+        return matrix
+
+    def _index(self, key: str) -> dict[bytes, tuple[Path, int]]:
+        if key not in self._places:
+            from safetensors import SafetensorError, safe_open
+
+            places: dict[bytes, tuple[Path, int]] = {}
+            for path in sorted((self.folder / key).glob("[!.]*.safetensors")):
+                try:
+                    with safe_open(path, framework="np") as file:
+                        table = file.get_tensor(_DIGESTS)
+                except SafetensorError as error:
+                    msg = f"{path} is damaged ({error}); delete it, and its vectors are made again"
+                    raise DatasetError(msg) from error
+                places.update({row.tobytes(): (path, number) for number, row in enumerate(table)})
+            self._places[key] = places
+        return self._places[key]
+
+    def _read(self, path: Path) -> np.ndarray:
+        if self._last is None or self._last[0] != path:
+            from safetensors import safe_open
+
+            with safe_open(path, framework="np") as file:
+                self._last = (path, file.get_tensor(_VECTORS))
+        return self._last[1]
+
+
+class EmbeddingStoreDataset(AbstractDataset[None, EmbeddingStore]):
+    """An :class:`EmbeddingStore` in the catalog. A node adds to it as it goes, so that a crash costs little; nothing is saved at the end.
+
+    Args:
+        filepath: The directory.
+        metadata: Free values for other tools.
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._path = Path(filepath)
+        self.metadata = metadata
+
+    def load(self) -> EmbeddingStore:
+        """The store, empty at first."""
+        return EmbeddingStore(self._path)
+
+    def save(self, data: None) -> None:  # noqa: ARG002
+        """Refuse: vectors are added one shard at a time."""
+        msg = "an embedding store is filled through its add method, not saved"
+        raise DatasetError(msg)
+
+    def _exists(self) -> bool:
+        return True
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path)}

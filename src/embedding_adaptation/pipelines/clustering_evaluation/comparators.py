@@ -1,0 +1,133 @@
+"""What stands beside the strategies: vectors without information, counted words, models of other people, published scores."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedding_adaptation.pipelines.clustering_evaluation.options import ModelOptions
+    from embedding_adaptation.pipelines.clustering_evaluation.scoring import VectorSource
+
+logger = logging.getLogger(__name__)
+
+RANDOM_DIMENSION = 256
+_UNUSED = ["*.bin", "*.h5", "*.ot", "onnx/*", "openvino/*"]
+_WEIGHTS = (".safetensors", ".json", ".txt", ".model")
+
+
+def random_source(seed: int) -> VectorSource:
+    """Unit vectors drawn at random, which follow from the seed and the text alone: what no information scores."""
+
+    def vector(text: str) -> np.ndarray:
+        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+        return np.random.default_rng([seed, int.from_bytes(digest, "little")]).standard_normal(RANDOM_DIMENSION)
+
+    def source(texts: Sequence[str]) -> np.ndarray:
+        unique = {text: vector(text) for text in dict.fromkeys(texts)}
+        matrix = np.stack([unique[text] for text in texts]).astype(np.float32)  # [N, D]
+        return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+
+    return source
+
+
+def tfidf_vectors(texts: Sequence[str], dimensions: int, seed: int) -> np.ndarray:
+    """Words weighted by TF-IDF, reduced by SVD to unit vectors ``[N, D]`` float32 (latent semantic analysis); fitted on these texts."""
+    from sklearn.decomposition import TruncatedSVD
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    try:
+        counts = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)  # [N, V]
+    except ValueError:  # no text has a word
+        return np.zeros((len(texts), 1), np.float32)
+    # The randomised SVD wants fewer dimensions than there are words.
+    kept = max(1, min(dimensions, counts.shape[1] - 1, len(texts) - 1))
+    if counts.shape[1] == 1:
+        return counts.toarray()
+    vectors = TruncatedSVD(kept, random_state=seed).fit_transform(counts).astype(np.float32)
+    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+
+
+def tfidf_source(dimensions: int, seed: int) -> VectorSource:
+    """TF-IDF vectors for one task: fitted on the texts that are asked for first, and looked up afterwards."""
+    known: dict[str, np.ndarray] = {}
+
+    def source(texts: Sequence[str]) -> np.ndarray:
+        if any(text not in known for text in texts):
+            unique = list(dict.fromkeys(texts))
+            known.clear()
+            known.update(zip(unique, tfidf_vectors(unique, dimensions, seed), strict=True))
+        return np.stack([known[text] for text in texts])
+
+    return source
+
+
+class SentenceModel:
+    """A sentence-transformers model by name or folder, fetched and loaded when it is first needed.
+
+    Args:
+        name: What tables call it.
+        options: Where it is, and the words before each text.
+        device: Where to run.
+
+    Raises:
+        EvaluationError: If it is not there.
+    """
+
+    def __init__(self, name: str, options: ModelOptions, device: str) -> None:
+        self.name = name
+        self._options = options
+        self._device = device
+        self.folder = _model_folder(name, options.model)
+        self.settings = {"model": _folder_hash(self.folder), "prompt": options.prompt}
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors ``[N, D]`` float32."""
+        if not hasattr(self, "_model"):
+            from sentence_transformers import SentenceTransformer
+
+            self._model = SentenceTransformer(str(self.folder), device=self._device, trust_remote_code=False)
+        prompt = self._options.prompt or None
+        return self._model.encode(list(texts), prompt=prompt, convert_to_numpy=True, show_progress_bar=False).astype(np.float32)
+
+
+def _model_folder(name: str, model: str) -> Path:
+    folder = Path(model).expanduser()
+    if folder.is_dir():
+        if not (folder / "modules.json").is_file():
+            msg = f"comparators.models.{name}: {folder} holds no modules.json; give a folder written by sentence-transformers"
+            raise EvaluationError(msg)
+        return folder
+    from huggingface_hub import snapshot_download
+
+    repository, _, revision = model.partition("@")
+    if repository.count("/") != 1:
+        msg = f"comparators.models.{name}: {model!r} is neither a folder nor a Hub id such as sentence-transformers/all-MiniLM-L6-v2"
+        raise EvaluationError(msg)
+    try:
+        return Path(snapshot_download(repository, revision=revision or None, ignore_patterns=_UNUSED))
+    except Exception as error:
+        msg = (
+            f"comparators.models.{name}: the Hub does not give {model!r} ({type(error).__name__}), and it is not in the local cache; "
+            "connect to the network, correct the name, or give a folder"
+        )
+        raise EvaluationError(msg) from error
+
+
+def _folder_hash(folder: Path) -> str:
+    """Hash of names and contents of the files that decide a model's vectors."""
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _WEIGHTS):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,203 @@
+"""Where vectors come from: extracted ones, the embedding store, the models behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore, settings_key
+from embedding_adaptation.embedder.device import choose_device, choose_dtype
+from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
+from embedding_adaptation.embedder.storage import strategy_to_dict
+from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions
+from embedding_adaptation.pipelines.clustering_evaluation.comparators import (
+    RANDOM_DIMENSION,
+    SentenceModel,
+    random_source,
+    tfidf_source,
+)
+from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
+from embedding_adaptation.pipelines.clustering_evaluation.options import TFIDF_STRATEGY, ComparatorOptions
+from embedding_adaptation.pipelines.clustering_evaluation.scoring import VectorSource, by_text
+from embedding_adaptation.pipelines.clustering_evaluation.tasks import CLUSTERING, EvaluationTask
+from embedding_adaptation.runtime import load_embedder
+
+if TYPE_CHECKING:
+    from embedding_adaptation.embedder.after_processing import AfterProcessing
+    from embedding_adaptation.embedder.strategy import Strategy
+    from embedding_adaptation.embedder.weights import DecoderWeights
+
+COMPARATOR = "comparator"
+_FORMAT = 1  # of keys in the store: raised when the same settings begin to give other vectors
+_CHUNK = 2048  # texts embedded between two writes
+
+
+@dataclass
+class Contenders:
+    """Everything that is compared, and how its vectors are found.
+
+    Args:
+        names: Strategies, in the order of the tables.
+        extracted: Vectors of the labelled texts by strategy, ``[N, D]``.
+        labelled: Those texts.
+        weights: Base and adapted weights.
+        after: Fitted after-processing by strategy.
+        embedder_options: What each strategy is.
+        comparators: What stands beside them.
+        store: Vectors of all other texts; filled as it is used.
+    """
+
+    names: Sequence[str]
+    extracted: Mapping[str, np.ndarray]
+    labelled: Sequence[str]
+    weights: Mapping[str, DecoderWeights]
+    after: Mapping[str, AfterProcessing]
+    embedder_options: EmbedderOptions
+    comparators: ComparatorOptions
+    store: EmbeddingStore
+    _embedder: tuple[str, Embedder] | None = field(default=None, init=False)
+
+    def of_task(self, task: EvaluationTask) -> list[str]:
+        """What is scored on a task. TF-IDF is fitted on the texts of a clustering and stands beside clusterings only."""
+        chosen = [RANDOM_STRATEGY] * self.comparators.random
+        chosen += [TFIDF_STRATEGY] * (self.comparators.tfidf and task.kind == CLUSTERING)
+        return [*chosen, *self.comparators.models, *self.names]
+
+    def kind(self, name: str) -> str:
+        """base, adapted or comparator."""
+        return self.embedder_options.every_strategy[name].weights if name in self.names else COMPARATOR
+
+    def identity(self, name: str, *, given: bool) -> dict[str, Any]:
+        """Everything that decides a contender's vectors on a task, for the fingerprint of its score.
+
+        Args:
+            name: The contender.
+            given: Whether the task is about the labelled texts whose vectors were extracted: these stand for themselves.
+        """
+        if name == RANDOM_STRATEGY:
+            return {"random": RANDOM_DIMENSION}
+        if name == TFIDF_STRATEGY:
+            return {"tfidf": self.comparators.tfidf_dimensions, "scikit-learn": metadata.version("scikit-learn")}
+        if name in self.comparators.models:
+            return {"key": self._key(name)}
+        if given:
+            matrix = np.ascontiguousarray(self.extracted[name])
+            return {"vectors": hashlib.blake2b(matrix.data, digest_size=16).hexdigest(), "shape": matrix.shape}
+        return {"key": self._key(name), "after": self._after_key(name)}
+
+    def source(self, name: str, seed: int, *, given: bool, company: Sequence[str] = ()) -> VectorSource:
+        """Vectors of a contender on a task.
+
+        Args:
+            name: The contender.
+            seed: Seed of contenders that have a random part.
+            given: Whether the task is about the labelled texts whose vectors were extracted.
+            company: Others that will be asked for the same texts: where a pass gives their vectors too, they are kept.
+        """
+        if name == RANDOM_STRATEGY:
+            return random_source(seed)
+        if name == TFIDF_STRATEGY:
+            return tfidf_source(self.comparators.tfidf_dimensions, seed)
+        if given and name in self.names:
+            return by_text(self.labelled, self.extracted[name])
+
+        def source(texts: Sequence[str]) -> np.ndarray:
+            self._embed(name, texts, company)
+            vectors = self.store.vectors(self._key(name), texts)  # [N, D]
+            if name in self.after:
+                vectors = finish_vectors(vectors, dataclasses.replace(self._plain(name), after=self.after[name]))
+            return vectors
+
+        return source
+
+    def _embed(self, name: str, texts: Sequence[str], company: Sequence[str]) -> None:
+        missing = self.store.missing(self._key(name), texts)
+        if not missing:
+            return
+        if name in self.comparators.models:
+            for chunk in _chunks(missing):
+                self.store.add(self._key(name), chunk, self._models[name].encode(chunk))
+            return
+        kind = self.kind(name)
+        others = [other for other in company if other in self.names and self.kind(other) == kind]
+        group = {self._key(other): other for other in [name, *others] if self.store.missing(self._key(other), texts) == missing}
+        strategies = [dataclasses.replace(self._plain(other), name=key) for key, other in group.items()]
+        embedder = self._load(kind)
+        for chunk in _chunks(missing):
+            for key, vectors in embedder.encode_strategies(chunk, strategies).items():
+                self.store.add(key, chunk, vectors)
+
+    def _load(self, kind: str) -> Embedder:
+        # One at a time: base and adapted weights need not fit into memory together.
+        if self._embedder is None or self._embedder[0] != kind:
+            self._embedder = None
+            self._embedder = (kind, load_embedder(self.weights[kind], self.embedder_options))
+        return self._embedder[1]
+
+    def _plain(self, name: str) -> Strategy:
+        return self.embedder_options.strategy(name, self.embedder_options.every_strategy[name])
+
+    def _key(self, name: str) -> str:
+        if name in self.comparators.models:
+            return settings_key({"format": _FORMAT, **self._models[name].settings})
+        settings = strategy_to_dict(self._plain(name))
+        # Names decide nothing: a strategy or template that is called something else keeps its vectors.
+        templates = [{key: value for key, value in template.items() if key != "name"} for template in settings.pop("templates")]
+        settings.pop("name")
+        return settings_key(
+            {
+                "format": _FORMAT,
+                "weights": self._weight_hashes[self.kind(name)],
+                "templates": templates,
+                "max_length": self.embedder_options.max_length,
+                "dtype": self._dtype,
+                **settings,
+            }
+        )
+
+    def _after_key(self, name: str) -> str:
+        if name not in self.after:
+            if self.embedder_options.every_strategy[name].after.title:
+                msg = f"strategy {name!r} has after-processing that was not fitted; run embedding_extraction again with this strategy"
+                raise EvaluationError(msg)
+            return ""
+        after = self.after[name]
+        digest = hashlib.blake2b(str(after.dimensions).encode() + after.mean.tobytes(), digest_size=16)
+        digest.update(b"" if after.matrix is None else after.matrix.tobytes())
+        return digest.hexdigest()
+
+    @cached_property
+    def _weight_hashes(self) -> dict[str, list[str]]:
+        return {kind: weight_hashes(weights) for kind, weights in self.weights.items()}
+
+    @cached_property
+    def _dtype(self) -> str:
+        device = choose_device(self.embedder_options.device)
+        return str(choose_dtype(self.embedder_options.dtype, device)).removeprefix("torch.")
+
+    @cached_property
+    def _models(self) -> dict[str, SentenceModel]:
+        device = choose_device(self.embedder_options.device)
+        return {name: SentenceModel(name, options, device) for name, options in self.comparators.models.items()}
+
+
+def weight_hashes(weights: DecoderWeights) -> list[str]:
+    """Hash of the base weights, and of the adapter's where there is one."""
+    hashes = [weights.card.sha256]
+    if weights.adapter is not None:
+        digest = hashlib.sha256()
+        for path in sorted(weights.adapter.glob("adapter_*.safetensors")) + sorted(weights.adapter.glob("adapter_config.json")):
+            digest.update(path.read_bytes())
+        hashes.append(digest.hexdigest())
+    return hashes
+
+
+def _chunks(texts: Sequence[str]) -> list[Sequence[str]]:
+    return [texts[first : first + _CHUNK] for first in range(0, len(texts), _CHUNK)]

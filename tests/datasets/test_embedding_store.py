@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from kedro.io.core import DatasetError
+
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore, EmbeddingStoreDataset, settings_key
+
+TEXTS = ["one", "two", "three", "\ud800 half a character"]
+VECTORS = np.arange(8, dtype=np.float32).reshape(4, 2)
+
+
+def test_vectors_come_back_in_any_order_in_another_process(tmp_path):
+    EmbeddingStore(tmp_path).add("key", TEXTS[:2], VECTORS[:2])
+    EmbeddingStore(tmp_path).add("key", TEXTS[2:], VECTORS[2:])
+    store = EmbeddingStore(tmp_path)
+    assert store.missing("key", [*TEXTS, "new", "new"]) == ["new"]
+    np.testing.assert_array_equal(store.vectors("key", [TEXTS[3], "one", "one", "two"]), VECTORS[[3, 0, 0, 1]])
+    assert store.vectors("key", []).shape == (0, 0)
+
+
+def test_what_was_added_is_there_at_once_and_for_its_key_only(tmp_path):
+    store = EmbeddingStore(tmp_path)
+    assert store.missing("key", TEXTS) == TEXTS
+    store.add("key", TEXTS, VECTORS)
+    assert store.missing("key", TEXTS) == []
+    assert store.missing("other", TEXTS) == TEXTS
+    with pytest.raises(KeyError):
+        store.vectors("other", ["one"])
+
+
+def test_a_damaged_shard_is_named(tmp_path):
+    EmbeddingStore(tmp_path).add("key", TEXTS, VECTORS)
+    (file,) = (tmp_path / "key").glob("*.safetensors")
+    file.write_bytes(b"broken")
+    with pytest.raises(DatasetError, match=r"is damaged .*delete it, and its vectors are made again"):
+        EmbeddingStore(tmp_path).missing("key", TEXTS)
+
+
+def test_settings_that_differ_have_different_keys():
+    assert settings_key({"a": 1, "b": [2]}) == settings_key({"b": [2], "a": 1})
+    assert len({settings_key({"a": value}) for value in (1, "1", 2, None, [1])}) == 5
+
+
+def test_the_dataset_gives_the_store_and_saves_nothing(tmp_path):
+    dataset = EmbeddingStoreDataset(filepath=str(tmp_path), metadata={"a": 1})
+    assert dataset.exists()
+    assert dataset.load().folder == tmp_path
+    with pytest.raises(DatasetError, match="add method"):
+        dataset.save("x")
