@@ -53,6 +53,7 @@ bench: $(VENV)/.run  ## Run the benchmarks on the bundled sample (about half an 
 	$(BIN)/python benchmarks/selection.py $(SAMPLE)
 	$(BIN)/python benchmarks/augment.py --count 64 --repeats 1
 	$(BIN)/python benchmarks/scale.py --texts 200000
+	$(BIN)/python benchmarks/cluster_scale.py --vectors 200000
 	$(BIN)/python benchmarks/train.py
 
 docs: $(VENV)/.docs  ## Build the documentation into site/

@@ -6,7 +6,20 @@ import sys
 import pytest
 from kedro.framework.project import configure_project, pipelines
 
-HEAVY = ("torch", "transformers", "sentence_transformers", "mteb", "mlflow", "peft", "datasets", "sklearn", "matplotlib", "plotly")
+HEAVY = (
+    "torch",
+    "transformers",
+    "sentence_transformers",
+    "mteb",
+    "mlflow",
+    "peft",
+    "datasets",
+    "sklearn",
+    "matplotlib",
+    "plotly",
+    "umap",
+    "numba",
+)
 NAMES = (
     "data_augmentation",
     "contrastive_finetuning",
@@ -15,6 +28,7 @@ NAMES = (
     "clustering_evaluation",
     "attention_analysis",
     "model_export",
+    "text_clustering",
     "end_to_end",
 )
 
@@ -30,6 +44,7 @@ assert len(dict(pipelines)) == {len(NAMES) + 1}, dict(pipelines)
 settings.HOOKS
 import embedding_adaptation.datasets.adapter, embedding_adaptation.datasets.base_model, embedding_adaptation.datasets.texts
 import embedding_adaptation.datasets.shards, embedding_adaptation.datasets.embeddings
+import embedding_adaptation.datasets.vectors, embedding_adaptation.datasets.clusters
 import embedding_adaptation.datasets.exported_embedder, embedding_adaptation.datasets.reports
 print(",".join(name for name in {HEAVY!r} if name in sys.modules))
 """
@@ -56,7 +71,7 @@ def test_the_default_is_the_whole_chain(registry):
     registry.set_requested(None)
     assert set(registry) == {*NAMES, "__default__"}
     assert {node.name for node in registry["__default__"].nodes} == {node.name for node in registry["end_to_end"].nodes}
-    parts = sum(len(registry[name].nodes) for name in NAMES if name not in {"end_to_end", "strategy_selection"})
+    parts = sum(len(registry[name].nodes) for name in NAMES if name not in {"end_to_end", "strategy_selection", "text_clustering"})
     assert len(registry["end_to_end"].nodes) == parts + 1
 
 

@@ -49,7 +49,8 @@ def cluster_vectors(vectors: VectorStore, options: TextClusteringOptions) -> tup
     drawn = draw(vectors.rows, most, options.seed)
     matrix = vectors.take(drawn)
     distinct = len(np.unique(matrix.round(_DIGITS), axis=0))
-    if distinct < 2 or len(drawn) == vectors.rows:  # noqa: PLR2004
+    chooses = options.method == "kmeans" and options.clusters is None
+    if distinct < 2 or chooses or len(drawn) == vectors.rows:  # noqa: PLR2004  of a draw, only what holds for all
         check_number(distinct, options, "vector")
     cluster = _by_density if options.method == "hdbscan" else _by_means
     return cluster(vectors, drawn, matrix, distinct, options)

@@ -123,8 +123,8 @@ def _in_batches(vectors: VectorStore, clusters: int, options: KMeansOptions, see
     with tqdm(total=options.epochs * vectors.rows, unit="text", unit_scale=True, desc="k-means") as bar:
         for _ in range(options.epochs):
             order = rng.permutation(vectors.rows)
-            # The last batch may be short, which scikit-learn takes as long as it holds a text a cluster.
-            for batch in np.array_split(order, max(1, round(len(order) / max(options.batch_size, clusters)))):
+            # No batch is shorter than batch_size: scikit-learn wants as many texts as clusters in each.
+            for batch in np.array_split(order, max(1, len(order) // max(options.batch_size, clusters))):
                 model.partial_fit(vectors.take(batch))
                 bar.update(len(batch))
     centres: np.ndarray = model.cluster_centers_
