@@ -55,6 +55,7 @@ bench: $(VENV)/.run  ## Run the benchmarks on the bundled sample (about half an 
 	$(BIN)/python benchmarks/augment.py --count 64 --repeats 1
 	$(BIN)/python benchmarks/scale.py --texts 200000
 	$(BIN)/python benchmarks/attention.py --texts $(SAMPLE) --limit 100
+	$(BIN)/python benchmarks/cluster_scale.py --vectors 200000
 	$(BIN)/python benchmarks/train.py
 
 docs: $(VENV)/.docs  ## Build the documentation into site/

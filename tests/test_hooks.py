@@ -12,6 +12,7 @@ from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.text import TextDataset
 from rich.console import Console
 
+from embedding_adaptation.datasets.adapter import OptionalAdapterDataset
 from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
 from embedding_adaptation.datasets.reports import OptionalReportDataset
 from embedding_adaptation.datasets.shards import ShardsDataset
@@ -176,3 +177,34 @@ def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
     assert "Model:" in shown
     ResultTable().after_pipeline_run(pipeline=pipeline("x"), catalog=catalog)
     assert capsys.readouterr().out == ""
+
+
+def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embedder_options, tmp_path):
+    configure_project("embedding_adaptation")
+    run = pipeline("params:embedder", "params:text_clustering", "trained_adapter")
+    values = {
+        "strategies": {"base": "prompted_last", "adapted": "prompted_last_adapted"},
+        "stability": {"candidates": [2, 3]},
+        "naming": {"system_prompt": "You name.", "instruction": "{texts}"},
+        "seed": 0,
+    }
+
+    def check(**changes):
+        catalog = DataCatalog(
+            {
+                "params:embedder": MemoryDataset(embedder_options()),
+                "params:text_clustering": MemoryDataset(values | changes),
+                "trained_adapter": OptionalAdapterDataset(filepath=str(tmp_path / "adapter"), base_model="base_model"),
+            }
+        )
+        InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
+
+    check()
+    check(weights="base")
+    with pytest.raises(
+        DatasetError, match="there is no adapter; run 'kedro run --pipelines=contrastive_finetuning' first, or set it to base"
+    ):
+        check(weights="adapted")
+    with pytest.raises(DatasetError, match=r"strategies\.base names the strategy 'none'"):
+        check(strategies={"base": "none", "adapted": "prompted_last_adapted"})
+    pipelines.set_requested(None)

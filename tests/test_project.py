@@ -79,7 +79,7 @@ def test_every_artefact_is_a_version_in_the_catalog(finished):
     project, _, _ = finished
     entries = {}
     for file in (project / "conf" / "base" / "catalog").glob("*.yml"):
-        if file.stem not in {"strategy_selection", "attention_over_training"}:  # no part of the chain
+        if file.stem not in {"strategy_selection", "attention_over_training", "text_clustering"}:  # no part of the chain
             entries |= yaml.safe_load(file.read_text())
     versioned = [entry["filepath"].rpartition("/")[2] for entry in entries.values() if entry.get("versioned")]
     names = [name.format(namespace=space) for name in versioned for space in ("base", "adapted")]
@@ -121,6 +121,48 @@ def test_strategies_are_ranked_without_labels_by_name_of_the_pipeline(finished):
     assert {"bare.last.-1", "one_word.last.-1", "prompted_values"} <= set(ranking["strategy"])
     assert ranking["rank"].is_monotonic_increasing
     assert versions(project, "ranking_map.png")
+
+
+def test_texts_are_clustered_without_labels_with_the_adapter_that_is_there(finished, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(finished[0], project)
+    texts = [f"{what} near the {place}" for what in ("bus stop", "cold water", "long letter") for place in ("street", "garden", "school")]
+    (tmp_path / "mine.csv").write_text("text\n" + "".join(f"{text} {n}\n" for text in texts for n in range(5)))
+    result = command(project, "kedro", "run", "--pipelines=text_clustering", "--params", f"corpus={tmp_path / 'mine.csv'}")
+    assert "embedded with adapted weights under prompted_values_adapted" in result.stderr
+    assignments = pd.read_parquet(versions(project, "cluster_assignments.parquet")[-1])
+    summary = pd.read_csv(versions(project, "cluster_summary.csv")[-1], keep_default_na=False)
+    report = json.loads(versions(project, "clustering_report.json")[-1].read_text())
+    assert len(assignments) == report["texts"] == 45
+    assert assignments.groupby("cluster")["cluster_name"].nunique().eq(1).all()
+    assert dict(zip(summary["cluster"], summary["size"], strict=True)) == assignments["cluster"].value_counts().to_dict()
+    assert summary["name"].is_unique
+    assert (summary["nearest_1"] != "").all()
+    figure = json.loads(versions(project, "text_map.json")[-1].read_text())
+    assert sum(len(trace["text"]) for trace in figure["data"]) == 45
+    for name in ("cluster_stability.csv", "cluster_stability_figure.json", "cluster_tree.csv", "cluster_tree_figure.png"):
+        assert versions(project, name)
+    vectors = sorted((project / "build" / "kedro-test" / "04_feature" / "corpus_vectors").glob("shard-*"))
+    before = [file.stat().st_mtime_ns for file in vectors]
+    parameters = "text_clustering.clusters=9,text_clustering.naming.model=false"
+    command(project, "kedro", "run", "--pipelines=text_clustering", "--params", f"corpus={tmp_path / 'mine.csv'},{parameters}")
+    assert [file.stat().st_mtime_ns for file in vectors] == before
+    assert json.loads(versions(project, "clustering_report.json")[-1].read_text())["clusters"] == 9
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ("text_clustering.clusters=1", "text_clustering"),
+        ("text_clustering.strategies.base=none", "text_clustering.strategies.base names the strategy 'none'"),
+    ],
+)
+def test_options_of_text_clustering_are_checked_before_any_work(finished, parameters, message):
+    project, _, _ = finished
+    result = command(project, "kedro", "run", "--pipelines=text_clustering", "--params", parameters, check=False)
+    assert result.returncode != 0
+    assert message in result.stderr
+    assert "Running node" not in result.stderr
 
 
 def test_a_grid_is_extracted_and_scored_by_option(finished):

@@ -63,6 +63,8 @@ def _check_names(pipeline: Pipeline, catalog: DataCatalog) -> None:
         _check_tasks(catalog.load("params:clustering_evaluation"))
     if "params:data_augmentation" in pipeline.inputs():
         _check_augmentation(catalog.load("params:data_augmentation"), embedder)
+    if "params:text_clustering" in pipeline.inputs():
+        _check_clustering(catalog, embedder)
 
 
 def _check_export(given: Any, embedder: EmbedderOptions) -> None:
@@ -112,9 +114,33 @@ def _check_augmentation(given: Any, embedder: EmbedderOptions) -> None:
         raise DatasetError(msg)
 
 
+def _check_clustering(catalog: DataCatalog, embedder: EmbedderOptions) -> None:
+    """Check that text clustering names strategies that there are, and asks for no adapter that there is not."""
+    from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
+
+    given = catalog.load("params:text_clustering")
+    options = TextClusteringOptions.model_validate(given if isinstance(given, dict) else given.model_dump())
+    try:
+        options.check(embedder)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
+    if options.weights == "adapted" and not catalog.exists("trained_adapter"):
+        msg = f"text_clustering.weights is adapted, but there is no adapter; {_way_out('adapter')}, or set it to base"
+        raise DatasetError(msg)
+
+
 # Made by earlier runs, and useful when it is there.
 _OPTIONAL = frozenset(
-    {"finished_candidates", "finished_scores", "finished_cells", "corpus_report", "evaluation_report", "training_checkpoints"}
+    {
+        "finished_candidates",
+        "finished_scores",
+        "finished_cells",
+        "corpus_report",
+        "evaluation_report",
+        "training_checkpoints",
+        "trained_adapter",
+        "corpus_shards",
+    }
 )
 
 

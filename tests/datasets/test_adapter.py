@@ -9,7 +9,13 @@ import torch
 from kedro.io import Version
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE, AdapterDataset, TrainedAdapter, read_adapter_card
+from embedding_adaptation.datasets.adapter import (
+    ADAPTER_CARD_FILE,
+    AdapterDataset,
+    OptionalAdapterDataset,
+    TrainedAdapter,
+    read_adapter_card,
+)
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
@@ -86,3 +92,17 @@ def test_the_project_can_be_moved(saved, tmp_path):
     tmp_path.rename(moved)
     weights = AdapterDataset(filepath=str(moved / "adapter"), base_model="base_model", version=Version(None, None)).load()
     assert weights.base.is_relative_to(moved)
+
+
+def test_the_optional_adapter_is_there_or_none_and_is_never_written(saved, tmp_path):
+    dataset, _ = saved
+    folder = str(tmp_path / "adapter")
+    there = OptionalAdapterDataset(filepath=folder, base_model="base_model", version=Version(None, None))
+    assert there.load().adapter == dataset.load().adapter
+    none = OptionalAdapterDataset(filepath=str(tmp_path / "none"), base_model="base_model", version=Version(None, None))
+    assert none.load() is None
+    with pytest.raises(DatasetError, match="the dataset adapter"):
+        there.save(None)
+    asked = OptionalAdapterDataset(filepath=folder, base_model="base_model", version=Version("1999-01-01T00.00.00.000Z", None))
+    with pytest.raises(DatasetError):
+        asked.load()

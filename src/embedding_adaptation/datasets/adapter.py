@@ -111,3 +111,24 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
         }
         text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False)
         (directory / ADAPTER_CARD_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+class OptionalAdapterDataset(AdapterDataset):
+    """The adapter where there is one: loads ``None`` where none has been trained, so that a pipeline can run without it.
+
+    A version that is asked for by name has to be there. Arguments are those of :class:`AdapterDataset`.
+    """
+
+    def load(self) -> DecoderWeights | None:  # type: ignore[override]
+        """The base weights with the adapter, or ``None``."""
+        asked_for = self._version is not None and self._version.load
+        return super().load() if asked_for or self.exists() else None
+
+    def save(self, data: TrainedAdapter) -> None:  # noqa: ARG002  the interface of datasets
+        """Refuse: the dataset ``adapter`` writes it.
+
+        Raises:
+            DatasetError: Always.
+        """
+        msg = f"{self._filepath} is written by the dataset adapter; this entry only reads it"
+        raise DatasetError(msg)

@@ -1,0 +1,103 @@
+"""Vectors of very many texts as a catalog dataset, mapped and never read as a whole."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from kedro.io import AbstractDataset
+from kedro.io.core import DatasetError
+
+from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.vector_store import VectorError, VectorStore
+
+_MANIFEST = "vectors.json"
+
+
+@dataclass(frozen=True)
+class FinishedShards:
+    """Shards that a node has written into its working folder.
+
+    Attributes:
+        shards: Safetensors files in the order of the texts, one tensor ``[n, D]`` each.
+        facts: What is known of them, for JSON.
+    """
+
+    shards: tuple[Path, ...]
+    facts: dict[str, Any]
+
+
+class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
+    """Vectors that are read a block at a time.
+
+    Of a folder, saving writes down which shards belong together, and loading checks that they are still those; other shards in it are
+    removed. It can also be a ``.npy`` file or a ``.safetensors`` file with one tensor, float32 ``[N, D]``, made elsewhere, which is
+    only loaded.
+
+    Args:
+        filepath: The folder or file, on a local disk.
+        metadata: Free values for other tools.
+
+    Example:
+        .. code-block:: yaml
+
+            corpus_vectors:
+              type: embedding_adaptation.datasets.vectors.VectorsDataset
+              filepath: data/01_raw/my_vectors.npy
+    """
+
+    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+        self._path = Path(filepath).expanduser()
+        self.metadata = metadata
+
+    def load(self) -> VectorStore:
+        """Map the vectors.
+
+        Raises:
+            DatasetError: If there are none, or they are not as they were saved; the message says what to do.
+        """
+        try:
+            if self._path.suffix in {".npy", ".safetensors"}:
+                return VectorStore.of_files([self._path], {"source": self._path.name})
+            return self._load_shards()
+        except VectorError as error:
+            raise DatasetError(str(error)) from error
+
+    def save(self, data: FinishedShards) -> None:
+        """Write down which shards belong together."""
+        if self._path.suffix:
+            msg = f"{self._path} holds vectors made elsewhere and is never written; start with --from-nodes=cluster_texts_node"
+            raise DatasetError(msg)
+        names = [shard.relative_to(self._path).as_posix() for shard in data.shards]
+        manifest = {"facts": data.facts, "shards": {name: _fingerprint(self._path / name) for name in names}}
+        with replacing_file(self._path / _MANIFEST) as work:
+            work.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        for leftover in set(self._path.glob("shard-*.safetensors")) - {self._path / name for name in names}:
+            leftover.unlink()
+
+    def _load_shards(self) -> VectorStore:
+        if not (self._path / _MANIFEST).is_file():
+            msg = f"there are no vectors in {self._path}; run the pipeline that writes them first"
+            raise DatasetError(msg)
+        manifest = json.loads((self._path / _MANIFEST).read_text(encoding="utf-8"))
+        files = [self._path / name for name in manifest["shards"]]
+        for file, fingerprint in zip(files, manifest["shards"].values(), strict=True):
+            if not file.is_file() or _fingerprint(file) != fingerprint:
+                msg = f"{file} is not the one that was saved: an interrupted run has begun other vectors; run embed_corpus_node again"
+                raise DatasetError(msg)
+        return VectorStore.of_files(files, manifest["facts"])
+
+    def _exists(self) -> bool:
+        return self._path.is_file() or (self._path / _MANIFEST).is_file()
+
+    def _describe(self) -> dict[str, Any]:
+        return {"filepath": str(self._path)}
+
+
+def _fingerprint(file: Path) -> str:
+    from safetensors import safe_open
+
+    with safe_open(file, framework="np") as content:
+        return str((content.metadata() or {}).get("fingerprint", ""))

@@ -1,0 +1,116 @@
+"""What has to be known of the texts before and after they are clustered, read in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
+    from embedding_adaptation.text_stream import TextStream
+
+# A resample has at least so many texts a cluster, on average: with fewer, agreement says little.
+FEWEST_A_CLUSTER = 5
+_FEWEST_CANDIDATES = 2
+
+
+@dataclass(frozen=True)
+class Census:
+    """A corpus in numbers.
+
+    Attributes:
+        texts: Number of texts.
+        distinct: Number of different ones.
+        digest: Follows from all ids and texts in their order.
+    """
+
+    texts: int
+    distinct: int
+    digest: str
+
+
+def count_texts(corpus: TextStream) -> Census:
+    """Count texts; eight bytes of memory for each."""
+    digest = hashlib.blake2b(digest_size=16)
+    runs: list[np.ndarray] = []
+    texts = 0
+    for piece in corpus.pieces():
+        texts += len(piece)
+        encoded = [text.encode("utf-8", "surrogatepass") for text in piece["text"]]
+        for text_id, text in zip(piece["id"], encoded, strict=True):
+            digest.update(text_id.encode("utf-8", "surrogatepass") + b"\0" + text + b"\0")
+        runs.append(np.unique(np.array([hashlib.blake2b(text, digest_size=8).digest() for text in encoded], "S8").view("u8")))
+        if sum(map(len, runs)) > 2 * len(runs[0]):
+            runs = [np.unique(np.concatenate(runs))]
+    distinct = len(np.unique(np.concatenate(runs))) if runs else 0
+    return Census(texts, distinct, digest.hexdigest())
+
+
+def texts_at(corpus: TextStream, rows: Iterable[int]) -> dict[int, str]:
+    """The texts of some rows, by row."""
+    wanted = np.unique(np.fromiter(rows, np.int64))
+    found: dict[int, str] = {}
+    first = 0
+    for piece in corpus.pieces():
+        low, high = np.searchsorted(wanted, [first, first + len(piece)])
+        if high > low:
+            here = wanted[low:high]
+            found |= dict(zip(here.tolist(), piece["text"].iloc[here - first], strict=True))
+        first += len(piece)
+    return found
+
+
+def check_number(distinct: int, options: TextClusteringOptions, what: str = "text") -> None:
+    """Check that so many different texts, or vectors, can be clustered as the options ask.
+
+    Raises:
+        ClusteringError: If they cannot; the message names the option and the way out.
+    """
+    if distinct < 2:  # noqa: PLR2004
+        msg = f"there is 1 distinct {what}; clustering needs at least 2: give a corpus of different texts"
+        if what != "text":
+            msg = f"all {what}s are equal, so there is nothing to cluster; choose another strategy (text_clustering.strategies)"
+        raise ClusteringError(msg)
+    if options.method == "hdbscan":
+        smallest = smallest_cluster(distinct, options)
+        if distinct < 2 * smallest:
+            msg = (
+                f"{distinct} distinct {what}s cannot hold two clusters of {smallest}; lower text_clustering.hdbscan.min_cluster_size, "
+                "give more texts, or set text_clustering.method to kmeans with a number of clusters"
+            )
+            raise ClusteringError(msg)
+    elif options.clusters is not None:
+        if options.clusters > distinct:
+            msg = (
+                f"text_clustering.clusters is {options.clusters}, but there are only {distinct} distinct {what}s; "
+                f"lower it to {distinct} or less, or give more texts"
+            )
+            raise ClusteringError(msg)
+    else:
+        candidates = possible_candidates(distinct, options)
+        if len(candidates) < _FEWEST_CANDIDATES:
+            second = options.stability.candidates[_FEWEST_CANDIDATES - 1]
+            needed = int(np.ceil(second * FEWEST_A_CLUSTER / options.stability.share))
+            msg = (
+                f"{distinct} distinct {what}s are too few to choose the number of clusters by stability: {needed} are needed for the "
+                "smallest two of text_clustering.stability.candidates; set text_clustering.clusters, or give more texts"
+            )
+            raise ClusteringError(msg)
+
+
+def possible_candidates(distinct: int, options: TextClusteringOptions) -> list[int]:
+    """The candidate numbers of clusters for which resamples hold enough texts."""
+    resample = options.stability.share * min(distinct, options.stability.max_texts)
+    return [clusters for clusters in options.stability.candidates if clusters * FEWEST_A_CLUSTER <= resample]
+
+
+def smallest_cluster(texts: int, options: TextClusteringOptions) -> int:
+    """HDBSCAN's smallest cluster: as given, else 1 % of the texts, at least 5."""
+    return options.hdbscan.min_cluster_size or max(5, round(min(texts, options.hdbscan.max_texts) / 100))

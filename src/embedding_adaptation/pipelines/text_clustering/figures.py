@@ -1,0 +1,170 @@
+"""Figures of text clustering."""
+
+from __future__ import annotations
+
+import html
+import textwrap
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embedding_adaptation.datasets.clusters import NOISE
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pandas as pd
+    import plotly.graph_objects as go
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart with every common colour vision deficiency; yellow is left out, which is hardly seen on white.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+_SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "pentagon")
+_NOISE_COLOUR = "#BBBBBB"
+_LINE = "#0072B2"
+_LEGEND_CHARACTERS, _LEAF_CHARACTERS = 34, 44
+_HOVER_LINE = 60
+_MOST_NUMBERED = 60
+_MOST_LEAVES = 60
+# Above this many points the browser's own drawing gets slow, and WebGL takes over.
+_MOST_SVG_POINTS = 2000
+
+
+def stability_figure(curve: pd.DataFrame, method: str) -> go.Figure:
+    """Agreement of resamples over the number of clusters, with the number that was taken."""
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    known = curve.dropna(subset=["agreement"])
+    line = {"x": known["clusters"].tolist(), "y": known["agreement"].round(4).tolist()}
+    figure.add_scatter(
+        **line,
+        mode="lines+markers",
+        line={"color": _LINE},
+        marker={"size": 8},
+        error_y={"array": known["standard_error"].round(4).tolist(), "color": _LINE, "thickness": 1.2},
+        name="mean and standard error",
+        hovertemplate="%{x} clusters: %{y:.3f}<extra></extra>",
+    )
+    for chosen in curve.loc[curve["chosen"], "clusters"]:
+        figure.add_vline(int(chosen), line={"color": "#333333", "dash": "dot"}, annotation_text=f"{int(chosen)} clusters taken")
+    how = "HDBSCAN" if method == "hdbscan" else "k-means"
+    figure.update_layout(
+        template="plotly_white",
+        title={"text": f"How well {how} clusters of different draws of the texts agree"},
+        xaxis={"title": "number of clusters"},
+        yaxis={"title": "adjusted Rand index (0: by chance, 1: the same)", "range": [min(0.0, *known["agreement"], 0.0) - 0.02, 1.02]},
+        showlegend=False,
+    )
+    return figure
+
+
+def text_map(
+    coordinates: np.ndarray, labels: np.ndarray, texts: Sequence[str], summary: pd.DataFrame, *, hover_characters: int, total: int
+) -> go.Figure:
+    """Texts in two dimensions: a colour and symbol a cluster, which the legend turns on and off, and the text at the pointer.
+
+    Args:
+        coordinates: ``[n, 2]``.
+        labels: Their clusters, ``[n]``.
+        texts: The texts.
+        summary: ``cluster``, ``name`` and ``size`` of all clusters.
+        hover_characters: Characters of a text that are shown.
+        total: Number of texts that were clustered.
+    """
+    import plotly.graph_objects as go
+
+    figure = go.Figure()
+    scatter = go.Scatter if len(labels) <= _MOST_SVG_POINTS else go.Scattergl
+    shown = len(labels)
+    for row in sorted(summary.to_dict("records"), key=lambda row: (row["cluster"] != NOISE, row["cluster"])):
+        cluster, name = int(row["cluster"]), str(row["name"])
+        places = np.flatnonzero(labels == cluster)
+        noise = cluster == NOISE
+        number = "" if noise else f"{cluster} · "
+        figure.add_trace(
+            scatter(
+                x=coordinates[places, 0].round(4).tolist(),
+                y=coordinates[places, 1].round(4).tolist(),
+                mode="markers",
+                name=html.escape(f"{number}{_cut(name, _LEGEND_CHARACTERS)} ({int(row['size']):,})", quote=False),
+                legendrank=2000 if noise else 1000,
+                marker={
+                    "color": _NOISE_COLOUR if noise else _COLOURS[cluster % len(_COLOURS)],
+                    "symbol": "circle" if noise else _SYMBOLS[(cluster // len(_COLOURS)) % len(_SYMBOLS)],
+                    "size": 4 if noise else 7,
+                    "opacity": 0.75,
+                },
+                text=[hover_text(texts[place], hover_characters) for place in places.tolist()],
+                hovertemplate=f"<b>{html.escape(number + name, quote=False).replace('%{', '% {')}</b><br>%{{text}}<extra></extra>",
+            )
+        )
+        if not noise and len(places) and cluster < _MOST_NUMBERED:
+            middle = np.median(coordinates[places], axis=0)
+            figure.add_annotation(
+                x=float(middle[0]), y=float(middle[1]), text=f"<b>{cluster}</b>", showarrow=False, font={"size": 12, "color": "#000000"},
+                bgcolor="rgba(255, 255, 255, 0.75)", borderpad=1,
+            )  # fmt: skip
+    some = f"{shown:,} of {total:,} texts" if shown < total else f"{total:,} texts"
+    axis = {"showticklabels": False, "showgrid": False, "zeroline": False}
+    figure.update_layout(
+        template="plotly_white",
+        title={"text": f"{some} by cluster; near points are alike, far distances say little"},
+        xaxis={"title": "UMAP 1 (no unit)", **axis},
+        yaxis={"title": "UMAP 2 (no unit)", **axis},
+        legend={"title": {"text": "cluster (texts)"}, "itemsizing": "constant", "font": {"size": 11}},
+        hoverlabel={"align": "left", "font": {"size": 12}},
+        margin={"l": 50, "r": 20, "t": 60, "b": 50},
+    )
+    return figure
+
+
+def hover_text(text: str, characters: int) -> str:
+    """A text as it is shown at its point: cut, wrapped, and with nothing in it that a browser would take for markup."""
+    return "<br>".join(html.escape(line, quote=False) for line in textwrap.wrap(_cut(text, characters), _HOVER_LINE))
+
+
+def cluster_tree(links: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -> Figure:
+    """The tree of clusters, its leaves named; where there are very many clusters, its upper part."""
+    from matplotlib.figure import Figure
+    from scipy.cluster.hierarchy import dendrogram
+
+    leaves = min(len(names), _MOST_LEAVES)
+    figure = Figure(figsize=(8.0, 1.4 + 0.26 * max(leaves, 2)), layout="constrained")
+    axis = figure.subplots()
+    axis.set_title("Which clusters are alike", fontsize=10)
+    if len(links):
+        titles = [_plain(f"{_cut(name, _LEAF_CHARACTERS)} ({size:,})") for name, size in zip(names, sizes, strict=True)]
+        below = _texts_below(links, sizes)
+
+        def title(node: int) -> str:
+            return titles[node] if node < len(titles) else f"several clusters ({below[node]:,})"
+
+        dendrogram(
+            links, orientation="right", ax=axis, leaf_label_func=title, leaf_font_size=8, color_threshold=0, above_threshold_color=_LINE,
+            truncate_mode="lastp" if len(names) > _MOST_LEAVES else None, p=_MOST_LEAVES,
+        )  # fmt: skip
+        axis.set_xlabel("mean cosine distance between the centres of clusters (0: the same direction)", fontsize=8)
+        axis.tick_params(axis="x", labelsize=8)
+    else:
+        axis.text(0.5, 0.5, "one cluster: no tree", ha="center", va="center")
+        axis.set_axis_off()
+    axis.spines[["top", "left", "right"]].set_visible(False)
+    return figure
+
+
+def _cut(text: str, characters: int) -> str:
+    words = " ".join(text.split())
+    return words if len(words) <= characters else f"{words[: characters - 1].rstrip()}…"
+
+
+def _plain(text: str) -> str:
+    """Between dollar signs, matplotlib takes text for a formula."""
+    return text.replace("$", r"\$")
+
+
+def _texts_below(links: np.ndarray, sizes: Sequence[int]) -> list[int]:
+    texts = list(sizes)
+    for left, right, *_ in links:
+        texts.append(texts[int(left)] + texts[int(right)])
+    return texts

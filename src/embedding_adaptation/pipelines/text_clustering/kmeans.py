@@ -1,0 +1,131 @@
+"""k-means by cosine in bounded memory: on unit vectors, in mini-batches where there are many."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from embedding_adaptation.pipelines.text_clustering.options import KMeansOptions
+    from embedding_adaptation.vector_store import VectorStore
+
+# Numbers in a block of vectors, or of their similarities to all centres: 64 MB.
+_BLOCK_NUMBERS = 1 << 24
+# Texts a cluster from which mini-batches start.
+_START_TEXTS = 50
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The nearest centre of each vector.
+
+    Attributes:
+        labels: Number of the centre, int32 ``[N]``.
+        distances: Cosine distance to it, float32 ``[N]``.
+        sums: Sum of each centre's vectors, float64 ``[K, D]``.
+    """
+
+    labels: np.ndarray
+    distances: np.ndarray
+    sums: np.ndarray
+
+
+def cluster_by_cosine(vectors: VectorStore, clusters: int, options: KMeansOptions, seed: int) -> np.ndarray:
+    """Centres of clusters.
+
+    Squared Euclidean distance on unit vectors is twice the cosine distance, so that k-means groups by direction; the centres it finds are
+    scaled to unit length, and one round over all vectors makes them the mean directions of their own (spherical k-means).
+
+    Args:
+        vectors: The vectors.
+        clusters: How many centres are wanted.
+        options: Batches and starts.
+        seed: Seed of starts and batches.
+
+    Returns:
+        Unit vectors ``[K, D]``, the centre of the largest cluster first; fewer than asked for where some would be empty.
+
+    References:
+        Sculley, Web-scale k-means clustering (WWW 2010); Dhillon and Modha, Concept decompositions for large sparse text data using
+        clustering (Machine Learning 42, 2001).
+    """
+    few = vectors.rows <= options.full_up_to
+    means = _full(vectors, clusters, options, seed) if few else _in_batches(vectors, clusters, options, seed)
+    sums = assign(vectors, unit(means)).sums
+    found = assign(vectors, unit(sums[np.linalg.norm(sums, axis=1) > 0]))
+    sizes = np.bincount(found.labels, minlength=len(found.sums))
+    order = [cluster for cluster in np.argsort(-sizes, kind="stable") if sizes[cluster]]
+    return unit(found.sums[order])
+
+
+def small_labels(matrix: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """Cluster of each row of a small matrix of unit vectors, ``[n]``."""
+    from sklearn.cluster import KMeans
+
+    labels: np.ndarray = KMeans(clusters, n_init=2, random_state=seed).fit_predict(matrix)
+    return labels
+
+
+def assign(vectors: VectorStore, centres: np.ndarray) -> Assignment:
+    """Find the nearest centre of each vector, a block at a time.
+
+    Args:
+        vectors: The vectors.
+        centres: Unit vectors ``[K, D]``.
+    """
+    labels = np.empty(vectors.rows, np.int32)
+    distances = np.empty(vectors.rows, np.float32)
+    sums = np.zeros(centres.shape)  # [K, D], float64
+    size = max(1, _BLOCK_NUMBERS // max(centres.shape))
+    for start, block in vectors.blocks(size):
+        cosines = block @ centres.T  # [n, K]
+        nearest = cosines.argmax(axis=1)  # [n]
+        span = slice(start, start + len(block))
+        labels[span] = nearest
+        distances[span] = np.clip(1.0 - cosines[np.arange(len(block)), nearest], 0.0, 2.0)
+        add_to(sums, nearest, block)
+    return Assignment(labels, distances, sums)
+
+
+def add_to(sums: np.ndarray, labels: np.ndarray, block: np.ndarray) -> None:
+    """Add vectors ``[n, D]`` to the sums ``[K, D]`` of their clusters ``[n]``."""
+    from scipy.sparse import csr_array
+
+    count = len(labels)
+    members = csr_array((np.ones(count, np.float32), (labels, np.arange(count))), shape=(len(sums), count))  # [K, n]
+    sums += members @ block
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    """The same directions with length one, float32; what has no direction stays zero."""
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    return np.asarray(vectors / np.maximum(lengths, 1e-30), dtype=np.float32)
+
+
+def _full(vectors: VectorStore, clusters: int, options: KMeansOptions, seed: int) -> np.ndarray:
+    from sklearn.cluster import KMeans
+
+    matrix = vectors.take(np.arange(vectors.rows))
+    centres: np.ndarray = KMeans(clusters, n_init=options.starts, random_state=seed).fit(matrix).cluster_centers_
+    return centres
+
+
+def _in_batches(vectors: VectorStore, clusters: int, options: KMeansOptions, seed: int) -> np.ndarray:
+    from sklearn.cluster import KMeans, MiniBatchKMeans
+    from tqdm.auto import tqdm
+
+    rng = np.random.default_rng(seed)
+    start = rng.choice(vectors.rows, min(vectors.rows, max(options.batch_size, _START_TEXTS * clusters)), replace=False)
+    first = KMeans(clusters, n_init=options.starts, random_state=seed).fit(vectors.take(start))
+    model = MiniBatchKMeans(clusters, init=first.cluster_centers_, n_init=1, batch_size=options.batch_size, random_state=seed)
+    with tqdm(total=options.epochs * vectors.rows, unit="text", unit_scale=True, desc="k-means") as bar:
+        for _ in range(options.epochs):
+            order = rng.permutation(vectors.rows)
+            # No batch is shorter than batch_size: scikit-learn wants as many texts as clusters in each.
+            for batch in np.array_split(order, max(1, len(order) // max(options.batch_size, clusters))):
+                model.partial_fit(vectors.take(batch))
+                bar.update(len(batch))
+    centres: np.ndarray = model.cluster_centers_
+    return centres

@@ -1,0 +1,81 @@
+"""Many dimensions in a few: UMAP from exact neighbours."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+_BLOCK = 2048
+# Below so many points there are no neighbourhoods to keep: the strongest principal components show all there is.
+_FEWEST_POINTS = 6
+_NO_VARIANCE = 1e-9
+
+
+def umap_coordinates(matrix: np.ndarray, dimensions: int, *, neighbours: int, min_distance: float, seed: int) -> np.ndarray:
+    """Coordinates in which near vectors stay near.
+
+    The neighbours are exact, found by matrix products, and the start is the principal components: the same vectors and seed give the same
+    coordinates on the same machine, and the approximate search is left out, which takes longer to compile than thousands of texts to
+    search.
+
+    Args:
+        matrix: Unit vectors ``[n, D]``.
+        dimensions: How many coordinates.
+        neighbours: Neighbours a point, itself included; as many as there are where there are fewer.
+        min_distance: How close points may come.
+        seed: Seed of the optimisation.
+
+    Returns:
+        Float32 ``[n, dimensions]``.
+
+    References:
+        McInnes, Healy and Melville, UMAP (arXiv 1802.03426); https://umap-learn.readthedocs.io.
+    """
+    start = principal_components(matrix, dimensions)
+    if len(matrix) < _FEWEST_POINTS:
+        return start
+    with warnings.catch_warnings():
+        # The compiler's own deprecations, and that new points cannot be mapped: neither concerns the person who reads the map.
+        warnings.simplefilter("ignore")
+        from umap import UMAP
+
+        count = min(neighbours, len(matrix) - 1)
+        jitter = np.random.default_rng(seed).normal(scale=1e-4, size=start.shape)
+        reducer = UMAP(
+            n_components=dimensions,
+            n_neighbors=count,
+            min_dist=min_distance,
+            metric="cosine",
+            init=10.0 * start / max(float(np.abs(start).max()), 1e-12) + jitter,
+            precomputed_knn=(*nearest_neighbours(matrix, count), None),
+            random_state=seed,
+            n_jobs=1,
+        )
+        return np.asarray(reducer.fit_transform(matrix), dtype=np.float32)
+
+
+def nearest_neighbours(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each unit vector's nearest ones, itself first: their rows and cosine distances, ``[n, count]`` both."""
+    rows = np.empty((len(matrix), count), np.int32)
+    distances = np.empty((len(matrix), count), np.float32)
+    for start in range(0, len(matrix), _BLOCK):
+        far = 1.0 - matrix[start : start + _BLOCK] @ matrix.T  # [b, n]
+        own = np.arange(len(far))
+        far[own, start + own] = -1.0  # first even where other texts are equal
+        near = np.argpartition(far, count - 1, axis=1)[:, :count]
+        near = np.take_along_axis(near, np.argsort(np.take_along_axis(far, near, axis=1), axis=1, kind="stable"), axis=1)
+        rows[start : start + _BLOCK] = near
+        distances[start : start + _BLOCK] = np.maximum(np.take_along_axis(far, near, axis=1), 0.0)
+    return rows, distances
+
+
+def principal_components(matrix: np.ndarray, dimensions: int) -> np.ndarray:
+    """The strongest principal components, float32 ``[n, dimensions]``; zero where there are fewer."""
+    centred = matrix - matrix.mean(axis=0)
+    values, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))  # ascending
+    strongest = directions[:, ::-1][:, :dimensions] * (values[::-1][:dimensions] > _NO_VARIANCE)  # [D, dimensions or fewer]
+    strongest = strongest * np.sign(strongest[np.abs(strongest).argmax(axis=0), np.arange(strongest.shape[1])])
+    found = np.zeros((len(matrix), dimensions), np.float32)
+    found[:, : strongest.shape[1]] = centred @ strongest
+    return found

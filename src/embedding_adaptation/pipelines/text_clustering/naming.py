@@ -1,0 +1,149 @@
+"""Short names of clusters, proposed by the base model from the texts nearest to the centre."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from embedding_adaptation.pipelines.text_clustering.options import TEXTS_SLOT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embedding_adaptation.embedder.weights import DecoderWeights
+    from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.pipelines.text_clustering.options import NamingOptions
+
+logger = logging.getLogger(__name__)
+
+_TOKENS_A_WORD = 5
+_MOST_CHARACTERS = 60
+_WORDS_IN_NAME = 3
+
+
+@dataclass(frozen=True)
+class Name:
+    """A cluster's name.
+
+    Attributes:
+        name: The name; no two clusters have the same.
+        source: ``model``, or ``words`` where it is made of the distinctive words.
+    """
+
+    name: str
+    source: str
+
+
+def name_clusters(
+    texts: Sequence[Sequence[str]],
+    words: Sequence[Sequence[str]],
+    weights: DecoderWeights,
+    options: NamingOptions,
+    embedder_options: EmbedderOptions,
+) -> list[Name]:
+    """Name clusters.
+
+    The distinctive words take the place of the model's answer where it has no chat template, refuses, speaks about itself, says nothing,
+    does not come to an end, or says more than a few words.
+
+    Args:
+        texts: For each cluster the texts nearest to its centre.
+        words: For each cluster its distinctive words.
+        weights: The base model.
+        options: What the model is asked.
+        embedder_options: Device and number format.
+
+    Returns:
+        A name a cluster.
+    """
+    answers = _answers(texts, weights, options, embedder_options) if options.model else [""] * len(texts)
+    names: list[Name] = []
+    taken: set[str] = set()
+    for number, answer in enumerate(answers):
+        own = words[number]
+        name = Name(answer, "model") if answer else Name(", ".join(own[:_WORDS_IN_NAME]) or f"cluster {number}", "words")
+        variants = [name.name, *(f"{name.name} ({word})" for word in own), *(f"{name.name} {more}" for more in range(2, len(texts) + 2))]
+        chosen = next(variant for variant in variants if variant.lower() not in taken)
+        taken.add(chosen.lower())
+        names.append(Name(chosen, name.source))
+    return names
+
+
+def usable_names(answers: Sequence[tuple[str, bool]], texts: Sequence[Sequence[str]], options: NamingOptions) -> list[str]:
+    """Answers as names; empty where one is none.
+
+    Args:
+        answers: What the model has said, and whether it came to an end.
+        texts: What it was shown.
+        options: What a name may be.
+    """
+    import pandas as pd
+
+    from embedding_adaptation.pipelines.data_augmentation.scoring import score
+
+    lines = [next((line.strip() for line in answer.splitlines() if line.strip()), "") for answer, _ in answers]
+    candidates = pd.DataFrame(
+        {
+            "key": [str(number) for number in range(len(lines))],
+            "source_text": [" ".join(shown) for shown in texts],
+            "generated_text": lines,
+            "generator": "rewrite",
+            "finished": True,
+        }
+    )
+    judged = score(candidates, None, None)
+    shown_names = {example.name.lower() for example in options.examples}
+    names = []
+    for answer, refusal, preamble, (_, finished) in zip(judged["answer"], judged["refusal"], judged["preamble"], answers, strict=True):
+        name = " ".join(answer.split()).strip(" .,:;!-*#")
+        few = 0 < len(name) <= _MOST_CHARACTERS and len(name.split()) <= options.max_words and any(map(str.isalpha, name))
+        names.append(name if finished and few and not refusal and not preamble and name.lower() not in shown_names else "")
+    return names
+
+
+def conversation(texts: Sequence[str], options: NamingOptions) -> list[dict[str, str]]:
+    """What the model is told and asked, as messages of roles and contents."""
+    turns = [{"role": "system", "content": options.system_prompt}]
+    for example in options.examples:
+        turns += [{"role": "user", "content": _question(example.texts, options)}, {"role": "assistant", "content": example.name}]
+    return [*turns, {"role": "user", "content": _question(texts, options)}]
+
+
+def _question(texts: Sequence[str], options: NamingOptions) -> str:
+    shown = (" ".join(text.split())[: options.text_characters] for text in texts)
+    return options.instruction.replace(TEXTS_SLOT, "\n".join(f"- {text}" for text in shown))
+
+
+def _answers(
+    texts: Sequence[Sequence[str]], weights: DecoderWeights, options: NamingOptions, embedder_options: EmbedderOptions
+) -> list[str]:
+    from embedding_adaptation.pipelines.data_augmentation.generators.decoding import AnswerSampler, Prompt, Sampling
+    from embedding_adaptation.pipelines.data_augmentation.generators.rewrite import end_ids, has_chat_template, load_generator
+
+    if not has_chat_template(weights):
+        logger.warning("base_model %r has no chat template: clusters are named by their distinctive words", weights.card.source)
+        return [""] * len(texts)
+    model, tokenizer = load_generator(weights, embedder_options)
+    sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=_TOKENS_A_WORD * options.max_words)
+    room = int(model.config.get_text_config().max_position_embeddings) - sampling.max_new_tokens
+    prompts, asked = [], []
+    for number, shown in enumerate(texts):
+        for count in range(len(shown), 0, -1):
+            prompt = tokenizer.apply_chat_template(conversation(shown[:count], options), tokenize=False, add_generation_prompt=True)
+            ids = list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
+            if len(ids) <= room:
+                prompts.append(Prompt(ids, [0.0] * sampling.max_new_tokens))
+                asked.append(number)
+                break
+    given = [("", False)] * len(texts)
+    for number, answer, finished in AnswerSampler(model, end_ids(model, tokenizer), sampling).answers(prompts):
+        given[asked[number]] = (tokenizer.decode(answer, skip_special_tokens=True), finished)
+    names = usable_names(given, texts, options)
+    logger.info(
+        "%s named %d of %d clusters; the others are named by their distinctive words",
+        weights.card.source,
+        sum(map(bool, names)),
+        len(names),
+    )
+    return names

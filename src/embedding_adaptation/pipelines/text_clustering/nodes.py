@@ -1,0 +1,292 @@
+"""Nodes of text clustering: unlabelled texts -> vectors -> clusters -> what they are about."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from embedding_adaptation.datasets.clusters import NOISE, Clusters
+from embedding_adaptation.datasets.vectors import FinishedShards
+from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.text_clustering.corpus import check_number, count_texts, texts_at
+from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
+from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
+from embedding_adaptation.text_stream import TableStream, TextStream
+from embedding_adaptation.vector_store import VectorStore
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from plotly.graph_objects import Figure as PlotlyFigure
+else:
+    Figure = PlotlyFigure = Any  # Kedro evaluates the annotations at start, and these libraries take a while to import
+
+logger = logging.getLogger(__name__)
+
+NOISE_NAME = "noise"
+
+
+def embed_corpus(
+    corpus: TextStream,
+    base_model: DecoderWeights,
+    trained_adapter: DecoderWeights | None,
+    corpus_shards: Path,
+    options: TextClusteringOptions,
+    embedder_options: EmbedderOptions,
+) -> FinishedShards:
+    """Embed the corpus under one strategy, shard by shard; shards that are there for the same texts, weights and strategy are kept.
+
+    Args:
+        corpus: Unlabelled texts.
+        base_model: The base weights.
+        trained_adapter: The base weights with an adapter, where there is one.
+        corpus_shards: The folder the shards go to.
+        options: Which weights and strategy.
+        embedder_options: Templates and strategies.
+
+    Returns:
+        The shards, and what they were made with.
+
+    Raises:
+        ClusteringError: If there are too few texts for what the options ask, or no adapter that they ask for.
+    """
+    from embedding_adaptation.runtime import fitted_strategies, load_embedder
+
+    options.check(embedder_options)
+    census = count_texts(corpus)
+    check_number(census.distinct, options)
+    model = choose_weights(base_model, trained_adapter, options)
+    weights: Literal["base", "adapted"] = "base" if model.adapter is None else "adapted"
+    name = options.strategy(weights)
+    logger.info("%d texts (%d distinct) are embedded with %s weights under %s", census.texts, census.distinct, weights, name)
+    embedder = load_embedder(model, embedder_options)
+
+    def fitting_texts() -> list[str]:
+        return corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
+
+    (strategy,) = fitted_strategies(embedder, {name: embedder_options.every_strategy[name]}, embedder_options, fitting_texts)
+    shards = embedder.encode_to_shards((text for _, text in corpus.rows()), corpus_shards, strategy)
+    facts = {
+        "texts": census.texts,
+        "distinct": census.distinct,
+        "digest": census.digest,
+        "weights": weights,
+        "strategy": name,
+        "model": model.card.source,
+        "fingerprint": model.fingerprint(),
+    }
+    return FinishedShards(tuple(shards), facts)
+
+
+def choose_weights(base: DecoderWeights, adapted: DecoderWeights | None, options: TextClusteringOptions) -> DecoderWeights:
+    """Base weights, or those with the adapter, as the options say and as there are.
+
+    Raises:
+        ClusteringError: If the adapter is asked for, and there is none for this base model.
+    """
+    if options.weights == "base":
+        return base
+    fits = adapted is not None and adapted.card.sha256 == base.card.sha256
+    if adapted is not None and fits:
+        return adapted
+    lack = "there is no adapter" if adapted is None else f"the adapter belongs to {adapted.card.source!r}, not to {base.card.source!r}"
+    if options.weights == "adapted":
+        msg = (
+            f"text_clustering.weights is adapted, but {lack}; run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first, "
+            "or set it to base"
+        )
+        raise ClusteringError(msg)
+    logger.warning("%s: texts are embedded with the base weights (text_clustering.weights)", lack)
+    return base
+
+
+def cluster_texts(corpus: TextStream, corpus_vectors: VectorStore, options: TextClusteringOptions) -> tuple[Clusters, pd.DataFrame]:
+    """Cluster the texts, and measure how stable that is.
+
+    Args:
+        corpus: The texts.
+        corpus_vectors: Their vectors.
+        options: Method and number of clusters.
+
+    Returns:
+        The clusters; and a row a number of clusters that was tried: ``clusters``, ``agreement``, ``standard_error``, ``pairs``, ``chosen``.
+
+    Raises:
+        ClusteringError: If the vectors are of other texts, or cannot be clustered as the options ask.
+    """
+    from embedding_adaptation.pipelines.text_clustering.clustering import cluster_vectors
+
+    census = count_texts(corpus)
+    if census.texts != corpus_vectors.rows or corpus_vectors.facts.get("digest", census.digest) != census.digest:
+        msg = (
+            f"corpus_vectors hold {corpus_vectors.rows} vectors that are not those of the {census.texts} texts of the corpus; run "
+            "embed_corpus_node again, or name the corpus they were made of (--params corpus=PATH)"
+        )
+        raise ClusteringError(msg)
+    check_number(census.distinct, options)
+    clusters, curve = cluster_vectors(corpus_vectors, options)
+    known = {name: value for name, value in corpus_vectors.facts.items() if name != "digest"}
+    facts = known | {"texts": census.texts, "distinct": census.distinct} | clusters.facts
+    logger.info("%d clusters of %d texts, the largest with %d", len(clusters.centres), census.texts, clusters.sizes.max())
+    return Clusters(clusters.labels, clusters.distances, clusters.centres, facts), curve
+
+
+def plot_stability(cluster_stability: pd.DataFrame, options: TextClusteringOptions) -> PlotlyFigure:
+    """Draw the agreement of resamples over the number of clusters."""
+    from embedding_adaptation.pipelines.text_clustering.figures import stability_figure
+
+    return stability_figure(cluster_stability, options.method)
+
+
+def describe_clusters(corpus: TextStream, text_clusters: Clusters, options: TextClusteringOptions) -> pd.DataFrame:
+    """Find sizes, cohesion, nearest texts and distinctive words; see :func:`.profiles.profile_clusters`."""
+    from embedding_adaptation.pipelines.text_clustering.profiles import profile_clusters
+
+    return profile_clusters(corpus, text_clusters, options)
+
+
+def name_clusters(
+    cluster_profiles: pd.DataFrame, base_model: DecoderWeights, options: TextClusteringOptions, embedder_options: EmbedderOptions
+) -> pd.DataFrame:
+    """Give every cluster a name.
+
+    Args:
+        cluster_profiles: What :func:`describe_clusters` found.
+        base_model: The model that proposes names.
+        options: How it is asked.
+        embedder_options: Device and number format.
+
+    Returns:
+        A row a cluster, noise (-1) last: ``cluster``, ``name``, ``name_source`` (model or words), ``size``, ``share`` of all texts,
+        ``cohesion`` (mean cosine to the centre), ``words``, and the nearest texts ``nearest_1``, ``nearest_2`` and so on.
+    """
+    from embedding_adaptation.pipelines.text_clustering import naming
+
+    proper = cluster_profiles[cluster_profiles["cluster"] != NOISE]
+    names = naming.name_clusters(proper["nearest"].tolist(), proper["words"].tolist(), base_model, options.naming, embedder_options)
+    noise = len(cluster_profiles) - len(proper)
+    summary = cluster_profiles[["cluster", "size", "share", "cohesion"]].copy()
+    summary.insert(1, "name", [name.name for name in names] + [NOISE_NAME] * noise)
+    summary.insert(2, "name_source", [name.source for name in names] + [""] * noise)
+    summary["words"] = cluster_profiles["words"].map(", ".join)
+    for number in range(options.nearest_texts):
+        summary[f"nearest_{number + 1}"] = [texts[number] if number < len(texts) else "" for texts in cluster_profiles["nearest"]]
+    return summary
+
+
+def list_assignments(corpus: TextStream, text_clusters: Clusters, cluster_summary: pd.DataFrame) -> TableStream:
+    """List which text belongs to which cluster.
+
+    Args:
+        corpus: The texts.
+        text_clusters: Their clusters.
+        cluster_summary: Names of the clusters.
+
+    Returns:
+        A row a text, in the corpus's order: ``id``, ``text``, ``cluster`` (-1 for noise), ``cluster_name`` and ``distance``, the cosine
+        distance to the cluster's centre (of noise to the nearest centre).
+    """
+    names = dict(zip(cluster_summary["cluster"].tolist(), cluster_summary["name"].tolist(), strict=True))
+
+    def pieces() -> Iterator[pd.DataFrame]:
+        first = 0
+        for piece in corpus.pieces():
+            span = slice(first, first + len(piece))
+            first += len(piece)
+            labels = text_clusters.labels[span]
+            yield pd.DataFrame(
+                {
+                    "id": piece["id"].to_numpy(),
+                    "text": piece["text"].to_numpy(),
+                    "cluster": labels,
+                    "cluster_name": [names[label] for label in labels.tolist()],
+                    "distance": text_clusters.distances[span],
+                }
+            )
+
+    return TableStream(pieces)
+
+
+def map_texts(
+    corpus: TextStream,
+    corpus_vectors: VectorStore,
+    text_clusters: Clusters,
+    cluster_summary: pd.DataFrame,
+    options: TextClusteringOptions,
+) -> PlotlyFigure:
+    """Draw the texts in two dimensions; of very many a random draw, in which every cluster is.
+
+    Args:
+        corpus: The texts.
+        corpus_vectors: Their vectors.
+        text_clusters: Their clusters.
+        cluster_summary: Names and sizes of the clusters.
+        options: How many texts, and UMAP's options.
+    """
+    from embedding_adaptation.pipelines.text_clustering.clustering import draw
+    from embedding_adaptation.pipelines.text_clustering.figures import text_map
+    from embedding_adaptation.pipelines.text_clustering.layout import umap_coordinates
+    from embedding_adaptation.pipelines.text_clustering.profiles import nearest_rows
+
+    chosen = draw(corpus_vectors.rows, options.map.max_texts, options.seed)
+    rows = np.unique(np.concatenate([chosen, *nearest_rows(text_clusters, 1)]))
+    coordinates = umap_coordinates(
+        corpus_vectors.take(rows), 2, neighbours=options.map.neighbours, min_distance=options.map.min_distance, seed=options.seed
+    )
+    texts = texts_at(corpus, rows.tolist())
+    return text_map(
+        coordinates,
+        text_clusters.labels[rows],
+        [texts[row] for row in rows.tolist()],
+        cluster_summary,
+        hover_characters=options.map.hover_characters,
+        total=corpus_vectors.rows,
+    )
+
+
+def grow_tree(text_clusters: Clusters, cluster_summary: pd.DataFrame) -> tuple[pd.DataFrame, Figure]:
+    """Join clusters that are alike, step by step.
+
+    Args:
+        text_clusters: The clusters.
+        cluster_summary: Their names.
+
+    Returns:
+        A row a merge (see :func:`.tree.merge_table`), and the tree as a figure.
+    """
+    from embedding_adaptation.pipelines.text_clustering.figures import cluster_tree
+    from embedding_adaptation.pipelines.text_clustering.tree import cluster_linkage, merge_table
+
+    names = cluster_summary.loc[cluster_summary["cluster"] != NOISE, "name"].astype(str).tolist()
+    sizes = text_clusters.sizes.tolist()
+    links = cluster_linkage(text_clusters.centres)
+    return merge_table(links, names, sizes), cluster_tree(links, names, sizes)
+
+
+def report_clustering(text_clusters: Clusters, cluster_summary: pd.DataFrame) -> dict[str, Any]:
+    """Sum up in numbers how the texts were clustered; holds no text.
+
+    Args:
+        text_clusters: The clusters.
+        cluster_summary: What they are about.
+
+    Returns:
+        Model, strategy, method, numbers of texts and clusters, share of noise, mean cohesion, agreement of resamples, names by source.
+    """
+    members = text_clusters.labels != NOISE
+    sources = cluster_summary["name_source"].value_counts()
+    return {
+        **text_clusters.facts,
+        "clusters": len(text_clusters.centres),
+        "largest": int(text_clusters.sizes.max()),
+        "smallest": int(text_clusters.sizes.min()),
+        "noise_share": float((~members).mean()),
+        "cohesion": float(1.0 - text_clusters.distances[members].mean()),
+        "named_by_model": int(sources.get("model", 0)),
+        "named_by_words": int(sources.get("words", 0)),
+    }

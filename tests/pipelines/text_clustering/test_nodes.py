@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from embedding_adaptation.datasets.clusters import NOISE, Clusters
+from embedding_adaptation.datasets.vectors import VectorsDataset
+from embedding_adaptation.pipelines.text_clustering import nodes
+from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
+from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.vector_store import VectorStore
+
+
+def stream(texts, rows=7):
+    return TextStream.of(pd.DataFrame({"id": [f"t{n}" for n in range(len(texts))], "text": texts}, dtype=str), rows)
+
+
+@pytest.fixture
+def clustered():
+    """Three clusters of eight texts, of which two are equal, and two texts of noise."""
+    subjects = [("bus", "late"), ("cake", "oven"), ("tax", "form")]
+    texts = [f"the {a} and the {b} number {n // 2}" for a, b in subjects for n in range(8)] + ["stray one", "stray two"]
+    labels = np.array([0] * 8 + [1] * 8 + [2] * 8 + [NOISE] * 2, np.int32)
+    distances = np.tile(np.linspace(0.1, 0.8, 8), 4)[:26].astype(np.float32)
+    return stream(texts), Clusters(labels, distances, np.eye(3, 6, dtype=np.float32), {"method": "kmeans"})
+
+
+def test_the_corpus_is_embedded_in_shards_with_what_made_them(tiny_weights, make_options, embedder_options, tmp_path, monkeypatch):
+    corpus = stream([f"text number {n}" for n in range(30)])
+    finished = nodes.embed_corpus(corpus, tiny_weights, None, tmp_path / "shards", make_options(), embedder_options())
+    dataset = VectorsDataset(filepath=str(tmp_path / "shards"))
+    dataset.save(finished)
+    store = dataset.load()
+    assert (store.rows, store.dimension) == (30, 32)
+    assert store.facts["weights"] == "base"
+    assert store.facts["strategy"] == "prompted_last"
+    nodes.cluster_texts(corpus, store, make_options(clusters=3))
+    with pytest.raises(ClusteringError, match="not those of the 30 texts of the corpus; run embed_corpus_node again"):
+        nodes.cluster_texts(stream([f"other text {n}" for n in range(30)]), store, make_options(clusters=3))
+
+
+def test_the_adapter_is_taken_where_it_fits_and_base_weights_otherwise(tiny_weights, tiny_adapted, make_options, caplog):
+    foreign = dataclasses.replace(tiny_adapted, card=dataclasses.replace(tiny_adapted.card, sha256="0" * 64))
+    assert nodes.choose_weights(tiny_weights, tiny_adapted, make_options()) is tiny_adapted
+    assert nodes.choose_weights(tiny_weights, tiny_adapted, make_options(weights="base")) is tiny_weights
+    assert nodes.choose_weights(tiny_weights, None, make_options()) is tiny_weights
+    assert "there is no adapter: texts are embedded with the base weights" in caplog.text
+    assert nodes.choose_weights(tiny_weights, foreign, make_options()) is tiny_weights
+    assert "the adapter belongs to" in caplog.text
+    for adapter in (None, foreign):
+        with pytest.raises(ClusteringError, match=r"text_clustering\.weights is adapted, but .*set it to base"):
+            nodes.choose_weights(tiny_weights, adapter, make_options(weights="adapted"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "changes", "message"),
+    [
+        (["one text"], {}, "1 distinct text;"),
+        (["the same"] * 100, {}, "1 distinct text;"),
+        (list("abcdefgh"), {"clusters": 9}, "clusters is 9, but there are only 8 distinct texts"),
+        (list("abcdefgh"), {}, "too few to choose the number of clusters by stability"),
+        (list("abcdefgh"), {"method": "hdbscan"}, "cannot hold two clusters of 5"),
+    ],
+)
+def test_unusable_texts_are_said_before_the_model_is_loaded(make_options, embedder_options, tmp_path, texts, changes, message):
+    with pytest.raises(ClusteringError, match=message):
+        nodes.embed_corpus(stream(texts), None, None, tmp_path, make_options(**changes), embedder_options())
+
+
+def test_own_vectors_of_another_number_of_texts_are_refused(make_options):
+    with pytest.raises(ClusteringError, match="hold 2 vectors that are not those of the 3 texts"):
+        nodes.cluster_texts(stream(["a", "b", "c"]), VectorStore.of(np.eye(2)), make_options(clusters=2))
+
+
+def test_the_summary_says_what_each_cluster_is_about(clustered, make_options, tiny_weights, embedder_options):
+    corpus, clusters = clustered
+    options = make_options(nearest_texts=3, naming={"model": False, "system_prompt": "x", "instruction": "{texts}"})
+    profiles = nodes.describe_clusters(corpus, clusters, options)
+    summary = nodes.name_clusters(profiles, tiny_weights, options, embedder_options()).set_index("cluster")
+    assert summary.index.tolist() == [0, 1, 2, NOISE]
+    assert summary["size"].tolist() == [8, 8, 8, 2]
+    assert summary.loc[0, "words"] == "bus, late"
+    assert summary.loc[1, "name"] == "cake, oven"
+    assert summary.loc[NOISE, "name"] == "noise"
+    assert summary.loc[0, ["nearest_1", "nearest_2", "nearest_3"]].tolist() == [f"the bus and the late number {n}" for n in (0, 1, 2)]
+    assert summary.loc[0, "cohesion"] == pytest.approx(1 - np.linspace(0.1, 0.8, 8).mean(), abs=1e-4)
+    assert math.isnan(summary.loc[NOISE, "cohesion"])
+    assert summary["share"].sum() == pytest.approx(1, abs=1e-5)
+
+
+def named(*clusters):
+    frame = pd.DataFrame({"cluster": clusters, "name": [f"name {c}" for c in clusters], "size": 8, "name_source": "words"})
+    frame.loc[frame["cluster"] == NOISE, ["name", "name_source"]] = ["noise", ""]
+    return frame
+
+
+def test_every_text_is_listed_with_its_cluster_and_distance(clustered):
+    corpus, clusters = clustered
+    table = nodes.list_assignments(corpus, clusters, named(0, 1, 2, NOISE)).table()
+    assert table.columns.tolist() == ["id", "text", "cluster", "cluster_name", "distance"]
+    assert table["id"].tolist() == [f"t{n}" for n in range(26)]
+    assert table["text"].tolist() == corpus.table()["text"].tolist()
+    assert table["cluster_name"].iloc[[0, 8, 25]].tolist() == ["name 0", "name 1", "noise"]
+    np.testing.assert_array_equal(table["distance"], clusters.distances)
+
+
+def test_the_tree_leaves_noise_out_and_the_report_holds_no_text(clustered):
+    _, clusters = clustered
+    summary = named(0, 1, 2, NOISE)
+    table, figure = nodes.grow_tree(clusters, summary)
+    assert table["texts"].tolist() == [16, 24]
+    assert len(figure.axes[0].get_yticklabels()) == 3
+    report = nodes.report_clustering(clusters, summary)
+    assert report["clusters"] == 3
+    assert report["noise_share"] == pytest.approx(2 / 26)
+    assert report["named_by_words"] == 3
+    assert report["named_by_model"] == 0
+    assert not any("bus" in str(value) for value in report.values())
+
+
+def test_the_curve_is_drawn(make_options):
+    curve = pd.DataFrame({"clusters": [2], "agreement": [0.5], "standard_error": [0.1], "pairs": [3], "chosen": [True]})
+    assert nodes.plot_stability(curve, make_options()).layout.shapes
+
+
+@pytest.mark.slow
+def test_the_map_shows_a_draw_in_which_every_cluster_is(clustered, make_options):
+    corpus, clusters = clustered
+    vectors = np.random.default_rng(0).normal(size=(26, 6)).astype(np.float32)
+    options = make_options(map={"max_texts": 10, "neighbours": 4})
+    figure = nodes.map_texts(corpus, VectorStore.of(vectors), clusters, named(0, 1, 2, NOISE), options)
+    shown = [len(trace.x) for trace in figure.data]
+    assert len(shown) == 4
+    assert min(shown[1:]) >= 1
+    assert 10 <= sum(shown) <= 13
+    assert set(figure.data[1].text) <= set(corpus.table()["text"].iloc[:8])

@@ -1,0 +1,36 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clusters": 1}, "greater than or equal to 2"),
+        ({"method": "hdbscan", "clusters": 5}, "hdbscan finds their number itself"),
+        ({"stability": {"candidates": [1, 2]}}, "from 2 on"),
+        ({"stability": {"candidates": [2, 2]}}, "different numbers"),
+        ({"naming": {"system_prompt": "x", "instruction": "no slot"}}, r"one \{texts\} slot"),
+        ({"clustters": 5}, "Extra inputs"),
+    ],
+)
+def test_impossible_options_are_refused(make_options, changes, message):
+    with pytest.raises(ValidationError, match=message):
+        make_options(**changes)
+
+
+def test_strategies_must_have_the_weights_they_stand_for(make_options, embedder_options):
+    wrong = {"base": "prompted_last_adapted", "adapted": "prompted_last_adapted"}
+    with pytest.raises(ValueError, match=r"strategies\.base names the strategy 'prompted_last_adapted', which is none with base weights"):
+        make_options(strategies=wrong).check(embedder_options())
+    make_options(strategies=wrong, weights="adapted").check(embedder_options())
+    make_options().check(embedder_options())
+
+
+def test_the_projects_own_options_are_valid(project):
+    from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
+
+    values = yaml.safe_load((project / "conf/base/parameters/text_clustering.yml").read_text())["text_clustering"]
+    assert TextClusteringOptions.model_validate(values | {"seed": 0}).clusters is None
