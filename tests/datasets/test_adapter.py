@@ -102,7 +102,7 @@ def test_the_optional_adapter_is_there_or_none_and_is_never_written(saved, tmp_p
     none = OptionalAdapterDataset(filepath=str(tmp_path / "none"), base_model="base_model", version=Version(None, None))
     assert none.load() is None
     with pytest.raises(DatasetError, match="the dataset adapter"):
-        there.save(None)
+        there.save(dataset.load())
     asked = OptionalAdapterDataset(filepath=folder, base_model="base_model", version=Version("1999-01-01T00.00.00.000Z", None))
     with pytest.raises(DatasetError):
         asked.load()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 
 from embedding_adaptation.pipelines.text_clustering.tree import cluster_linkage, merge_table
 
@@ -11,7 +12,7 @@ def test_near_clusters_join_before_far_ones():
     first, last = table.to_dict("records")
     assert {first["left_name"], first["right_name"]} == {"a", "b"}
     assert {last["left_name"], last["right_name"]} == {"c", "merge 3"}
-    assert (first["node"], first["clusters"], first["texts"], first["distance"]) == (3, 2, 15, 0.05)
+    assert (first["node"], first["clusters"], first["texts"], first["distance"]) == (3, 2, 15, pytest.approx(0.05, abs=1e-4))
     assert (last["node"], last["clusters"], last["texts"], last["distance"]) == (4, 3, 16, 1.0)
 
 
