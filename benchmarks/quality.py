@@ -29,6 +29,7 @@ from embedding_adaptation.pipelines.clustering_evaluation.scoring import unique_
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import CRITERIA, best_step
 from embedding_adaptation.pipelines.contrastive_finetuning.nodes import split_pairs
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+from embedding_adaptation.pipelines.contrastive_finetuning.trainer import load_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.training import train
 from embedding_adaptation.pipelines.data_augmentation import nodes
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
@@ -38,9 +39,14 @@ from embedding_adaptation.text_stream import TextStream
 STRATEGIES = ("prompted_last", "prompted_values")
 
 
-def pairs_of(texts: list[str], folder: Path, embedder: EmbedderOptions, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The clean corpus, and accepted pairs of the default sources."""
-    options = AugmentationOptions.model_validate(options_of("data_augmentation") | {"seed": seed})
+def pairs_of(
+    texts: list[str], folder: Path, embedder: EmbedderOptions, seed: int, generators: list[str] | None = None
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The clean corpus, and accepted pairs of the default sources, or of some of them."""
+    parameters = options_of("data_augmentation") | {"seed": seed}
+    if generators:
+        parameters["generators"] = {name: value for name, value in parameters["generators"].items() if name in generators}
+    options = AugmentationOptions.model_validate(parameters)
     corpus = TextStream.of(pd.DataFrame({"id": [str(row) for row in range(len(texts))], "text": texts}))
     clean, _ = nodes.clean_corpus(corpus, options)
     table = clean.table()
@@ -92,8 +98,6 @@ def trained_cell(
     by_step: dict[int, Any] = {}
     for checkpoint in sorted(folder.glob("*/step-*")):
         place = arguments.save / "adapters" / f"{corpus}-{seed}-{checkpoint.name}"
-        from embedding_adaptation.pipelines.contrastive_finetuning.trainer import load_adapter
-
         load_adapter(adapter.model, checkpoint)
         AdapterDataset(filepath=str(place), base_model=str(base.base)).save(adapter)
         by_step[int(checkpoint.name.rpartition("-")[2])] = scores_of(DecoderWeights(base.base, base.card, adapter=place), judged, embedder)
