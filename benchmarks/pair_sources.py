@@ -104,6 +104,9 @@ def trained_cell(
     start = time.perf_counter()
     pairs = make_pairs(texts, kind, arguments.pairs, arguments.save / corpus, embedder).sample(frac=1.0, random_state=seed)
     made = time.perf_counter()
+    facts = {"kind": kind, "corpus": corpus, "seed": seed, "pairs": len(pairs), "steps": arguments.steps}
+    if len(pairs) < HELD_OUT + options_of("contrastive_finetuning")["batch_size"]:
+        return facts | {"scores": {}}  # too few for a batch
     # Without dropout the two sides of an identity pair are one vector, and nothing is learned from them.
     lora = options_of("contrastive_finetuning")["lora"] | ({"dropout": 0.1} if kind == "identity" else {}) | {"layers": arguments.layers}
     # The same number of steps for all: none is chosen.
@@ -114,8 +117,7 @@ def trained_cell(
     folder = arguments.save / "adapters" / f"{kind}-{corpus}-{seed}"
     AdapterDataset(filepath=str(folder), base_model=str(base.base)).save(adapter)
     judged = sets if corpus == "wiki" else {corpus: sets[corpus]}
-    cell = {
-        "kind": kind, "corpus": corpus, "seed": seed, "pairs": len(pairs), "steps": arguments.steps,
+    cell = facts | {
         "scores": scores_of(DecoderWeights(base.base, base.card, adapter=folder), judged, embedder),
         "seconds": {"pairs": round(made - start), "training and scoring": round(time.perf_counter() - made)},
     }  # fmt: skip
