@@ -1,8 +1,8 @@
 """What adaptation brings, and when to stop: python benchmarks/quality.py --wiki wiki_sentences.txt --labelled a.csv b.csv --save FOLDER.
 
-For each seed, an adapter is trained with the default recipe and pair sources: on Wikipedia sentences, and for each labelled file on its own
-texts without their labels. Training runs on past the recipe's steps; at every checkpoint V-measure is taken, for judging only. So one run
-tells what the stopping rule has chosen, what it lost against the best step, and what any other criterion would have chosen. Beside it stand
+For each seed of the training, an adapter is trained with the default recipe on the default pairs: of Wikipedia sentences, and for each
+labelled file of its own texts without their labels. Training does not end early; at every checkpoint V-measure is taken, for judging only. So
+one run tells what the stopping rule has chosen, what it lost against the best step, and what any other criterion would have chosen. Beside it stand
 the unadapted strategies and, with --minilm FOLDER, a trained embedding model. Finished cells are kept in FOLDER.
 """
 
@@ -40,10 +40,10 @@ STRATEGIES = ("prompted_last", "prompted_values")
 
 
 def pairs_of(
-    texts: list[str], folder: Path, embedder: EmbedderOptions, seed: int, generators: list[str] | None = None
+    texts: list[str], folder: Path, embedder: EmbedderOptions, generators: list[str] | None = None
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The clean corpus, and accepted pairs of the default sources, or of some of them."""
-    parameters = options_of("data_augmentation") | {"seed": seed}
+    parameters = options_of("data_augmentation")
     if generators:
         parameters["generators"] = {name: value for name, value in parameters["generators"].items() if name in generators}
     options = AugmentationOptions.model_validate(parameters)
@@ -82,7 +82,7 @@ def trained_cell(
 ) -> dict[str, Any]:
     """Train once, and judge every checkpoint."""
     start = time.perf_counter()
-    clean, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, embedder, seed)
+    clean, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, embedder)
     recipe = options_of("contrastive_finetuning")
     changes = {"seed": seed, "stopping": recipe["stopping"] | {"criterion": None}}
     if arguments.steps:
@@ -125,6 +125,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, required=True)
     parser.add_argument("--minilm", type=Path, help="folder of a sentence-transformers model to compare with")
     parser.add_argument("--corpora", nargs="+", choices=("wiki", "own"), default=["own", "wiki"])
+    parser.add_argument("--pairs-only", action="store_true", help="make the pairs, and train on none")
     parser.add_argument("--scored", type=int, default=1000, help="texts of a labelled set that are clustered, at most")
     parser.add_argument("--steps", type=int, help="steps to look at; the recipe's otherwise")
     parser.add_argument("--max-length", type=int, help="tokens of a text with its prompt; the recipe's otherwise")
@@ -154,6 +155,12 @@ def main() -> None:
         with results.open("a") as file:
             file.write(json.dumps(cell) + "\n")
 
+    if arguments.pairs_only:
+        for corpus, texts in corpora.items():
+            start = time.perf_counter()
+            _, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, embedder)
+            print(f"{corpus}: {pairs['generator'].value_counts().to_dict()} in {time.perf_counter() - start:.0f} s", flush=True)
+        return
     if missing("none", 0):
         keep({"corpus": "none", "seed": 0, "scores": {0: scores_of(default_weights(), sets, embedder)}})
     if arguments.minilm and missing("minilm", 0):

@@ -47,7 +47,7 @@ def main() -> None:
     changed = {"max_length": arguments.max_length} if arguments.max_length else {}
     embedder = EmbedderOptions.model_validate(options_of("embedder") | changed)
     texts = arguments.texts.read_text(encoding="utf-8").splitlines()
-    corpus, pairs = pairs_of(texts, arguments.save / "pairs", embedder, 0, arguments.generators)
+    corpus, pairs = pairs_of(texts, arguments.save / "pairs", embedder, arguments.generators)
     arguments.save.mkdir(parents=True, exist_ok=True)
     rows = []
     for name in arguments.recipes:
