@@ -1,9 +1,9 @@
 """What adaptation brings, and when to stop: python benchmarks/quality.py --wiki wiki_sentences.txt --labelled a.csv b.csv --save FOLDER.
 
 For each seed of the training, an adapter is trained with the default recipe on the default pairs: of Wikipedia sentences, and for each
-labelled file of its own texts without their labels. Training does not end early; at every checkpoint V-measure is taken, for judging only. So
-one run tells what the stopping rule has chosen, what it lost against the best step, and what any other criterion would have chosen. Beside it stand
-the unadapted strategies and, with --minilm FOLDER, a trained embedding model. Finished cells are kept in FOLDER.
+labelled file of its own texts without their labels. Training does not end early; at every checkpoint V-measure is taken, for judging
+only. So one run tells what the stopping rule has chosen, what it lost against the best step, and what any other criterion would have
+chosen. Beside it stand the unadapted strategies and, with --minilm FOLDER, a trained embedding model. Finished cells are kept in FOLDER.
 """
 
 from __future__ import annotations
