@@ -112,7 +112,7 @@ def evaluation_report(
     scores = pd.DataFrame(
         [
             {"task": "labelled_texts", "strategy": name, "seed": seed, "part": "all", "metric": metric, "value": value,
-             "documents": 2, "clusters": 2, "revision": "", "content": "abc"}
+             "documents": 2, "clusters": 2, "revision": "", "content": "ab" * 32}
             for name, mean in means.items()
             for seed in (0, 1, 2)
             for metric, value in {"v_measure": mean + 0.01 * seed, "v_measure_unique": mean, "ami_unique": mean / 2}.items()

@@ -341,6 +341,7 @@ def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_pa
     project = tmp_path / "project"
     shutil.copytree(finished[0], project, ignore=shutil.ignore_patterns("mlruns", "mlflow.db"))
     folder = project / "build" / "kedro-test" / "07_model_output" / "evaluation_cells"
+    own = len(list(folder.glob("labelled_texts/*/[!.]*.parquet")))  # strategies with the same vectors share their cells
     shutil.rmtree(folder)
     mine = tmp_path / "mine.csv"
     mine.write_text("text,label\n" + "".join(f"the {['garden', 'library', 'council'][n % 3]} number {n},{n % 3}\n" for n in range(40)))
@@ -361,11 +362,12 @@ def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_pa
     process.kill()
     process.wait()
     left = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/[!.]*.parquet")}
-    assert 16 + 3 <= len(left) < 32
     result = command(project, "kedro", *arguments)
-    assert f"{len(left)} of 32 scores are there already" in result.stderr
+    there, planned = map(int, re.search(r"(\d+) of (\d+) scores are there already", result.stderr).groups())
+    assert there == len(left)
+    assert own + 3 <= there < planned <= 2 * 16
     cells = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/[!.]*.parquet")}
-    assert len(cells) == 32
+    assert len(cells) == planned
     assert {path: cells[path] for path in left} == left
     again = command(project, "kedro", *arguments)
     assert "score: " not in again.stderr

@@ -9,7 +9,7 @@ from embedding_adaptation.pipelines.clustering_evaluation.tasks import labelled_
 
 def test_the_report_says_what_was_scored_on_what_and_how(evaluation_report, tiny_adapted):
     assert evaluation_report["weights"]["adapted"] == tiny_adapted.fingerprint()
-    assert evaluation_report["data"] == {"name": "labels.csv", "texts": 2, "labels": 2, "revision": "", "fingerprint": "abc"}
+    assert evaluation_report["data"] == {"name": "labels.csv", "texts": 2, "labels": 2, "revision": "", "fingerprint": "ab" * 32}
     assert evaluation_report["protocol"] == {"name": "mteb fast clustering", "seeds": [0, 1, 2], "max_documents": None}
     assert evaluation_report["strategies"]["prompted_last"]["scores"]["v_measure"] == {"mean": 0.51, "sd": 0.01}
     assert evaluation_report["strategies"]["prompted_last"]["definition"]["template"][0]["pattern"].startswith("This sentence")
