@@ -32,6 +32,8 @@ def published(requests: list[Request], options: RewriteOptions, context: Context
 
     tokenizer = AutoTokenizer.from_pretrained(context.base_model.base, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(context.base_model.base, dtype=getattr(torch, dtype)).eval()
+    greedy = options.temperature == 0.0
+    sampling = {"do_sample": False} if greedy else {"do_sample": True, "temperature": options.temperature, "top_p": options.top_p}
     torch.manual_seed(0)
     start, tokens = time.perf_counter(), 0
     for first in range(0, len(requests), BATCH):
@@ -41,10 +43,7 @@ def published(requests: list[Request], options: RewriteOptions, context: Context
         ]
         inputs = tokenizer(prompts, padding=True, add_special_tokens=False, return_tensors="pt")
         with torch.inference_mode():
-            output = model.generate(
-                **inputs, max_new_tokens=options.max_new_tokens, do_sample=True, temperature=options.temperature, top_p=options.top_p,
-                pad_token_id=tokenizer.pad_token_id,
-            )  # fmt: skip
+            output = model.generate(**inputs, **sampling, max_new_tokens=options.max_new_tokens, pad_token_id=tokenizer.pad_token_id)
         answers = output[:, inputs["input_ids"].shape[1] :]
         tokenizer.batch_decode(answers, skip_special_tokens=True)
         tokens += int((answers != tokenizer.pad_token_id).sum())
