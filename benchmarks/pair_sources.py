@@ -49,6 +49,21 @@ def options_of(name: str) -> dict[str, Any]:
     return yaml.safe_load(text.replace("${globals:device}", "auto").replace("${globals:dtype}", "auto"))[name]
 
 
+def augmented(texts: list[str], options: AugmentationOptions, folder: Path, embedder: EmbedderOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The clean corpus, and its accepted pairs; what the folder holds of them is not made again."""
+    weights = default_weights()
+    corpus = TextStream.of(pd.DataFrame({"id": [str(row) for row in range(len(texts))], "text": texts}))
+    table = nodes.clean_corpus(corpus, options)[0].table()
+    clean = TextStream.of(table)
+    candidates, scores = (ShardsDataset(filepath=str(folder / name)) for name in ("candidates", "scores"))
+    for shard in nodes.generate_candidates(clean, weights, None, candidates.load(), options, embedder):  # type: ignore[arg-type]
+        candidates.save(shard)
+    for shard in nodes.score_candidates(clean, candidates.load(), scores.load(), weights, options, embedder):
+        scores.save(shard)
+    accepted, _, _ = nodes.select_pairs(clean, candidates.load(), scores.load(), weights, options, embedder)
+    return table, accepted.table()
+
+
 def make_pairs(texts: list[str], kind: str, wanted: int, folder: Path, embedder: EmbedderOptions) -> pd.DataFrame:
     """Accepted pairs of one kind, at most as many as wanted: of neighbours the most alike, of others in the order of their keys."""
     parameters = options_of("data_augmentation")
@@ -56,19 +71,9 @@ def make_pairs(texts: list[str], kind: str, wanted: int, folder: Path, embedder:
     changes = {"weight": round(weight, 2)} | ({"min_similarity": LOWEST_SIMILARITY} if kind == "neighbours" else {})
     chosen = dict.fromkeys(parameters["generators"]) | {kind: (parameters["generators"][kind] or {}) | changes}
     options = AugmentationOptions.model_validate(parameters | {"generators": chosen, "cleaning": {"max_texts": None}})
-    weights = default_weights()
-    corpus = TextStream.of(pd.DataFrame({"id": [str(row) for row in range(len(texts))], "text": texts}))
-    clean, _ = nodes.clean_corpus(corpus, options)
-    clean = TextStream.of(clean.table())
-    candidates, scores = (ShardsDataset(filepath=str(folder / name)) for name in ("candidates", "scores"))
-    for shard in nodes.generate_candidates(clean, weights, None, candidates.load(), options, embedder):  # type: ignore[arg-type]
-        candidates.save(shard)
-    for shard in nodes.score_candidates(clean, candidates.load(), scores.load(), weights, options, embedder):
-        scores.save(shard)
-    accepted, _, _ = nodes.select_pairs(clean, candidates.load(), scores.load(), weights, options, embedder)
-    pairs = accepted.table()
+    _, pairs = augmented(texts, options, folder, embedder)
     if kind == "neighbours":
-        made = pd.concat(list(candidates.load().values()))
+        made = pd.concat(list(ShardsDataset(filepath=str(folder / "candidates")).load().values()))
         similarity = pd.Series(made["own_score"].to_numpy(), index=made["generator"] + ":" + made["key"])
         pairs = pairs.assign(similarity=pairs["pair_id"].map(similarity[~similarity.index.duplicated()])).nlargest(wanted, "similarity")
     return pairs.head(wanted)
@@ -84,11 +89,13 @@ def scores_of(
     for name, rows in sets.items():
         vectors = embedder.encode_strategies(rows["text"].tolist(), strategies, progress=False)
         texts, labels = rows["text"].tolist(), rows["label"].tolist()
-        measured[name] = {
-            strategy: [unique_document_scores(matrix, texts, labels, seed)["v_measure_unique"] for seed in SEEDS]
-            for strategy, matrix in vectors.items()
-        }
+        measured[name] = {strategy: v_measures(matrix, texts, labels) for strategy, matrix in vectors.items()}
     return measured
+
+
+def v_measures(matrix: np.ndarray, texts: list[str], labels: list[str]) -> list[float]:
+    """One for each seed of the clustering."""
+    return [unique_document_scores(matrix, texts, labels, seed)["v_measure_unique"] for seed in SEEDS]
 
 
 def trained_cell(

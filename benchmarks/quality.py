@@ -19,24 +19,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _workload import default_weights
-from pair_sources import SEEDS, options_of
+from pair_sources import STRATEGIES, augmented, options_of, v_measures
+from pair_sources import scores_of as scores_by_seed
 
 from embedding_adaptation.datasets.adapter import AdapterDataset
-from embedding_adaptation.datasets.shards import ShardsDataset
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
-from embedding_adaptation.pipelines.clustering_evaluation.scoring import unique_document_scores
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import CRITERIA, best_step
 from embedding_adaptation.pipelines.contrastive_finetuning.nodes import split_pairs
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.trainer import load_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.training import train
-from embedding_adaptation.pipelines.data_augmentation import nodes
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
-from embedding_adaptation.runtime import load_embedder
-from embedding_adaptation.text_stream import TextStream
-
-STRATEGIES = ("prompted_last", "prompted_values")
 
 
 def pairs_of(
@@ -47,34 +41,13 @@ def pairs_of(
     if generators:
         parameters["generators"] = {name: value for name, value in parameters["generators"].items() if name in generators}
     options = AugmentationOptions.model_validate(parameters)
-    corpus = TextStream.of(pd.DataFrame({"id": [str(row) for row in range(len(texts))], "text": texts}))
-    clean, _ = nodes.clean_corpus(corpus, options)
-    table = clean.table()
-    clean, weights = TextStream.of(table), default_weights()
-    candidates, scores = (ShardsDataset(filepath=str(folder / name)) for name in ("candidates", "scores"))
-    for shard in nodes.generate_candidates(clean, weights, None, candidates.load(), options, embedder):  # type: ignore[arg-type]
-        candidates.save(shard)
-    for shard in nodes.score_candidates(clean, candidates.load(), scores.load(), weights, options, embedder):
-        scores.save(shard)
-    accepted, _, _ = nodes.select_pairs(clean, candidates.load(), scores.load(), weights, options, embedder)
-    return table, accepted.table()
+    return augmented(texts, options, folder, embedder)
 
 
 def scores_of(weights: DecoderWeights, sets: dict[str, pd.DataFrame], embedder: EmbedderOptions) -> dict[str, dict[str, float]]:
     """Mean V-measure over clusterings, by labelled set and strategy."""
-    loaded = load_embedder(weights, embedder)
-    strategies = [embedder.strategy(name, embedder.strategies[name]) for name in STRATEGIES]
-    found = {}
-    for name, rows in sets.items():
-        texts, labels = rows["text"].tolist(), rows["label"].tolist()
-        vectors = loaded.encode_strategies(texts, strategies, progress=False)
-        found[name] = {strategy: v_measure(matrix, texts, labels) for strategy, matrix in vectors.items()}
-    return found
-
-
-def v_measure(matrix: np.ndarray, texts: list[str], labels: list[str]) -> float:
-    """Mean over clusterings."""
-    return float(np.mean([unique_document_scores(matrix, texts, labels, seed)["v_measure_unique"] for seed in SEEDS]))
+    by_seed = scores_by_seed(weights, sets, embedder)
+    return {name: {strategy: float(np.mean(values)) for strategy, values in found.items()} for name, found in by_seed.items()}
 
 
 def trained_cell(
@@ -113,7 +86,8 @@ def minilm_scores(folder: Path, sets: dict[str, pd.DataFrame]) -> dict[str, floa
 
     model = SentenceTransformer(str(folder), device="cpu")
     return {
-        name: v_measure(model.encode(rows["text"].tolist()), rows["text"].tolist(), rows["label"].tolist()) for name, rows in sets.items()
+        name: float(np.mean(v_measures(model.encode(rows["text"].tolist()), rows["text"].tolist(), rows["label"].tolist())))
+        for name, rows in sets.items()
     }
 
 
@@ -185,13 +159,15 @@ def show(cells: list[dict[str, Any]], sets: list[str]) -> None:
             rows += [{"weights": "all-MiniLM-L6-v2", "strategy": "", "set": name, "v": value} for name, value in cell["scores"].items()]
         if cell["corpus"] in {"none", "minilm"}:
             continue
+        # JSON has no NaN: what was not measured at a step is null.
+        history = [{key: value for key, value in row.items() if value is not None} for row in cell["history"]]
         for name in next(iter(cell["scores"].values())):
             for strategy in STRATEGIES:
                 by_step = {0: base[name][strategy]} | {int(step): scores[name][strategy] for step, scores in cell["scores"].items()}
                 best = max(by_step.values())
                 kind = "wiki" if cell["corpus"] == "wiki" else "own texts"
                 for criterion in (*CRITERIA, None):
-                    step = best_step(cell["history"], criterion)
+                    step = best_step(history, criterion)
                     found = by_step.get(step, float("nan"))
                     regrets.append({"criterion": criterion or "last step", "strategy": strategy, "set": name, "corpus": kind, "step": step,
                                     "regret": best - found})  # fmt: skip
