@@ -69,15 +69,24 @@ def trained_cell(
     base = default_weights()
     judged = sets if corpus == "wiki" else {corpus: sets[corpus]}
     by_step: dict[int, Any] = {}
+    records = json.loads(history.to_json(orient="records"))
+    chosen = best_step(measured_only(records), recipe["stopping"]["criterion"])
     for checkpoint in sorted(folder.glob("*/step-*")):
+        if arguments.chosen_only and int(checkpoint.name.rpartition("-")[2]) != chosen:
+            continue
         place = arguments.save / "adapters" / f"{corpus}-{seed}-{checkpoint.name}"
         load_adapter(adapter.model, checkpoint)
         AdapterDataset(filepath=str(place), base_model=str(base.base)).save(adapter)
         by_step[int(checkpoint.name.rpartition("-")[2])] = scores_of(DecoderWeights(base.base, base.card, adapter=place), judged, embedder)
     return {
-        "corpus": corpus, "seed": seed, "pairs": len(pairs), "history": json.loads(history.to_json(orient="records")), "scores": by_step,
+        "corpus": corpus, "seed": seed, "pairs": len(pairs), "history": records, "scores": by_step, "chosen_only": arguments.chosen_only,
         "seconds": {"pairs": made - start, "training": trained - made},
     }  # fmt: skip
+
+
+def measured_only(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records without what was not measured at a step: JSON has no NaN, so that is null there."""
+    return [{key: value for key, value in row.items() if value is not None} for row in history]
 
 
 def minilm_scores(folder: Path, sets: dict[str, pd.DataFrame]) -> dict[str, float]:
@@ -100,6 +109,7 @@ def main() -> None:
     parser.add_argument("--minilm", type=Path, help="folder of a sentence-transformers model to compare with")
     parser.add_argument("--corpora", nargs="+", choices=("wiki", "own"), default=["own", "wiki"])
     parser.add_argument("--pairs-only", action="store_true", help="make the pairs, and train on none")
+    parser.add_argument("--chosen-only", action="store_true", help="judge only the step that the default rule chooses, so without regret")
     parser.add_argument("--scored", type=int, default=1000, help="texts of a labelled set that are clustered, at most")
     parser.add_argument("--steps", type=int, help="steps to look at; the recipe's otherwise")
     parser.add_argument("--max-length", type=int, help="tokens of a text with its prompt; the recipe's otherwise")
@@ -159,8 +169,7 @@ def show(cells: list[dict[str, Any]], sets: list[str]) -> None:
             rows += [{"weights": "all-MiniLM-L6-v2", "strategy": "", "set": name, "v": value} for name, value in cell["scores"].items()]
         if cell["corpus"] in {"none", "minilm"}:
             continue
-        # JSON has no NaN: what was not measured at a step is null.
-        history = [{key: value for key, value in row.items() if value is not None} for row in cell["history"]]
+        history = measured_only(cell["history"])
         for name in next(iter(cell["scores"].values())):
             for strategy in STRATEGIES:
                 by_step = {0: base[name][strategy]} | {int(step): scores[name][strategy] for step, scores in cell["scores"].items()}
@@ -169,8 +178,9 @@ def show(cells: list[dict[str, Any]], sets: list[str]) -> None:
                 for criterion in (*CRITERIA, None):
                     step = best_step(history, criterion)
                     found = by_step.get(step, float("nan"))
-                    regrets.append({"criterion": criterion or "last step", "strategy": strategy, "set": name, "corpus": kind, "step": step,
-                                    "regret": best - found})  # fmt: skip
+                    if not cell.get("chosen_only"):
+                        regrets.append({"criterion": criterion or "last step", "strategy": strategy, "set": name, "corpus": kind,
+                                        "step": step, "regret": best - found})  # fmt: skip
                     if criterion == rule:
                         rows.append({"weights": f"adapted on {kind}", "strategy": strategy, "set": name, "v": found})
     table = pd.DataFrame(rows).groupby(["weights", "strategy", "set"], sort=False)["v"].agg(["mean", "std"]).reset_index()
