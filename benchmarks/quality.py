@@ -55,7 +55,7 @@ def trained_cell(
 ) -> dict[str, Any]:
     """Train once, and judge every checkpoint."""
     start = time.perf_counter()
-    clean, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, embedder)
+    clean, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, arguments.pairs_embedder)
     recipe = options_of("contrastive_finetuning")
     changes = {"seed": seed, "stopping": recipe["stopping"] | {"criterion": None}}
     if arguments.steps:
@@ -113,12 +113,15 @@ def main() -> None:
     parser.add_argument("--scored", type=int, default=1000, help="texts of a labelled set that are clustered, at most")
     parser.add_argument("--steps", type=int, help="steps to look at; the recipe's otherwise")
     parser.add_argument("--max-length", type=int, help="tokens of a text with its prompt; the recipe's otherwise")
+    parser.add_argument("--pairs-max-length", type=int, help="tokens of a text where pairs are made; --max-length otherwise")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
     changed = {"max_length": arguments.max_length} if arguments.max_length else {}
     embedder = EmbedderOptions.model_validate(options_of("embedder") | changed)
+    shorter = {"max_length": arguments.pairs_max_length} if arguments.pairs_max_length else {}
+    arguments.pairs_embedder = embedder.model_copy(update=shorter)
     sets, corpora = {}, {}
     for path in arguments.labelled:
         rows = pd.read_csv(path).drop_duplicates("text").sample(frac=1.0, random_state=0)
@@ -142,7 +145,7 @@ def main() -> None:
     if arguments.pairs_only:
         for corpus, texts in corpora.items():
             start = time.perf_counter()
-            _, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, embedder)
+            _, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, arguments.pairs_embedder)
             print(f"{corpus}: {pairs['generator'].value_counts().to_dict()} in {time.perf_counter() - start:.0f} s", flush=True)
         return
     if missing("none", 0):
