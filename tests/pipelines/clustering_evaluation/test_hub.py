@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import subprocess
-import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
 
 import pytest
 
@@ -39,80 +34,20 @@ except (MirrorError, EvaluationError) as error:
 """
 
 
-class HubHandler(BaseHTTPRequestHandler):
-    """Serves one data set at one revision: its information and its files."""
-
-    files: dict[str, bytes]
-    revision: str
-
-    def do_HEAD(self):
-        self._answer(body=False)
-
-    def do_GET(self):
-        self._answer(body=True)
-
-    def _answer(self, *, body):
-        path = self.path.partition("?")[0]
-        if not path.removeprefix("/api").startswith(f"/datasets/{REPOSITORY}"):
-            return self._send(401, b"{}", body, {"X-Error-Code": "RepoNotFound", "X-Error-Message": "none"})
-        if self.revision not in path:
-            return self._send(404, b"{}", body, {"X-Error-Code": "RevisionNotFound", "X-Error-Message": "none"})
-        if "/tree/" in path:
-            entries = [{"type": "file", "path": n, "size": len(d), "oid": hashlib.sha1(d).hexdigest()} for n, d in self.files.items()]
-            return self._send(200, json.dumps(entries).encode(), body, {})
-        if path.startswith("/api/"):
-            info = {"id": REPOSITORY, "sha": self.revision, "tags": [], "private": False, "downloads": 0,
-                    "siblings": [{"rfilename": name} for name in self.files]}  # fmt: skip
-            return self._send(200, json.dumps(info).encode(), body, {})
-        data = self.files.get(path.partition(f"/resolve/{self.revision}/")[2])
-        if data is None:
-            return self._send(404, b"", body, {"X-Error-Code": "EntryNotFound", "X-Repo-Commit": self.revision})
-        return self._send(200, data, body, {"X-Repo-Commit": self.revision, "ETag": f'"{hashlib.sha1(data).hexdigest()}"'})
-
-    def _send(self, status, data, body, headers):
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        if body:
-            self.wfile.write(data)
-
-    def log_message(self, *args):
-        """Quiet."""
+@pytest.fixture
+def hub(serve_hub, repository):
+    """A maker of Hubs with one data set at a revision."""
+    return lambda revision=REVISION: serve_hub("datasets", REPOSITORY, repository(REPOSITORY), revision)
 
 
 @pytest.fixture
-def hub(repository):
-    """A maker of Hubs with one data set at a revision."""
-    servers = []
-
-    def serve(revision=REVISION):
-        handler = type("Handler", (HubHandler,), {"files": repository(REPOSITORY), "revision": revision})
-        server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
-
-    yield serve
-    for server in servers:
-        server.shutdown()
-        server.server_close()
-
-
-def resolve(endpoint, cache, *arguments, **changes):
-    """In a process of its own: the Hub's address is read once, at import."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("HF_")}
-    environment |= {"HF_ENDPOINT": endpoint, "HF_HOME": str(cache), "HF_HUB_DISABLE_XET": "1", **changes}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, *arguments], env=environment, capture_output=True, text=True, timeout=180, check=False
-    )
-    assert result.stdout, result.stderr
-    return json.loads(result.stdout.splitlines()[-1])
+def resolve(ask_hub):
+    """Resolves a task, and mirrors it where a folder is named."""
+    return partial(ask_hub, SCRIPT)
 
 
 @pytest.mark.slow
-def test_a_task_comes_from_the_hub_and_then_from_its_cache(hub, mirror, tmp_path):
+def test_a_task_comes_from_the_hub_and_then_from_its_cache(resolve, hub, mirror, tmp_path):
     from embedding_adaptation.datasets.task_mirror import TaskMirror
 
     found = resolve(hub(), tmp_path / "home", NAME)
@@ -123,7 +58,7 @@ def test_a_task_comes_from_the_hub_and_then_from_its_cache(hub, mirror, tmp_path
 
 
 @pytest.mark.slow
-def test_a_mirror_made_from_the_hub_serves_a_machine_without_a_network(hub, tmp_path):
+def test_a_mirror_made_from_the_hub_serves_a_machine_without_a_network(resolve, hub, tmp_path):
     made = resolve(hub(), tmp_path / "home", NAME, str(tmp_path / "mirror"))
     assert (made["origin"], made["rows"]) == ("mirror", 1500)
     manifest = json.loads((tmp_path / "mirror" / "mirror.json").read_text())
@@ -132,6 +67,6 @@ def test_a_mirror_made_from_the_hub_serves_a_machine_without_a_network(hub, tmp_
 
 
 @pytest.mark.slow
-def test_what_the_hub_refuses_is_explained(hub, tmp_path):
+def test_what_the_hub_refuses_is_explained(resolve, hub, tmp_path):
     assert f"{REPOSITORY} has no revision {REVISION}" in resolve(hub("0" * 40), tmp_path / "home", NAME)["error"]
     assert "the Hub shows you no data set mteb/emotion" in resolve(hub(), tmp_path / "home", "EmotionClassification")["error"]
