@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from embedding_adaptation.embedder.base_model import BaseModelError, check_source, convert, is_hub_setting
+from embedding_adaptation.embedder.base_model import BaseModelError, _distribution_of, check_source, convert, is_hub_setting
 from embedding_adaptation.embedder.weights import ModelCard
 
 
@@ -140,3 +140,8 @@ def test_what_looks_like_a_hub_id_is_one_unless_it_is_a_path(tmp_path, monkeypat
     (tmp_path / "Qwen" / "Qwen3-0.6B").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     assert not is_hub_setting("Qwen/Qwen3-0.6B")
+
+
+@pytest.mark.parametrize(("package", "distribution"), [("numpy", "numpy"), ("yaml", "PyYAML"), ("email", None)])
+def test_the_distribution_of_a_package_is_found_by_its_files(package, distribution):
+    assert _distribution_of(package) == distribution

@@ -188,10 +188,21 @@ def _package_source(setting: str, location: str) -> BaseModelSource:
         there = ", ".join(sorted(p.name for p in path.parent.glob("*.gguf"))) or "no GGUF file"
         msg = f"base_model {setting!r}: the package {package!r} holds {there}, not {file_name!r}; correct the file name"
         raise BaseModelError(msg)
-    distribution = next(iter(metadata.packages_distributions().get(package, [])), None)
+    distribution = _distribution_of(package)
     version = metadata.version(distribution) if distribution else ""
     licence = _declared_licence(distribution) if distribution else "unknown"
     return BaseModelSource(setting, "gguf", path, revision=f"{distribution} {version}".strip(), licence=licence, stamp=_stamp([path]))
+
+
+def _distribution_of(package: str) -> str | None:
+    """The name of what installed a package. One of the same name is looked at first: looking at all takes half a second."""
+    try:
+        same = metadata.distribution(package)
+    except metadata.PackageNotFoundError:
+        same = None
+    if same and any(file.parts[0] == package for file in same.files or []):
+        return str(same.metadata["Name"])
+    return next(iter(metadata.packages_distributions().get(package, [])), None)
 
 
 def _declared_licence(distribution: str) -> str:
