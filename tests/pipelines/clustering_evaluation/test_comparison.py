@@ -175,10 +175,19 @@ def drawn(figure):
 
 def test_the_heat_map_has_a_number_for_each_strategy(options, embedder):
     table, _ = compare(cells("mine"), NO_PUBLISHED, options, embedder)
-    base, adapted, _ = drawn(figures.strategy_heatmap(overview(table))).axes
+    base, adapted, bar = drawn(figures.strategy_heatmap(overview(table))).axes
+    assert bar.get_ylabel() == "V-measure (mteb), percent"
     assert sorted(text.get_text() for text in base.texts) == ["40.0", "50.0", "60.0"]
     assert [text.get_text() for text in adapted.texts] == ["60.5"]
     assert [label.get_text() for label in base.get_yticklabels()] == ["bare", "one_word"]
+
+
+def test_the_heat_map_says_where_it_shows_the_best_of_several_layers(options, embedder):
+    table = overview(compare(cells("mine"), NO_PUBLISHED, options, embedder)[0])
+    other = table[table["kind"] == "adapted"].assign(layers="-2", v_measure=0.7)
+    _, adapted, bar = drawn(figures.strategy_heatmap(pd.concat([table, other]))).axes
+    assert [text.get_text() for text in adapted.texts] == ["70.0"]
+    assert "best of layers" in bar.get_ylabel()
 
 
 def test_bars_have_intervals_where_something_was_measured(options, embedder):
