@@ -46,11 +46,12 @@ def plan(tasks: Sequence[EvaluationTask], contenders: Contenders, options: Evalu
     rows = []
     for task in tasks:
         data = settings_key(task.data)
+        protocol = _protocol(task, options)
         revision, content = _provenance(task)
         for name in contenders.of_task(task):
             identity = contenders.identity(name, given=task.name == LABELLED_TEXTS)
             for seed in task.seeds:
-                fingerprint = settings_key({"data": data, "vectors": identity, "seed": seed, "protocol": _protocol(task, options)})
+                fingerprint = settings_key({"data": data, "vectors": identity, "seed": seed, "protocol": protocol})
                 rows.append(
                     {
                         "task": task.name,
