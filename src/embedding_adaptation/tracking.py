@@ -53,6 +53,7 @@ _KEYS = {"metrics", "artifact", "model"}
 _MAX_PARAM_CHARACTERS = 500
 _CUT = " ... (cut)"
 _ERROR_CHARACTERS = 4000
+_PARAMS_AT_ONCE = 100  # MLflow's limit for one call
 _METRICS_AT_ONCE = 500
 # A server that is down should cost seconds: MLflow's own patience (7 tries of 120 s) would hold up a finished run for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
@@ -286,8 +287,11 @@ class MlflowSender:
                 run = client.create_run(self._experiment_id, start_time=event["time"], run_name=event["name"], tags=event["tags"])
                 self.run_id = run.info.run_id
             case "params":
-                for name, value in event["values"].items():
-                    client.log_param(run_id, name, value)
+                from mlflow.entities import Param
+
+                params = [Param(name, str(value)) for name, value in event["values"].items()]
+                for first in range(0, len(params), _PARAMS_AT_ONCE):
+                    client.log_batch(run_id, params=params[first : first + _PARAMS_AT_ONCE])
             case "tags":
                 for name, value in event["values"].items():
                     client.set_tag(run_id, name, value)
