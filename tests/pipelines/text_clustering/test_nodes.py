@@ -92,6 +92,17 @@ def test_the_summary_says_what_each_cluster_is_about(clustered, make_options, ti
     assert summary["share"].sum() == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("stop_words", "words"),
+    [(None, [["bash"], ["cake"]]), ((), [["bash", "in"], ["cake"]]), (("bash",), [["in"], ["cake"]])],
+)
+def test_function_words_are_not_what_a_cluster_is_about_unless_one_says_so(make_options, stop_words, words):
+    texts = [f"{n} in bash" for n in range(8)] + [f"{n} cake" for n in range(8)]
+    clusters = Clusters(np.repeat([0, 1], 8).astype(np.int32), np.tile(np.linspace(0.1, 0.8, 8), 2), np.eye(2, 6, dtype=np.float32), {})
+    found = nodes.describe_clusters(stream(texts), clusters, make_options(words={"count": 2, "stop_words": stop_words}))
+    assert [sorted(one) for one in found["words"]] == words
+
+
 def named(*clusters):
     frame = pd.DataFrame({"cluster": clusters, "name": [f"name {c}" for c in clusters], "size": 8, "name_source": "words"})
     frame.loc[frame["cluster"] == NOISE, ["name", "name_source"]] = ["noise", ""]

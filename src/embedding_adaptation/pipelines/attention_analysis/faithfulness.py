@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 
 from embedding_adaptation.embedder.strategy import Strategy
+from embedding_adaptation.function_words import FUNCTION_WORDS
 from embedding_adaptation.pipelines.attention_analysis.comparison import ALL, PairingError
 from embedding_adaptation.pipelines.attention_analysis.shares import Spans
 from embedding_adaptation.pipelines.attention_analysis.statistics import paired_bootstrap, rank_correlation
-from embedding_adaptation.pipelines.attention_analysis.words import FUNCTION_WORDS, prompt_words, split_words
+from embedding_adaptation.pipelines.attention_analysis.words import prompt_words, split_words
 
 if TYPE_CHECKING:
     from embedding_adaptation.embedder.attention import AttentionRows

@@ -7,9 +7,9 @@ from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
+from embedding_adaptation.function_words import FUNCTION_WORDS
 from embedding_adaptation.options import Layers, Names, Options
 from embedding_adaptation.pipelines.attention_analysis.shares import DERIVED, KEYS, Spans
-from embedding_adaptation.pipelines.attention_analysis.words import FUNCTION_WORDS
 
 
 class SpanOptions(Options):

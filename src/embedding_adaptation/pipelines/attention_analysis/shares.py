@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.function_words import FUNCTION_WORDS
 from embedding_adaptation.pipelines.attention_analysis.words import (
-    FUNCTION_WORDS,
     WORD_KINDS,
     overlap,
     prompt_words,

@@ -61,7 +61,7 @@ class WordOptions(Options):
     """Distinctive words of a cluster."""
 
     count: int = Field(10, ge=1, description="Words a cluster.")
-    stop_words: Names = Field((), description="Words never to be shown; common words fall out by themselves.")
+    stop_words: Names | None = Field(None, description="Words never to be shown; null takes the built-in English ones.")
     max_texts: int = Field(2000, ge=1, description="Texts a cluster whose words are counted.")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from embedding_adaptation.datasets.clusters import NOISE
+from embedding_adaptation.function_words import FUNCTION_WORDS
 from embedding_adaptation.pipelines.text_clustering.corpus import texts_at
 from embedding_adaptation.pipelines.text_clustering.words import WordCounts
 
@@ -76,4 +77,5 @@ def _distinctive_words(corpus: TextStream, clusters: Clusters, options: TextClus
         here = np.flatnonzero(counted[first : first + len(piece)])
         counts.add(piece["text"].iloc[here], clusters.labels[first + here].tolist())
         first += len(piece)
-    return counts.distinctive(options.words.count, options.words.stop_words)
+    chosen = options.words.stop_words
+    return counts.distinctive(options.words.count, FUNCTION_WORDS if chosen is None else chosen)
