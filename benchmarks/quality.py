@@ -51,36 +51,41 @@ def scores_of(weights: DecoderWeights, sets: dict[str, pd.DataFrame], embedder: 
 
 
 def trained_cell(
-    corpus: str, seed: int, texts: list[str], sets: dict[str, pd.DataFrame], arguments: argparse.Namespace, embedder: EmbedderOptions
+    corpus: str,
+    seed: int,
+    clean: pd.DataFrame,
+    pairs: pd.DataFrame,
+    sets: dict[str, pd.DataFrame],
+    arguments: argparse.Namespace,
+    embedder: EmbedderOptions,
 ) -> dict[str, Any]:
-    """Train once, and judge every checkpoint."""
-    start = time.perf_counter()
-    clean, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, arguments.pairs_embedder)
+    """Train once, and judge every checkpoint, or the one that the default rule chooses."""
     recipe = options_of("contrastive_finetuning")
     changes = {"seed": seed, "stopping": recipe["stopping"] | {"criterion": None}}
     if arguments.steps:
         changes |= {"steps": arguments.steps}
     tuning = FinetuningOptions.model_validate(recipe | changes)
     training, held_out = split_pairs(pairs, tuning)
-    made = time.perf_counter()
+    start = time.perf_counter()
     folder = arguments.save / "checkpoints" / f"{corpus}-{seed}"
     adapter, history = train(default_weights(), training, held_out, tuning, embedder, corpus=clean, checkpoints=folder)
-    trained = time.perf_counter()
+    seconds = time.perf_counter() - start
     base = default_weights()
     judged = sets if corpus == "wiki" else {corpus: sets[corpus]}
     by_step: dict[int, Any] = {}
     records = json.loads(history.to_json(orient="records"))
     chosen = best_step(measured_only(records), recipe["stopping"]["criterion"])
     for checkpoint in sorted(folder.glob("*/step-*")):
-        if arguments.chosen_only and int(checkpoint.name.rpartition("-")[2]) != chosen:
+        step = int(checkpoint.name.rpartition("-")[2])
+        if arguments.chosen_only and step != chosen:
             continue
         place = arguments.save / "adapters" / f"{corpus}-{seed}-{checkpoint.name}"
         load_adapter(adapter.model, checkpoint)
         AdapterDataset(filepath=str(place), base_model=str(base.base)).save(adapter)
-        by_step[int(checkpoint.name.rpartition("-")[2])] = scores_of(DecoderWeights(base.base, base.card, adapter=place), judged, embedder)
+        by_step[step] = scores_of(DecoderWeights(base.base, base.card, adapter=place), judged, embedder)
     return {
         "corpus": corpus, "seed": seed, "pairs": len(pairs), "history": records, "scores": by_step, "chosen_only": arguments.chosen_only,
-        "seconds": {"pairs": made - start, "training": trained - made},
+        "seconds": seconds,
     }  # fmt: skip
 
 
@@ -118,10 +123,11 @@ def main() -> None:
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore")
     logging.disable(logging.WARNING)
-    changed = {"max_length": arguments.max_length} if arguments.max_length else {}
-    embedder = EmbedderOptions.model_validate(options_of("embedder") | changed)
-    shorter = {"max_length": arguments.pairs_max_length} if arguments.pairs_max_length else {}
-    arguments.pairs_embedder = embedder.model_copy(update=shorter)
+    recipe = options_of("embedder")
+    length = arguments.max_length or recipe["max_length"]
+    embedder, pairs_embedder = (
+        EmbedderOptions.model_validate(recipe | {"max_length": tokens}) for tokens in (length, arguments.pairs_max_length or length)
+    )
     sets, corpora = {}, {}
     for path in arguments.labelled:
         rows = pd.read_csv(path).drop_duplicates("text").sample(frac=1.0, random_state=0)
@@ -134,9 +140,6 @@ def main() -> None:
     results = arguments.save / "results.jsonl"
     done = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
-    def missing(corpus: str, seed: int) -> bool:
-        return not any((cell["corpus"], cell["seed"]) == (corpus, seed) for cell in done)
-
     def keep(cell: dict[str, Any]) -> None:
         done.append(json.loads(json.dumps(cell)))
         with results.open("a") as file:
@@ -145,31 +148,42 @@ def main() -> None:
     if arguments.pairs_only:
         for corpus, texts in corpora.items():
             start = time.perf_counter()
-            _, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, arguments.pairs_embedder)
+            _, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, pairs_embedder)
             print(f"{corpus}: {pairs['generator'].value_counts().to_dict()} in {time.perf_counter() - start:.0f} s", flush=True)
         return
-    if missing("none", 0):
-        keep({"corpus": "none", "seed": 0, "scores": {0: scores_of(default_weights(), sets, embedder)}})
-    if arguments.minilm and missing("minilm", 0):
-        keep({"corpus": "minilm", "seed": 0, "scores": minilm_scores(arguments.minilm, sets)})
+    if unjudged := without_scores(done, "none", sets):
+        keep({"corpus": "none", "scores": scores_of(default_weights(), unjudged, embedder)})
+    if arguments.minilm and (unjudged := without_scores(done, "minilm", sets)):
+        keep({"corpus": "minilm", "scores": minilm_scores(arguments.minilm, unjudged)})
     for seed in arguments.seeds:
         for corpus, texts in corpora.items():
-            if missing(corpus, seed):
-                keep(trained_cell(corpus, seed, texts, sets, arguments, embedder))
+            if not any((cell["corpus"], cell.get("seed")) == (corpus, seed) for cell in done):
+                clean, pairs = pairs_of(texts, arguments.save / "pairs" / corpus, pairs_embedder)
+                keep(trained_cell(corpus, seed, clean, pairs, sets, arguments, embedder))
                 print(f"{corpus}, seed {seed}: done", flush=True)
-    show(done, list(sets))
+    show(done)
 
 
-def show(cells: list[dict[str, Any]], sets: list[str]) -> None:
+def untrained_scores(cells: list[dict[str, Any]], name: str) -> dict[str, Any]:
+    """Scores of what was not trained here, by labelled set."""
+    return {task: score for cell in cells if cell["corpus"] == name for task, score in cell["scores"].items()}
+
+
+def without_scores(cells: list[dict[str, Any]], name: str, sets: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Labelled sets on which it was not judged yet."""
+    return {task: rows for task, rows in sets.items() if task not in untrained_scores(cells, name)}
+
+
+def show(cells: list[dict[str, Any]]) -> None:
     """What the rule chose, and the regret of every criterion."""
     rule = options_of("contrastive_finetuning")["stopping"]["criterion"]
-    base = next(cell["scores"]["0"] for cell in cells if cell["corpus"] == "none")
+    base = untrained_scores(cells, "none")
     rows, regrets = [], []
-    for name in sets:
+    for name, value in untrained_scores(cells, "minilm").items():
+        rows.append({"weights": "all-MiniLM-L6-v2", "strategy": "", "set": name, "v": value})
+    for name in base:
         rows += [{"weights": "unadapted", "strategy": strategy, "set": name, "v": base[name][strategy]} for strategy in STRATEGIES]
     for cell in cells:
-        if cell["corpus"] == "minilm":
-            rows += [{"weights": "all-MiniLM-L6-v2", "strategy": "", "set": name, "v": value} for name, value in cell["scores"].items()]
         if cell["corpus"] in {"none", "minilm"}:
             continue
         history = measured_only(cell["history"])
