@@ -52,6 +52,7 @@ def tiny_adapted(tiny_weights: DecoderWeights, tmp_path_factory: pytest.TempPath
 
     from embedding_adaptation.datasets.adapter import AdapterDataset, TrainedAdapter
     from embedding_adaptation.embedder.embedder import Embedder
+    from embedding_adaptation.identity import CorpusIdentity
 
     models = tmp_path_factory.mktemp("adapted")
     shutil.copytree(tiny_weights.base, models / "base_model" / "1" / "base_model")
@@ -62,7 +63,8 @@ def tiny_adapted(tiny_weights: DecoderWeights, tmp_path_factory: pytest.TempPath
     torch.set_rng_state(state)
     dataset = AdapterDataset(filepath=str(models / "adapter"), base_model="base_model", version=Version(None, "2026-01-01T00.00.00.000Z"))
     template = 'This sentence: "{text}" means in one word: "'
-    dataset.save(TrainedAdapter(adapted, tiny_weights.card, template, "last", 64, 3))
+    corpus = CorpusIdentity("mine.txt", 9, clean="c" * 32, raw="a" * 32)
+    dataset.save(TrainedAdapter(adapted, tiny_weights.card, template, "last", 64, 3, corpus))
     return dataset.load()
 
 
@@ -92,7 +94,8 @@ def training_report(tiny_adapted: DecoderWeights) -> dict[str, Any]:
             "seconds": [None, 10.0, 20.0, 30.0, 90.0],
         }
     )
-    corpus = {"corpus": "mine.txt", "texts": 12, "kept": 9, "examples": {"too_short": [{"text": "a secret example"}]}}
+    identity = {"clean": "c" * 32, "raw": "a" * 32}
+    corpus = {"corpus": "mine.txt", "texts": 12, "kept": 9, "identity": identity, "examples": {"too_short": [{"text": "a secret example"}]}}
     options = FinetuningOptions(steps=4, seed=0)
     return describe_training(tiny_adapted, pairs, pairs.tail(1), history, corpus, options)
 

@@ -11,6 +11,7 @@ from kedro.io.core import DatasetError
 
 from embedding_adaptation.datasets.directory import DirectoryDataset
 from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
+from embedding_adaptation.identity import CorpusIdentity
 
 if TYPE_CHECKING:
     from kedro.io import Version
@@ -30,6 +31,7 @@ class TrainedAdapter:
         pooling: Pooling it was trained under.
         max_length: Longest sequence in tokens it was trained on.
         steps: Optimiser steps behind it.
+        corpus: The corpus its pairs come from; ``None`` where that is not known.
     """
 
     model: PeftModel
@@ -38,10 +40,11 @@ class TrainedAdapter:
     pooling: str
     max_length: int
     steps: int
+    corpus: CorpusIdentity | None = None
 
 
 def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
-    """What an adapter's card says: ``base``, ``template``, ``pooling``, ``max_length`` and ``steps`` it was trained with.
+    """What an adapter's card says: ``base``, ``template``, ``pooling``, ``max_length``, ``steps`` and ``corpus`` it was trained with.
 
     Raises:
         ValueError: If the weights have no adapter.
@@ -51,6 +54,15 @@ def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
         raise ValueError(msg)
     card: dict[str, Any] = json.loads((weights.adapter / ADAPTER_CARD_FILE).read_text(encoding="utf-8"))
     return card
+
+
+def adapter_corpus(weights: DecoderWeights) -> CorpusIdentity | None:
+    """The corpus an adapter was trained on; ``None`` where its card does not say.
+
+    Raises:
+        ValueError: If the weights have no adapter.
+    """
+    return CorpusIdentity.from_dict(read_adapter_card(weights).get("corpus"))
 
 
 class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
@@ -108,6 +120,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
             "pooling": data.pooling,
             "max_length": data.max_length,
             "steps": data.steps,
+            "corpus": None if data.corpus is None else data.corpus.to_dict(),
         }
         text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False)
         (directory / ADAPTER_CARD_FILE).write_text(text + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from embedding_adaptation.datasets.chat_server import ChatServerKey
 from embedding_adaptation.datasets.shards import ShardsDataset
+from embedding_adaptation.identity import TextsIdentity
 from embedding_adaptation.pipelines.data_augmentation import create_pipeline
 from embedding_adaptation.pipelines.data_augmentation.nodes import AugmentationError, clean_corpus, plot_augmentation
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
@@ -78,6 +79,20 @@ def test_a_corpus_becomes_accepted_and_rejected_pairs_with_their_history(run):
     neighbours = accepted[accepted["generator"] == "neighbours"]
     assert set(neighbours["other_id"]) <= set(TABLE["id"])
     assert len(plot_augmentation(report).axes) >= 1
+
+
+def test_pairs_name_the_clean_texts_they_come_from_as_the_corpus_report_does(run, tmp_path):
+    (tmp_path / "given.csv").write_text("first,second\nmine,yours\n")
+    given = {"path": str(tmp_path / "given.csv"), "first_column": "first", "second_column": "second"}
+    table = pd.concat([TABLE, TABLE.assign(id=TABLE["id"] + "again")], ignore_index=True)  # duplicates are cleaned away
+    chosen = options(generators={"identity": {}, "given": given})
+    clean, report = clean_corpus(TextStream.of(table), chosen)
+    identity = report["identity"]
+    assert identity["clean"] == TextsIdentity(clean.table()["text"]).hexdigest()
+    assert identity["raw"] == TextsIdentity(table["text"]).hexdigest() != identity["clean"]
+    pairs = run(chosen, table).load("positive_pairs").table()
+    named = pairs.groupby("generator")["corpus"].unique().map(list).to_dict()
+    assert named == {"given": [""], "identity": [identity["clean"]]}
 
 
 def test_a_second_run_makes_nothing_again_and_comes_to_the_same(run, tmp_path):

@@ -15,7 +15,9 @@ def test_facts_name_base_adapter_data_and_scores_without_a_single_text(model_fac
     assert model_facts["base_model"]["name"] == "random:tiny-llama"
     adapter = {"version": "2026-01-01T00.00.00.000Z", "fingerprint": tiny_adapted.fingerprint(), "step": 3, "last_step": 4}
     assert model_facts["adapter"] == adapter
-    assert model_facts["training"]["corpus"] == {"name": "mine.txt", "texts": 12, "kept": 9}
+    assert model_facts["training"]["corpus"] == {
+        "name": "mine.txt", "texts": 12, "kept": 9, "identity": {"clean": "c" * 32, "raw": "a" * 32},
+    }  # fmt: skip
     assert model_facts["training"]["data"]["training_pairs"] == 3
     assert model_facts["languages"] == ["en"]
     assert model_facts["strategy"]["as_trained"]

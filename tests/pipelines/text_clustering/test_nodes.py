@@ -1,15 +1,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE
 from embedding_adaptation.datasets.clusters import NOISE, Clusters
 from embedding_adaptation.datasets.vectors import VectorsDataset
 from embedding_adaptation.pipelines.text_clustering import nodes
+from embedding_adaptation.pipelines.text_clustering.corpus import Census
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.text_stream import TextStream
 from embedding_adaptation.vector_store import VectorStore
@@ -38,22 +42,57 @@ def test_the_corpus_is_embedded_in_shards_with_what_made_them(tiny_weights, make
     assert (store.rows, store.dimension) == (30, 32)
     assert store.facts["weights"] == "base"
     assert store.facts["strategy"] == "prompted_last"
+    assert store.facts["weights_reason"] == "there is no adapter"
     nodes.cluster_texts(corpus, store, make_options(clusters=3))
     with pytest.raises(ClusteringError, match="not those of the 30 texts of the corpus; run embed_corpus_node again"):
         nodes.cluster_texts(stream([f"other text {n}" for n in range(30)]), store, make_options(clusters=3))
 
 
-def test_the_adapter_is_taken_where_it_fits_and_base_weights_otherwise(tiny_weights, tiny_adapted, make_options, caplog):
+@pytest.fixture
+def choose(tiny_weights, make_options):
+    """Chooses weights for texts of the given identity: whether these are the adapted ones, and why."""
+
+    def make(adapter, identity="a" * 32, weights=None):
+        census = Census(40, 40, "", identity)
+        model, reason = nodes.choose_weights(tiny_weights, adapter, census, "other.csv", make_options(weights=weights))
+        assert model in (tiny_weights, adapter)
+        return model is adapter, reason
+
+    return make
+
+
+@pytest.mark.parametrize("identity", ["a" * 32, "c" * 32], ids=["raw", "clean"])
+def test_the_adapter_is_taken_for_the_texts_it_was_trained_on(choose, tiny_adapted, identity, caplog):
+    assert choose(tiny_adapted, identity) == (True, "the adapter was trained on these texts, mine.txt (9 clean texts)")
+    assert not caplog.records
+
+
+def test_other_texts_get_the_base_weights_and_are_told_why_unless_the_user_insists(choose, tiny_adapted, caplog):
+    why = "the adapter was trained on mine.txt (9 clean texts), not on other.csv (40 texts)"
+    assert choose(tiny_adapted, "b" * 32) == (False, why)
+    assert f"{why}: texts are embedded with the base weights (text_clustering.weights=adapted insists on the adapter)" in caplog.text
+    assert choose(tiny_adapted, "b" * 32, "adapted") == (True, f"text_clustering.weights asks for them, although {why}")
+    assert choose(tiny_adapted, "a" * 32, "base") == (False, "text_clustering.weights asks for them")
+
+
+def test_an_adapter_that_does_not_say_what_it_was_trained_on_is_not_taken(choose, tiny_adapted, tmp_path):
+    shutil.copytree(tiny_adapted.adapter, tmp_path / "adapter")
+    card = tmp_path / "adapter" / ADAPTER_CARD_FILE
+    card.write_text(json.dumps({key: value for key, value in json.loads(card.read_text()).items() if key != "corpus"}))
+    taken, reason = choose(dataclasses.replace(tiny_adapted, adapter=tmp_path / "adapter"))
+    assert not taken
+    assert "does not say which texts it was trained on, so perhaps not on other.csv" in reason
+
+
+def test_without_an_adapter_of_this_base_model_there_are_the_base_weights(choose, tiny_adapted):
     foreign = dataclasses.replace(tiny_adapted, card=dataclasses.replace(tiny_adapted.card, sha256="0" * 64))
-    assert nodes.choose_weights(tiny_weights, tiny_adapted, make_options()) is tiny_adapted
-    assert nodes.choose_weights(tiny_weights, tiny_adapted, make_options(weights="base")) is tiny_weights
-    assert nodes.choose_weights(tiny_weights, None, make_options()) is tiny_weights
-    assert "there is no adapter: texts are embedded with the base weights" in caplog.text
-    assert nodes.choose_weights(tiny_weights, foreign, make_options()) is tiny_weights
-    assert "the adapter belongs to" in caplog.text
+    assert choose(None) == (False, "there is no adapter")
+    taken, reason = choose(foreign)
+    assert not taken
+    assert "the adapter belongs to" in reason
     for adapter in (None, foreign):
         with pytest.raises(ClusteringError, match=r"text_clustering\.weights is adapted, but .*set it to base"):
-            nodes.choose_weights(tiny_weights, adapter, make_options(weights="adapted"))
+            choose(adapter, weights="adapted")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,7 @@ def train_adapter(
     train_pairs: pd.DataFrame,
     validation_pairs: pd.DataFrame,
     clean_corpus: TextStream,
+    corpus_report: dict[str, Any],
     training_checkpoints: Path,
     options: FinetuningOptions,
     embedder_options: EmbedderOptions,
@@ -72,13 +74,15 @@ def train_adapter(
         train_pairs: Pairs to learn from.
         validation_pairs: Held-out pairs.
         clean_corpus: Texts without labels, to judge by and to mine from.
+        corpus_report: The report on that corpus; empty where there is none.
         training_checkpoints: Directory of checkpoints.
         options: Fine-tuning options.
         embedder_options: Template, pooling, device and number format.
 
     Returns:
-        The adapter and the training history, a row a step.
+        The adapter, which names the corpus its pairs come from, and the training history, a row a step.
     """
+    from embedding_adaptation.pipelines.contrastive_finetuning.report import corpus_of
     from embedding_adaptation.pipelines.contrastive_finetuning.training import train
 
     most = max(
@@ -87,7 +91,10 @@ def train_adapter(
         options.hard_negatives.texts if options.hard_negatives else 0,
     )
     corpus = clean_corpus.sample(most, options.seed)
-    return train(base_model, train_pairs, validation_pairs, options, embedder_options, corpus=corpus, checkpoints=training_checkpoints)
+    adapter, history = train(
+        base_model, train_pairs, validation_pairs, options, embedder_options, corpus=corpus, checkpoints=training_checkpoints
+    )
+    return replace(adapter, corpus=corpus_of(train_pairs, corpus_report)), history
 
 
 def describe_training(

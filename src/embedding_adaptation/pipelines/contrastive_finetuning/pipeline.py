@@ -29,6 +29,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
                     "train_pairs",
                     "validation_pairs",
                     "clean_corpus",
+                    "corpus_report",
                     "training_checkpoints",
                     "params:contrastive_finetuning",
                     "params:embedder",

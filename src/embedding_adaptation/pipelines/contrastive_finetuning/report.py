@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embedding_adaptation.datasets.adapter import read_adapter_card
+from embedding_adaptation.datasets.adapter import adapter_corpus, read_adapter_card
+from embedding_adaptation.identity import CorpusIdentity
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
-_GENERATOR, _MODEL, _LANGUAGE = "generator", "model", "source_language"
+_GENERATOR, _MODEL, _LANGUAGE, _CORPUS = "generator", "model", "source_language", "corpus"
 
 
 def training_report(
@@ -34,7 +35,7 @@ def training_report(
             "pooling": card["pooling"],
             "max_length": card["max_length"],
         },
-        "corpus": _corpus(corpus_report, train_pairs),
+        "corpus": _corpus(adapter, corpus_report),
         "data": {
             "training_pairs": len(train_pairs),
             "held_out_pairs": len(validation_pairs),
@@ -48,11 +49,38 @@ def training_report(
     }
 
 
-def _corpus(report: dict[str, Any], pairs: pd.DataFrame) -> dict[str, Any] | None:
-    """Name and counts of the corpus; pairs of the user's own, which name no generator, come from elsewhere."""
-    if not report or _GENERATOR not in pairs:
+def corpus_of(pairs: pd.DataFrame, report: dict[str, Any]) -> CorpusIdentity | None:
+    """The corpus that pairs come from.
+
+    Args:
+        pairs: Pairs, with the identity of their corpus in the column ``corpus``.
+        report: The report on a corpus; its name and counts are taken if it is the same one.
+
+    Returns:
+        The corpus; ``None`` where the pairs do not say, or come from several.
+    """
+    named = set(pairs[_CORPUS].dropna()) - {""} if _CORPUS in pairs else set()
+    if len(named) != 1:
         return None
-    return {"name": report.get("corpus", ""), "texts": report["texts"], "kept": report["kept"]}
+    (clean,) = named
+    identity = report.get("identity", {})
+    if identity.get("clean") != clean:
+        return CorpusIdentity("", 0, clean)
+    return CorpusIdentity(str(report.get("corpus", "")), int(report["kept"]), clean, identity["raw"])
+
+
+def _corpus(adapter: DecoderWeights, report: dict[str, Any]) -> dict[str, Any] | None:
+    """Name, counts and identity of the corpus the adapter was trained on; pairs of the user's own come from elsewhere."""
+    corpus = adapter_corpus(adapter)
+    if corpus is None or not corpus.texts:
+        return None
+    is_reported = report.get("identity", {}).get("clean") == corpus.clean
+    return {
+        "name": corpus.name,
+        "texts": int(report["texts"]) if is_reported else None,
+        "kept": corpus.texts,
+        "identity": {"clean": corpus.clean, "raw": corpus.raw},
+    }
 
 
 def _generators(pairs: pd.DataFrame) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.identity import TextsIdentity, text_words
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.pipelines.data_augmentation.near_duplicates import NearDuplicates
 from embedding_adaptation.text_stream import TextStream
@@ -62,7 +63,7 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
     - ``near_duplicate``: it resembles an earlier text that is not left out itself (see :class:`~.near_duplicates.NearDuplicates`);
     - ``not_drawn``: it is not in the random draw, which follows from the texts and the seed alone, not from the corpus's order.
 
-    The corpus is read from the first row two to four times, and once more whenever the result is read. Memory takes about 50 bytes a
+    The corpus is read from the first row two to four times, and once more whenever the result is read. Memory takes about 70 bytes a
     text; a temporary directory (see :mod:`tempfile` for where that is) takes about 270 in the search for near-duplicates, and 8 for each
     sentence while repeated ones are counted.
 
@@ -73,7 +74,8 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
 
     Returns:
         The clean texts that are kept, in the corpus's order, and a report: the number of ``texts``, of those left out for each reason,
-        of those ``kept`` and of those with ``cut_passages``; and ``examples`` by reason, as they stand in the corpus, with the id of the
+        of those ``kept`` and of those with ``cut_passages``; the ``identity`` of the ``clean`` texts and of the ``raw`` ones (see
+        :class:`~embedding_adaptation.identity.TextsIdentity`); and ``examples`` by reason, as they stand in the corpus, with the id of the
         earlier text they are ``like``.
 
     Raises:
@@ -86,7 +88,7 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
         repeated = None if options.max_repeats is None else _repeated_passages(corpus, options, options.max_repeats, Path(folder))
         cutter = _Cutter(options, repeated)
         search = NearDuplicates(Path(folder), options.near_duplicates) if options.near_duplicates < 1 else None
-        verdicts, digests, cut = _judge(corpus, cutter, options, seed, identify=identify, search=search)
+        verdicts, digests, words, raw, cut = _judge(corpus, cutter, options, seed, identify=identify, search=search)
         passed = np.flatnonzero(verdicts == _KEPT)
         like = np.full(len(passed), -1, dtype=np.int64)  # of each text that passed, the place of the earlier one it is equal or near to
         later, earlier = _equals(digests[passed])
@@ -105,6 +107,9 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
     report = {"texts": len(verdicts), **dict(zip(REASONS, counts[1:], strict=True)), "kept": counts[_KEPT], "cut_passages": cut}
     if report["kept"] < 2:  # noqa: PLR2004  a pair needs another pair to be told from
         raise AugmentationError(_too_few(report, options))
+    clean_texts = TextsIdentity()
+    clean_texts.add_words(words[verdicts == _KEPT].sum(axis=0, dtype=np.uint64))  # sums wrap at 2^64, as they should
+    report["identity"] = {"clean": clean_texts.hexdigest(), "raw": raw}
     report["examples"] = _examples(corpus, verdicts, passed, like)
     return _selected(corpus, cutter, verdicts == _KEPT), report
 
@@ -228,30 +233,37 @@ def _judge(
     *,
     identify: Callable[[str], tuple[str, float]] | None,
     search: NearDuplicates | None,
-) -> tuple[NDArray[np.uint8], NDArray[np.uint64], int]:
-    """What each text says about itself: a verdict, a digest that is that of its equals, and in how many texts something was cut.
+) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64], str, int]:
+    """What each text says about itself: a verdict, a digest that is that of its equals, and the words of its identity ``[N, 2]``.
+
+    Also the identity of the raw texts, and in how many something was cut.
 
     Texts that are not left out are added to the search for near-duplicates.
     """
     import numpy as np
     from tqdm.auto import tqdm
 
-    verdicts, digests, cut = [np.empty(0, np.uint8)], [np.empty(0, np.uint64)], 0
+    verdicts, digests, words = [np.empty(0, np.uint8)], [np.empty(0, np.uint64)], [np.empty((0, 2), np.uint64)]
+    identity, cut = TextsIdentity(), 0
     with tqdm(unit="text", desc="clean") as bar:
         for piece in corpus.pieces():
             piece_verdicts, piece_digests = bytearray(), bytearray()
-            for raw in piece["text"]:
+            piece_words = np.empty((len(piece), 2), np.uint64)
+            identity.update(piece["text"])
+            for row, raw in enumerate(piece["text"]):
                 text, is_cut = cutter(raw)
                 cut += is_cut
                 verdict = _verdict_on(text, options, identify, is_cut=is_cut)
                 piece_verdicts.append(verdict)
+                piece_words[row] = text_words(text)
                 piece_digests += hashlib.blake2b(f"{seed}/{text.lower()}".encode(), digest_size=8).digest()
                 if search and verdict == _KEPT:
                     search.add(text)
             verdicts.append(np.frombuffer(piece_verdicts, np.uint8))
             digests.append(np.frombuffer(piece_digests, np.uint64))
+            words.append(piece_words)
             bar.update(len(piece))
-    return np.concatenate(verdicts), np.concatenate(digests), cut
+    return np.concatenate(verdicts), np.concatenate(digests), np.concatenate(words), identity.hexdigest(), cut
 
 
 def _equals(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

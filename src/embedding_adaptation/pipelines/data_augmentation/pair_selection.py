@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.identity import TextsIdentity
 from embedding_adaptation.pipelines.data_augmentation.candidates import present, texts_digest
 from embedding_adaptation.pipelines.data_augmentation.filters import ACCEPTED, Positives, Report, judge
 from embedding_adaptation.pipelines.data_augmentation.scoring import drift_reference, score
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _SORTED_AT_ONCE = 50_000
 PAIR_COLUMNS = (
     "pair_id", "source_id", "source_text", "generated_text", "generator", "style", "other_id", "model", "revision", "seed", "fingerprint",
+    "corpus",
 )  # fmt: skip
 
 
@@ -111,6 +113,7 @@ def select_pairs(
         total += len(frame)
         buckets.add(frame.merge(scores[f"{folder}/{name}"].drop_duplicates("key"), on="key", how="left", validate="one_to_one"))
     report, positives = Report(), Positives()
+    identity = TextsIdentity(text for _, text in corpus.rows()).hexdigest()
     writers = {verdict: _Writer(work.path / f"{verdict}.parquet") for verdict in ("accepted", "rejected")}
     with ExitStack() as stack:
         for writer in writers.values():
@@ -118,7 +121,7 @@ def select_pairs(
         for rows in buckets.in_order():
             judged = judge(rows, options.filters, positives)
             report.add(judged)
-            table = _tidied(judged)
+            table = _tidied(judged, identity)
             accepted = table["verdict"] == ACCEPTED
             writers["accepted"].write(table[accepted].drop(columns="reason"))
             writers["rejected"].write(table[~accepted])
@@ -220,9 +223,13 @@ class _Buckets:
                 writer.path.unlink()
 
 
-def _tidied(judged: pd.DataFrame) -> pd.DataFrame:
-    """The columns people look at first come first; the answer, as it was judged, is the pair's other side."""
+def _tidied(judged: pd.DataFrame, identity: str) -> pd.DataFrame:
+    """The columns people look at first come first; the answer, as it was judged, is the pair's other side.
+
+    ``corpus`` is the identity of the texts that a pair comes from; empty where it comes from elsewhere.
+    """
     table = judged.drop(columns="generated_text").rename(columns={"answer": "generated_text"})
     table.insert(0, "pair_id", table["generator"] + ":" + table["key"])
+    table["corpus"] = table["generator"].map(lambda name: "" if name == "given" else identity)
     others = [column for column in table.columns if column not in {*PAIR_COLUMNS, "key"}]
     return table[[*PAIR_COLUMNS, *others]]

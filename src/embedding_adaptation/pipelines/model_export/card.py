@@ -141,7 +141,10 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "## Data"
     yield ""
     if corpus:
-        yield f"Unlabelled corpus `{corpus['name'] or 'without a name'}`: {corpus['texts']:,} texts, of which {corpus['kept']:,} were used."
+        texts = (
+            f"{corpus['texts']:,} texts, of which {corpus['kept']:,} were used" if corpus["texts"] else f"{corpus['kept']:,} clean texts"
+        )
+        yield f"Unlabelled corpus `{corpus['name'] or 'without a name'}`: {texts}."
     else:
         yield "Pairs of the user's own; where they come from is not recorded."
     yield (

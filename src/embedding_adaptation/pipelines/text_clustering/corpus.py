@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedding_adaptation.identity import TextsIdentity
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 
 if TYPE_CHECKING:
@@ -29,20 +30,23 @@ class Census:
         texts: Number of texts.
         distinct: Number of different ones.
         digest: Follows from all ids and texts in their order.
+        identity: Follows from the texts alone, in any order, see :class:`~embedding_adaptation.identity.TextsIdentity`.
     """
 
     texts: int
     distinct: int
     digest: str
+    identity: str
 
 
 def count_texts(corpus: TextStream) -> Census:
     """Count texts; eight bytes of memory for each."""
     digest = hashlib.blake2b(digest_size=16)
     runs: list[np.ndarray] = []
-    texts = 0
+    texts, identity = 0, TextsIdentity()
     for piece in corpus.pieces():
         texts += len(piece)
+        identity.update(piece["text"])
         encoded = [text.encode("utf-8", "surrogatepass") for text in piece["text"]]
         for text_id, text in zip(piece["id"], encoded, strict=True):
             digest.update(text_id.encode("utf-8", "surrogatepass") + b"\0" + text + b"\0")
@@ -50,7 +54,7 @@ def count_texts(corpus: TextStream) -> Census:
         if sum(map(len, runs)) > 2 * len(runs[0]):
             runs = [np.unique(np.concatenate(runs))]
     distinct = len(np.unique(np.concatenate(runs))) if runs else 0
-    return Census(texts, distinct, digest.hexdigest())
+    return Census(texts, distinct, digest.hexdigest(), identity.hexdigest())
 
 
 def texts_at(corpus: TextStream, rows: Iterable[int]) -> dict[int, str]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.datasets.adapter import adapter_corpus
 from embedding_adaptation.datasets.clusters import NOISE, Clusters
 from embedding_adaptation.datasets.vectors import FinishedShards
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
-from embedding_adaptation.pipelines.text_clustering.corpus import check_number, count_texts, texts_at
+from embedding_adaptation.pipelines.text_clustering.corpus import Census, check_number, count_texts, texts_at
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
 from embedding_adaptation.text_stream import TableStream, TextStream
@@ -60,10 +61,10 @@ def embed_corpus(
     options.check(embedder_options)
     census = count_texts(corpus)
     check_number(census.distinct, options)
-    model = choose_weights(base_model, trained_adapter, options)
+    model, reason = choose_weights(base_model, trained_adapter, census, corpus.name, options)
     weights: Literal["base", "adapted"] = "base" if model.adapter is None else "adapted"
     name = options.strategy(weights)
-    logger.info("%d texts (%d distinct) are embedded with %s weights under %s", census.texts, census.distinct, weights, name)
+    logger.info("%d texts (%d distinct) are embedded under %s with %s weights: %s", census.texts, census.distinct, name, weights, reason)
     embedder = load_embedder(model, embedder_options)
 
     def fitting_texts() -> list[str]:
@@ -76,6 +77,7 @@ def embed_corpus(
         "distinct": census.distinct,
         "digest": census.digest,
         "weights": weights,
+        "weights_reason": reason,
         "strategy": name,
         "model": model.card.source,
         "fingerprint": model.fingerprint(),
@@ -83,26 +85,48 @@ def embed_corpus(
     return FinishedShards(tuple(shards), facts)
 
 
-def choose_weights(base: DecoderWeights, adapted: DecoderWeights | None, options: TextClusteringOptions) -> DecoderWeights:
-    """Base weights, or those with the adapter, as the options say and as there are.
+def choose_weights(
+    base: DecoderWeights, adapted: DecoderWeights | None, census: Census, corpus_name: str, options: TextClusteringOptions
+) -> tuple[DecoderWeights, str]:
+    """Base weights, or those with the adapter: as the options say, else with the adapter only where it was trained on these very texts.
+
+    Args:
+        base: The base weights.
+        adapted: The base weights with an adapter, where there is one.
+        census: The texts to be clustered.
+        corpus_name: What to call them.
+        options: Which weights are asked for.
+
+    Returns:
+        The weights, and why it is these, in words.
 
     Raises:
         ClusteringError: If the adapter is asked for, and there is none for this base model.
     """
     if options.weights == "base":
-        return base
-    fits = adapted is not None and adapted.card.sha256 == base.card.sha256
-    if adapted is not None and fits:
-        return adapted
-    lack = "there is no adapter" if adapted is None else f"the adapter belongs to {adapted.card.source!r}, not to {base.card.source!r}"
+        return base, "text_clustering.weights asks for them"
+    if adapted is None or adapted.card.sha256 != base.card.sha256:
+        lack = "there is no adapter" if adapted is None else f"the adapter belongs to {adapted.card.source!r}, not to {base.card.source!r}"
+        if options.weights == "adapted":
+            msg = (
+                f"text_clustering.weights is adapted, but {lack}; run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' "
+                "first, or set it to base"
+            )
+            raise ClusteringError(msg)
+        return base, lack
+    corpus = adapter_corpus(adapted)
+    if corpus is not None and corpus.is_of(census.identity):
+        return adapted, f"the adapter was trained on these texts, {corpus.title}"
+    texts = corpus_name or "the texts at hand"
+    if corpus is None:
+        foreign = f"the adapter does not say which texts it was trained on, so perhaps not on {texts}"
+    else:
+        foreign = f"the adapter was trained on {corpus.title}, not on {texts} ({census.texts:,} texts)"
     if options.weights == "adapted":
-        msg = (
-            f"text_clustering.weights is adapted, but {lack}; run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first, "
-            "or set it to base"
-        )
-        raise ClusteringError(msg)
-    logger.warning("%s: texts are embedded with the base weights (text_clustering.weights)", lack)
-    return base
+        logger.warning("text_clustering.weights asks for the adapter, although %s", foreign)
+        return adapted, f"text_clustering.weights asks for them, although {foreign}"
+    logger.warning("%s: texts are embedded with the base weights (text_clustering.weights=adapted insists on the adapter)", foreign)
+    return base, foreign
 
 
 def cluster_texts(corpus: TextStream, corpus_vectors: VectorStore, options: TextClusteringOptions) -> tuple[Clusters, pd.DataFrame]:

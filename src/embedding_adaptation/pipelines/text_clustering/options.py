@@ -103,7 +103,7 @@ class MapOptions(Options):
 class TextClusteringOptions(Options):
     """All options of text clustering."""
 
-    weights: Literal["base", "adapted"] | None = Field(None, description="null takes adapted where an adapter of this base model is there.")
+    weights: Literal["base", "adapted"] | None = Field(None, description="null takes adapted where the adapter was trained on these texts.")
     strategies: StrategyNames = Field(StrategyNames(), description="Strategy of the embedder for either weights.")
     fitting_texts: int = Field(1000, ge=2, description="Texts drawn to fit after-processing, where the strategy has some.")
     method: Literal["kmeans", "hdbscan"] = Field("kmeans", description="How texts are clustered.")
