@@ -25,8 +25,10 @@ def test_random_vectors_are_unit_vectors_that_follow_from_seed_and_text():
 
 
 def test_texts_that_share_rare_words_have_similar_counts():
-    vectors = tfidf_vectors(TEXTS, 4, 0)
-    assert vectors.shape == (9, 4)
+    # Five dimensions hold all there is. Animals and food share a singular value, so that four would be an arbitrary choice, which differs
+    # between processors.
+    vectors = tfidf_vectors(TEXTS, 5, 0)
+    assert vectors.shape == (9, 5)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
     similarity = vectors @ vectors.T
     assert similarity[0, 1] > similarity[0, 4]  # cat and bread: another food of the cat, another animal with another food
