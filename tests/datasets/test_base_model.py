@@ -6,6 +6,7 @@ import pytest
 from kedro.io import Version
 from kedro.io.core import DatasetError
 
+from embedding_adaptation import paths
 from embedding_adaptation.datasets import base_model as module
 from embedding_adaptation.datasets.base_model import BaseModelDataset
 
@@ -30,6 +31,17 @@ def test_the_first_load_converts_and_later_ones_reuse(folder, tmp_path, monkeypa
     monkeypatch.setattr(module, "convert", lambda *args: pytest.fail("converted again"))
     again = dataset(str(folder), tmp_path, save="2026-01-02T00.00.00.000Z").load()
     assert again == weights
+
+
+def test_a_relative_setting_starts_at_the_projects_root(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv(paths._ROOT, str(folder.parent))
+    elsewhere = tmp_path / "notebooks" / folder.name  # a folder of the same name, which is another
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere.parent)
+    weights = dataset(folder.name, tmp_path).load()
+    assert weights.card.source == folder.name  # as it was written: it stays true where the project moves
+    monkeypatch.setattr(module, "convert", lambda *args: pytest.fail("converted again"))
+    assert dataset(folder.name, tmp_path, save="2026-01-02T00.00.00.000Z").load() == weights
 
 
 def test_a_changed_source_makes_a_new_version_and_the_old_one_stays(folder, tmp_path):
