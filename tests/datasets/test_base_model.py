@@ -69,6 +69,13 @@ def test_what_cannot_be_resolved_fails_the_check_with_the_reason(tmp_path):
     assert not (tmp_path / "base_model").exists()
 
 
+def test_a_folder_that_is_not_there_is_named_beside_the_hub_that_was_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv(paths._ROOT, str(tmp_path))
+    monkeypatch.setattr(module, "check_source", lambda *args, **options: (_ for _ in ()).throw(module.BaseModelError("the Hub has none")))
+    with pytest.raises(DatasetError, match=rf"the Hub has none \(there is no folder {tmp_path}/models/gone either\)"):
+        dataset("models/gone", tmp_path).check_input()
+
+
 def test_an_interrupted_conversion_leaves_no_version(folder, tmp_path, monkeypatch):
     def interrupted(source, target):
         (target / "half").write_text("")

@@ -11,7 +11,7 @@ from embedding_adaptation.atomic import replacing_folder
 from embedding_adaptation.datasets.directory import DirectoryDataset
 from embedding_adaptation.embedder.base_model import BaseModelError, check_source, convert, is_hub_setting
 from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
-from embedding_adaptation.paths import project_root
+from embedding_adaptation.paths import project_path, project_root
 
 if TYPE_CHECKING:
     from kedro.io import Version
@@ -88,7 +88,11 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
         try:
             source = check_source(self._source, known_stamps={card.stamp for _, card in finished}, relative_to=root)
         except BaseModelError as error:
-            raise DatasetError(str(error)) from error
+            # What has the form of a Hub id may have been meant as a path.
+            elsewhere = (
+                f" (there is no folder {project_path(self._source)} either)" if is_hub_setting(self._source, relative_to=root) else ""
+            )
+            raise DatasetError(f"{error}{elsewhere}") from error
         return next((folder for folder, card in finished if card.stamp == source.stamp), source)
 
     def _versions(self) -> list[Path]:

@@ -117,8 +117,8 @@ def _model_folder(name: str, model: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, ignore_patterns=_UNUSED))
     except Exception as error:
         msg = (
-            f"comparators.models.{name}: the Hub does not give {model!r} ({type(error).__name__}), and it is not in the local cache; "
-            "connect to the network, correct the name, or give a folder"
+            f"comparators.models.{name}: the Hub does not give {model!r} ({type(error).__name__}), it is not in the local cache, and there "
+            f"is no folder {folder}; connect to the network, correct the name, or give a folder"
         )
         raise EvaluationError(msg) from error
 
