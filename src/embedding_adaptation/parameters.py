@@ -106,8 +106,8 @@ def as_text(name: str, value: Any) -> str:
         raise ParameterError(msg)
     if isinstance(value, (bool, float, list, tuple)) or value is None:
         msg = (
-            f"the parameter {name!r} takes text and was given {value!r}, which YAML makes of a word such as yes or 1e5; give the text as "
-            f"you mean it, in a file or a notebook's --params in quotes: {name}='yes'"
+            f"the parameter {name!r} takes text and was given {value!r}, as YAML reads words such as yes or 1e5; put the text in quotes "
+            f"({name}: 'yes' in a file, \"'yes'\" behind %reload_kedro --params)"
         )
         raise ParameterError(msg)
     return str(value)
