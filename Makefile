@@ -5,6 +5,15 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 # Arguments for the command behind a verb: make run ARGS="--pipelines=attention_analysis"
 ARGS ?=
+# The shell would take what stands behind a bare # for a comment, and run the rest.
+HASH := \#
+ifneq ($(findstring $(HASH),$(ARGS)),)
+COMMENT := $(shell $(PYTHON) -c 'import shlex, sys; print(*[word for word in shlex.split(sys.argv[1]) if word[:1] == chr(35)])' \
+  '$(subst ','\'',$(ARGS))' 2>/dev/null)
+ifneq ($(COMMENT),)
+$(error ARGS: a shell takes $(firstword $(COMMENT)) for a comment; put quotes around the parameter: ARGS="--params 'corpus=my $(firstword $(COMMENT))'")
+endif
+endif
 
 export PYTHONUTF8 := 1
 

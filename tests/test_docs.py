@@ -7,17 +7,22 @@ import re
 import pytest
 from kedro.framework.project import configure_project, pipelines
 
+from embedding_adaptation.configuration import ProjectConfigLoader
+from embedding_adaptation.parameters import check_names, split_parameters
+from embedding_adaptation.settings import CONFIG_LOADER_ARGS
+
 
 def documents(project):
     return "\n".join(path.read_text() for path in [project / "README.md", *sorted((project / "docs").glob("*.md"))])
 
 
 def test_every_parameter_on_a_command_line_is_one_that_kedro_takes(project):
-    found = re.findall(r"--params[ =]\"?([^\s`\"]+)", documents(project))
-    assert len(found) > 5
-    for values in found:
-        for item in values.split(","):  # kedro splits at every comma, also within brackets
-            assert re.fullmatch(r"[\w.]+=.+", item), values
+    found = re.findall(r"""--params[ =](?:\\?"([^"\n]+?)\\?"|'([^'\n]+)'|([^\s`"]+))""", documents(project))
+    values = [next(filter(None, forms)) for forms in found if "..." not in forms]
+    assert len(values) > 20
+    taken = ProjectConfigLoader(str(project / "conf"), env="base", **CONFIG_LOADER_ARGS).taken_names()
+    for value in values:
+        check_names(split_parameters(value), taken)
 
 
 def test_every_pipeline_on_a_command_line_is_there(project):

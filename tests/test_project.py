@@ -331,6 +331,19 @@ def test_the_users_own_texts_replace_the_sample(finished, tmp_path):
     assert set(scores["documents"]) == {20}
 
 
+def test_a_command_means_the_same_files_from_every_folder_of_the_project(finished, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(finished[0], project)
+    shutil.copytree(versions(project, "base_model")[-1], project / "models" / "mine", ignore=shutil.ignore_patterns("card.json"))
+    (tmp_path / "my texts, new #1.txt").write_text("".join(f"my own text {n} about {n % 3} things\n" for n in range(20)))
+    given = "corpus='~/my texts, new #1.txt',base_model=models/mine,text_clustering.weights=base,text_clustering.clusters=2"
+    command(project / "notebooks", "kedro", "run", "--pipelines=text_clustering", "--params", given, HOME=str(tmp_path))
+    assert len(pd.read_parquet(versions(project, "cluster_assignments.parquet")[-1])) == 20
+    card = json.loads((versions(project, "base_model")[-1] / "card.json").read_text())
+    assert card["source"] == "models/mine"
+    assert not (project / "notebooks" / "build").exists()
+
+
 def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_path):
     """kill -9 in the middle of scoring, then the same command: what was scored stays as it was, and only the rest is scored."""
     project = tmp_path / "project"
@@ -370,7 +383,12 @@ def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_pa
         ("corpus=/nowhere/mine.txt", "/nowhere/mine.txt does not exist"),
         ("label_column=topic", "has no column 'topic' for the labels, only 'text', 'label'"),
         ("base_model=no/such/thing/x", "not a GGUF file, a folder, a Hub id or a package"),
-        ("contrastive_finetuning.stepz=3", "contrastive_finetuning"),
+        ("contrastive_finetuning.stepz=3", "did you mean contrastive_finetuning.steps?"),
+        (
+            "labeled_texts=nope.csv,basemodel=foo/bar",
+            "'labeled_texts' (did you mean labelled_texts?); 'basemodel' (did you mean base_model?)",
+        ),
+        ("corpus=my, own.txt", "corpus='my, own.txt'"),
         ("embedder.adapt=none", "adapt names the strategy 'none'"),
     ],
 )

@@ -7,7 +7,10 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 from kedro.io.core import DatasetError
 
+from embedding_adaptation.paths import set_project_root
+
 if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
 
@@ -19,6 +22,18 @@ _EMBEDDER = "params:embedder"
 
 class InputChecks:
     """Look at every input of a run before any work starts."""
+
+    @hook_impl(tryfirst=True)
+    def after_context_created(self, context: KedroContext) -> None:
+        """Note where relative paths start, and check the names of the parameters given for this run.
+
+        Raises:
+            ParameterError: If there is a name that nothing takes.
+        """
+        set_project_root(context.project_path)
+        check_names = getattr(context.config_loader, "check_names", None)
+        if check_names is not None:
+            check_names()
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:

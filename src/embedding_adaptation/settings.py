@@ -1,10 +1,12 @@
 """Kedro project settings: https://docs.kedro.org/en/stable/kedro_project_setup/settings.html."""
 
+from embedding_adaptation.configuration import ProjectConfigLoader
 from embedding_adaptation.hooks import InputChecks, ResultTable
 from embedding_adaptation.tracking import MlflowTracking
 
 HOOKS = (MlflowTracking(), InputChecks(), ResultTable())
 
+CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {
     "base_env": "base",
     "default_run_env": "local",

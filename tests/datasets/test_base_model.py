@@ -6,6 +6,7 @@ import pytest
 from kedro.io import Version
 from kedro.io.core import DatasetError
 
+from embedding_adaptation import paths
 from embedding_adaptation.datasets import base_model as module
 from embedding_adaptation.datasets.base_model import BaseModelDataset
 
@@ -32,6 +33,17 @@ def test_the_first_load_converts_and_later_ones_reuse(folder, tmp_path, monkeypa
     assert again == weights
 
 
+def test_a_relative_setting_starts_at_the_projects_root(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv(paths._ROOT, str(folder.parent))
+    elsewhere = tmp_path / "notebooks" / folder.name  # a folder of the same name, which is another
+    elsewhere.mkdir(parents=True)
+    monkeypatch.chdir(elsewhere.parent)
+    weights = dataset(folder.name, tmp_path).load()
+    assert weights.card.source == folder.name  # as it was written: it stays true where the project moves
+    monkeypatch.setattr(module, "convert", lambda *args: pytest.fail("converted again"))
+    assert dataset(folder.name, tmp_path, save="2026-01-02T00.00.00.000Z").load() == weights
+
+
 def test_a_changed_source_makes_a_new_version_and_the_old_one_stays(folder, tmp_path):
     old = dataset(str(folder), tmp_path).load()
     config = folder / "config.json"
@@ -55,6 +67,13 @@ def test_what_cannot_be_resolved_fails_the_check_with_the_reason(tmp_path):
     with pytest.raises(DatasetError, match="'nothing' is not installed; run 'make setup'"):
         dataset("package:nothing/model.gguf", tmp_path).check_input()
     assert not (tmp_path / "base_model").exists()
+
+
+def test_a_folder_that_is_not_there_is_named_beside_the_hub_that_was_asked(tmp_path, monkeypatch):
+    monkeypatch.setenv(paths._ROOT, str(tmp_path))
+    monkeypatch.setattr(module, "check_source", lambda *args, **options: (_ for _ in ()).throw(module.BaseModelError("the Hub has none")))
+    with pytest.raises(DatasetError, match=rf"the Hub has none \(there is no folder {tmp_path}/models/gone either\)"):
+        dataset("models/gone", tmp_path).check_input()
 
 
 def test_an_interrupted_conversion_leaves_no_version(folder, tmp_path, monkeypatch):

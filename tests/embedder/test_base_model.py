@@ -142,6 +142,32 @@ def test_what_looks_like_a_hub_id_is_one_unless_it_is_a_path(tmp_path, monkeypat
     assert not is_hub_setting("Qwen/Qwen3-0.6B")
 
 
+def test_relative_paths_start_where_the_caller_says_and_else_at_the_current_folder(folder, tmp_path, monkeypatch):
+    setting = f"{folder.parent.name}/{folder.name}"
+    monkeypatch.chdir(tmp_path)
+    assert check_source(setting, relative_to=folder.parents[1]).path == folder
+    assert not is_hub_setting(setting, relative_to=folder.parents[1])
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert is_hub_setting(setting)
+    monkeypatch.chdir(folder.parents[1])
+    assert check_source(setting).existing_path.samefile(folder)
+
+
+def test_a_path_may_hold_a_number_sign_and_begin_with_a_tilde(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    path = tmp_path / "my #1.gguf"
+    path.write_bytes(gguf_bytes())
+    right = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert check_source("~/my #1.gguf").path == path
+    assert check_source(f"~/my #1.gguf#sha256={right}").path == path
+    with pytest.raises(BaseModelError, match="there is no file"):
+        check_source("~/my #2.gguf")
+    with pytest.raises(BaseModelError, match="it is damaged or another version"):
+        check_source(f"~/my #1.gguf#sha256={'0' * 64}")
+
+
 @pytest.mark.parametrize(("package", "distribution"), [("numpy", "numpy"), ("yaml", "PyYAML"), ("email", None)])
 def test_the_distribution_of_a_package_is_found_by_its_files(package, distribution):
     assert _distribution_of(package) == distribution

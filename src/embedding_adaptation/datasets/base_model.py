@@ -11,6 +11,7 @@ from embedding_adaptation.atomic import replacing_folder
 from embedding_adaptation.datasets.directory import DirectoryDataset
 from embedding_adaptation.embedder.base_model import BaseModelError, check_source, convert, is_hub_setting
 from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
+from embedding_adaptation.paths import project_path, project_root
 
 if TYPE_CHECKING:
     from kedro.io import Version
@@ -25,7 +26,7 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
     unchanged source, so every run of a project sees the same weights. It has no save: a base model is an input.
 
     Args:
-        source: The setting, see :mod:`embedding_adaptation.embedder.base_model`.
+        source: The setting, see :mod:`embedding_adaptation.embedder.base_model`. A relative path starts at the project's root.
         filepath: Directory of the versions.
         version: Load and save version, from Kedro.
         metadata: Free values for other tools.
@@ -81,12 +82,17 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
     def _resolve(self) -> Path | BaseModelSource:
         """The finished version made from this setting, or the checked source to make one from."""
         finished = [(folder, card) for folder in self._versions() if (card := ModelCard.read(folder)).source == self._source]
-        if finished and is_hub_setting(self._source):
+        root = project_root()
+        if finished and is_hub_setting(self._source, relative_to=root):
             return finished[0][0]  # pinned to the commit it was resolved to, and usable without a network
         try:
-            source = check_source(self._source, known_stamps={card.stamp for _, card in finished})
+            source = check_source(self._source, known_stamps={card.stamp for _, card in finished}, relative_to=root)
         except BaseModelError as error:
-            raise DatasetError(str(error)) from error
+            # What has the form of a Hub id may have been meant as a path.
+            elsewhere = (
+                f" (there is no folder {project_path(self._source)} either)" if is_hub_setting(self._source, relative_to=root) else ""
+            )
+            raise DatasetError(f"{error}{elsewhere}") from error
         return next((folder for folder, card in finished if card.stamp == source.stamp), source)
 
     def _versions(self) -> list[Path]:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 import re
 import struct
 import tempfile
@@ -75,12 +76,13 @@ class BaseModelSource:
         return self.path
 
 
-def check_source(setting: str, *, known_stamps: Collection[str] = ()) -> BaseModelSource:
+def check_source(setting: str, *, known_stamps: Collection[str] = (), relative_to: Path | None = None) -> BaseModelSource:
     """Find out whether a base model can be used, without loading it.
 
     Args:
         setting: The setting, see the module's text.
         known_stamps: Stamps of sources that were converted before: hash and architecture of such a one are not looked at again.
+        relative_to: Where relative paths start; ``None`` is the current directory.
 
     Returns:
         What :func:`convert` needs.
@@ -88,17 +90,18 @@ def check_source(setting: str, *, known_stamps: Collection[str] = ()) -> BaseMod
     Raises:
         BaseModelError: If the model is not there, its hash is wrong, the Hub does not answer, or its architecture is no decoder.
     """
-    location, _, fragment = setting.partition("#")
+    location, fragment = _split_hash(setting, relative_to)
     expected_sha256 = _expected_sha256(setting, fragment)
-    if is_hub_setting(setting):
+    path = _path(location, relative_to)
+    if is_hub_setting(setting, relative_to=relative_to):
         repository, _, revision = location.partition("@")
         source = _hub_source(setting, repository, revision or "main")
     elif location == _RANDOM:
         source = BaseModelSource(setting, "random", licence="Apache-2.0")
     elif location.startswith("package:"):
         source = _package_source(setting, location.removeprefix("package:"))
-    elif Path(location).expanduser().exists() or location.endswith(".gguf"):
-        source = _path_source(setting, Path(location).expanduser())
+    elif path.exists() or location.endswith(".gguf"):
+        source = _path_source(setting, path)
     else:
         msg = (
             f"base_model {setting!r} is not a GGUF file, a folder, a Hub id or a package: no such path, and a Hub id has the form "
@@ -119,11 +122,23 @@ def check_source(setting: str, *, known_stamps: Collection[str] = ()) -> BaseMod
     return source
 
 
-def is_hub_setting(setting: str) -> bool:
+def is_hub_setting(setting: str, *, relative_to: Path | None = None) -> bool:
     """Whether a setting names a Hub repository: it has the form of one and no such path exists."""
-    location = setting.partition("#")[0]
-    is_path = location.endswith(".gguf") or Path(location).expanduser().exists()
+    location, _ = _split_hash(setting, relative_to)
+    is_path = location.endswith(".gguf") or _path(location, relative_to).exists()
     return not is_path and _HUB_ID.match(location.partition("@")[0]) is not None
+
+
+def _split_hash(setting: str, relative_to: Path | None) -> tuple[str, str]:
+    """What stands before and behind the ``#`` of a hash; a path may have one of its own."""
+    location, _, fragment = setting.rpartition("#")
+    if not location or re.search(r"[\s./\\]", fragment) or _path(setting, relative_to).exists():
+        return setting, ""
+    return location, fragment
+
+
+def _path(location: str, relative_to: Path | None) -> Path:
+    return (relative_to or Path()) / os.path.expanduser(location)  # noqa: PTH111  that of pathlib fails where there is no such user
 
 
 def convert(source: BaseModelSource, target: Path) -> ModelCard:

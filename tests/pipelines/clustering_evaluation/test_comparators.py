@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from embedding_adaptation import paths
 from embedding_adaptation.pipelines.clustering_evaluation.comparators import (
     SentenceModel,
     random_source,
@@ -85,9 +86,16 @@ def test_a_model_of_sentence_transformers_is_known_by_its_files_and_prompt(sente
     [
         ("{folder}", "holds no modules.json; give a folder written by sentence-transformers"),
         ("nothing", "neither a folder nor a Hub id"),
-        ("team/none@main", r"the Hub does not give 'team/none@main' .*not in the local cache"),
+        ("team/none@main", r"the Hub does not give 'team/none@main' .*not in the local cache, and there is no folder .*/team/none"),
     ],
 )
 def test_a_model_that_is_not_there_is_explained(tmp_path, model, message):
     with pytest.raises(EvaluationError, match=f"comparators.models.other: .*{message}"):
         SentenceModel("other", ModelOptions(model=model.format(folder=tmp_path)), "cpu")
+
+
+def test_a_relative_folder_starts_at_the_projects_root(sentence_model, tmp_path, monkeypatch):
+    monkeypatch.setenv(paths._ROOT, str(sentence_model.parents[1]))
+    monkeypatch.chdir(tmp_path)
+    given = f"{sentence_model.parent.name}/{sentence_model.name}"
+    assert SentenceModel("bag", ModelOptions(model=given), "cpu").folder == sentence_model

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from kedro.io.core import DatasetError
 
+from embedding_adaptation import paths
 from embedding_adaptation.datasets.task_mirror import MirrorError, TaskMirror
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.grid import score_cell
@@ -172,6 +173,17 @@ def test_labelled_files_stand_beside_the_labelled_texts(tmp_path, evaluation_opt
     assert tasks[0].seeds == (0, 1)
     with pytest.raises(DatasetError, match="has no column 'text'"):
         check_task_names(evaluation_options(labelled_files={"mine": {"path": str(tmp_path / "x.csv")}}))
+
+
+def test_labelled_files_lie_where_the_project_says(tmp_path, evaluation_options, monkeypatch):
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw" / "x.csv").write_text("text,label\n" + "".join(f"text {n},{'ab'[n % 2]}\n" for n in range(30)))
+    monkeypatch.setenv(paths._ROOT, str(tmp_path))
+    monkeypatch.chdir(tmp_path / "raw")
+    (task,) = resolve_tasks(evaluation_options(tasks=["mine"], labelled_files={"mine": {"path": "raw/x.csv"}}), FRAME, TaskMirror())
+    assert len(task.prepare(0).parts({})[0].texts) == 30
+    with pytest.raises(DatasetError, match="does not exist"):
+        check_task_names(evaluation_options(labelled_files={"mine": {"path": "x.csv"}}))
 
 
 def test_a_draw_is_the_same_for_all_and_another_for_each_seed():

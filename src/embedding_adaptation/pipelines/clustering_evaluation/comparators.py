@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class SentenceModel:
 
 
 def _model_folder(name: str, model: str) -> Path:
-    folder = Path(model).expanduser()
+    folder = project_path(model)
     if folder.is_dir():
         if not (folder / "modules.json").is_file():
             msg = f"comparators.models.{name}: {folder} holds no modules.json; give a folder written by sentence-transformers"
@@ -116,8 +117,8 @@ def _model_folder(name: str, model: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, ignore_patterns=_UNUSED))
     except Exception as error:
         msg = (
-            f"comparators.models.{name}: the Hub does not give {model!r} ({type(error).__name__}), and it is not in the local cache; "
-            "connect to the network, correct the name, or give a folder"
+            f"comparators.models.{name}: the Hub does not give {model!r} ({type(error).__name__}), it is not in the local cache, and there "
+            f"is no folder {folder}; connect to the network, correct the name, or give a folder"
         )
         raise EvaluationError(msg) from error
 

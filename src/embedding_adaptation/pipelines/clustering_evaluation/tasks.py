@@ -7,13 +7,13 @@ import difflib
 import logging
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embedding_adaptation.datasets.embedding_store import settings_key
 from embedding_adaptation.datasets.texts import TextsDataset
+from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.options import LABELLED_TEXTS
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import (
@@ -296,7 +296,7 @@ def mirror_tasks(mirror: TaskMirror, options: EvaluationOptions) -> list[str]:
 def _read_file(name: str, options: EvaluationOptions) -> pd.DataFrame:
     chosen = options.labelled_files[name]
     return TextsDataset(
-        filepath=str(Path(chosen.path)), text_column=chosen.text_column, label_column=chosen.label_column, encoding=chosen.encoding
+        filepath=str(project_path(chosen.path)), text_column=chosen.text_column, label_column=chosen.label_column, encoding=chosen.encoding
     ).load()
 
 

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
     Context,
@@ -136,9 +137,7 @@ def folder_name(name: GeneratorName, options: GeneratorOptions, corpus: TextStre
         ]
         parts.append(texts_digest(text for _, text in corpus.rows()))
     if isinstance(options, GivenOptions):
-        from pathlib import Path
-
-        path = Path(options.path).expanduser()
+        path = project_path(options.path)
         parts += [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "", options.weight]
     return f"{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 

@@ -87,8 +87,8 @@ def gather_facts(
 def public_name(source: str) -> str:
     """How a base model's setting is named to others: of a path only the last part, which says nothing about the machine."""
     if source.startswith(("package:", "random:")) or is_hub_setting(source):
-        return source.partition("#")[0].partition("@")[0]
-    return Path(source.partition("#")[0]).name
+        return source.partition("#sha256=")[0].partition("@")[0]
+    return Path(source.partition("#sha256=")[0]).name
 
 
 def _public_names(models: list[str]) -> list[str]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
+from embedding_adaptation import paths
 from embedding_adaptation.pipelines.data_augmentation.generators import back_translation as module
 from embedding_adaptation.pipelines.data_augmentation.generators.back_translation import check, generate, load_translators
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, GenerationError, Request
@@ -173,6 +175,15 @@ def test_a_missing_folder_is_found_before_anything_is_loaded(pair, tmp_path, pat
         check(options((pair[0], path.format(tmp=tmp_path))))
     check(options(pair))
     check(options(("team/model", "team/model-back")))
+
+
+def test_relative_folders_start_at_the_projects_root(pair, tmp_path, monkeypatch):
+    root = Path(pair[0]).parent
+    monkeypatch.setenv(paths._ROOT, str(root))
+    monkeypatch.chdir(tmp_path)
+    check(options(tuple(f"./{Path(folder).relative_to(root)}" for folder in pair)))
+    with pytest.raises(GenerationError, match="there is no such folder"):
+        check(options((pair[0], "./none")))
 
 
 def test_a_folder_that_holds_no_model_is_found_early(pair, tmp_path):

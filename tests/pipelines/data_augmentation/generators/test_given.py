@@ -5,6 +5,7 @@ import logging
 import pandas as pd
 import pytest
 
+from embedding_adaptation import paths
 from embedding_adaptation.pipelines.data_augmentation.generators.given import check, generate
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, text_key
 from embedding_adaptation.pipelines.data_augmentation.options import GivenOptions
@@ -44,6 +45,16 @@ def test_every_format_gives_the_pairs_in_order_without_reading_the_corpus(tmp_pa
     assert made(path) == [
         Candidate(text_key(first, second), f"given:{number}", first, second) for number, (first, second) in enumerate(ROWS, start=1)
     ]
+
+
+def test_a_relative_path_starts_at_the_projects_root(tmp_path, monkeypatch):
+    path = write(tmp_path, ".csv")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.setenv(paths._ROOT, str(tmp_path))
+    monkeypatch.chdir(tmp_path / "notebooks")
+    assert made("pairs.csv") == made(path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert made("~/pairs.csv") == made(path)
 
 
 def test_columns_can_be_named(tmp_path):

@@ -7,15 +7,16 @@ import itertools
 import logging
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.embedder.batching import token_budget_batches
 from embedding_adaptation.embedder.device import choose_device, choose_dtype
+from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
 
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -76,7 +77,7 @@ def check(options: BackTranslationOptions) -> None:
     """
     for setting in ("there", "back"):
         name = getattr(options, setting)
-        path = Path(name).expanduser()
+        path = project_path(name)
         if not path.exists():
             if name.startswith((".", "~", "/", os.sep)):
                 msg = f"{_SETTING}.{setting} {name!r}: there is no such folder; correct it (a relative one starts at the project's root)"
@@ -217,7 +218,7 @@ def _load(name: str, shown: str, options: EmbedderOptions) -> tuple[PreTrainedMo
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
     from transformers.models.auto import modeling_auto
 
-    path = Path(name).expanduser()
+    path = project_path(name)
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(path) if path.exists() else name, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(**source)

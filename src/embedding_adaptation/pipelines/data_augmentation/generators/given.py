@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
     Context,
@@ -84,7 +85,7 @@ def _read(options: GivenOptions) -> tuple[pd.Series, pd.Series]:
     from embedding_adaptation.datasets.texts import read_table
 
     try:
-        raw = read_table(options.path)
+        raw = read_table(str(project_path(options.path)))
     except DatasetError as error:
         msg = f"given pairs: {error}"
         raise GenerationError(msg) from error
