@@ -125,10 +125,8 @@ def survey(path: Path, encoding: str | None = None) -> Characters:
         found = _decode_all(path, wide, f"has NUL bytes as UTF-16 has them, but is not all UTF-16; {NAME_IT}")
         return Characters(wide, found.line_end, f"is read as {_shown(wide)}, as its NUL bytes suggest")
     found = _decode(path, "utf-8")
-    if found.bad is None:
-        return Characters("utf-8", found.line_end)
     _refuse_nul(found)
-    return _guessed(path, found)
+    return Characters("utf-8", found.line_end) if found.bad is None else _guessed(path, found)
 
 
 def _named(path: Path, encoding: str, start: bytes) -> Characters:
@@ -239,8 +237,8 @@ def _lines_beyond_ascii(path: Path) -> Iterator[bytes]:
 def _guess(sample: bytes, start: bytes) -> tuple[str, bool]:
     """The likeliest encoding of bytes that are not UTF-8, and whether there is no doubt that it is cp1252.
 
-    charset-normalizer alone hardly tells cp1252 from the code pages of eastern Europe, in which every byte is a letter too. The language does:
-    what is read with a wrong code page of a language's own is still recognised by its other letters.
+    charset-normalizer alone hardly tells cp1252 from the code pages of eastern Europe, in which the same bytes are letters too. The
+    language does: a text that is read with the wrong one is still recognised by its other letters.
 
     Args:
         sample: The lines with bytes that ASCII does not have.
@@ -263,14 +261,14 @@ def _guess(sample: bytes, start: bytes) -> tuple[str, bool]:
             continue
         if _language(other, start.decode(rival, "replace"))[0] in home:
             return (rival if best is None or _is_latin(str(best)) else guess), False
-    language, probability = _language(western, start.decode("cp1252", "replace"))
-    letters = [letter for letter in western if letter.isalpha()]
-    if language in _LETTERS_OF and probability >= _SURE and len(letters) >= _FEWEST_LETTERS:
-        doubtful = {letter for letter in letters if letter.encode("cp1252").decode("cp1250", "replace") != letter}
+    known = western + start.decode("cp1252", "replace")
+    language, probability = _language(known)
+    if language in _LETTERS_OF and probability >= _SURE and sum(map(str.isalpha, known)) >= _FEWEST_LETTERS:
+        doubtful = {letter for letter in western if letter.isalpha() and letter.encode("cp1252").decode("cp1250", "replace") != letter}
         if all(letter.lower() in _LETTERS_OF[language] for letter in doubtful):
             return "cp1252", True
         # These letters would be as likely, or more, in the other code page.
-        return guess if guess != "cp1252" else "cp1252 or cp1250", False
+        return "cp1252 or cp1250", False
     return guess, False
 
 

@@ -327,7 +327,7 @@ def match_column(there: Sequence[str], wanted: str) -> int:
 
 
 def _json_kind(value: Any) -> str:
-    return {list: "a list", str: "a text", type(None): "null", bool: "true or false"}.get(type(value), f"{value!r:.40}")
+    return {list: "a list", str: "a text or a number", type(None): "null", bool: "true or false"}[type(value)]
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

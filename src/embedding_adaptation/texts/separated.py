@@ -25,6 +25,9 @@ LONGEST_FIELD = 1 << 25
 _SAMPLE = 1 << 20
 # No decoder makes single surrogates: they stand for escaped characters until the fields are apart.
 _QUOTE, _BACKSLASH = "\udc22", "\udc5c"
+# A quoted field, and one with a quote inside, as RFC 4180 writes them
+_QUOTED = re.compile(r'".+"', re.DOTALL)
+_DOUBLED = re.compile(r'".*"".*"', re.DOTALL)
 _ESCAPED = re.compile(r'\\(["\\])')
 
 
@@ -96,25 +99,43 @@ def _possible_separators(sample: list[str], usual: str) -> list[str]:
 
 def _try(sample: list[str], separator: str, *, is_whole: bool) -> tuple[Dialect, str] | None:
     standard, escaped, plain = (Dialect(separator, quoting) for quoting in ("standard", "backslash", "none"))
-    if _fits(sample, standard, is_whole=is_whole):
+    rows, swallowed = _fitting_rows(sample, standard, is_whole=is_whole)
+    unescaped, _ = _fitting_rows(sample, escaped, is_whole=is_whole) if any('\\"' in line for line in sample) else (None, False)
+    if rows is not None:
+        if unescaped is not None:
+            _refuse_two_ways(rows, unescaped)
         return standard, ""
-    if any('\\"' in line for line in sample) and _fits(sample, escaped, is_whole=is_whole):
+    if unescaped is not None:
         return escaped, "escapes quotes with a backslash and is read that way"
     # Comma-separated prose without quotes would not have as many commas in every row; a tab hardly ever is part of a text.
-    if separator == "\t" and _fits(sample, plain, is_whole=is_whole):
-        return plain, "has quotes that are not in pairs; all quotes are read as characters of the texts"
+    if separator == "\t" and not swallowed:
+        as_written, _ = _fitting_rows(sample, plain, is_whole=is_whole)
+        if as_written and not any(_QUOTED.fullmatch(name) for name in as_written[0]) and not any(map(_has_doubled, as_written)):
+            return plain, "has quotes that are not in pairs; all quotes are read as characters of the texts"
     return None
 
 
-def _fits(sample: list[str], dialect: Dialect, *, is_whole: bool) -> bool:
+def _fitting_rows(sample: list[str], dialect: Dialect, *, is_whole: bool) -> tuple[list[list[str]] | None, bool]:
+    """The rows of a sample, or ``None`` where it is not well formed; and whether that is for a quoted field that swallowed rows."""
     rows = Rows(sample, dialect)
+    found: list[list[str]] = []
     try:
-        for _ in rows:
-            pass
+        found.extend(rows)
     except TextFileError:
         # The sample may end inside a quoted field.
-        return rows.is_open_at_end and not is_whole
-    return True
+        return found if rows.is_open_at_end and not is_whole else None, rows.has_swallowed
+    return found, False
+
+
+def _refuse_two_ways(rows: list[list[str]], unescaped: list[list[str]]) -> None:
+    """Refuse a table that is well formed whether or not a backslash escapes a quote, but not the same table."""
+    for number, (one, other) in enumerate(itertools.zip_longest(rows, unescaped)):
+        if one is None or other is None or [_ESCAPED.sub(r"\1", value) for value in one] != other:
+            msg = (
+                f"row {number} has a quote behind a backslash and can be read in two ways; write a quote inside a quoted text twice, "
+                "and a backslash at its end with a space behind it"
+            )
+            raise TextFileError(msg)
 
 
 @dataclass
@@ -129,11 +150,13 @@ class Rows:
 
     Attributes:
         is_open_at_end: Whether reading stopped at the end of the lines, inside a quoted field.
+        has_swallowed: Whether it stopped at a quoted field that seems to hold whole rows.
     """
 
     lines: Iterable[str]
     dialect: Dialect
     is_open_at_end: bool = field(default=False, init=False)
+    has_swallowed: bool = field(default=False, init=False)
     _number: int = field(default=-1, init=False)  # of the row; the header is 0
     _line: int = field(default=0, init=False)  # where the row begins
 
@@ -155,7 +178,7 @@ class Rows:
             if len(row) == width and not has_empty_end:
                 has_empty_end = False
                 yield row
-            elif len(row) == width + 1 and not row[-1] and has_empty_end is not False:
+            elif width > 1 and len(row) == width + 1 and not row[-1] and has_empty_end is not False:
                 has_empty_end = True
                 yield row[:-1]
             else:
@@ -221,11 +244,16 @@ class Rows:
         """Refuse a quoted field that swallowed whole rows: each of its lines has as many fields as a row."""
         lines = self.dialect.separator.join(row).split("\n")
         if len(row) > 1 and len(lines) > 1 and all(one.count(self.dialect.separator) == len(row) - 1 for one in lines):
+            self.has_swallowed = True
             msg = (
                 f"{self._place} has a quoted text that goes on to line {line}, and each of these lines looks like a row of its own; "
                 "write a quote that begins a text as three quotes, and close it, or remove it"
             )
             raise TextFileError(msg)
+
+
+def _has_doubled(row: list[str]) -> bool:
+    return any(_DOUBLED.fullmatch(value) for value in row)
 
 
 def _stand_in(match: re.Match[str]) -> str:
