@@ -112,6 +112,7 @@ def test_every_format_gives_the_same_texts_in_pieces_of_any_size(tmp_path, name,
 
 def test_a_piece_is_bounded_by_its_characters_too(tmp_path, monkeypatch):
     monkeypatch.setattr(reading, "_CHARACTERS", 1000)
+    monkeypatch.setattr(reading, "_ROWS_WEIGHED", 1)
     frame = pd.DataFrame({"text": ["x" * 400] * 10})
     frame.to_parquet(tmp_path / "t.parquet")
     for path in (write(tmp_path, as_csv(frame)), tmp_path / "t.parquet"):

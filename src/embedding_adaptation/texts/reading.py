@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,7 @@ logger = logging.getLogger(__name__)
 
 _ROWS = 20_000
 _CHARACTERS = 1 << 26
+_ROWS_WEIGHED = 100
 _SHOWN = 5
 _JSON_BLOCK = 1 << 20
 _WHITE = " \t\r\n"
@@ -99,9 +101,9 @@ class TextFile:
     def _batches(self, rows: Iterator[Row]) -> Iterator[list[Row]]:
         held: list[Row] = []
         size = 0
-        for row in rows:
-            held.append(row)
-            size += sum(len(value) for value in row if value is not None)
+        while more := list(itertools.islice(rows, min(self._rows - len(held), _ROWS_WEIGHED))):
+            held += more
+            size += sum(map(len, filter(None, itertools.chain.from_iterable(more))))
             if len(held) >= self._rows or size >= _CHARACTERS:
                 yield held
                 held, size = [], 0
@@ -182,8 +184,11 @@ class TextFile:
             if header is None:
                 return
             places = [match_column(header, column) for column in columns]
-            for row in rows:
-                yield tuple(row[place] for place in places)
+            if len(places) == 1:
+                (place,) = places
+                yield from ((row[place],) for row in rows)
+            else:
+                yield from map(operator.itemgetter(*places), rows)
 
     def _read_json_lines(self, columns: list[str]) -> Iterator[Row]:
         def objects() -> Iterator[tuple[str, Any]]:

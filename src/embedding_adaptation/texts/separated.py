@@ -196,21 +196,18 @@ class Rows:
         lines = (_ESCAPED.sub(_stand_in, line) if "\\" in line else line for line in self.lines) if escaped else self.lines
         reader = csv.reader(lines, delimiter=self.dialect.separator, quoting=quoting, strict=True)
         checks_merged = self.dialect.separator == "\t"
-        while True:
-            self._line = reader.line_num + 1
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                self._number += 1
-                self._refuse_split(str(error), reader.line_num)
-            if row is None:
-                return
-            if not row:
-                continue
+        self._line = 1
+        try:
+            for row in reader:
+                if row:
+                    self._number += 1
+                    if checks_merged and reader.line_num > self._line:
+                        self._refuse_merged(row, reader.line_num)
+                    yield [value.replace(_QUOTE, '"').replace(_BACKSLASH, "\\") for value in row] if escaped else row
+                self._line = reader.line_num + 1
+        except csv.Error as error:
             self._number += 1
-            if checks_merged and reader.line_num > self._line:
-                self._refuse_merged(row, reader.line_num)
-            yield [value.replace(_QUOTE, '"').replace(_BACKSLASH, "\\") for value in row] if escaped else row
+            self._refuse_split(str(error), reader.line_num)
 
     @property
     def _place(self) -> str:
