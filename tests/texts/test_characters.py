@@ -44,7 +44,7 @@ def test_utf_16_without_a_mark_is_found_by_its_nul_bytes_and_said(tmp_path, enco
 
 
 def test_nul_characters_are_refused_wherever_they_are(tmp_path, monkeypatch):
-    with pytest.raises(TextFileError, match=r"NUL characters, the first in line 2: it is probably UTF-16 .* encoding: utf-16-le"):
+    with pytest.raises(TextFileError, match=r"NUL characters, the first in line 2: it is probably UTF-16 .*encoding: utf-16-le"):
         survey(write(tmp_path, b"one\ntw\0o\n"))
     monkeypatch.setattr(characters, "_BLOCK", 8)
     with pytest.raises(TextFileError, match="the first in line 101"):

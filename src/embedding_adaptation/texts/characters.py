@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-NAME_IT = "save it as UTF-8, or name its encoding (in the catalog, for example encoding: cp1252)"
+NAME_IT = (
+    "save it as UTF-8, or name its encoding (encoding: cp1252 in the catalog, for example; on the command line encoding=cp1252, for the "
+    "corpus corpus_encoding=cp1252)"
+)
 
 _BLOCK = 1 << 20
 _SAMPLE = 1 << 16
@@ -169,7 +172,7 @@ def _refuse_nul(found: _Decoded) -> None:
     if found.has_nul:
         _fail(
             f"holds NUL characters, the first in line {found.line}: it is probably UTF-16 without a byte-order mark, or no text; "
-            "save it as UTF-8, or name its encoding (in the catalog, for example encoding: utf-16-le)"
+            "save it as UTF-8, or name its encoding (encoding: utf-16-le in the catalog, for example)"
         )
 
 

@@ -220,7 +220,7 @@ class Rows:
             msg = f"{self._place} has {counted}, but the rows before have {width} and an empty one at their end, and the header {width}"
         else:
             msg = f"{self._place} has {counted}, the header {width}"
-        msg += f"; put texts that hold a {name} or a line end into quotes, or name another separator"
+        msg += f"; put texts that hold a {name} or a line end into quotes, or name another separator (for the corpus corpus_separator)"
         raise TextFileError(msg)
 
     def _refuse_split(self, reason: str, line: int) -> None:
