@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import logging
 
 import pandas as pd
@@ -65,10 +66,13 @@ def test_rows_without_text_are_left_out_with_a_warning(tmp_path, caplog):
         ("t.csv", "text,label\n,a\n ,b\n", "column 'text' is empty in all 2 rows"),
         ("t.csv", "text,label\none,a\ntwo,\nthree,b\n", r"no label in 1 of 3 rows \(row 2\); label these rows or remove them"),
         ("t.csv", "text,label\none,a\ntwo,a\n", "holds one class only, 'a'"),
-        ("t.csv", "text,label\none,a\ntwo,b,c\n", r"cannot be split into columns: .*line 3.*quotes"),
+        ("t.csv", "text,label\none,a\ntwo,b,c\n", r"row 2 \(line 3\) has 3 fields, the header 2.*quotes"),
         ("t.jsonl", '{"text": "one", "label": "a"}\n{"text": \n', "line 2 is not JSON"),
-        ("t.jsonl", '["one"]\n', "line 1 is list, not an object"),
-        ("t.csv", "text,label\none,a\nna\xefve,b\n".encode("latin-1"), "not utf-8: byte 0xef in line 3; save it as UTF-8"),
+        ("t.jsonl", '["one"]\n', r"row 1 \(line 1\) is a list, not an object"),
+        ("t.csv", "text,label\none,a\nna\xefve,b\n".encode("latin-1"), "not UTF-8: byte 0xef in line 3, .*name its encoding"),
+        ("t.csv", "text,text,label\none,two,a\n", "has 2 columns named 'text'"),
+        ("t.jsonl", '{"text": "one", "label": ["a"]}\n', r"row 1 \(line 1\): column 'label' holds a list"),
+        ("t.csv", "text,label\none\0,a\n", "NUL characters, the first in line 2: it is probably UTF-16"),
         ("t.parquet", "no parquet", "is not a parquet file"),
         ("t.docx", "text", "ends in '.docx'; give one of .txt, .csv"),
     ],
@@ -85,6 +89,44 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
         TextsDataset(filepath=str(tmp_path / "none.csv")).load()
     with pytest.raises(DatasetError, match="is a folder; give one of the files in it"):
         TextsDataset(filepath=str(tmp_path)).load()
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_ids_are_kept_as_written_and_must_be_there_and_unique(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(texts_module, "_READ_AT_ONCE", limit)
+    monkeypatch.setattr(texts_module, "_ROWS", 2)
+
+    def ids(*values):
+        rows = [{"text": f"text {number}", "id": value} for number, value in enumerate(values)]
+        path = write(
+            tmp_path, "t.jsonl", "".join(json.dumps({key: row[key] for key in row if row[key] is not None}) + "\n" for row in rows)
+        )
+        return TextStreamDataset(filepath=path, id_column="id").load().table()["id"].tolist()
+
+    assert ids(1344800117571260417, 1344800117571260418, "x", 7.5) == ["1344800117571260417", "1344800117571260418", "x", "7.5"]
+    with pytest.raises(DatasetError, match=r"column 'id' has no id in 1 of [24] rows \(row 3\); fill the gaps"):
+        ids(1, 2, None, 4)
+    with pytest.raises(DatasetError, match="column 'id' holds '2' more than once; ids must be unique"):
+        ids(1, 2, 3, 4, 5, 6, 2)
+
+
+@pytest.mark.parametrize("limit", [0, 1 << 20])
+def test_a_column_may_be_called_by_a_number(tmp_path, monkeypatch, limit):
+    monkeypatch.setattr(texts_module, "_READ_AT_ONCE", limit)
+    path = write(tmp_path, "t.csv", "0,2023\none,a\ntwo,b\n")
+    assert TextStreamDataset(filepath=path, text_column=0).load().table()["text"].tolist() == ["one", "two"]
+    assert TextsDataset(filepath=path, text_column=0, label_column=2023).load()["label"].tolist() == ["a", "b"]
+    assert TextsDataset(filepath=path, text_column="0", label_column=[2023]).load()["label"].tolist() == ["a", "b"]
+    for wrong in ({"text_column": True}, {"label_column": False}, {"label_column": [True]}, {"id_column": 1.5}):
+        with pytest.raises(DatasetError, match=rf"{next(iter(wrong))} is .*, which YAML takes for .*; put the name into quotes"):
+            TextsDataset(filepath=path, **wrong)
+
+
+def test_separator_and_encoding_are_found_or_given(tmp_path):
+    path = write(tmp_path, "t.csv", "Text;Label\nun été; enfin;a\n".replace("; enfin", ", enfin").encode("utf-16"))
+    assert TextsDataset(filepath=path).load()["text"].tolist() == ["un été, enfin"]
+    path = write(tmp_path, "t.csv", "text:label\nžluť:a\n".encode("cp1250"))
+    assert TextsDataset(filepath=path, encoding="cp1250", separator=":").load()["text"].tolist() == ["žluť"]
 
 
 def test_ids_must_be_unique(tmp_path):
@@ -140,8 +182,12 @@ def test_a_large_file_is_read_in_pieces_with_the_same_result(tmp_path, monkeypat
     ("name", "content", "message"),
     [
         ("t.csv", b"title,label\none,a\n", "has no column 'text' for the texts, only 'title', 'label'"),
-        ("t.txt", b"one\n\xe9t\xe9\n", "is not utf-8: byte 0xe9; save it as UTF-8"),
+        ("t.txt", b"one\n\xe9t\xe9\n", "is not UTF-8: byte 0xe9 in line 2, .*name its encoding"),
+        ("t.csv", b"text,label\none,a\ntwo,b\nthree\n", r"row 3 \(line 4\) has 1 field, the header 2"),
+        ("t.csv", b'text,label\none,a\ntwo,b\n"three,c\n', r"row 3 \(line 4\) opens a quote that is never closed"),
+        ("t.csv", b"text\n", "has no rows"),
         ("t.jsonl", b'{"text": "one"}\n{"text": \n', "line 2 is not JSON"),
+        ("t.jsonl", b'{"text": "one"}\n{"text": "two"}\n{"text": {"a": 1}}\n', r"row 3 \(line 3\): column 'text' holds an object"),
         ("t.txt", b"\n \n", "column 'text' is empty in all 2 rows"),
         ("t.docx", b"x", "ends in '.docx'"),
         ("t.parquet", b"no parquet", "is not a parquet file"),

@@ -18,10 +18,11 @@ TestedMetric = Literal["v_measure_unique", "ami_unique", "ari_unique", "accuracy
 class LabelledFileOptions(Options):
     """A labelled file to score on, beside the catalog's ``labelled_texts``."""
 
-    path: str = Field(description="The file: .csv, .tsv, .jsonl or .parquet.")
-    text_column: str = Field("text", description="Column of the texts.")
+    path: str = Field(description="The file: .csv, .tsv, .jsonl, .json, .parquet or .xlsx.")
+    text_column: str = Field("text", coerce_numbers_to_str=True, description="Column of the texts.")
     label_column: Names = Field(("label",), min_length=1, description="Column of the labels, or several from coarse to fine.")
-    encoding: str = Field("utf-8", description="Encoding of text formats.")
+    encoding: str | None = Field(None, description="Encoding of text formats; null finds it out.")
+    separator: str | None = Field(None, description="Separator of .csv and .tsv, such as ';' or 'tab'; null finds it out.")
 
 
 class ModelOptions(Options):

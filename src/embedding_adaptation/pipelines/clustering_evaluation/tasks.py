@@ -296,7 +296,11 @@ def mirror_tasks(mirror: TaskMirror, options: EvaluationOptions) -> list[str]:
 def _read_file(name: str, options: EvaluationOptions) -> pd.DataFrame:
     chosen = options.labelled_files[name]
     return TextsDataset(
-        filepath=str(project_path(chosen.path)), text_column=chosen.text_column, label_column=chosen.label_column, encoding=chosen.encoding
+        filepath=str(project_path(chosen.path)),
+        text_column=chosen.text_column,
+        label_column=chosen.label_column,
+        encoding=chosen.encoding,
+        separator=chosen.separator,
     ).load()
 
 

@@ -175,9 +175,11 @@ class IdentityOptions(GeneratorOptions):
 class GivenOptions(GeneratorOptions):
     """The user's own pairs."""
 
-    path: str = Field(min_length=1, description="A .csv, .tsv, .jsonl or .parquet file.")
-    first_column: str = Field("text", description="Column of the first texts.")
-    second_column: str = Field("positive", description="Column of the second texts.")
+    path: str = Field(min_length=1, description="A file: .csv, .tsv, .jsonl, .json, .parquet or .xlsx.")
+    first_column: str = Field("text", coerce_numbers_to_str=True, description="Column of the first texts.")
+    second_column: str = Field("positive", coerce_numbers_to_str=True, description="Column of the second texts.")
+    encoding: str | None = Field(None, description="Encoding of text formats; null finds it out.")
+    separator: str | None = Field(None, description="Separator of .csv and .tsv, such as ';' or 'tab'; null finds it out.")
 
 
 class GeneratorsOptions(Options):

@@ -327,6 +327,11 @@ def test_an_empty_answer_is_an_answer(chat):
     assert collect(answers(asked(1), options(chat), context())) == ([("0", "", False)], None)
 
 
+def test_half_a_character_at_the_end_of_an_answer_is_replaced(chat):
+    chat.say = lambda text, attempt: (200, answer("thanks \ud83d", "length"))
+    assert collect(answers(asked(1), options(chat), context())) == ([("0", "thanks \ufffd", False)], None)
+
+
 def test_neither_key_nor_texts_go_where_a_redirect_leads(chat):
     other = Chat()
     try:

@@ -63,6 +63,12 @@ def test_columns_can_be_named(tmp_path):
     assert (first.source_text, first.generated_text) == ROWS[0][::-1]
 
 
+def test_encoding_and_separator_can_be_given(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_bytes("text:positive\nžluť:kůň\n".encode("cp1250"))
+    assert [(pair.source_text, pair.generated_text) for pair in made(str(path), encoding="cp1250", separator=":")] == [("žluť", "kůň")]
+
+
 def test_rows_without_a_text_are_left_out_with_a_warning_and_keep_the_numbers(tmp_path, caplog):
     path = write(tmp_path, ".parquet", [("one", None), ROWS[0], ("  ", "two"), ROWS[1]])
     with caplog.at_level(logging.WARNING):
@@ -89,17 +95,19 @@ def test_a_weight_takes_a_share_of_pairs_wherever_they_stand(tmp_path):
     ("name", "content", "message"),
     [
         ("none.csv", None, "given pairs: .*none.csv does not exist; check the path"),
-        ("p.txt", b"one", r"ends in '.txt'; give one of .csv, .tsv, .jsonl, .parquet$"),
+        ("p.txt", b"one", "has no column 'positive', only 'text'"),
+        ("p.docx", b"one", r"ends in '.docx'; give one of .*\.xlsx$"),
         ("p.csv", b"", "has no rows; give a file with at least one pair"),
         ("p.csv", b"text,positive\n", "has no rows"),
         ("p.csv", b"text,other\na,b\n", r"has no column 'positive', only 'text', 'other'; rename one, or set .*given\.second_column"),
         ("p.csv", b"a,positive\na,b\n", r"has no column 'text', only 'a', 'positive'; rename one, or set .*given\.first_column"),
         ("p.csv", b"text,positive\na,\n,b\n", "has no row with a text in both 'text' and 'positive'"),
-        ("p.csv", b"text,positive\na,\xff\n", "is not utf-8: byte 0xff in line 2; save it as UTF-8$"),
+        ("p.csv", b"text,positive\na,\xff\n", "is not UTF-8: byte 0xff in line 2, .*name its encoding"),
+        ("p.csv", b"text,positive\na,b\nc,d,e\n", r"row 2 \(line 3\) has 3 fields, the header 2"),
         (
             "p.jsonl",
             b'{"text": "a", "positive": "b"}\n{"text": "a", "positive": ["b", "c"]}\n',
-            r"list or object in column 'positive' \(row 2\)",
+            r"row 2 \(line 2\): column 'positive' holds a list",
         ),
         ("p.jsonl", b"{\n", "line 1 is not JSON"),
         ("p.parquet", b"PAR", "is not a parquet file"),

@@ -16,6 +16,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Self
 
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, GenerationError, Request
+from embedding_adaptation.texts.cells import SINGLE_SURROGATE
 
 if TYPE_CHECKING:
     import openai
@@ -295,7 +296,8 @@ def _read(body: str) -> tuple[str, bool, str]:
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, str):
         return "", False, f"JSON without words (finish_reason {reason!r})"
-    return content.strip(), reason == "stop", ""
+    # An answer that is cut within an emoji may end in half of one, which no file can hold.
+    return SINGLE_SURROGATE.sub("\ufffd", content).strip(), reason == "stop", ""
 
 
 def _without_password(url: str) -> str:

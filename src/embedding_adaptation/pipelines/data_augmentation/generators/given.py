@@ -80,41 +80,28 @@ def _read(options: GivenOptions) -> tuple[pd.Series, pd.Series]:
     Raises:
         GenerationError: If the file cannot be used, or no row has both texts.
     """
-    from kedro.io.core import DatasetError
+    from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
+    from embedding_adaptation.texts.reading import TextFile
 
-    from embedding_adaptation.datasets.texts import read_table
-
+    columns = [options.first_column, options.second_column]
+    file = TextFile(project_path(options.path), encoding=options.encoding, separator=options.separator)
     try:
-        raw = read_table(str(project_path(options.path)))
-    except DatasetError as error:
+        raw = file.read(columns)
+    except MissingColumnError as error:
+        setting = "first_column" if error.column == options.first_column else "second_column"
+        msg = f"given pairs: {error}; rename one, or set data_augmentation.generators.given.{setting}"
+        raise GenerationError(msg) from error
+    except TextFileError as error:
         msg = f"given pairs: {error}"
         raise GenerationError(msg) from error
     if raw.empty:
         msg = f"given pairs: {options.path} has no rows; give a file with at least one pair"
         raise GenerationError(msg)
-    columns = {"first_column": options.first_column, "second_column": options.second_column}
-    for setting, column in columns.items():
-        if column not in raw.columns:
-            msg = (
-                f"given pairs: {options.path} has no column {column!r}, only {', '.join(map(repr, raw.columns))}; rename one, or set "
-                f"data_augmentation.generators.given.{setting}"
-            )
-            raise GenerationError(msg)
-    first, second = (_texts(raw[column], options.path) for column in columns.values())
+    first, second = (raw[column].astype(object).where(raw[column].notna(), "") for column in columns)
     if ((first.str.strip() == "") | (second.str.strip() == "")).all():
         msg = f"given pairs: {options.path} has no row with a text in both {options.first_column!r} and {options.second_column!r}"
         raise GenerationError(f"{msg}; name the columns that hold them")
     return first, second
-
-
-def _texts(column: pd.Series, path: str) -> pd.Series:
-    column = column.astype(object)
-    missing = column.isna()
-    wrong = [number for number, value in enumerate(column, start=1) if hasattr(value, "__iter__") and not isinstance(value, str)]
-    if wrong:
-        msg = f"given pairs: {path} has no text but a list or object in column {column.name!r} (row {_listed(wrong)}); write one pair a row"
-        raise GenerationError(msg)
-    return column.where(~missing, "").astype(str)
 
 
 def _listed(numbers: list[int]) -> str:

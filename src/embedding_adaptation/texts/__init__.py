@@ -1,0 +1,1 @@
+"""Texts from files and what can be said of them; no Kedro."""

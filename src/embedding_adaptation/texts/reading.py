@@ -1,0 +1,419 @@
+"""The one strict reader of tables that a user brings."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import operator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+from embedding_adaptation.texts.cells import SINGLE_SURROGATE, CellError, column_texts, text_of
+from embedding_adaptation.texts.characters import COMPRESSIONS, Characters, open_text, survey
+from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
+from embedding_adaptation.texts.separated import Rows, find_dialect, separator_named
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+_ROWS = 20_000
+_CHARACTERS = 1 << 26
+_ROWS_WEIGHED = 100
+_SHOWN = 5
+_JSON_BLOCK = 1 << 20
+_WHITE = " \t\r\n"
+
+Row = tuple[str | None, ...]
+
+
+class TextFile:
+    r"""Columns of a table in a file, as texts.
+
+    All formats are read in pieces, whatever the file's size, and checked alike: a field is never shifted, merged or dropped, and what
+    cannot be read as text without a guess is refused with its row. Column names are matched exactly, else regardless of case where that is
+    unambiguous.
+
+    Args:
+        path: The file. Its ending says the format: ``.txt`` (a text a line), ``.csv``, ``.tsv``, ``.jsonl`` (an object a line), ``.json``
+            (an array of objects), each also with ``.gz`` or ``.zst`` after it; ``.parquet``; ``.xlsx``, of which the first visible sheet is
+            read.
+        encoding: Encoding of text formats; without it, it is found out, see :func:`~embedding_adaptation.texts.characters.survey`.
+        separator: What stands between the fields of ``.csv`` and ``.tsv``: a character, or a word such as ``tab``; without it, it is
+            found out.
+        rows: Most rows of a piece.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "mine.csv"
+        >>> _ = path.write_text('Text;Label\n"one; two";a\n')
+        >>> TextFile(path).read(["text", "label"]).to_dict("records")
+        [{'text': 'one; two', 'label': 'a'}]
+    """
+
+    endings: ClassVar[tuple[str, ...]] = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
+    """What a file's name may end with."""
+
+    def __init__(self, path: Path, *, encoding: str | None = None, separator: str | None = None, rows: int = _ROWS) -> None:
+        self.path = path
+        self._encoding = encoding
+        self._separator = separator
+        self._rows = rows
+        self._surveyed: tuple[tuple[int, int], Characters] | None = None
+        self._said: set[str] = set()
+
+    @property
+    def ending(self) -> str:
+        """The ending that says the format, in small letters: ``.csv`` of ``A.CSV.gz``."""
+        compressed = self.path.suffix.lower() in COMPRESSIONS
+        return (Path(self.path.stem) if compressed else self.path).suffix.lower()
+
+    def read(self, columns: Sequence[str]) -> pd.DataFrame:
+        """All rows of some columns, in memory: strings, and missing values where there is none.
+
+        Raises:
+            TextFileError: If the file cannot be used.
+            MissingColumnError: If it has no such column.
+        """
+        import pandas as pd
+
+        pieces = list(self.pieces(columns))
+        return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=list(columns), dtype=object)
+
+    def pieces(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
+        """The same piece by piece, so that memory holds one.
+
+        Raises:
+            TextFileError: If the file cannot be used; at the latest when the row in question is reached.
+            MissingColumnError: If it has no such column.
+        """
+        import pandas as pd
+
+        names = list(dict.fromkeys(columns))
+        with self._naming():
+            for rows in self._batches(self._reader()(names)):
+                yield pd.DataFrame(rows, columns=names)
+
+    def _batches(self, rows: Iterator[Row]) -> Iterator[list[Row]]:
+        held: list[Row] = []
+        size = 0
+        while more := list(itertools.islice(rows, min(self._rows - len(held), _ROWS_WEIGHED))):
+            held += more
+            size += sum(map(len, filter(None, itertools.chain.from_iterable(more))))
+            if len(held) >= self._rows or size >= _CHARACTERS:
+                yield held
+                held, size = [], 0
+        if held:
+            yield held
+
+    def _reader(self) -> Callable[[list[str]], Iterator[Row]]:
+        readers: dict[str, Callable[[list[str]], Iterator[Row]]] = {
+            ".txt": self._read_lines,
+            ".csv": self._read_separated,
+            ".tsv": self._read_separated,
+            ".jsonl": self._read_json_lines,
+            ".json": self._read_json,
+            ".parquet": self._read_parquet,
+            ".xlsx": self._read_sheet,
+        }
+        if not self.path.exists():
+            _fail("does not exist; check the path (a relative one starts at the project's root)")
+        if not self.path.is_file():
+            _fail("is a folder; give one of the files in it")
+        if self.ending not in self.endings or self.ending not in readers:
+            _fail(f"ends in {self.path.suffix!r}; give one of {', '.join(self.endings)}")
+        if self.path.suffix.lower() in COMPRESSIONS and self.ending in {".parquet", ".xlsx"}:
+            _fail(f"is a {self.ending} file that is compressed once more; decompress it")
+        return readers[self.ending]
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        """Put the file's name before what is wrong with it."""
+        try:
+            yield
+        except MissingColumnError as error:
+            named = MissingColumnError(error.column, error.there)
+            named.args = (f"{self.path} {error}",)
+            raise named from None
+        except TextFileError as error:
+            msg = f"{self.path} {error}"
+            raise TextFileError(msg) from None
+        except PermissionError:
+            msg = f"{self.path} may not be read by this user; change its permissions"
+            raise TextFileError(msg) from None
+        except OSError as error:
+            msg = f"{self.path} cannot be read: {error}; it may be damaged or cut off: write or fetch it again"
+            raise TextFileError(msg) from error
+
+    def _characters(self) -> Characters:
+        stat = self.path.stat()
+        state = (stat.st_size, stat.st_mtime_ns)
+        if self._surveyed is None or self._surveyed[0] != state:
+            self._surveyed = (state, survey(self.path, self._encoding))
+        characters = self._surveyed[1]
+        self._warn(characters.warning)
+        return characters
+
+    def _warn(self, what: str) -> None:
+        """Say something of the file, once however often it is read."""
+        if what and what not in self._said:
+            self._said.add(what)
+            logger.warning("%s %s", self.path.name, what)
+
+    def _read_lines(self, columns: list[str]) -> Iterator[Row]:
+        # The lines have no name but the first one asked for.
+        if len(columns) > 1:
+            raise MissingColumnError(columns[1], columns[:1])
+        characters = self._characters()
+        with open_text(self.path, characters) as file:
+            # Not splitlines(): it also splits at characters that occur inside texts, such as U+2028.
+            for line in file:
+                yield (line.removesuffix(characters.line_end).rstrip("\r"),)
+
+    def _read_separated(self, columns: list[str]) -> Iterator[Row]:
+        separator = separator_named(self._separator) if self._separator else None
+        with open_text(self.path, self._characters()) as file:
+            dialect, lines, warning = find_dialect(iter(file), "\t" if self.ending == ".tsv" else ",", separator)
+            self._warn(warning)
+            rows = iter(Rows(lines, dialect))
+            header = next(rows, None)
+            if header is None:
+                return
+            places = [match_column(header, column) for column in columns]
+            if len(places) == 1:
+                (place,) = places
+                yield from ((row[place],) for row in rows)
+            else:
+                yield from map(operator.itemgetter(*places), rows)
+
+    def _read_json_lines(self, columns: list[str]) -> Iterator[Row]:
+        def objects() -> Iterator[tuple[str, Any]]:
+            with open_text(self.path, self._characters()) as file:
+                row = 0
+                for number, line in enumerate(file, start=1):
+                    if not line.strip():
+                        continue
+                    row += 1
+                    try:
+                        yield f"row {row} (line {number})", _DECODER.decode(line)
+                    except json.JSONDecodeError as error:
+                        _fail(f"line {number} is not JSON ({error.msg} at character {error.pos + 1}); write one object a line")
+                    except CellError as error:
+                        _fail(f"line {number} {error}")
+
+        return self._pick(objects(), columns, "write one object a line")
+
+    def _read_json(self, columns: list[str]) -> Iterator[Row]:
+        def objects() -> Iterator[tuple[str, Any]]:
+            with open_text(self.path, self._characters()) as file:
+                for number, value in enumerate(_elements(iter(lambda: file.read(_JSON_BLOCK), "")), start=1):
+                    yield f"row {number}", value
+
+        return self._pick(objects(), columns, "write an array of objects")
+
+    def _pick(self, objects: Iterator[tuple[str, Any]], columns: list[str], remedy: str) -> Iterator[Row]:
+        """The wanted values of JSON objects, each of which may lack some."""
+        first: list[tuple[str, dict[str, Any]]] = []
+        seen: dict[str, None] = {}
+        for place, row in objects:
+            if not isinstance(row, dict):
+                _fail(f"{place} is {_json_kind(row)}, not an object; {remedy}")
+            first.append((place, row))
+            seen.update(dict.fromkeys(row))
+            if len(first) == self._rows:
+                break
+        if not first:
+            return
+        names = [list(seen)[match_column(list(seen), column)] for column in columns]
+        replaced: list[str] = []
+        for place, row in itertools.chain(first, objects):
+            if not isinstance(row, dict):
+                _fail(f"{place} is {_json_kind(row)}, not an object; {remedy}")
+            values = []
+            for name in names:
+                try:
+                    value = text_of(row.get(name))
+                except CellError as error:
+                    _fail(f"{place}: column {name!r} {error}")
+                if value is not None and not value.isascii() and SINGLE_SURROGATE.search(value):
+                    value = SINGLE_SURROGATE.sub("\ufffd", value)
+                    replaced.append(place)
+                values.append(value)
+            yield tuple(values)
+        if replaced:
+            places = list(dict.fromkeys(replaced))
+            more = ", ..." if len(places) > _SHOWN else ""
+            self._warn(
+                f"has halves of characters (single surrogates) in {len(places)} rows, each replaced by U+FFFD "
+                f"({', '.join(places[:_SHOWN])}{more})"
+            )
+
+    def _read_parquet(self, columns: list[str]) -> Iterator[Row]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self.path) as file:
+                there = file.schema_arrow.names
+                names = [there[match_column(there, column)] for column in columns]
+                before = 0
+                for batch in file.iter_batches(batch_size=self._batch_rows(file), columns=names):
+                    texts = [column_texts(batch.column(name), name, before) for name in names]
+                    before += batch.num_rows
+                    yield from zip(*texts, strict=True)
+        except pa.ArrowException as error:
+            if isinstance(error, OSError):
+                _fail(f"is damaged ({str(error).splitlines()[0]}); write or fetch it again")
+            _fail(f"is not a parquet file ({str(error).splitlines()[0]}); write it again")
+
+    def _batch_rows(self, file: Any) -> int:
+        """As many rows as have a piece's number of bytes, on average."""
+        groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
+        widest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1.0)
+        return max(1, min(self._rows, int(_CHARACTERS / max(widest, 1.0))))
+
+    def _read_sheet(self, columns: list[str]) -> Iterator[Row]:
+        from python_calamine import CalamineError, CalamineWorkbook, SheetTypeEnum, SheetVisibleEnum
+
+        try:
+            book = CalamineWorkbook.from_path(str(self.path))
+            visible = [
+                sheet.name
+                for sheet in book.sheets_metadata
+                if sheet.visible == SheetVisibleEnum.Visible and sheet.typ == SheetTypeEnum.WorkSheet
+            ]
+            if not visible:
+                _fail("has no visible sheet; save the texts in one")
+            sheets = [book.get_sheet_by_name(name) for name in visible]
+        except CalamineError as error:
+            _fail(f"is not an Excel workbook ({error}); save it as .xlsx, without a password")
+        if others := [sheet.name for sheet in sheets[1:] if sheet.height]:
+            self._warn(f"has {len(others) + 1} sheets; only the first, {visible[0]!r}, is read")
+        sheet = sheets[0]
+        if sheet.start is None:
+            return
+        first = sheet.start[0] + 1
+        rows = sheet.iter_rows()
+        header = [str(text_of(value) or "") for value in next(rows)]
+        places = [match_column(header, column) for column in columns]
+        for number, row in enumerate(rows, start=first + 1):
+            values = []
+            for place in places:
+                try:
+                    values.append(text_of(row[place]))
+                except CellError as error:
+                    _fail(f"row {number} of the sheet: column {header[place]!r} {error}")
+            yield tuple(values)
+
+
+def match_column(there: Sequence[str], wanted: str) -> int:
+    """The place of a column by its name, or by its name in other letter case or with spaces around it, where only one is so called.
+
+    Raises:
+        TextFileError: If several are.
+        MissingColumnError: If none is.
+    """
+    exact = [place for place, name in enumerate(there) if name == wanted]
+    similar = exact or [place for place, name in enumerate(there) if name.strip().casefold() == wanted.strip().casefold()]
+    if not similar:
+        raise MissingColumnError(wanted, list(there))
+    if len(similar) > 1:
+        names = [there[place] for place in similar]
+        if exact:
+            msg = f"has {len(similar)} columns named {wanted!r}; give each column a name of its own"
+        else:
+            msg = f"has no column {wanted!r}, but {' and '.join(map(repr, names))}; name one of them exactly"
+        raise TextFileError(msg)
+    return similar[0]
+
+
+def _json_kind(value: Any) -> str:
+    return {list: "a list", str: "a text or a number", type(None): "null", bool: "true or false"}[type(value)]
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        msg = f"has {names.count(twice)} values named {twice!r} in one object; give each a name of its own"
+        raise CellError(msg)
+    return made
+
+
+def _constant(name: str) -> str | None:
+    return None if name == "NaN" else name
+
+
+# Numbers stay as they are written: an id keeps every digit.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=_constant)
+
+
+def _elements(blocks: Iterable[str]) -> Iterator[Any]:
+    """The elements of a JSON array that arrives in blocks, one after the other.
+
+    Raises:
+        TextFileError: If it is no array of JSON.
+    """
+    source = iter(blocks)
+    held, at, passed, row = "", 0, 0, 0
+
+    def more() -> bool:
+        nonlocal held, at, passed
+        block = next(source, "")
+        passed += at
+        held, at = held[at:] + block, 0
+        return bool(block)
+
+    def next_sign() -> str:
+        nonlocal at
+        while True:
+            while at < len(held) and held[at] in _WHITE:
+                at += 1
+            if at < len(held):
+                return held[at]
+            if not more():
+                return ""
+
+    if (sign := next_sign()) != "[":
+        if sign:
+            hint = "; if it has one object a line, let its name end in .jsonl" if sign == "{" else ""
+            _fail(f"is not an array of objects, but begins with {sign!r}{hint}")
+        return
+    at += 1
+    if next_sign() == "]":
+        at += 1
+    else:
+        while True:
+            row += 1
+            next_sign()
+            while True:
+                try:
+                    value, end = _DECODER.raw_decode(held, at)
+                except json.JSONDecodeError as error:
+                    place = error.pos
+                    # An element that is cut at the end of what is held looks wrong until the rest is there.
+                    if len(held) - at < _CHARACTERS and more():
+                        continue
+                    _fail(f"row {row} is not JSON ({error.msg} at character {passed + place + 1}); write an array of objects")
+                except CellError as error:
+                    _fail(f"row {row} {error}")
+                break
+            yield value
+            at = end
+            sign = next_sign()
+            at += 1
+            if sign == "]":
+                break
+            if sign != ",":
+                _fail(f"has no comma after row {row} (character {passed + at}); write an array of objects")
+    if next_sign():
+        _fail(f"goes on after its array, at character {passed + at + 1}; write one array of objects")
+
+
+def _fail(what: str) -> NoReturn:
+    raise TextFileError(what)
