@@ -98,8 +98,9 @@ def _structure(
     facts: dict[str, Any] = {"hdbscan_clusters": density}
     if choice is None:
         return facts | {"structure": "not measured"}
-    row = curve.set_index("clusters").loc[taken]
-    facts |= {"agreement_without_groups": float(row["reference"]), "agreement_corrected": float(row["corrected"])}
+    row: dict[str, float] = curve[curve["clusters"] == taken].iloc[0].to_dict()
+    facts |= {"agreement_without_groups": row["reference"], "agreement_corrected": row["corrected"]}
+    facts["steps"] = list(choice.steps)
     if not choice.steps:
         what = "these clusters are" if options.clusters else f"the number {taken} is arbitrary, and the clusters are"
         logger.warning(

@@ -64,9 +64,14 @@ def stability_figure(curve: pd.DataFrame, method: str) -> go.Figure:
     for column, (name, colour, dash) in _BESIDE.items():
         drawn = known.dropna(subset=[column]) if column in known else known.iloc[:0]
         if len(drawn):
-            line = {"x": drawn["clusters"].tolist(), "y": drawn[column].round(4).tolist()}
             figure.add_scatter(
-                **line, mode="lines+markers", line={"color": colour, "dash": dash}, marker={"size": 5}, name=name, hovertemplate=_NAMED
+                x=drawn["clusters"].tolist(),
+                y=drawn[column].round(4).tolist(),
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                marker={"size": 5},
+                name=name,
+                hovertemplate=_NAMED,
             )
     for chosen in curve.loc[curve["chosen"], "clusters"]:
         figure.add_vline(int(chosen), line={"color": "#333333", "dash": "dot"}, annotation_text=f"{int(chosen)} clusters taken")

@@ -17,11 +17,15 @@ if TYPE_CHECKING:
 
     Clustering = Callable[[np.ndarray], Mapping[int, np.ndarray]]
 
-# Chosen on synthetic mixtures and on the bundled sample (docs/method.md). An agreement is above its reference from so many standard errors
-# of their difference on ...
+# Chosen on synthetic mixtures and on mixtures of StackOverflow's tags (docs/method.md). An agreement is above its reference from so many
+# standard errors of their difference on ...
 _ERRORS = 3.0
-# ... and from this share of what the reference leaves open on. Groups are never quite Gaussian, so that some is always left.
-_LEAST_CORRECTED = 0.2
+# ... and from this share of what the reference leaves open on; the second where groups have been found, which are never quite Gaussian, ...
+_LEAST_CORRECTED, _LEAST_ADDED = 0.3, 0.45
+# ... or, whatever the error, where nearly all is gained: two halves of a cloud agree so well, or not at all, that the error is large.
+_NEARLY_ALL = 0.9
+# Finer groups are looked for where a resample has so many texts a cluster: a few near-duplicates come out again anywhere.
+_FEWEST_A_FINER_CLUSTER = 10
 # Numbers whose corrected agreement is at least this share of the best are as good as it; of these the largest says most.
 _AS_GOOD = 0.95
 # What a reference leaves open is at least this much: below, a corrected agreement would be rounding errors.
@@ -184,15 +188,19 @@ def choose_number(matrix: np.ndarray, numbers: Sequence[int], options: Stability
         model = GroupsOnly.of(matrix, labels_from_ward(points, [last])[last])
         rng = np.random.default_rng([seed, last])
         reference = measured((components(model.draw(rng)) for _ in range(options.pairs)), asked, f"reference of {last}", last)
+        expected, observed = reference["agreement"].to_numpy(), curve.loc[asked, "agreement"].to_numpy()  # [asked] both
+        gain = observed - expected
+        corrected = gain / np.maximum(1 - expected, _LEAST_OPEN)
         names = ["explained", "explained_error", "added"] if steps else ["reference", "reference_error", "corrected"]
-        gain = curve.loc[asked, "agreement"] - reference["agreement"]
-        corrected = gain / np.maximum(1 - reference["agreement"], _LEAST_OPEN)
-        curve.loc[asked, names] = np.column_stack([reference["agreement"], reference["standard_error"], corrected])
-        error = np.hypot(curve.loc[asked, "standard_error"], reference["standard_error"])
-        clear = corrected[(gain > _ERRORS * error) & (corrected >= _LEAST_CORRECTED)]
-        if clear.empty:
+        curve.loc[asked, names] = np.column_stack([expected, reference["standard_error"], corrected])
+        error = np.hypot(curve.loc[asked, "standard_error"].to_numpy(), reference["standard_error"].to_numpy())
+        enough = corrected >= (_LEAST_ADDED if steps else _LEAST_CORRECTED)
+        clear = (enough & (gain > _ERRORS * error)) | (corrected >= _NEARLY_ALL)
+        if not clear.any():
             break
-        steps.append(int(clear.index[clear >= _AS_GOOD * clear.max()].max()))
-        asked = [number for number in asked if number > steps[-1]]
-    taken = steps[-1] if steps else int(curve["corrected"].idxmax())
-    return Choice(taken, tuple(steps)), curve.rename_axis("clusters").reset_index()
+        good = clear & (corrected >= _AS_GOOD * corrected[clear].max())
+        steps.append(int(np.array(asked)[good].max()))
+        asked = [k for k in asked if k > steps[-1] and k * _FEWEST_A_FINER_CLUSTER <= options.share * len(matrix)]
+    curve = curve.rename_axis("clusters").reset_index()
+    taken = steps[-1] if steps else int(curve["clusters"].iloc[int(curve["corrected"].to_numpy().argmax())])
+    return Choice(taken, tuple(steps)), curve
