@@ -20,6 +20,7 @@ def make_options() -> Callable[..., Any]:
         values: dict[str, object] = {
             "strategies": {"base": "prompted_last", "adapted": "prompted_last_adapted"},
             "stability": {"candidates": [2, 3, 4, 5, 6], "pairs": 3},
+            "hdbscan": {"dimensions": None},  # UMAP takes seconds to be compiled
             "naming": {"system_prompt": "You name.", "instruction": "Name these:\n{texts}"},
             "seed": 0,
         }

@@ -18,6 +18,25 @@ def test_the_number_of_clusters_is_chosen_by_stability(groups, make_options):
     assert curve["clusters"].tolist() == [2, 3, 4, 5, 6]
     assert clusters.facts["chosen_by"] == "stability"
     assert clusters.facts["agreement"] == 1.0
+    assert clusters.facts["structure"] == "found"
+    assert clusters.facts["agreement_corrected"] == pytest.approx(1.0)
+    assert clusters.facts["hdbscan_clusters"] == 4
+    assert curve["hdbscan_clusters"].tolist() == [4] * 5
+    assert {"reference", "corrected", "explained", "added"} <= set(curve)
+
+
+def test_texts_without_structure_are_clustered_all_the_same_and_it_is_said(make_options, caplog):
+    vectors = np.random.default_rng(0).normal(size=(120, 24)).astype(np.float32)
+    clusters, curve = cluster_vectors(VectorStore.of(vectors), make_options())
+    assert clusters.facts["structure"] == "none found"
+    assert len(clusters.centres) == curve.loc[curve["chosen"], "clusters"].iloc[0]
+    assert "no structure found: resamples agree on clusters of these texts hardly better" in caplog.text
+    assert "is arbitrary" in caplog.text
+
+
+def test_the_largest_number_tried_is_said_to_be_the_end_of_the_curve(groups, make_options, caplog):
+    cluster_vectors(VectorStore.of(groups((40, 40, 40, 40))[0]), make_options(stability={"candidates": [2, 3, 4], "pairs": 3}))
+    assert "4 is the largest number of clusters tried" in caplog.text
 
 
 def test_a_given_number_of_clusters_is_taken_and_its_stability_measured(groups, make_options):
@@ -26,6 +45,8 @@ def test_a_given_number_of_clusters_is_taken_and_its_stability_measured(groups, 
     assert curve["clusters"].tolist() == [3]
     assert 0 < curve["agreement"][0] <= 1
     assert clusters.facts["chosen_by"] == "option"
+    assert clusters.facts["structure"] == "found"
+    assert clusters.facts["hdbscan_clusters"] is None
 
 
 def test_too_few_texts_to_measure_stability_are_clustered_all_the_same(make_options, caplog):
@@ -33,6 +54,7 @@ def test_too_few_texts_to_measure_stability_are_clustered_all_the_same(make_opti
     assert clusters.sizes.tolist() == [1, 1, 1, 1]
     assert curve["agreement"].isna().all()
     assert clusters.facts["agreement"] is None
+    assert clusters.facts["structure"] == "not measured"
     assert "too few to say how stable" in caplog.text
 
 

@@ -72,6 +72,19 @@ def test_the_curve_marks_the_number_that_was_taken():
     assert "5 clusters taken" in figure.layout.annotations[0].text
 
 
+def test_the_curve_shows_what_it_was_compared_with_and_the_number_of_hdbscan():
+    curve = pd.DataFrame({"clusters": [2, 5, 8], "agreement": [0.9, 0.8, 0.7], "standard_error": 0.02, "chosen": [False, True, False]})
+    curve = curve.assign(reference=[0.8, 0.3, 0.2], corrected=[0.5, 0.7, 0.6], explained=[np.nan, 0.4, 0.3], hdbscan_clusters=7)
+    figure = stability_figure(curve, "kmeans")
+    lines = {trace.name: list(trace.y) for trace in figure.data}
+    assert lines["without groups, same covariance"] == [0.8, 0.3, 0.2]
+    assert lines["share of what is open without groups"] == [0.5, 0.7, 0.6]
+    assert lines["with the coarser groups only"] == [0.4, 0.3]
+    assert [shape.x0 for shape in figure.layout.shapes] == [5, 7]
+    assert "HDBSCAN: 7" in figure.layout.annotations[1].text
+    assert figure.layout.showlegend
+
+
 def test_an_agreement_that_could_not_be_measured_is_left_out_of_the_curve():
     curve = pd.DataFrame({"clusters": [3], "agreement": [np.nan], "standard_error": [np.nan], "pairs": 0, "chosen": True})
     assert not stability_figure(curve, "hdbscan").data[0].y

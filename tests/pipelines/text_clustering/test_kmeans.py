@@ -43,3 +43,20 @@ def test_clusters_that_would_be_empty_are_left_out():
     vectors = np.repeat(np.eye(2, 4, dtype=np.float32), 20, axis=0)
     with pytest.warns(Warning, match="distinct clusters"):
         assert len(kmeans.cluster_by_cosine(VectorStore.of(vectors), 5, KMeansOptions(), seed=0)) == 2
+
+
+def test_all_numbers_of_clusters_come_from_one_hierarchy_and_are_as_good_as_many_random_starts(groups):
+    from sklearn.cluster import KMeans
+
+    points = kmeans.unit(groups((60, 50, 40, 30))[0])
+    found = kmeans.labels_from_ward(points, [1, 4, 7])
+    assert found[1].max() == 0
+    assert adjusted_rand_score(groups((60, 50, 40, 30))[1], found[4]) == 1.0
+    means = np.stack([points[found[7] == cluster].mean(axis=0) for cluster in range(7)])
+    assert ((points - means[found[7]]) ** 2).sum() <= 1.01 * KMeans(7, n_init=10, random_state=0).fit(points).inertia_
+    assert all((found[4] == again).all() for again in kmeans.labels_from_ward(points, [4]).values())
+
+
+def test_equal_points_are_fewer_clusters_without_gaps():
+    found = kmeans.labels_from_ward(np.repeat(np.eye(3, dtype=np.float32), 5, axis=0), [2, 6])
+    assert sorted(set(found[6].tolist())) == [0, 1, 2]

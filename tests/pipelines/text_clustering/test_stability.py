@@ -2,35 +2,102 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import pytest
+from sklearn.metrics import adjusted_rand_score
 
-from embedding_adaptation.pipelines.text_clustering.kmeans import small_labels, unit
+from embedding_adaptation.pipelines.text_clustering.kmeans import labels_from_ward, unit
 from embedding_adaptation.pipelines.text_clustering.options import StabilityOptions
-from embedding_adaptation.pipelines.text_clustering.stability import most_stable, stability_curve
+from embedding_adaptation.pipelines.text_clustering.stability import Components, GroupsOnly, agreement_curve, choose_number
+
+OPTIONS = StabilityOptions(candidates=(2, 3, 4, 6, 8, 12), pairs=4)
 
 
-def k_means(clusters):
-    return {k: (lambda rows, seed, k=k: small_labels(rows, k, seed)) for k in clusters}
+@pytest.fixture
+def halves():
+    """Eight groups, four on each of two sides that are much farther apart: vectors [240, 24] and groups [240]."""
+    rng = np.random.default_rng(1)
+    labels = rng.permutation(np.repeat(np.arange(8), 30))
+    basis = np.linalg.qr(rng.normal(size=(24, 24)))[0]
+    centres = basis[:8] + 3.0 * basis[8 + np.arange(8) // 4]
+    return unit(centres[labels] + 0.1 * rng.normal(size=(240, 24))), labels
 
 
-def test_the_true_number_of_groups_is_the_most_stable(groups):
-    vectors, _ = groups((60, 60, 60, 60))
-    options = StabilityOptions(candidates=(2, 3, 4, 5, 8), pairs=4)
-    curve = stability_curve(unit(vectors), k_means(options.candidates), options, seed=0)
+def cloud(shape, seed=0, count=240):
+    rng = np.random.default_rng(seed)
+    return unit(2.0 * np.eye(len(shape))[0] + rng.normal(size=(count, len(shape))) * np.asarray(shape))
+
+
+def test_the_true_number_of_groups_is_chosen(groups):
+    choice, curve = choose_number(unit(groups((60, 60, 60, 60))[0]), (2, 3, 4, 5, 8), OPTIONS, seed=0)
+    assert choice.clusters == 4
+    assert choice.steps[-1] == 4
     assert curve["clusters"].tolist() == [2, 3, 4, 5, 8]
-    assert curve.set_index("clusters")["agreement"][4] == 1.0
-    assert most_stable(curve) == 4
+    row = curve.set_index("clusters").loc[4]
+    assert row["agreement"] == 1.0
+    assert row["reference"] < 0.8
+    assert row["corrected"] == pytest.approx(1.0)
 
 
-def test_vectors_without_groups_agree_by_chance_only():
-    vectors = unit(np.random.default_rng(0).normal(size=(150, 32)))
-
-    def by_chance(rows, seed):
-        return np.random.default_rng(seed).integers(4, size=len(rows))
-
-    curve = stability_curve(vectors, {4: by_chance}, StabilityOptions(candidates=(2, 4), pairs=6), seed=0)
-    assert abs(curve["agreement"][0]) < 0.05
+def test_two_groups_are_two(groups):
+    assert choose_number(unit(groups((90, 60))[0]), OPTIONS.candidates, OPTIONS, seed=0)[0].clusters == 2
 
 
-def test_of_equally_stable_numbers_the_largest_is_taken():
-    curve = pd.DataFrame({"clusters": [2, 5, 9, 12], "agreement": [0.80, 0.70, 0.77, 0.76], "standard_error": [0.035, 0.5, 0.0, 0.0]})
-    assert most_stable(curve) == 9
+def test_a_stable_division_into_two_does_not_hide_the_groups_within(halves):
+    matrix, _ = halves
+    choice, curve = choose_number(matrix, OPTIONS.candidates, OPTIONS, seed=0)
+    assert curve.set_index("clusters")["agreement"][2] == 1.0
+    assert choice.clusters == 8
+
+
+def test_vectors_without_groups_have_no_structure_even_where_two_halves_come_out_again_and_again():
+    choice, curve = choose_number(cloud([0.1, 1.5] + [0.15] * 14), OPTIONS.candidates, OPTIONS, seed=0)
+    assert curve["agreement"][0] > 0.8
+    assert choice.steps == ()
+    assert choice.clusters in OPTIONS.candidates
+
+
+def test_vectors_in_all_directions_have_no_structure():
+    assert choose_number(cloud([0.3] * 32), OPTIONS.candidates, OPTIONS, seed=0)[0].steps == ()
+
+
+def test_the_same_seed_gives_the_same_curve(halves):
+    first, second = (choose_number(halves[0], (2, 4, 8), OPTIONS, seed=3)[1] for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+
+
+def test_a_reference_has_the_mean_and_covariance_of_the_vectors_and_lies_on_the_sphere():
+    matrix = cloud([0.1, 0.4, 0.2, 0.1], count=2000)
+    drawn = GroupsOnly.of(matrix, np.zeros(2000, int)).draw(np.random.default_rng(0))
+    np.testing.assert_allclose(np.linalg.norm(drawn, axis=1), 1.0, rtol=1e-5)
+    np.testing.assert_allclose(drawn.mean(axis=0), matrix.mean(axis=0), atol=0.02)
+    np.testing.assert_allclose(np.cov(drawn.T), np.cov(matrix.T), atol=0.01)
+
+
+def test_a_reference_of_groups_has_these_groups_at_their_scales():
+    rng = np.random.default_rng(0)
+    groups = np.repeat([0, 1], 300)
+    spread = np.where(groups, 0.2, 0.05)[:, None]
+    matrix = unit(np.eye(6)[groups] + spread * rng.normal(size=(600, 6)))
+    drawn = GroupsOnly.of(matrix, groups).draw(np.random.default_rng(1))
+    assert adjusted_rand_score(groups, labels_from_ward(drawn, [2])[2]) > 0.95
+    for group in (0, 1):
+        assert drawn[groups == group].std(axis=0).mean() == pytest.approx(matrix[groups == group].std(axis=0).mean(), rel=0.15)
+
+
+def test_a_group_of_one_vector_can_be_drawn():
+    matrix = unit(np.random.default_rng(0).normal(size=(20, 5)))
+    assert np.isfinite(GroupsOnly.of(matrix, np.array([0] * 19 + [1])).draw(np.random.default_rng(0))).all()
+
+
+def test_components_keep_distances_where_there_are_no_more_directions():
+    matrix = np.random.default_rng(0).normal(size=(40, 3)) @ np.random.default_rng(1).normal(size=(3, 12))
+    points = Components.of(matrix, 50)(matrix)
+    assert points.shape == (40, 3)
+    np.testing.assert_allclose(np.linalg.norm(points[0] - points[1]), np.linalg.norm(matrix[0] - matrix[1]), rtol=1e-4)
+
+
+def test_random_labels_agree_by_chance_only():
+    rng = np.random.default_rng(0)
+    curve = agreement_curve([np.zeros((150, 2))] * 6, lambda rows: {4: rng.integers(4, size=len(rows))}, 0.8, [0])
+    assert abs(curve.loc[4, "agreement"]) < 0.05
+    assert curve.loc[4, "pairs"] == 6

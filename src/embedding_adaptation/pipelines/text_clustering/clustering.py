@@ -14,19 +14,19 @@ from embedding_adaptation.pipelines.text_clustering.corpus import (
     possible_candidates,
     smallest_cluster,
 )
-from embedding_adaptation.pipelines.text_clustering.density import cluster_by_density, density_labels, reduced
-from embedding_adaptation.pipelines.text_clustering.kmeans import assign, cluster_by_cosine, small_labels
-from embedding_adaptation.pipelines.text_clustering.stability import most_stable, stability_curve
+from embedding_adaptation.pipelines.text_clustering.density import cluster_by_density, density_count, density_labels, reduced
+from embedding_adaptation.pipelines.text_clustering.kmeans import assign, cluster_by_cosine, unit
+from embedding_adaptation.pipelines.text_clustering.stability import Choice, agreement_curve, choose_number
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
     import pandas as pd
 
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
     from embedding_adaptation.vector_store import VectorStore
 
 logger = logging.getLogger(__name__)
+
+NO_STRUCTURE = "none found"
 
 _DIGITS = 4  # in which two vectors must agree to count as equal
 
@@ -39,7 +39,7 @@ def cluster_vectors(vectors: VectorStore, options: TextClusteringOptions) -> tup
         options: Method, number of clusters and how to choose it.
 
     Returns:
-        The clusters; and the curve of :func:`.stability.stability_curve` with a column ``chosen``.
+        The clusters; and the curve of :func:`.stability.choose_number` with the columns ``chosen`` and ``hdbscan_clusters``.
 
     Raises:
         ClusteringError: If there are too few different vectors, or all is noise.
@@ -66,24 +66,70 @@ def draw(rows: int, most: int, seed: int) -> np.ndarray:
 def _by_means(
     vectors: VectorStore, _: np.ndarray, matrix: np.ndarray, distinct: int, options: TextClusteringOptions
 ) -> tuple[Clusters, pd.DataFrame]:
-    def finds(clusters: int) -> Callable[[np.ndarray, int], np.ndarray]:
-        return lambda rows, seed: small_labels(rows, clusters, seed)
-
+    matrix = unit(matrix)
     if options.clusters is not None:
-        candidates = [options.clusters]
+        numbers = [options.clusters]
     else:
-        candidates = possible_candidates(distinct, options)
-        left_out = sorted(set(options.stability.candidates) - set(candidates))
+        numbers = possible_candidates(distinct, options)
+        left_out = sorted(set(options.stability.candidates) - set(numbers))
         if left_out:
             logger.info("numbers of clusters that resamples of %d texts are too few for: %s", len(matrix), ", ".join(map(str, left_out)))
-    curve = _curve(matrix, {clusters: finds(clusters) for clusters in candidates}, options)
-    taken = options.clusters or most_stable(curve)
+    choice: Choice | None = None
+    if too_few(max(numbers), matrix, options):
+        curve = _unknown(numbers)
+    else:
+        choice, curve = choose_number(matrix, numbers, options.stability, options.seed)
+    taken = options.clusters or (choice.clusters if choice else numbers[0])
+    density = _count_by_density(matrix, distinct, options) if options.clusters is None else None
     centres = cluster_by_cosine(vectors, taken, options.kmeans, options.seed)
     if len(centres) < taken:
         logger.warning("%d of %d clusters would be empty and are left out", taken - len(centres), taken)
     found = assign(vectors, centres)
     curve["chosen"] = curve["clusters"] == taken
-    return Clusters(found.labels, found.distances, centres, _facts(curve, taken, options)), curve
+    curve["hdbscan_clusters"] = np.nan if density is None else density
+    facts = _facts(curve, taken, options) | _structure(choice, density, curve, taken, options)
+    return Clusters(found.labels, found.distances, centres, facts), curve
+
+
+def _structure(
+    choice: Choice | None, density: int | None, curve: pd.DataFrame, taken: int, options: TextClusteringOptions
+) -> dict[str, Any]:
+    """Whether there are groups, said in the log, and the numbers beside the one that was taken."""
+    facts: dict[str, Any] = {"hdbscan_clusters": density}
+    if choice is None:
+        return facts | {"structure": "not measured"}
+    row: dict[str, float] = curve[curve["clusters"] == taken].iloc[0].to_dict()
+    facts |= {"agreement_without_groups": row["reference"], "agreement_corrected": row["corrected"]}
+    facts["steps"] = list(choice.steps)
+    if not choice.steps:
+        what = "these clusters are" if options.clusters else f"the number {taken} is arbitrary, and the clusters are"
+        logger.warning(
+            "no structure found: resamples agree on clusters of these texts hardly better (%.2f at %d) than on clusters of vectors of the "
+            "same covariance without groups (%.2f); %s a division of a whole",
+            *(row["agreement"], taken, row["reference"], what),
+        )
+        return facts | {"structure": NO_STRUCTURE}
+    if options.clusters is None:
+        by_density = "" if density is None else f"; HDBSCAN finds {density or 'none'}"
+        coarser = ", ".join(map(str, choice.steps[:-1]))
+        within = f", within a coarser division into {coarser}" if coarser else ""
+        logger.info(
+            "%d clusters chosen: resamples agree on them to %.2f, without groups to %.2f%s%s",
+            *(taken, row["agreement"], row["reference"], within, by_density),
+        )
+        if taken == curve["clusters"].max():
+            logger.warning(
+                "%d is the largest number of clusters tried, so there may be more; give larger text_clustering.stability.candidates", taken
+            )
+    return facts | {"structure": "found"}
+
+
+def _count_by_density(matrix: np.ndarray, distinct: int, options: TextClusteringOptions) -> int | None:
+    """How many clusters HDBSCAN finds in the same texts; nothing where there are too few for two."""
+    smallest = smallest_cluster(min(distinct, len(matrix)), options)
+    if distinct < 2 * smallest:
+        return None
+    return density_count(reduced(matrix, options.hdbscan, options.map.neighbours, options.seed), smallest, options.hdbscan)
 
 
 def _by_density(
@@ -97,22 +143,34 @@ def _by_density(
     # The same density needs the same share of the texts.
     share = options.stability.share * len(resampled) / len(points)
     fewest = max(2, round(smallest * share))
-    curve = _curve(resampled, {len(centres): lambda rows, _: density_labels(rows, fewest, options.hdbscan)}, options)
+    if too_few(len(centres), resampled, options):
+        curve = _unknown([len(centres)])
+    else:
+        curve = agreement_curve(
+            [resampled] * options.stability.pairs,
+            lambda rows: {len(centres): density_labels(rows, fewest, options.hdbscan)},
+            options.stability.share,
+            [options.seed, 0],
+        )
+        curve = curve.rename_axis("clusters").reset_index()
     curve["chosen"] = True
+    curve["hdbscan_clusters"] = len(centres)
     facts = _facts(curve, len(centres), options) | {"min_cluster_size": smallest, "noise_share": float((every == NOISE).mean())}
     return Clusters(every, distances, centres, facts), curve
 
 
-def _curve(
-    matrix: np.ndarray, clusterings: Mapping[int, Callable[[np.ndarray, int], np.ndarray]], options: TextClusteringOptions
-) -> pd.DataFrame:
+def too_few(clusters: int, matrix: np.ndarray, options: TextClusteringOptions) -> bool:
+    """Whether resamples hold too few texts a cluster, which is said in the log."""
+    if clusters * FEWEST_A_CLUSTER <= options.stability.share * len(matrix):
+        return False
+    logger.warning("%d texts are too few to say how stable %d clusters are", len(matrix), clusters)
+    return True
+
+
+def _unknown(numbers: list[int]) -> pd.DataFrame:
     import pandas as pd
 
-    clusters = max(clusterings)
-    if clusters * FEWEST_A_CLUSTER > options.stability.share * len(matrix):
-        logger.warning("%d texts are too few to say how stable %d clusters are", len(matrix), clusters)
-        return pd.DataFrame({"clusters": [clusters], "agreement": [np.nan], "standard_error": [np.nan], "pairs": [0]})
-    return stability_curve(matrix, clusterings, options.stability, options.seed)
+    return pd.DataFrame({"clusters": numbers, "agreement": np.nan, "standard_error": np.nan, "pairs": 0})
 
 
 def _facts(curve: pd.DataFrame, taken: int, options: TextClusteringOptions) -> dict[str, Any]:

@@ -43,6 +43,11 @@ def density_labels(points: np.ndarray, smallest: int, options: HdbscanOptions) -
     return labels
 
 
+def density_count(points: np.ndarray, smallest: int, options: HdbscanOptions) -> int:
+    """How many clusters there are in points ``[n, d]``; 0 where all is noise."""
+    return int(density_labels(points, smallest, options).max()) + 1
+
+
 def cluster_by_density(
     vectors: VectorStore, drawn: np.ndarray, matrix: np.ndarray, labels: np.ndarray, smallest: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -22,6 +22,14 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#
 _SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross", "x", "star", "pentagon")
 _NOISE_COLOUR = "#BBBBBB"
 _LINE = "#0072B2"
+_DENSITY_COLOUR = "#CC79A7"
+# Further lines of the curve of stability: name, colour, dash.
+_BESIDE = {
+    "reference": ("without groups, same covariance", "#777777", "dash"),
+    "explained": ("with the coarser groups only", "#E69F00", "dash"),
+    "corrected": ("share of what is open without groups", "#009E73", "solid"),
+}
+_NAMED = "%{x} clusters: %{y:.3f}<extra>%{fullData.name}</extra>"
 _LEGEND_CHARACTERS, _LEAF_CHARACTERS = 34, 44
 _HOVER_LINE = 60
 _MOST_NUMBERED = 60
@@ -31,30 +39,56 @@ _MOST_SVG_POINTS = 2000
 
 
 def stability_figure(curve: pd.DataFrame, method: str) -> go.Figure:
-    """Agreement of resamples over the number of clusters, with the number that was taken."""
+    """Agreement of resamples over the number of clusters beside what it is without groups, with the numbers taken and HDBSCAN's.
+
+    Args:
+        curve: ``clusters``, ``agreement``, ``standard_error``, ``chosen``; and where there are, ``reference``, ``corrected``,
+            ``explained`` and ``hdbscan_clusters``.
+        method: kmeans or hdbscan.
+    """
     import plotly.graph_objects as go
 
     figure = go.Figure()
     known = curve.dropna(subset=["agreement"])
-    line = {"x": known["clusters"].tolist(), "y": known["agreement"].round(4).tolist()}
     figure.add_scatter(
-        **line,
+        x=known["clusters"].tolist(),
+        y=known["agreement"].round(4).tolist(),
         mode="lines+markers",
         line={"color": _LINE},
         marker={"size": 8},
         error_y={"array": known["standard_error"].round(4).tolist(), "color": _LINE, "thickness": 1.2},
-        name="mean and standard error",
+        name="these texts (mean and standard error)",
         hovertemplate="%{x} clusters: %{y:.3f}<extra></extra>",
     )
+    lowest = min(0.0, *known["agreement"], 0.0)
+    for column, (name, colour, dash) in _BESIDE.items():
+        drawn = known.dropna(subset=[column]) if column in known else known.iloc[:0]
+        if len(drawn):
+            figure.add_scatter(
+                x=drawn["clusters"].tolist(),
+                y=drawn[column].round(4).tolist(),
+                mode="lines+markers",
+                line={"color": colour, "dash": dash},
+                marker={"size": 5},
+                name=name,
+                hovertemplate=_NAMED,
+            )
     for chosen in curve.loc[curve["chosen"], "clusters"]:
         figure.add_vline(int(chosen), line={"color": "#333333", "dash": "dot"}, annotation_text=f"{int(chosen)} clusters taken")
+    density = curve["hdbscan_clusters"].dropna() if "hdbscan_clusters" in curve and method == "kmeans" else curve.iloc[:0, 0]
+    if len(density) and int(density.iloc[0]) > 0:
+        line = {"color": _DENSITY_COLOUR, "dash": "dash"}
+        figure.add_vline(
+            int(density.iloc[0]), line=line, annotation_text=f"HDBSCAN: {int(density.iloc[0])}", annotation_position="bottom right"
+        )
     how = "HDBSCAN" if method == "hdbscan" else "k-means"
     figure.update_layout(
         template="plotly_white",
         title={"text": f"How well {how} clusters of different draws of the texts agree"},
         xaxis={"title": "number of clusters"},
-        yaxis={"title": "adjusted Rand index (0: by chance, 1: the same)", "range": [min(0.0, *known["agreement"], 0.0) - 0.02, 1.02]},
-        showlegend=False,
+        yaxis={"title": "adjusted Rand index (0: by chance, 1: the same)", "range": [max(lowest, -0.3) - 0.02, 1.02]},
+        legend={"orientation": "h", "y": -0.2},
+        showlegend=len(figure.data) > 1,
     )
     return figure
 

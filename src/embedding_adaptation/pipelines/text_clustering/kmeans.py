@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from embedding_adaptation.pipelines.text_clustering.options import KMeansOptions
     from embedding_adaptation.vector_store import VectorStore
 
@@ -60,12 +62,35 @@ def cluster_by_cosine(vectors: VectorStore, clusters: int, options: KMeansOption
     return unit(found.sums[order])
 
 
-def small_labels(matrix: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """Cluster of each row of a small matrix of unit vectors, ``[n]``."""
+def labels_from_ward(points: np.ndarray, numbers: Sequence[int]) -> dict[int, np.ndarray]:
+    """Clusters of few points for many numbers of clusters at once: k-means, started from Ward's hierarchy.
+
+    One hierarchy gives the starts of all numbers, and a start with nothing random in it: resamples that are clustered differently are
+    different, and not merely caught in other local minima.
+
+    Args:
+        points: ``[n, D]``; memory and time grow with the square of n.
+        numbers: Numbers of clusters.
+
+    Returns:
+        Labels ``[n]`` by number of clusters, from 0 on without gaps; fewer where points are equal.
+
+    References:
+        Ward, Hierarchical grouping to optimize an objective function (JASA 58, 1963).
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
     from sklearn.cluster import KMeans
 
-    labels: np.ndarray = KMeans(clusters, n_init=2, random_state=seed).fit_predict(matrix)
-    return labels
+    links = linkage(points, "ward")
+    found: dict[int, np.ndarray] = {}
+    for number in numbers:
+        groups = fcluster(links, number, "maxclust") - 1
+        sums = np.zeros((groups.max() + 1, points.shape[1]))
+        add_to(sums, groups, points)
+        centres = (sums / np.bincount(groups)[:, None]).astype(points.dtype)
+        labels = KMeans(len(centres), init=centres, n_init=1).fit(points).labels_
+        found[number] = np.unique(labels, return_inverse=True)[1]
+    return found
 
 
 def assign(vectors: VectorStore, centres: np.ndarray) -> Assignment:

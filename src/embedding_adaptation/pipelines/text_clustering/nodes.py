@@ -138,7 +138,7 @@ def cluster_texts(corpus: TextStream, corpus_vectors: VectorStore, options: Text
         options: Method and number of clusters.
 
     Returns:
-        The clusters; and a row a number of clusters that was tried: ``clusters``, ``agreement``, ``standard_error``, ``pairs``, ``chosen``.
+        The clusters; and a row a number of clusters that was tried, see :func:`.clustering.cluster_vectors`.
 
     Raises:
         ClusteringError: If the vectors are of other texts, or cannot be clustered as the options ask.

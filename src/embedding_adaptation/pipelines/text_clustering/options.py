@@ -24,9 +24,12 @@ class StabilityOptions(Options):
     candidates: tuple[int, ...] = Field(
         min_length=2, description="Numbers of clusters to choose from; those with too few texts are left out."
     )
-    pairs: int = Field(10, ge=2, description="Pairs of resamples a number of clusters; time grows with it.")
+    pairs: int = Field(
+        10, ge=2, description="Pairs of resamples a number of clusters, of the texts and of every reference; time grows with it."
+    )
     share: float = Field(0.8, gt=0.5, lt=1.0, description="Share of the texts in a resample.")
     max_texts: int = Field(2000, ge=20, description="Texts drawn to be resampled.")
+    dimensions: int = Field(50, ge=2, description="Principal components in which texts and references are clustered.")
 
     @field_validator("candidates")
     @classmethod
