@@ -1,0 +1,21 @@
+"""The project's own commands.
+
+Kedro takes ``run`` from here for ``kedro run`` and, once the project is packaged, for ``python -m embedding_adaptation``; see
+https://docs.kedro.org/en/stable/extend/common_use_cases/.
+"""
+
+from __future__ import annotations
+
+import click
+from kedro.framework.cli.project import run as kedro_run
+
+from embedding_adaptation.run_command import RunCommand
+
+
+@click.group(name="embedding-adaptation")
+def cli() -> None:
+    """The project's own commands."""
+
+
+run = RunCommand(kedro_run)
+cli.add_command(run)
