@@ -7,6 +7,7 @@ the main thread has not got to it in time. See https://docs.python.org/3/library
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ _current: OrderlyEnd | None = None
 
 
 class Interrupted(SystemExit):
-    """Raised in the main thread where a signal asks for the end; where nobody catches it, the process ends with 128 + the signal."""
+    """Raised in the main thread where a signal asks for the end, so that what is open there is closed as after any error."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -48,7 +49,7 @@ class OrderlyEnd:
         self._signum = 0
         self._held = 0
         self._pending = False
-        self._closing = threading.Event()
+        self._closing, self._childless = threading.Event(), threading.Event()
         self._lock = threading.Lock()
         self._before: dict[int, object] = {}
         self._pipe = (-1, -1)
@@ -73,7 +74,8 @@ class OrderlyEnd:
             return
         if isinstance(error, Interrupted):
             self._close_once(self._signum)
-            return  # the process ends: a further signal is to change nothing any more
+            self._childless.wait(LIMIT)
+            _leave(self._signum)  # taking torch and numba down module by module can take as long as all the rest
         signal.set_wakeup_fd(-1)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
@@ -101,6 +103,7 @@ class OrderlyEnd:
         last.daemon = True
         last.start()
         end_children()
+        self._childless.set()
         if not self._closing.wait(GRACE):
             self._close_once(signum)
             _leave(signum)
@@ -149,6 +152,7 @@ def end_children() -> None:
 
 
 def _leave(signum: int) -> None:
+    logging.shutdown()
     sys.stderr.flush()
     sys.stdout.flush()
     os._exit(128 + signum)

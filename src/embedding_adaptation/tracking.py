@@ -35,6 +35,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ from embedding_adaptation.process_identity import has_ended, this_process
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     import pandas as pd
     from kedro.framework.context import KedroContext
@@ -68,6 +70,8 @@ _ERROR_CHARACTERS = 4000
 _PARAMS_AT_ONCE = 100  # MLflow's limit for one call
 _METRICS_AT_ONCE = 500
 _PROCESS_TAG = "kedro.process"
+_SQLITE = "sqlite:///"
+_LOCK_SECONDS = 120
 # A server that is down should cost seconds: MLflow's own patience (7 tries of 120 s) would hold up a finished run for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -88,6 +92,7 @@ class MlflowTracking:
     _project: Path = Path()
     _environment: str = ""
     _catalog: DataCatalog | None = None
+    _pipeline: Pipeline | None = None
     _registry: RegistryOptions = field(default_factory=RegistryOptions)
     _tags: dict[str, str] = field(default_factory=dict)
     _pid: int = 0
@@ -117,7 +122,7 @@ class MlflowTracking:
         self.end("KILLED", "interrupted")  # an earlier run of this process, in a notebook: Kedro tells no hook of an interruption
         if not self._settings.get("enabled"):
             return
-        self._catalog, self._pid = catalog, os.getpid()
+        self._catalog, self._pipeline, self._pid = catalog, pipeline, os.getpid()
         for name in pipeline.datasets():
             _logging_wishes(name, catalog)  # a wrong wish fails now, not after the work
         names = run_params.get("pipeline_names") or ["__default__"]
@@ -162,15 +167,15 @@ class MlflowTracking:
             self._log.flush()
 
     @hook_impl
-    def after_pipeline_run(self, pipeline: Pipeline) -> None:
+    def after_pipeline_run(self) -> None:
         """Close the run."""
-        self._log_of_other_processes(pipeline)
+        self._log_of_other_processes()
         self.end("FINISHED")
 
     @hook_impl
-    def on_pipeline_error(self, error: Exception, pipeline: Pipeline) -> None:
+    def on_pipeline_error(self, error: Exception) -> None:
         """Close the run as failed, with the error."""
-        self._log_of_other_processes(pipeline)
+        self._log_of_other_processes()
         self.end("FAILED", f"{type(error).__name__}: {error}")
 
     def end(self, status: str, error: str = "") -> None:
@@ -183,6 +188,8 @@ class MlflowTracking:
         if self._log is not None and self._is_ours:
             log, self._log = self._log, None
             log.record(kind="end", status=status, tags={"error": error[:_ERROR_CHARACTERS]} if error else {})
+            if status == "KILLED" and not log.is_started:
+                log.keep()  # who asks for the end may not wait until MLflow is imported
             log.flush()
 
     @property
@@ -215,12 +222,12 @@ class MlflowTracking:
             path = _saved_path(self._catalog.get(dataset_name))
             self._log.record(kind="model", dataset=dataset_name, path=path, registry=self._registry.model_dump(), tags=self._tags)
 
-    def _log_of_other_processes(self, pipeline: Pipeline) -> None:
+    def _log_of_other_processes(self) -> None:
         """Log what nodes in processes of their own have loaded and saved, of which no hook of this process has heard."""
-        if not self._is_ours or not isinstance(self._catalog, SharedMemoryDataCatalog):
+        if not self._is_ours or self._pipeline is None or not isinstance(self._catalog, SharedMemoryDataCatalog):
             return
-        made = pipeline.all_outputs()
-        for name in sorted(pipeline.datasets()):
+        made = self._pipeline.all_outputs()
+        for name in sorted(self._pipeline.datasets()):
             dataset = self._catalog.get(name)
             if name not in made:
                 self._note_version("loaded", name)
@@ -290,6 +297,10 @@ class RunLog:
         with self._lock, held_signals():
             self._flush()
 
+    def keep(self) -> None:
+        """Write everything to the file of pending events; it goes when the store has taken them."""
+        self._keep(self.pending, self._events)
+
     def _flush(self) -> None:
         if self._reachable:
             try:
@@ -298,6 +309,7 @@ class RunLog:
                 while self._sent < len(self._events):
                     self._send(self._sender, self._events[self._sent])
                     self._sent += 1
+                self.pending.unlink(missing_ok=True)
             except Exception as error:  # noqa: BLE001  whatever tracking meets, the computation must not be lost
                 self._reachable = False
                 logger.warning(
@@ -351,14 +363,15 @@ class MlflowSender:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=uri)
-        found = self._client.get_experiment_by_name(experiment)
-        if found is None:
-            # A database store needs to be told where files go; by itself it would take the current directory.
-            location = (project / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-            self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
-        else:
-            self._experiment_id = found.experiment_id
+        with _only_one_at_a_time(uri):
+            self._client = MlflowClient(tracking_uri=uri)
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                # A database store needs to be told where files go; by itself it would take the current directory.
+                location = (project / "mlartifacts").as_uri() if uri.startswith(_SQLITE) else None
+                self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
+            else:
+                self._experiment_id = found.experiment_id
         self.run_id = run_id
 
     def send(self, event: Event) -> None:
@@ -405,6 +418,15 @@ class MlflowSender:
                     self._client.set_terminated(run.info.run_id, status="KILLED")
         except Exception as error:  # noqa: BLE001  those runs are not this one's business
             logger.debug("MLflow does not say which runs were abandoned: %s", error)
+
+
+def _only_one_at_a_time(uri: str) -> AbstractContextManager[object]:
+    """A lock between processes for a database that may have to be made: two that make it at once break each other's migrations."""
+    if not uri.startswith(_SQLITE):
+        return nullcontext()
+    from filelock import FileLock
+
+    return FileLock(f"{uri.removeprefix(_SQLITE)}.lock", timeout=_LOCK_SECONDS)
 
 
 def send_pending(file: Path) -> None:
