@@ -55,7 +55,7 @@ def finished(project, tmp_path_factory):
     """A copy of the project in which the whole chain has run once, and how long that took."""
     copy = tmp_path_factory.mktemp("project") / "embedding-adaptation"
     copy.mkdir()
-    for name in ("conf", "notebooks", "pyproject.toml"):
+    for name in ("conf", "notebooks", "pyproject.toml", ".telemetry"):
         source = project / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
     shutil.copytree(project / "data" / "01_raw", copy / "data" / "01_raw")
