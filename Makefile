@@ -76,7 +76,7 @@ lock: $(VENV)/.dev $(VENV)/.docs  ## Write the installed versions into constrain
 	@mv constraints.new constraints.txt
 
 clean:  ## Remove what runs made, the tracked runs included; .venv and the raw texts stay
-	rm -rf build site .coverage .mypy_cache .pytest_cache .ruff_cache .viz mlflow.db mlartifacts mlflow_pending
+	rm -rf build site .coverage .mypy_cache .pytest_cache .ruff_cache .viz mlflow.db mlflow.db.lock mlartifacts mlflow_pending
 	find data -mindepth 2 -maxdepth 2 -not -path 'data/01_raw/*' -not -name .gitkeep -exec rm -rf {} +
 
 $(VENV)/bin/python:

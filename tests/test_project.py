@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -54,7 +55,7 @@ def finished(project, tmp_path_factory):
     """A copy of the project in which the whole chain has run once, and how long that took."""
     copy = tmp_path_factory.mktemp("project") / "embedding-adaptation"
     copy.mkdir()
-    for name in ("conf", "notebooks", "pyproject.toml"):
+    for name in ("conf", "notebooks", "pyproject.toml", ".telemetry"):
         source = project / name
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
     shutil.copytree(project / "data" / "01_raw", copy / "data" / "01_raw")
@@ -175,8 +176,9 @@ def test_texts_are_clustered_without_labels_with_the_adapter_that_is_there(finis
 def test_options_of_text_clustering_are_checked_before_any_work(finished, parameters, message):
     project, _, _ = finished
     result = command(project, "kedro", "run", "--pipelines=text_clustering", "--params", parameters, check=False)
-    assert result.returncode != 0
-    assert message in result.stderr
+    assert result.returncode == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
     assert "Running node" not in result.stderr
 
 
@@ -395,9 +397,136 @@ def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_pa
 def test_bad_input_fails_before_any_work(finished, parameters, message):
     project, _, _ = finished
     result = command(project, "kedro", "run", "--params", parameters, check=False)
-    assert result.returncode != 0
-    assert message in result.stderr
+    assert result.returncode == 1
+    assert message in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
     assert "Running node" not in result.stderr
+
+
+def test_verbose_shows_the_traceback(finished):
+    project, _, _ = finished
+    result = command(project, "kedro", "run", "--verbose", "--params", "corpus=/nowhere/mine.txt", check=False)
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+    assert "DatasetError: /nowhere/mine.txt does not exist" in result.stderr
+
+
+def test_a_pipeline_that_is_not_there_is_told_with_the_nearest(finished):
+    project, _, _ = finished
+    result = command(project, "kedro", "run", "--pipelines=text_clusterin", check=False)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[-1] == "Error: there is no pipeline 'text_clusterin'; did you mean 'text_clustering'?"
+
+
+def tracked(project: Path) -> list[tuple[str, dict[str, str], dict[str, float]]]:
+    """Status, tags and metrics of the runs of text clustering, the newest first."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("embedding-adaptation-test").experiment_id
+    runs = client.search_runs([experiment], "tags.`kedro.pipelines` = 'text_clustering'", order_by=["start_time DESC"])
+    return [(run.info.status, run.data.tags, run.data.metrics) for run in runs]
+
+
+def clustering_of(folder: Path) -> list[str]:
+    """The command that clusters a few texts."""
+    texts = [f"Text {index} of {'ships in harbours' if index % 2 else 'soup and bread'}, number {index * 7}." for index in range(40)]
+    (folder / "mine.txt").write_text("\n".join(texts))
+    return ["run", "--pipelines=text_clustering", "--params", f"text_clustering.clusters=2,corpus={folder / 'mine.txt'}"]
+
+
+@pytest.mark.parametrize("runner", ["ParallelRunner", "ThreadRunner"])
+def test_any_runner_makes_one_tracked_run_with_the_same_metrics(finished, tmp_path, runner):
+    project, _, _ = finished
+    arguments = clustering_of(tmp_path)
+    command(project, "kedro", *arguments)
+    before = tracked(project)
+    command(project, "kedro", *arguments, f"--runner={runner}")
+    after = tracked(project)
+    assert len(after) == len(before) + 1
+    (status, tags, metrics), (_, its_tags, its_metrics) = after[0], before[0]
+    assert status == "FINISHED"
+    assert "RUNNING" not in {run[0] for run in after}
+    assert metrics == pytest.approx(its_metrics)
+    assert len(metrics) > 3
+    assert {name for name in tags if name.startswith("saved.")} == {name for name in its_tags if name.startswith("saved.")}
+
+
+@pytest.mark.parametrize(
+    ("signum", "code", "options"),
+    [(signal.SIGINT, 130, []), (signal.SIGTERM, 143, []), (signal.SIGTERM, 143, ["--runner=ParallelRunner"])],
+)
+def test_an_interrupted_run_ends_as_killed_with_all_its_processes(finished, tmp_path, signum, code, options):
+    project, _, _ = finished
+    log = tmp_path / "log"
+    # A program that is started in the background may inherit that Ctrl-C is ignored.
+    listening = "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])"
+    kedro = str(Path(sys.executable).parent / "kedro")
+    with log.open("w") as stderr:
+        process = subprocess.Popen(
+            [sys.executable, "-c", listening, kedro, *clustering_of(tmp_path), *options],
+            cwd=project, env={**os.environ, "KEDRO_ENV": "test"}, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True,
+        )  # fmt: skip
+    deadline = time.monotonic() + 300
+    while "Running node: cluster_texts_node" not in log.read_text():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signum)
+    assert process.wait(timeout=60) == code
+    assert "Traceback" not in log.read_text()
+    assert f"Interrupted ({signum.name})" in log.read_text()
+    status, tags, _ = tracked(project)[0]
+    assert (status, tags["error"]) == ("KILLED", f"interrupted by {signum.name}")
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)  # none of its group is left
+
+
+@pytest.fixture(scope="session")
+def installed(project, tmp_path_factory):
+    """The installed wheel, and a folder outside of any project with the packaged configuration."""
+    folder = tmp_path_factory.mktemp("packaged")
+    source, place, target = folder / "source", folder / "place", folder / "packages"
+    place.mkdir()
+    for name in ("src", "conf"):
+        shutil.copytree(project / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(project / name, source / name)
+    # What 'kedro package' does, without fetching setuptools again.
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", "dist"]
+    subprocess.run(build, cwd=source, check=True, capture_output=True)
+    (wheel,) = (source / "dist").glob("*.whl")
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel]
+    subprocess.run(install, cwd=folder, check=True, capture_output=True, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"})
+    shutil.copytree(source / "conf", place / "conf")
+    return target, place
+
+
+def packaged(installed: tuple[Path, Path], *arguments: str) -> subprocess.CompletedProcess[str]:
+    target, place = installed
+    environment = {**os.environ, "PYTHONPATH": str(target), "KEDRO_ENV": "test"}
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=600
+    )
+
+
+def test_the_packaged_project_runs_in_a_folder_with_its_configuration(installed):
+    target, place = installed
+    clustering_of(place)
+    found = packaged(installed, "-c", "import embedding_adaptation; print(embedding_adaptation.__file__)")
+    assert found.stdout.startswith(str(target))
+    parameters = "corpus=mine.txt,text_clustering.clusters=2"
+    result = packaged(installed, "-m", "embedding_adaptation", "--pipelines=text_clustering", "--params", parameters)
+    assert result.returncode == 0, result.stderr
+    assert list((place / "build" / "kedro-test").glob("*/cluster_summary.csv/*/cluster_summary.csv"))
+    assert (place / "mlflow.db").exists()
+
+
+def test_the_packaged_project_tells_a_mistake_in_a_sentence(installed):
+    result = packaged(installed, "-m", "embedding_adaptation", "--pipelines=text_clustering", "--params", "corpus=none.txt")
+    assert result.returncode == 1
+    assert "none.txt does not exist" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
 
 
 def test_a_tracking_server_that_is_down_does_not_cost_the_run(finished):

@@ -3,12 +3,17 @@ from __future__ import annotations
 import json
 import logging
 import math
+import multiprocessing
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
-from kedro.io import DataCatalog, MemoryDataset
+from kedro.io import DataCatalog, MemoryDataset, Version
+from kedro.io.data_catalog import SharedMemoryDataCatalog
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset
@@ -22,6 +27,7 @@ from embedding_adaptation.tracking import (
     dataset_metrics,
     flatten_parameters,
     git_tags,
+    main,
     send_pending,
     tracking_uri,
 )
@@ -104,8 +110,6 @@ def test_a_run_logs_what_the_catalog_asks_for(tmp_path, monkeypatch):
 
 
 def test_versions_of_datasets_become_tags(tmp_path):
-    from kedro.io import Version
-
     run = Run(tmp_path)
     run.catalog["history"] = CSVDataset(filepath=str(tmp_path / "v.csv"), version=Version(None, "2026-01-01T00.00.00.000Z"))
     run.start()
@@ -272,3 +276,153 @@ def test_the_store_is_chosen_by_variable_then_setting_then_project(tmp_path, mon
 
 def test_outside_a_repository_the_commit_is_unknown(tmp_path):
     assert git_tags(tmp_path) == {"git.commit": "unknown", "git.dirty": "unknown"}
+
+
+def test_threads_that_end_their_nodes_at_once_share_one_run(tmp_path):
+    run = Run(tmp_path)
+    run.start()
+    start = threading.Barrier(4)
+
+    def end_a_node() -> None:
+        start.wait()
+        run.hook.after_node_run(PIPELINE.nodes[0])
+
+    threads = [threading.Thread(target=end_a_node) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    run.work()
+    run.hook.after_pipeline_run()
+    logged = only_run(tmp_path)[1]
+    assert (logged.info.status, logged.data.metrics["history.loss"]) == ("FINISHED", 1.5)
+
+
+VERSION = "2026-01-01T00.00.00.000Z"
+
+
+def parallel(tmp_path: Path) -> Run:
+    """A run whose catalog is the one of Kedro's ParallelRunner, with versions."""
+    run = Run(tmp_path)
+    wish = {"mlflow": {"metrics": {"step": "step"}, "artifact": True}}
+    run.catalog = SharedMemoryDataCatalog(
+        {
+            "params:training": MemoryDataset(Typed()),
+            "history": CSVDataset(
+                filepath=str(tmp_path / "history.csv"), version=Version(None, VERSION), metadata=wish, save_args={"index": False}
+            ),
+            "counts": JSONDataset(
+                filepath=str(tmp_path / "counts.json"), version=Version(None, VERSION), metadata={"mlflow": {"metrics": {}}}
+            ),
+        }
+    )
+    return run
+
+
+def save_in_another_process(run: Run) -> None:
+    """What a forked worker does: it saves, and calls the hooks on its copy of them."""
+
+    def node() -> None:
+        run.catalog.save("history", make_history(None)[0])
+        run.hook.after_dataset_saved("history", make_history(None)[0])
+        run.hook.after_node_run(PIPELINE.nodes[0])
+        run.hook.after_pipeline_run()
+
+    process = multiprocessing.get_context("fork").Process(target=node)
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def test_what_other_processes_have_saved_is_logged_by_the_first_one_at_the_end(tmp_path):
+    run = parallel(tmp_path)
+    run.start()
+    save_in_another_process(run)
+    assert not (tmp_path / "mlflow.db").exists()
+    run.hook.after_pipeline_run()
+    client, logged = only_run(tmp_path)
+    assert logged.info.status == "FINISHED"
+    assert [(m.step, m.value) for m in client.get_metric_history(logged.info.run_id, "history.loss")] == [(0, 2.0), (1, 1.5)]
+    assert logged.data.tags["saved.history"] == VERSION
+    assert [item.path for item in client.list_artifacts(logged.info.run_id, "history")] == ["history/history.csv"]
+    assert "saved.counts" not in logged.data.tags  # the worker made none
+
+
+def test_what_an_earlier_run_has_saved_is_not_logged_as_of_this_one(tmp_path):
+    earlier = JSONDataset(filepath=str(tmp_path / "counts.json"), version=Version(None, "2025-01-01T00.00.00.000Z"))
+    earlier.save({"kept": {"texts": 99}})
+    run = parallel(tmp_path)
+    run.start()
+    save_in_another_process(run)
+    run.hook.on_pipeline_error(ValueError("a later node failed"))
+    logged = only_run(tmp_path)[1]
+    assert logged.info.status == "FAILED"
+    assert "history.loss" in logged.data.metrics
+    assert not any(name.startswith("counts") for name in logged.data.metrics)
+
+
+def test_a_run_that_was_left_open_in_a_notebook_ends_with_the_next_one(tmp_path):
+    run = Run(tmp_path)
+    run.start()
+    run.work()
+    run.start()  # the cell before was interrupted
+    run.work()
+    run.hook.after_pipeline_run()
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("embedding-adaptation").experiment_id], order_by=["start_time"])
+    assert [found.info.status for found in runs] == ["KILLED", "FINISHED"]
+
+
+PROGRAM = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_tracking import Run
+run = Run(Path(sys.argv[1]))
+run.start()
+run.work()
+print("at work", flush=True)
+sys.stdin.readline()
+raise KeyboardInterrupt
+"""
+
+
+def statuses(project: Path) -> list[str]:
+    client = MlflowClient(tracking_uri=f"sqlite:///{project / 'mlflow.db'}")
+    runs = client.search_runs([client.get_experiment_by_name("embedding-adaptation").experiment_id])
+    return sorted(run.info.status for run in runs)
+
+
+@pytest.mark.slow
+def test_a_run_whose_process_was_killed_ends_with_the_next_one_and_one_that_is_at_work_does_not(tmp_path):
+    killed, busy = [
+        subprocess.Popen([sys.executable, "-c", PROGRAM, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    for process in (killed, busy):
+        assert process.stdout.readline() == "at work\n"
+    killed.kill()
+    killed.communicate()
+    assert statuses(tmp_path) == ["RUNNING", "RUNNING"]
+    run = Run(tmp_path)
+    run.start()
+    run.work()
+    run.hook.after_pipeline_run()
+    assert statuses(tmp_path) == ["FINISHED", "KILLED", "RUNNING"]
+    busy.communicate("go\n")
+    assert statuses(tmp_path) == ["FINISHED", "KILLED", "KILLED"]  # interrupted, it says so itself
+
+
+def test_a_pending_file_that_cannot_be_sent_is_told_in_a_line_and_the_next_is_tried(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    run = Run(tmp_path)
+    run.start()
+    run.work()
+    run.hook.after_pipeline_run()
+    (pending,) = (tmp_path / "mlflow_pending").iterdir()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert main([str(tmp_path / "none.jsonl"), str(pending)]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Error: ")]
+    assert "none.jsonl is kept: FileNotFoundError" in line
+    assert only_run(tmp_path)[1].info.status == "FINISHED"
+    assert main([]) == 0

@@ -10,6 +10,7 @@ import click
 from kedro.framework.cli.project import run as kedro_run
 
 from embedding_adaptation.params_option import with_own_parameters
+from embedding_adaptation.run_command import RunCommand
 
 
 @click.group(name="embedding-adaptation")
@@ -17,5 +18,5 @@ def cli() -> None:
     """The project's own commands."""
 
 
-run = with_own_parameters(kedro_run)
+run = RunCommand(with_own_parameters(kedro_run))
 cli.add_command(run)

@@ -51,7 +51,7 @@ class InputChecks:
             if check is not None:
                 check()
             elif name not in _OPTIONAL and not catalog.exists(name):
-                msg = f"the input {name!r} is not there yet; {_way_out(name)}"
+                msg = f"the input {name!r} is not there yet; {_way_out(name)}{_place(catalog.get(name))}"
                 raise DatasetError(msg)
 
 
@@ -172,6 +172,11 @@ def _way_out(name: str) -> str:
     if makers:
         return f"run 'kedro run --pipelines={makers[0]}' first"
     return "see the catalog for where it is expected"
+
+
+def _place(dataset: Any) -> str:
+    path = getattr(dataset, "_filepath", None)
+    return f" ({path})" if path else ""
 
 
 class ResultTable:

@@ -17,28 +17,42 @@ A catalog entry asks for it in its metadata:
 Nothing is sent before the first node has ended, so MLflow's import does not delay the work. If the store cannot be reached, the run
 goes on, and everything it would have logged is written to ``mlflow_pending/``, to be sent later with
 ``python -m embedding_adaptation.tracking FILE``.
+
+A command is one MLflow run whatever runs its nodes. With several threads they share its log. With several processes (Kedro's
+``ParallelRunner``) only the first one logs: what the others have saved is read once they have ended, so metrics come at the end.
+
+A run ends as FINISHED, FAILED or, where it is interrupted, KILLED. One whose process was killed cannot say so itself; the next run of the
+same experiment on that machine does.
 """
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
-from kedro.io.core import VersionNotFoundError
+from kedro.io.core import DatasetError, VersionNotFoundError
+from kedro.io.data_catalog import SharedMemoryDataCatalog
 from pydantic import ValidationError
 
+from embedding_adaptation.errors import sentence
+from embedding_adaptation.interruption import held_signals
 from embedding_adaptation.model_registry import RegistryOptions, log_and_register
+from embedding_adaptation.process_identity import has_ended, this_process
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping
+    from contextlib import AbstractContextManager
 
     import pandas as pd
     from kedro.framework.context import KedroContext
@@ -55,6 +69,9 @@ _CUT = " ... (cut)"
 _ERROR_CHARACTERS = 4000
 _PARAMS_AT_ONCE = 100  # MLflow's limit for one call
 _METRICS_AT_ONCE = 500
+_PROCESS_TAG = "kedro.process"
+_SQLITE = "sqlite:///"
+_LOCK_SECONDS = 120
 # A server that is down should cost seconds: MLflow's own patience (7 tries of 120 s) would hold up a finished run for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
@@ -75,8 +92,10 @@ class MlflowTracking:
     _project: Path = Path()
     _environment: str = ""
     _catalog: DataCatalog | None = None
+    _pipeline: Pipeline | None = None
     _registry: RegistryOptions = field(default_factory=RegistryOptions)
     _tags: dict[str, str] = field(default_factory=dict)
+    _pid: int = 0
 
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
@@ -100,16 +119,18 @@ class MlflowTracking:
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Open the run's log: nothing is sent yet."""
-        self._log = None
+        self.end("KILLED", "interrupted")  # an earlier run of this process, in a notebook: Kedro tells no hook of an interruption
         if not self._settings.get("enabled"):
             return
-        self._catalog = catalog
+        self._catalog, self._pipeline, self._pid = catalog, pipeline, os.getpid()
         for name in pipeline.datasets():
             _logging_wishes(name, catalog)  # a wrong wish fails now, not after the work
         names = run_params.get("pipeline_names") or ["__default__"]
         version = str(run_params.get("run_id") or run_params.get("session_id"))
         uri = tracking_uri(self._project, self._settings["tracking_uri"])
         self._log = RunLog(uri, self._settings["experiment"], self._project, version)
+        atexit.unregister(self._end_at_exit)
+        atexit.register(self._end_at_exit)
         self._tags = {"kedro.version": version, **git_tags(self._project)}
         self._log.record(
             kind="start",
@@ -118,6 +139,7 @@ class MlflowTracking:
                 "kedro.command": " ".join(["kedro", *sys.argv[1:]]),
                 "kedro.env": self._environment,
                 "kedro.pipelines": ", ".join(names),
+                _PROCESS_TAG: this_process(),
                 **self._tags,
             },
         )
@@ -135,11 +157,64 @@ class MlflowTracking:
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
         """Note the version that was saved, and log what the catalog asks for."""
         self._note_version("saved", dataset_name)
+        if self._is_ours:
+            self._log_as_wished(dataset_name, data)
+
+    @hook_impl
+    def after_node_run(self, node: Node) -> None:  # noqa: ARG002
+        """Send what has gathered."""
+        if self._log is not None and self._is_ours:
+            self._log.flush()
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Close the run."""
+        self._log_of_other_processes()
+        self.end("FINISHED")
+
+    @hook_impl
+    def on_pipeline_error(self, error: Exception) -> None:
+        """Close the run as failed, with the error."""
+        self._log_of_other_processes()
+        self.end("FAILED", f"{type(error).__name__}: {error}")
+
+    def end(self, status: str, error: str = "") -> None:
+        """Close the run, if one is open.
+
+        Args:
+            status: FINISHED, FAILED or KILLED.
+            error: Why it has not finished.
+        """
+        if self._log is not None and self._is_ours:
+            log, self._log = self._log, None
+            log.record(kind="end", status=status, tags={"error": error[:_ERROR_CHARACTERS]} if error else {})
+            if status == "KILLED" and not log.is_started:
+                log.keep()  # who asks for the end may not wait until MLflow is imported
+            log.flush()
+
+    @property
+    def _is_ours(self) -> bool:
+        """Whether this process has opened the log; a process forked for one node has a copy of it."""
+        return self._log is not None and self._pid == os.getpid()
+
+    def _end_at_exit(self) -> None:
+        """Close a run that an interruption has left open in a program that does not go through the command line."""
+        if self._log is not None and self._log.is_started:
+            self.end("KILLED", "interrupted")
+
+    def _log_as_wished(self, dataset_name: str, data: Any) -> None:
+        """Log what the catalog asks for of a dataset.
+
+        Args:
+            dataset_name: Name in the catalog.
+            data: What was saved; ``None`` reads it where its numbers are wanted.
+        """
         if self._log is None or self._catalog is None:
             return
         wishes = _logging_wishes(dataset_name, self._catalog)
         if wishes.get("metrics") is not None:
-            for metrics in dataset_metrics(dataset_name, data, wishes["metrics"]):
+            saved = self._catalog.load(dataset_name) if data is None else data
+            for metrics in dataset_metrics(dataset_name, saved, wishes["metrics"]):
                 self._log.record(kind="metrics", **metrics)
         if wishes.get("artifact"):
             self._log.record(kind="artifact", dataset=dataset_name, path=_saved_path(self._catalog.get(dataset_name)))
@@ -147,30 +222,24 @@ class MlflowTracking:
             path = _saved_path(self._catalog.get(dataset_name))
             self._log.record(kind="model", dataset=dataset_name, path=path, registry=self._registry.model_dump(), tags=self._tags)
 
-    @hook_impl
-    def after_node_run(self, node: Node) -> None:  # noqa: ARG002
-        """Send what has gathered."""
-        if self._log is not None:
-            self._log.flush()
-
-    @hook_impl
-    def after_pipeline_run(self) -> None:
-        """Close the run."""
-        self._end("FINISHED", {})
-
-    @hook_impl
-    def on_pipeline_error(self, error: Exception) -> None:
-        """Close the run as failed, with the error."""
-        self._end("FAILED", {"error": f"{type(error).__name__}: {error}"[:_ERROR_CHARACTERS]})
-
-    def _end(self, status: str, tags: dict[str, str]) -> None:
-        if self._log is not None:
-            self._log.record(kind="end", status=status, tags=tags)
-            self._log.flush()
-            self._log = None
+    def _log_of_other_processes(self) -> None:
+        """Log what nodes in processes of their own have loaded and saved, of which no hook of this process has heard."""
+        if not self._is_ours or self._pipeline is None or not isinstance(self._catalog, SharedMemoryDataCatalog):
+            return
+        made = self._pipeline.all_outputs()
+        for name in sorted(self._pipeline.datasets()):
+            dataset = self._catalog.get(name)
+            if name not in made:
+                self._note_version("loaded", name)
+            elif _is_saved_by_this_run(dataset):
+                self._note_version("saved", name)
+                try:
+                    self._log_as_wished(name, None)
+                except DatasetError as error:
+                    logger.warning("MLflow gets no metrics of %s, which cannot be read back: %s", name, sentence(error))
 
     def _note_version(self, what: str, dataset_name: str) -> None:
-        if self._log is None or self._catalog is None:
+        if self._log is None or self._catalog is None or not self._is_ours:
             return
         dataset = self._catalog.get(dataset_name)
         resolve = getattr(dataset, "resolve_load_version" if what == "loaded" else "resolve_save_version", None)
@@ -182,8 +251,17 @@ class MlflowTracking:
             self._log.record(kind="tags", values={f"{what}.{dataset_name}": version})
 
 
+def end_open_runs(status: str, error: str) -> None:
+    """Close the run that the project's tracking has open, if there is one; see :meth:`MlflowTracking.end`."""
+    from kedro.framework.project import settings
+
+    for hook in settings.HOOKS:
+        if isinstance(hook, MlflowTracking):
+            hook.end(status, error)
+
+
 class RunLog:
-    """What one run logs, as a list of events that can be sent now or later.
+    """What one run logs, as a list of events that can be sent now or later, by several threads.
 
     Args:
         uri: MLflow tracking URI.
@@ -202,6 +280,12 @@ class RunLog:
         self._sender: MlflowSender | None = None
         self._reachable = True
         self._unregistered: list[Event] = []
+        self._lock = threading.RLock()
+
+    @property
+    def is_started(self) -> bool:
+        """Whether something has been sent, or tried to."""
+        return self._sent > 0 or not self._reachable
 
     def record(self, **event: Any) -> None:
         """Add an event; it is sent with the next flush."""
@@ -209,6 +293,15 @@ class RunLog:
 
     def flush(self) -> None:
         """Send what is new; if the store does not take it, keep everything in a file and go on."""
+        # Interrupted between a call and the note that it was made, a run would be begun twice.
+        with self._lock, held_signals():
+            self._flush()
+
+    def keep(self) -> None:
+        """Write everything to the file of pending events; it goes when the store has taken them."""
+        self._keep(self.pending, self._events)
+
+    def _flush(self) -> None:
         if self._reachable:
             try:
                 if self._sender is None:
@@ -216,6 +309,7 @@ class RunLog:
                 while self._sent < len(self._events):
                     self._send(self._sender, self._events[self._sent])
                     self._sent += 1
+                self.pending.unlink(missing_ok=True)
             except Exception as error:  # noqa: BLE001  whatever tracking meets, the computation must not be lost
                 self._reachable = False
                 logger.warning(
@@ -269,14 +363,15 @@ class MlflowSender:
         logging.getLogger("alembic").setLevel(logging.WARNING)
         from mlflow import MlflowClient
 
-        self._client = MlflowClient(tracking_uri=uri)
-        found = self._client.get_experiment_by_name(experiment)
-        if found is None:
-            # A database store needs to be told where files go; by itself it would take the current directory.
-            location = (project / "mlartifacts").as_uri() if uri.startswith("sqlite:") else None
-            self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
-        else:
-            self._experiment_id = found.experiment_id
+        with _only_one_at_a_time(uri):
+            self._client = MlflowClient(tracking_uri=uri)
+            found = self._client.get_experiment_by_name(experiment)
+            if found is None:
+                # A database store needs to be told where files go; by itself it would take the current directory.
+                location = (project / "mlartifacts").as_uri() if uri.startswith(_SQLITE) else None
+                self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
+            else:
+                self._experiment_id = found.experiment_id
         self.run_id = run_id
 
     def send(self, event: Event) -> None:
@@ -286,6 +381,7 @@ class MlflowSender:
             case "start":
                 run = client.create_run(self._experiment_id, start_time=event["time"], run_name=event["name"], tags=event["tags"])
                 self.run_id = run.info.run_id
+                self._end_abandoned_runs()
             case "params":
                 from mlflow.entities import Param
 
@@ -312,6 +408,25 @@ class MlflowSender:
                 for name, value in event["tags"].items():
                     client.set_tag(run_id, name, value)
                 client.set_terminated(run_id, status=event["status"], end_time=event["time"])
+
+    def _end_abandoned_runs(self) -> None:
+        """Mark runs as KILLED whose process has surely ended without a word: ``kill -9``, or a machine that went down."""
+        try:
+            for run in self._client.search_runs([self._experiment_id], filter_string="attributes.status = 'RUNNING'"):
+                if has_ended(run.data.tags.get(_PROCESS_TAG, "")):
+                    self._client.set_tag(run.info.run_id, "error", "the process ended without a word: killed, or the machine went down")
+                    self._client.set_terminated(run.info.run_id, status="KILLED")
+        except Exception as error:  # noqa: BLE001  those runs are not this one's business
+            logger.debug("MLflow does not say which runs were abandoned: %s", error)
+
+
+def _only_one_at_a_time(uri: str) -> AbstractContextManager[object]:
+    """A lock between processes for a database that may have to be made: two that make it at once break each other's migrations."""
+    if not uri.startswith(_SQLITE):
+        return nullcontext()
+    from filelock import FileLock
+
+    return FileLock(f"{uri.removeprefix(_SQLITE)}.lock", timeout=_LOCK_SECONDS)
 
 
 def send_pending(file: Path) -> None:
@@ -430,6 +545,16 @@ def _logging_wishes(name: str, catalog: DataCatalog) -> dict[str, Any]:
     return wishes
 
 
+def _is_saved_by_this_run(dataset: Any) -> bool:
+    """Whether the newest version of a dataset is of this run; of one without versions that cannot be known, and it is not logged."""
+    if not hasattr(dataset, "resolve_save_version") or dataset.resolve_save_version() is None:
+        return False
+    try:
+        return bool(dataset.resolve_load_version() == dataset.resolve_save_version())
+    except VersionNotFoundError:
+        return False
+
+
 def _saved_path(dataset: Any) -> str:
     path = dataset._get_load_path() if hasattr(dataset, "_get_load_path") else dataset._filepath  # noqa: SLF001
     return str(path)
@@ -439,6 +564,17 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else ""
 
 
+def main(files: list[str]) -> int:
+    """Send the given files of pending logs, each that can be; the exit code is 1 if one could not."""
+    code = 0
+    for file in files:
+        try:
+            send_pending(Path(file))
+        except Exception as error:  # noqa: BLE001  whatever the store meets, the file stays and the next one is tried
+            sys.stderr.write(f"Error: {file} is kept: {type(error).__name__}: {sentence(error)}\n")
+            code = 1
+    return code
+
+
 if __name__ == "__main__":
-    for argument in sys.argv[1:]:
-        send_pending(Path(argument))
+    sys.exit(main(sys.argv[1:]))

@@ -9,6 +9,10 @@ import numpy as np
 _FLOOR = 1e-6  # of the largest singular value: directions below it hold nothing but rounding
 
 
+class AfterProcessingError(ValueError):
+    """Steps that these vectors do not allow; the message says what to change."""
+
+
 @dataclass(frozen=True)
 class AfterSteps:
     """What to do with vectors after pooling, in this order.
@@ -54,13 +58,14 @@ class AfterProcessing:
             steps: What to do.
 
         Raises:
-            ValueError: If there are fewer texts than the steps need, or more components or dimensions are asked for than there are.
+            AfterProcessingError: If there are fewer texts than the steps need, or more components or dimensions are asked
+                for than there are.
         """
         count, width = vectors.shape
         kept = steps.dimensions or width
         if not 1 <= kept <= width - (steps.remove_components if steps.whiten else 0):
             msg = f"after-processing is to keep {kept} dimensions, but the vectors have {width}; lower dimensions"
-            raise ValueError(msg)
+            raise AfterProcessingError(msg)
         mean = vectors.mean(axis=0, dtype=np.float64) if steps.fitted else np.zeros(width)
         if not (steps.remove_components or steps.whiten):
             return cls(mean.astype(np.float32), None, kept)
@@ -70,7 +75,7 @@ class AfterProcessing:
                 f"after-processing needs more than {needed} unlabelled texts and vectors wider than {steps.remove_components}; "
                 f"there are {count} texts and {width} dimensions: give more texts or lower remove_components or dimensions"
             )
-            raise ValueError(msg)
+            raise AfterProcessingError(msg)
         _, strengths, directions = np.linalg.svd(vectors.astype(np.float64) - mean, full_matrices=False)  # [K], [K, D]
         removed = directions[: steps.remove_components]
         if not steps.whiten:

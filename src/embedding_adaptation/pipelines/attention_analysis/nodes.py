@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from embedding_adaptation.embedder.attention import AttentionRecording, AttentionRows
+from embedding_adaptation.embedder.attention import AttentionError, AttentionRecording, AttentionRows
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.attention_analysis.options import AttentionOptions
@@ -197,5 +197,5 @@ def _shown_layers(recorded: tuple[int, ...], count: int, options: AttentionOptio
     if missing:
         there = ", ".join(map(str, recorded))
         msg = f"attention_analysis.shown_layers names layer {missing[0]}, which is not recorded; there are: {there}"
-        raise ValueError(msg)
+        raise AttentionError(msg)
     return found

@@ -14,6 +14,10 @@ Criterion = Literal[
 LayersName = Literal["all", "upper_half", "upper_third"]
 
 
+class LayerError(ValueError):
+    """A layer that the model does not have; the message names the option."""
+
+
 class LoraOptions(Options):
     """The low-rank adapter."""
 
@@ -31,7 +35,7 @@ class LoraOptions(Options):
         """The adapted layers of a decoder with as many layers, from 0 and in order.
 
         Raises:
-            ValueError: If a layer is not there.
+            LayerError: If a layer is not there.
         """
         if isinstance(self.layers, str):
             start = {"all": 0, "upper_half": count // 2, "upper_third": count - count // 3}[self.layers]
@@ -39,7 +43,7 @@ class LoraOptions(Options):
         for number in self.layers:
             if not -count <= number < count:
                 msg = f"contrastive_finetuning.lora.layers names layer {number}; the model has layers 0 to {count - 1}"
-                raise ValueError(msg)
+                raise LayerError(msg)
         return sorted({number % count for number in self.layers})
 
 

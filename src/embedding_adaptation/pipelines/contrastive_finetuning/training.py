@@ -50,6 +50,10 @@ _ATTENTION_TEXTS = 32
 _ROUND_PAIRS = "pairs.parquet"
 
 
+class AdapterOptionsError(ValueError):
+    """Options of the adapter that the model does not allow; the message names them."""
+
+
 class TrainingError(RuntimeError):
     """Pairs that cannot be trained on; the message says why and what to do."""
 
@@ -583,7 +587,7 @@ def add_adapter(embedder: Embedder, options: FinetuningOptions) -> int:
         The lowest adapted layer, from 0: those below it never change.
 
     Raises:
-        ValueError: If the options name a layer or a module that the model does not have.
+        AdapterOptionsError: If the options name a layer or a module that the model does not have.
     """
     from peft import LoraConfig, TaskType, get_peft_model
 
@@ -597,7 +601,7 @@ def add_adapter(embedder: Embedder, options: FinetuningOptions) -> int:
         for wanted in lora.target_modules:
             if wanted not in there:
                 msg = f"contrastive_finetuning.lora.target_modules names {wanted!r}; the model's layers have {', '.join(sorted(there))}"
-                raise ValueError(msg)
+                raise AdapterOptionsError(msg)
         modules = [name for name in modules if name.rpartition(".")[2] in lora.target_modules]
     config = LoraConfig(
         task_type=TaskType.FEATURE_EXTRACTION,

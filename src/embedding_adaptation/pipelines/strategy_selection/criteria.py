@@ -33,18 +33,22 @@ CRITERIA: dict[str, str] = {
 }
 
 
+class CriteriaError(ValueError):
+    """Vectors, texts or options from which no criterion can be computed; the message says what to change."""
+
+
 def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     """Vectors of unit length, float32; zero vectors stay zero.
 
     Raises:
-        ValueError: If there are fewer than three, or a value is not finite.
+        CriteriaError: If there are fewer than three, or a value is not finite.
     """
     if len(vectors) < 3:  # noqa: PLR2004  neighbours and clusters need company
         msg = f"criteria need at least 3 vectors and got {len(vectors)}; give more texts"
-        raise ValueError(msg)
+        raise CriteriaError(msg)
     if not np.isfinite(vectors).all():
         msg = f"{int((~np.isfinite(vectors)).any(axis=1).sum())} of {len(vectors)} vectors hold values that are not finite"
-        raise ValueError(msg)
+        raise CriteriaError(msg)
     norms = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
 
@@ -215,17 +219,17 @@ def criteria_table(
         A row a strategy: ``strategy`` and the :data:`CRITERIA`; those of pairs are NaN where there are none.
 
     Raises:
-        ValueError: If there are too few texts, no number of clusters fits them, a vector is not finite, or strategies differ in their texts
-            or lack pairs.
+        CriteriaError: If there are too few texts, no number of clusters fits them, a vector is not finite, or strategies differ in their
+            texts or lack pairs.
     """
     sizes = {name: len(matrix) for name, matrix in vectors.items()}
     if len(set(sizes.values())) > 1:
         msg = f"strategies have different numbers of vectors: {sizes}; embed the same texts under each"
-        raise ValueError(msg)
+        raise CriteriaError(msg)
     missing = [name for name in vectors if pairs is not None and name not in pairs]
     if missing:
         msg = f"pairs lack strategy {missing[0]!r}; give its pairs, or None for all"
-        raise ValueError(msg)
+        raise CriteriaError(msg)
     looked_at = {name: matrix[:max_texts] for name, matrix in vectors.items()}
     counts = usable_counts(clusters, min((len(matrix) for matrix in looked_at.values()), default=0))
     neighbours = neighbour_consensus(looked_at)
@@ -261,12 +265,12 @@ def combined_rank(table: pd.DataFrame, criteria: Sequence[str]) -> pd.Series:
     """The mean of the strategies' ranks under the given criteria, 1 the best; criteria without values are left out.
 
     Raises:
-        ValueError: If none of the criteria has values.
+        CriteriaError: If none of the criteria has values.
     """
     ranks = table[list(criteria)].dropna(axis=1, how="all").rank(ascending=False, method="average")
     if ranks.empty:
         msg = f"none of the criteria {list(criteria)} has values, as those of pairs have none without pairs; choose another one"
-        raise ValueError(msg)
+        raise CriteriaError(msg)
     return ranks.mean(axis=1).rename("rank")
 
 
@@ -274,12 +278,12 @@ def usable_counts(clusters: Sequence[int], texts: int) -> list[int]:
     """The numbers of clusters that fit a number of texts.
 
     Raises:
-        ValueError: If none does.
+        CriteriaError: If none does.
     """
     counts = [count for count in clusters if 2 <= count < texts]  # noqa: PLR2004  one cluster says nothing
     if not counts:
         msg = f"no number of clusters of {list(clusters)} is between 2 and the {texts} texts; give smaller ones or more texts"
-        raise ValueError(msg)
+        raise CriteriaError(msg)
     return counts
 
 

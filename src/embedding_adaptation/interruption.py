@@ -1,0 +1,173 @@
+"""Ctrl-C and SIGTERM end a command in order: child processes first, then what has to be closed, then the process with 128 + the signal.
+
+Python runs a signal's handler between two steps of its own, so a long call into a library would hold it up while whoever sent SIGTERM
+(Docker: 10 seconds) loses patience. A thread that the signal wakes at once therefore ends the children, and does the closing itself where
+the main thread has not got to it in time. See https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from types import FrameType, TracebackType
+
+# Seconds for the work to stop by itself, and for everything; between them lies what a tracking server may take.
+GRACE, LIMIT = 5.0, 20.0
+_CHILDREN_SECONDS = 2.0
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+_current: OrderlyEnd | None = None
+
+
+class Interrupted(SystemExit):
+    """Raised in the main thread where a signal asks for the end, so that what is open there is closed as after any error."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(128 + signum)
+        self.name = signal.Signals(signum).name
+
+
+class OrderlyEnd:
+    """The context in which the three signals end the command in order.
+
+    A signal that is ignored stays ignored: ``nohup`` does that, and a shell with what it puts into the background.
+
+    Args:
+        close: Closes what has to be; gets the signal's name. It is called once, by the main thread or by another one.
+    """
+
+    def __init__(self, close: Callable[[str], None]) -> None:
+        self._close = close
+        self._signum = 0
+        self._held = 0
+        self._pending = False
+        self._closing, self._childless = threading.Event(), threading.Event()
+        self._lock = threading.Lock()
+        self._before: dict[int, object] = {}
+        self._pipe = (-1, -1)
+
+    def __enter__(self) -> Self:
+        global _current  # noqa: PLW0603  signals belong to the process, and so does this
+        if _current is not None or threading.current_thread() is not threading.main_thread():
+            return self  # only the main thread may, and the outermost does
+        for signum in _SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._before[signum] = signal.signal(signum, self._interrupt)
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(self._pipe[0],), name="signals", daemon=True).start()
+        _current = self
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None) -> None:
+        global _current  # noqa: PLW0603
+        if _current is not self:
+            return
+        if isinstance(error, Interrupted):
+            self._close_once(self._signum)
+            self._childless.wait(LIMIT)
+            _leave(self._signum)  # taking torch and numba down module by module can take as long as all the rest
+        signal.set_wakeup_fd(-1)
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)  # type: ignore[arg-type]
+        os.close(self._pipe[1])
+        _current = None
+
+    def _interrupt(self, signum: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        if self._signum:
+            return
+        self._signum = signum
+        if self._held:
+            self._pending = True
+        else:
+            raise Interrupted(signum)
+
+    def _watch(self, pipe: int) -> None:
+        received = os.read(pipe, 1)
+        while received and received[0] not in self._before:
+            received = os.read(pipe, 1)
+        if not received:
+            os.close(pipe)
+            return
+        signum = received[0]
+        last = threading.Timer(LIMIT, _leave, (signum,))
+        last.daemon = True
+        last.start()
+        end_children()
+        self._childless.set()
+        if not self._closing.wait(GRACE):
+            self._close_once(signum)
+            _leave(signum)
+
+    def _close_once(self, signum: int) -> None:
+        with self._lock:
+            if not self._closing.is_set():
+                self._closing.set()
+                self._close(signal.Signals(signum).name)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Put the interruption off while the block runs."""
+        self._held += 1
+        try:
+            yield
+        finally:
+            self._held -= 1
+        if self._pending and not self._held and not self._closing.is_set():
+            self._pending = False
+            raise Interrupted(self._signum)
+
+
+@contextmanager
+def held_signals() -> Iterator[None]:
+    """Put an interruption off while the block runs, so that what it does is done once and known to be done."""
+    if _current is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    with _current.held():
+        yield
+
+
+def end_children() -> None:
+    """End the processes that this one has started, and theirs: SIGTERM, and after two seconds SIGKILL."""
+    import psutil
+
+    children = psutil.Process().children(recursive=True)
+    for ending in (psutil.Process.terminate, psutil.Process.kill):
+        for child in children:
+            try:
+                ending(child)
+            except psutil.Error:
+                continue  # it has ended by itself
+        _, children = psutil.wait_procs(children, timeout=_CHILDREN_SECONDS)
+
+
+def _leave(signum: int) -> None:
+    logging.shutdown()
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(128 + signum)
+
+
+def _forget_in_child() -> None:
+    """A forked process has the handlers and the pipe of its parent; a signal to the child must not speak to the parent."""
+    global _current  # noqa: PLW0603
+    if _current is None:
+        return
+    signal.set_wakeup_fd(-1)
+    for signum in _current._before:  # noqa: SLF001  of this module
+        signal.signal(signum, signal.SIG_DFL)
+    _current = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
