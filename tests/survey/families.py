@@ -67,7 +67,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "gpt_neo": {"attention_types": [[["global", "local"], LAYERS // 2]]},
     # A model with attention in four chunks a text, and a scale of queries that grows with the position.
     "llama4_text": {"no_rope_layers": [1, 1, 0, 1], "floor_scale": 8, "attn_temperature_tuning": True},
-    "granitemoehybrid": {"layer_types": ["attention"] * LAYERS, "position_embedding_type": "rope"},
+    "granitemoehybrid": {"layer_types": ["attention"] * LAYERS, "position_embedding_type": "rope", "mamba_n_heads": 8, "mamba_d_head": 8},
     "lfm2": {"layer_types": ["conv", "full_attention"] * 2},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2, "num_dense_layers": 1},
     "zaya": {"num_experts_per_tok": 1},

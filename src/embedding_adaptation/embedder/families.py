@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 STATE_SPACE = frozenset(
     {
-        "bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h", "recurrent_gemma", "rwkv", "xlstm", "zamba", "zamba2",
+        "bamba", "falcon_h1", "falcon_mamba", "jamba", "mamba", "mamba2", "nemotron_h", "recurrent_gemma", "rwkv", "xlstm", "zamba",
+        "zamba2",
     }
 )  # fmt: skip
 # Parts of encoder-decoder models, which transformers lists as decoders of their own too.

@@ -14,7 +14,17 @@ if TYPE_CHECKING:
 
 _IMPLEMENTATION = "mask_probe"
 # Fields of configurations that say at which length attention or positions change.
-_LIMITS = ("window", "chunk", "floor_scale", "original_max_position", "topk", "block_size", "block_len", "compress", "local")
+_LIMITS = (
+    "window",
+    "chunk",
+    "floor_scale",
+    "original_max_position",
+    "index_topk",
+    "block_size",
+    "block_len",
+    "compress",
+    "local_attention",
+)
 # Rotary embeddings that change with the longest sequence computed at once: a text's vector would depend on its company.
 _CHANGING_ROPE = frozenset({"dynamic", "longrope"})
 _BEYOND = 16
