@@ -187,6 +187,15 @@ def test_a_model_without_vocabulary_head_embeds_and_says_that_it_cannot_write(fo
         check(RewriteOptions(system_prompt="Rewrite.", styles={"plain": {"instruction": "Rewrite: {text}"}}), weights)
 
 
+@pytest.mark.parametrize("name", ["gpt2", "xlnet", "llama"])
+def test_a_model_with_a_vocabulary_head_is_asked_to_write(name, tiny_embedder, tmp_path):
+    from embedding_adaptation.embedder.weights import ModelCard
+    from embedding_adaptation.pipelines.data_augmentation.generators.rewrite import has_vocabulary_head
+
+    write_family(name, tmp_path, tiny_embedder.tokenizer)
+    assert has_vocabulary_head(DecoderWeights(tmp_path, ModelCard("", "", "", name, 1, "", "")))
+
+
 def test_weights_that_were_damaged_after_their_conversion_are_not_filled_up(folder, tmp_path):
     weights = converted(folder, tmp_path / "out")
     file = weights.base / "model.safetensors"

@@ -138,4 +138,4 @@ def write_family(name: str, folder: Path, tokenizer: PreTrainedTokenizerBase, **
                     weight.add_(torch.randn_like(weight) * 0.1)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return inner_decoder(model)
+    return model.get_decoder() if name in MULTIMODAL else inner_decoder(model)

@@ -22,6 +22,14 @@ from survey.families import MULTIMODAL, write_family
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 USUAL = ("bloom", "deepseek_v3", "gemma3", "gpt2", "gpt_oss", "llama4_text", "mistral", "mixtral", "qwen2_5_vl", "qwen3_5_text")
+# Those people meet; "make survey" runs them in a few minutes, the rare ones take as long again.
+COMMON = (
+    *USUAL, "apertus", "arcee", "bamba", "biogpt", "codegen", "cohere", "cohere2", "deepseek_v2", "dots1", "ernie4_5", "exaone4", "falcon",
+    "gemma", "gemma2", "gemma3_text", "glm", "glm4", "gpt_neo", "gpt_neox", "gptj", "granite", "granitemoe", "granitemoehybrid", "helium",
+    "hunyuan_v1_dense", "internlm3", "lfm2", "llama", "llava", "minimax", "mistral3", "mpt", "nemotron", "olmo", "olmo2", "olmoe", "opt",
+    "persimmon", "phi", "phi3", "qwen2", "qwen2_moe", "qwen2_vl", "qwen3", "qwen3_moe", "qwen3_next", "qwen3_vl", "seed_oss", "smollm3",
+    "stablelm", "starcoder2", "xglm",
+)  # fmt: skip
 ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
 BARE = PromptTemplate("bare", "{text}")
 # Longer than any window or chunk here, and of other lengths; the empty one is not exported alike under a template that begins with it.
@@ -42,11 +50,11 @@ def documented() -> dict[str, str]:
 
 
 def families(*ways):
-    return [
-        pytest.param(name, way, marks=[pytest.mark.slow] if name in USUAL else [pytest.mark.slow, pytest.mark.survey])
-        for name, way in documented().items()
-        if way in ways
-    ]
+    def marks(name):
+        beyond = [] if name in USUAL else [pytest.mark.survey]
+        return [pytest.mark.slow, *beyond, *([] if name in COMMON else [pytest.mark.rare])]
+
+    return [pytest.param(name, way, marks=marks(name)) for name, way in documented().items() if way in ways]
 
 
 def by_hand(decoder, tokenizer, strategy, max_length) -> np.ndarray:

@@ -171,7 +171,7 @@ def merge_adapter_folder(model: PreTrainedModel, adapter: Path) -> PreTrainedMod
     model = model.to(torch.float32)
     paths = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in given if ".lora_" in name}
     # An adapter may have been trained with the vocabulary head around the decoder or without.
-    places = (model, model.base_model, inner_decoder(model))
+    places = (model, inner_decoder(model))
     target = next((place for place in places if paths & {name for name, _ in place.named_modules()}), model)
     other = f"the adapter in {adapter.name} belongs to another model than the base it is put on"
     try:
@@ -260,10 +260,10 @@ def _whole_class(config: PreTrainedConfig) -> Any:
 
 def inner_decoder(model: PreTrainedModel) -> PreTrainedModel:
     """A language model's decoder without its vocabulary head; the model itself where it has none."""
-    decoder = model.get_decoder()
-    if decoder is model:  # where a class does not say under which name it keeps it
-        decoder = getattr(model, "model", model)
-    return decoder
+    if model.base_model is not model:
+        return model.base_model
+    # Where a class does not say under which name it keeps it.
+    return getattr(model, "model", model)
 
 
 def _decoder_name(model: PreTrainedModel) -> str:

@@ -97,7 +97,7 @@ def has_vocabulary_head(model: DecoderWeights) -> bool:
     import json
 
     named = json.loads((model.base / "config.json").read_text(encoding="utf-8")).get("architectures") or ["ForCausalLM"]
-    return not str(named[0]).endswith("Model")
+    return "LMHead" in str(named[0]) or not str(named[0]).endswith("Model")
 
 
 def conversation(request: Request, options: RewriteOptions) -> list[dict[str, str]]:
