@@ -18,7 +18,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types format viz mlflow serve notebook bench docs lock clean
+.PHONY: help setup run test survey lint types format viz mlflow serve notebook bench docs lock clean
 
 help:  ## Show the verbs
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -30,6 +30,9 @@ run: $(VENV)/.run  ## Run the whole chain (ARGS="..." goes to kedro run)
 
 test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+survey: $(VENV)/.dev  ## Take tiny models of 60 families through the whole chain (a few minutes)
+	@$(BIN)/python -m pytest --no-cov -q -m "not rare" tests/survey $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

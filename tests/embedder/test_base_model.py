@@ -12,14 +12,21 @@ from embedding_adaptation.embedder.base_model import BaseModelError, _distributi
 from embedding_adaptation.embedder.weights import ModelCard
 
 
-def gguf_bytes(architecture: str = "llama", *, first: bytes = b"") -> bytes:
-    """The beginning of a GGUF file, as far as its architecture."""
+def text(value: str) -> bytes:
+    return struct.pack("<Q", len(value)) + value.encode()
 
-    def text(value: str) -> bytes:
-        return struct.pack("<Q", len(value)) + value.encode()
 
-    keys = first + text("general.architecture") + struct.pack("<I", 8) + text(architecture)
-    return b"GGUF" + struct.pack("<IQQ", 3, 0, 2 if first else 1) + keys
+def gguf_bytes(architecture: str = "llama", *, numbers: dict[str, int] | None = None, blocks: int = 1) -> bytes:
+    """A GGUF file with a vocabulary, an embedding and one tensor a block, all zeros."""
+    keys = [text(name) + struct.pack("<II", 4, value) for name, value in (numbers or {}).items()]  # before the architecture, which may be
+    if architecture:
+        keys.append(text("general.architecture") + struct.pack("<I", 8) + text(architecture))
+        keys.append(text(f"{architecture}.block_count") + struct.pack("<II", 4, 1))
+    keys.append(text("tokenizer.ggml.tokens") + struct.pack("<IIQ", 9, 8, 2) + text("a") + text("bc"))
+    names = ["token_embd.weight", *(f"blk.{number}.attn_q.weight" for number in range(blocks))]
+    tensors = [text(name) + struct.pack("<IQQIQ", 2, 4, 2, 0, 32 * place) for place, name in enumerate(names)]  # 2 x 4 of float32
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(keys)) + b"".join(keys + tensors)
+    return head + bytes(-len(head) % 32 + 32 * len(names))
 
 
 @pytest.fixture
@@ -28,6 +35,9 @@ def folder(tiny_weights, tmp_path):
     target = tmp_path / "model"
     shutil.copytree(tiny_weights.base, target)
     return target
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 12345\n"
 
 
 def change_config(folder, **values):
@@ -99,7 +109,14 @@ def test_an_unusable_setting_is_refused_with_the_way_out(setting, message):
         (gguf_bytes("bert"), "'bert' is an encoder-only model"),
         (gguf_bytes("t5"), "'t5' is an encoder-decoder model"),
         (gguf_bytes("warp"), "'warp' is an architecture transformers cannot read"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 0), "does not name its architecture"),
+        (gguf_bytes(""), "does not name its architecture"),
+        (gguf_bytes("mamba"), "'mamba' is a state-space model"),
+        (gguf_bytes()[:-1], r"is cut: it has \d+ of \d+ bytes"),
+        (gguf_bytes()[:150], "not a readable GGUF file"),
+        (gguf_bytes(blocks=0), "lacks 1 of the 1 layers it says it has, the first of them layer 0"),
+        (gguf_bytes(numbers={"split.count": 3, "split.no": 1}), r"part 2 of 3 of a split model.*llama-gguf-split --merge model.gguf whole"),
+        (b"GGUF" + gguf_bytes()[4:].replace(b"\x03", b"\x01", 1), "version 1; versions 2 and 3 are read"),
+        (POINTER, "is a pointer of git-LFS, not the file itself"),
     ],
 )
 def test_an_unusable_gguf_file_is_refused_with_the_reason(tmp_path, content, message):
@@ -111,8 +128,7 @@ def test_an_unusable_gguf_file_is_refused_with_the_reason(tmp_path, content, mes
 
 def test_a_wrong_hash_is_named_and_a_right_one_is_taken(tmp_path):
     path = tmp_path / "model.gguf"
-    version = struct.pack("<Q", 7) + b"a.count" + struct.pack("<II", 4, 1)  # a number before the architecture
-    path.write_bytes(gguf_bytes(first=version))
+    path.write_bytes(gguf_bytes(numbers={"a.count": 1}))  # a number before the architecture
     right = hashlib.sha256(path.read_bytes()).hexdigest()
     assert check_source(f"{path}#sha256={right}").kind == "gguf"
     with pytest.raises(BaseModelError, match=f"sha256 is {right}; it is damaged or another version"):

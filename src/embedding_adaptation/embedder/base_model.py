@@ -4,45 +4,67 @@ One setting names the base model, in one of these forms:
 
 - ``package:NAME/FILE.gguf`` - a GGUF file inside an installed Python package; the package is not imported;
 - ``path/to/FILE.gguf`` - a GGUF file;
-- ``path/to/folder`` - a folder written by transformers (configuration, safetensors weights, tokenizer);
+- ``path/to/folder`` - a folder written by transformers (configuration, safetensors weights, tokenizer), or one of a PEFT adapter, which is
+  merged into the base it names;
 - ``ORGANISATION/NAME`` or ``ORGANISATION/NAME@REVISION`` - a Hugging Face Hub repository;
 - ``random:tiny-llama`` - a tiny Llama with random weights, made on the spot, to try things out in seconds.
 
 A ``#sha256=...`` behind a GGUF file is checked before the file is read.
 
 :func:`check_source` takes well under a second and finds what can be wrong before any work; :func:`convert` then writes a folder of
-safetensors, tokenizer and card. Nothing here runs code that comes with a model.
+safetensors, tokenizer and card. Of a multimodal model that is its text decoder. Nothing here runs code that comes with a model.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import json
+import logging
 import os
 import re
-import struct
 import tempfile
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
+from embedding_adaptation.embedder.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    INDEX,
+    TOKENIZER_FILES,
+    BaseModelError,
+    check_adapter_files,
+    check_not_quantised,
+    check_tokenizer_files,
+    checkpoint_tensors,
+    read_json_object,
+    tokens_beyond,
+    weight_files,
+)
+from embedding_adaptation.embedder.families import check_family
+from embedding_adaptation.embedder.gguf_file import check_gguf_file, read_gguf_header
 from embedding_adaptation.embedder.weights import ModelCard
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
+
+    from transformers import PreTrainedModel
+
+    from embedding_adaptation.embedder.loading import Contents
+
+__all__ = ["BaseModelError", "BaseModelSource", "check_source", "convert", "fetch", "is_hub_setting"]
+logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md")
+# The same weights once more in another layout, and what lies in subfolders: nothing of it is read.
+_HUB_LEFT_OUT = ("consolidated*", "*/*")
 _RANDOM = "random:tiny-llama"
 _HUB_TIMEOUT_SECONDS = 10.0
-_GGUF_STRING, _GGUF_ARRAY = 8, 9
-_GGUF_SCALAR_BYTES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
-
-
-class BaseModelError(RuntimeError):
-    """A base model that cannot be used; the message says what is wrong and how to mend it."""
+# State-space models under llama.cpp's names.
+_GGUF_TYPES = {"mamba": "mamba", "mamba2": "mamba2", "falcon-h1": "falcon_h1", "jamba": "jamba", "nemotron_h": "nemotron_h", "rwkv": "rwkv"}
 
 
 @dataclass(frozen=True)
@@ -57,6 +79,8 @@ class BaseModelSource:
         revision: Hub commit, package version, or an empty string.
         licence: Licence as declared by the source, or ``unknown``.
         stamp: Names, sizes and modification times (or the Hub commit): changes when the source does.
+        adapter: A folder with a PEFT adapter that belongs on top, or ``None``.
+        direct: Whether a folder's weights are the decoder's as they lie there; else they have to be converted before they can be loaded.
     """
 
     setting: str
@@ -66,6 +90,8 @@ class BaseModelSource:
     revision: str = ""
     licence: str = "unknown"
     stamp: str = ""
+    adapter: Path | None = None
+    direct: bool = True
 
     @property
     def existing_path(self) -> Path:
@@ -88,8 +114,14 @@ def check_source(setting: str, *, known_stamps: Collection[str] = (), relative_t
         What :func:`convert` needs.
 
     Raises:
-        BaseModelError: If the model is not there, its hash is wrong, the Hub does not answer, or its architecture is no decoder.
+        BaseModelError: If the model is not there, its hash is wrong, the Hub does not answer, its architecture is no decoder that can be
+            computed here, or a file or tensor is missing, damaged, quantised or of another model.
     """
+    with _about(setting):
+        return _check_source(setting, known_stamps, relative_to)
+
+
+def _check_source(setting: str, known_stamps: Collection[str], relative_to: Path | None) -> BaseModelSource:
     location, fragment = _split_hash(setting, relative_to)
     expected_sha256 = _expected_sha256(setting, fragment)
     path = _path(location, relative_to)
@@ -101,7 +133,7 @@ def check_source(setting: str, *, known_stamps: Collection[str] = (), relative_t
     elif location.startswith("package:"):
         source = _package_source(setting, location.removeprefix("package:"))
     elif path.exists() or location.endswith(".gguf"):
-        source = _path_source(setting, path)
+        source = _path_source(setting, path, relative_to)
     else:
         msg = (
             f"base_model {setting!r} is not a GGUF file, a folder, a Hub id or a package: no such path, and a Hub id has the form "
@@ -114,9 +146,9 @@ def check_source(setting: str, *, known_stamps: Collection[str] = (), relative_t
     if source.stamp in known_stamps:
         return source
     if source.kind == "folder":
-        _check_configuration(setting, source.existing_path / "config.json")
-    elif source.kind == "gguf":
-        _check_gguf_architecture(source)
+        return _checked_folder(source, source.existing_path)[0]
+    if source.kind == "gguf":
+        _check_gguf(source)
         if expected_sha256:
             _check_hash(source, expected_sha256)
     return source
@@ -154,31 +186,26 @@ def convert(source: BaseModelSource, target: Path) -> ModelCard:
     Raises:
         BaseModelError: If the weights cannot be fetched or read.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from embedding_adaptation.embedder.loading import merge_adapter_folder
+    from embedding_adaptation.embedder.tokenizer import load_tokenizer
 
-    loading: dict[str, Any] = {"trust_remote_code": False}
-    with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as scratch:
-        folder = _fetch(source, Path(scratch))
-        if source.kind == "gguf":
-            from transformers import GgufConfig
-
-            loading["gguf_file"] = source.existing_path.name
-            weight_files = [source.existing_path]
-            # Without this configuration the dequantised weights could not be saved.
-            quantisation = {"quantization_config": GgufConfig(dequantize=True)}
-            model = AutoModelForCausalLM.from_pretrained(folder, **quantisation, **loading)
-        else:
-            weight_files = sorted(folder.glob("*.safetensors"))
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype="auto", **loading)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **loading)
+    with _about(source.setting), tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as scratch:
+        source, folder, contents = fetch(source, Path(scratch))
+        model = _load(source, folder, contents, Path(scratch))
+        rows = int(model.get_input_embeddings().weight.shape[0])
+        reading = {"gguf_file": source.existing_path.name} if source.kind == "gguf" else {}
+        tokenizer = load_tokenizer(folder, rows, **reading)
+        weights = [source.existing_path] if source.kind == "gguf" else weight_files(folder)
+        if source.adapter is not None:
+            model = merge_adapter_folder(model, source.adapter)
+            weights = [*weights, source.adapter / ADAPTER_WEIGHTS]
         # The place they came from would end up in the saved configuration.
         model.config._name_or_path = ""  # noqa: SLF001  there is no public setter
-        tokenizer.name_or_path = ""
         model.save_pretrained(target, safe_serialization=True)
         tokenizer.save_pretrained(target)
         card = ModelCard(
             source=source.setting,
-            sha256=_sha256(weight_files),
+            sha256=_sha256(weights),
             revision=source.revision,
             architecture=model.config.model_type,
             parameters=model.num_parameters(),
@@ -187,6 +214,66 @@ def convert(source: BaseModelSource, target: Path) -> ModelCard:
         )
     card.write(target)
     return card
+
+
+def fetch(source: BaseModelSource, scratch: Path) -> tuple[BaseModelSource, Path, Contents | None]:
+    """Bring a checked source onto this machine.
+
+    Args:
+        source: What :func:`check_source` returned.
+        scratch: An empty folder for what is made on the spot.
+
+    Returns:
+        The source, with what is only known now; a folder that transformers can load from; and what is in it (``None`` for a GGUF file).
+
+    Raises:
+        BaseModelError: If the weights cannot be fetched, or are not whole.
+    """
+    if source.kind == "gguf":
+        return source, source.existing_path.parent, None
+    if source.kind == "folder":
+        folder = source.existing_path
+    elif source.kind == "random":
+        from embedding_adaptation.embedder.tiny import write_tiny_llama
+
+        folder = scratch / "random"
+        folder.mkdir()
+        write_tiny_llama(folder)
+    else:
+        folder = _download(source)
+    with _about(source.setting):
+        return _with_contents(source, folder)
+
+
+def _with_contents(source: BaseModelSource, folder: Path) -> tuple[BaseModelSource, Path, Contents]:
+    checked, contents = _checked_folder(source, folder)
+    return checked, folder, contents
+
+
+def _load(source: BaseModelSource, folder: Path, contents: Contents | None, scratch: Path) -> PreTrainedModel:
+    from embedding_adaptation.embedder.loading import load_causal, load_contents, without_adapter
+
+    if contents is None:
+        from transformers import GgufConfig
+
+        # Without this configuration the dequantised weights could not be saved.
+        quantisation = {"quantization_config": GgufConfig(dequantize=True)}
+        return load_causal(folder, gguf_file=source.existing_path.name, trust_remote_code=False, **quantisation)
+    if (folder / ADAPTER_CONFIG).is_file():
+        folder = without_adapter(folder, scratch)
+    return load_contents(folder, contents)
+
+
+@contextmanager
+def _about(setting: str) -> Iterator[None]:
+    """Within, messages begin with the setting they are about."""
+    try:
+        yield
+    except BaseModelError as error:
+        if str(error).startswith("base_model "):
+            raise
+        msg = f"base_model {setting!r}: {error}"
+        raise BaseModelError(msg) from error
 
 
 def _package_source(setting: str, location: str) -> BaseModelSource:
@@ -225,7 +312,7 @@ def _declared_licence(distribution: str) -> str:
     return next((fields[name] for name in ("License-Expression", "License") if name in fields), "unknown")
 
 
-def _path_source(setting: str, path: Path) -> BaseModelSource:
+def _path_source(setting: str, path: Path, relative_to: Path | None) -> BaseModelSource:
     if path.is_file():
         return BaseModelSource(setting, "gguf", path, stamp=_stamp([path]))
     if not path.is_dir():
@@ -233,19 +320,57 @@ def _path_source(setting: str, path: Path) -> BaseModelSource:
         raise BaseModelError(msg)
     config = path / "config.json"
     if not config.is_file():
+        if (path / ADAPTER_CONFIG).is_file():
+            return _adapter_source(setting, path, relative_to)
         msg = f"base_model {setting!r}: the folder holds no config.json; give a folder written by transformers' save_pretrained"
         raise BaseModelError(msg)
-    weights = sorted(path.glob("*.safetensors"))
-    if not weights:
-        msg = (
-            f"base_model {setting!r}: the folder holds no *.safetensors; convert the weights first "
-            "(pickled .bin files are not read, because they can run code)"
-        )
+    names = (INDEX, ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES)
+    files = [config, *weight_files(path), *(path / name for name in names if (path / name).is_file())]
+    check_tokenizer_files(path)
+    return BaseModelSource(setting, "folder", path, licence=_folder_licence(path), stamp=_stamp(files))
+
+
+def _adapter_source(setting: str, path: Path, relative_to: Path | None) -> BaseModelSource:
+    """An adapter's folder: the base it names, and the adapter on top."""
+    named = check_adapter_files(path).get("base_model_name_or_path")
+    advice = f"write the path or Hub id of its base into base_model_name_or_path of {path / ADAPTER_CONFIG}"
+    if not named:
+        msg = f"base_model {setting!r}: the folder holds an adapter that does not name its base; {advice}"
         raise BaseModelError(msg)
-    if not any((path / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")):
-        msg = f"base_model {setting!r}: the folder holds no tokenizer; save the model's tokenizer into it"
+    try:
+        base = _check_source(str(named), (), relative_to)
+    except BaseModelError as error:
+        msg = f"base_model {setting!r}: the folder holds an adapter whose base {str(named)!r} cannot be used ({error}); {advice}"
+        raise BaseModelError(msg) from error
+    if base.adapter is not None:
+        msg = f"base_model {setting!r}: the folder holds an adapter whose base {str(named)!r} has an adapter itself; merge that one first"
         raise BaseModelError(msg)
-    return BaseModelSource(setting, "folder", path, licence=_folder_licence(path), stamp=_stamp([config, *weights]))
+    stamp = f"{base.stamp};{_stamp([path / ADAPTER_CONFIG, path / ADAPTER_WEIGHTS])}"
+    return replace(base, setting=setting, stamp=stamp, adapter=path, direct=False)
+
+
+def _checked_folder(source: BaseModelSource, folder: Path) -> tuple[BaseModelSource, Contents]:
+    """Look at everything in a folder that can be wrong."""
+    from embedding_adaptation.embedder.loading import check_contents
+
+    config = read_json_object(folder / "config.json")
+    check_not_quantised(config)
+    check_family(config)
+    check_tokenizer_files(folder)
+    tensors = checkpoint_tensors(folder)
+    check_not_quantised(config, tensors)
+    contents = check_contents(folder, tensors)
+    left_out = tokens_beyond(folder, contents.rows)
+    adapter = source.adapter
+    if adapter is None and (folder / ADAPTER_CONFIG).is_file():
+        check_adapter_files(folder)
+        logger.warning(
+            "base_model %r: an adapter lies beside the weights and is merged into them; remove %s for the plain base",
+            source.setting, ADAPTER_CONFIG,
+        )  # fmt: skip
+        adapter = folder
+    direct = adapter is None and not contents.nested and not left_out
+    return replace(source, adapter=adapter, direct=direct), contents
 
 
 def _hub_source(setting: str, repository: str, revision: str) -> BaseModelSource:
@@ -277,7 +402,10 @@ def _hub_source(setting: str, repository: str, revision: str) -> BaseModelSource
     except hub_errors.LocalEntryNotFoundError as error:
         raise BaseModelError(unreachable) from error
     except hub_errors.EntryNotFoundError as error:
-        msg = f"base_model {setting!r}: the repository holds no config.json, so it is no transformers model; choose another"
+        msg = (
+            f"base_model {setting!r}: the repository holds no config.json, so it is no whole transformers model; choose another (one of an "
+            "adapter alone: fetch it with 'hf download' and give the folder)"
+        )
         raise BaseModelError(msg) from error
     except Exception as error:  # noqa: BLE001  what a broken connection raises belongs to the Hub client's HTTP library, which has changed
         try:
@@ -285,93 +413,42 @@ def _hub_source(setting: str, repository: str, revision: str) -> BaseModelSource
         except (hub_errors.LocalEntryNotFoundError, OSError):
             raise BaseModelError(unreachable) from error
         commit, licence = Path(config).parent.name, "unknown"
-    _check_configuration(setting, Path(config))
+    content = read_json_object(Path(config))
+    check_not_quantised(content)
+    check_family(content)
     return BaseModelSource(setting, "hub", repository=repository, revision=commit, licence=licence, stamp=f"{repository}@{commit}")
 
 
-def _fetch(source: BaseModelSource, scratch: Path) -> Path:
-    """A folder transformers can load from."""
-    if source.kind == "gguf":
-        return source.existing_path.parent
-    if source.kind == "folder":
-        return source.existing_path
-    if source.kind == "random":
-        from embedding_adaptation.embedder.tiny import write_tiny_llama
-
-        write_tiny_llama(scratch)
-        return scratch
+def _download(source: BaseModelSource) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(source.repository, revision=source.revision, allow_patterns=list(_HUB_FILES))
+        folder = snapshot_download(
+            source.repository, revision=source.revision, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_LEFT_OUT)
+        )
     except Exception as error:  # as above
         msg = f"base_model {source.setting!r}: the download broke off ({error}); run the same command again, what is there is kept"
         raise BaseModelError(msg) from error
-    if not list(Path(folder).glob("*.safetensors")):
-        msg = f"base_model {source.setting!r}: the repository holds no *.safetensors; choose a revision or repository that does"
-        raise BaseModelError(msg)
     return Path(folder)
 
 
-def _check_configuration(setting: str, file: Path) -> None:
-    """Refuse what is no decoder-only language model of transformers, by its configuration alone."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    model_type = str(config.get("model_type", "none"))
-    if config.get("is_encoder_decoder"):
-        _refuse(setting, f"{model_type!r} is an encoder-decoder model")
-    from transformers.models.auto import modeling_auto
-
-    if model_type not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
-        if model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-            _refuse(setting, f"{model_type!r} is an encoder-only model")
-        remote = " (it brings its own code, which is not run)" if "auto_map" in config else ""
-        _refuse(setting, f"transformers knows no decoder of type {model_type!r}{remote}")
-    if model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        # BERT's family is listed as decoders too, for use inside encoder-decoder models.
-        _refuse(setting, f"{model_type!r} is an encoder-only model")
-
-
-def _check_gguf_architecture(source: BaseModelSource) -> None:
+def _check_gguf(source: BaseModelSource) -> None:
     from transformers.modeling_gguf_pytorch_utils import GGUF_SUPPORTED_ARCHITECTURES
 
-    architecture = _gguf_architecture(source)
+    header = read_gguf_header(source.existing_path)
+    architecture = header.architecture
     if architecture in {"t5", "umt5"}:
         _refuse(source.setting, f"{architecture!r} is an encoder-decoder model")
-    if architecture not in GGUF_SUPPORTED_ARCHITECTURES:
+    if architecture and architecture not in GGUF_SUPPORTED_ARCHITECTURES:
         kind = "an encoder-only model" if "bert" in architecture else "an architecture transformers cannot read from GGUF"
         _refuse(source.setting, f"{architecture!r} is {kind}")
+    if architecture:
+        check_family({"model_type": _GGUF_TYPES.get(architecture, "llama")})
+    check_gguf_file(source.existing_path, header)
 
 
 def _refuse(setting: str, reason: str) -> None:
     msg = f"base_model {setting!r}: {reason}; give a decoder-only language model, such as Llama, Qwen, Mistral or SmolLM"
-    raise BaseModelError(msg)
-
-
-def _gguf_architecture(source: BaseModelSource) -> str:
-    """Read ``general.architecture``, which the format puts among the first keys; reading the whole header takes seconds.
-
-    Reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-    """
-    broken = f"base_model {source.setting!r}: {source.existing_path.name} is not a readable GGUF file; fetch it again"
-    with source.existing_path.open("rb") as file:
-        if file.read(4) != b"GGUF":
-            raise BaseModelError(broken)
-        try:
-            _, _, count = struct.unpack("<IQQ", file.read(20))  # version, tensors, keys
-            for _ in range(count):
-                key = file.read(struct.unpack("<Q", file.read(8))[0])
-                kind = struct.unpack("<I", file.read(4))[0]
-                if kind == _GGUF_STRING:
-                    value = file.read(struct.unpack("<Q", file.read(8))[0])
-                    if key == b"general.architecture":
-                        return value.decode("utf-8")
-                elif kind in _GGUF_SCALAR_BYTES:
-                    file.seek(_GGUF_SCALAR_BYTES[kind], 1)
-                else:  # an array: the vocabulary has begun, the general keys are over
-                    break
-        except (struct.error, UnicodeDecodeError, OverflowError, MemoryError) as error:
-            raise BaseModelError(broken) from error
-    msg = f"base_model {source.setting!r}: {source.existing_path.name} does not name its architecture; convert it again with a current tool"
     raise BaseModelError(msg)
 
 

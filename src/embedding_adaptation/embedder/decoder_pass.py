@@ -31,6 +31,24 @@ class UnsupportedDecoderError(RuntimeError):
     """A model that cannot be computed row by row in a packed sequence."""
 
 
+@contextmanager
+def trying_out(name: str) -> Iterator[None]:
+    """Within, what a model raises because it expects more than packed rows give it (a mask, a batch) says that it cannot be packed.
+
+    Raises:
+        UnsupportedDecoderError: In its place.
+    """
+    import torch
+
+    try:
+        yield
+    except (UnsupportedDecoderError, torch.OutOfMemoryError):
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError) as error:
+        msg = f"{name} does not compute packed rows ({type(error).__name__}: {str(error)[:200]})"
+        raise UnsupportedDecoderError(msg) from error
+
+
 @dataclass
 class RowGroup:
     """Equally long rows that lie one after the other in a packed sequence.
@@ -140,8 +158,15 @@ class PackedDecoder:
             yield
 
     @contextmanager
-    def implementation(self, name: str, attention: Callable[..., tuple[torch.Tensor, None]]) -> Iterator[None]:
-        """Within, the decoder's attention is the given function, which is told of no mask.
+    def implementation(
+        self, name: str, attention: Callable[..., tuple[torch.Tensor, None]], *, mask: Callable[..., torch.Tensor | None] | None = None
+    ) -> Iterator[None]:
+        """Within, the decoder's attention is the given function.
+
+        Args:
+            name: Its name in the registry.
+            attention: The function.
+            mask: What makes the masks it is told of; ``None`` makes none.
 
         Raises:
             UnsupportedDecoderError: If the model's attention cannot be replaced.
@@ -149,10 +174,10 @@ class PackedDecoder:
         from transformers import AttentionInterface
         from transformers.masking_utils import AttentionMaskInterface
 
-        # Both registries: without its mask function an implementation silently runs without a mask. Here that is the point: the function
-        # knows what each token sees.
+        # Both registries: without its mask function an implementation silently runs without a mask. Here that is most often the point: the
+        # function knows what each token sees.
         AttentionInterface.register(name, attention)
-        AttentionMaskInterface.register(name, _no_mask)
+        AttentionMaskInterface.register(name, mask or _no_mask)
         before = self.decoder.config._attn_implementation  # noqa: SLF001  there is no public getter
         try:
             self.decoder.set_attn_implementation(name)
@@ -267,7 +292,7 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 def layers_name(decoder: PreTrainedModel) -> str:
-    """The name under which a decoder keeps its layers, ``layers`` or ``h``.
+    """The name under which a decoder keeps its layers: ``layers``, ``h`` or, deeper inside, ``decoder.layers``.
 
     Raises:
         UnsupportedDecoderError: If they cannot be found.
@@ -275,7 +300,7 @@ def layers_name(decoder: PreTrainedModel) -> str:
     import torch
 
     count = decoder.config.num_hidden_layers
-    for name, module in decoder.named_children():
+    for name, module in decoder.named_modules():  # the outermost first
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
             return name
     msg = f"{type(decoder).__name__} has no list of {count} decoder layers"
@@ -288,7 +313,7 @@ def decoder_layers(decoder: PreTrainedModel) -> list[torch.nn.Module]:
     Raises:
         UnsupportedDecoderError: If they cannot be found.
     """
-    return list(getattr(decoder, layers_name(decoder)))
+    return list(decoder.get_submodule(layers_name(decoder)))
 
 
 def _attention_module(layer: torch.nn.Module) -> torch.nn.Module:

@@ -18,6 +18,7 @@ from embedding_adaptation.embedder.batching import token_budget_batches
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, RowGroup, UnsupportedDecoderError, Wanted
 from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_dtype
 from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
+from embedding_adaptation.embedder.positions import position_limit
 from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
 from embedding_adaptation.embedder.strategy import Strategy, StrategyError
 from embedding_adaptation.embedder.template import Frame, PromptTemplate, encode_texts, fallback_id
@@ -69,6 +70,13 @@ class Embedder:
     ) -> None:
         self.backbone = backbone
         self.tokenizer = tokenizer
+        limit = position_limit(backbone)
+        if limit is not None and max_length > limit:
+            logger.warning(
+                "%s has positions for %d tokens only: max_length is %d instead of %d, and longer texts are cut there",
+                type(backbone).__name__, limit, limit, max_length,
+            )  # fmt: skip
+            max_length = limit
         self.max_length = max_length
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(backbone.device.type, _BATCH_TOKENS["cuda"])
         self.strategy = strategy or Strategy("default", DEFAULT_TEMPLATE, "last")
@@ -104,9 +112,10 @@ class Embedder:
             BaseModelError: If the model is not there or cannot be used; the message says what to do.
             StrategyError: If the strategy asks for a layer that the model does not have.
         """
-        from transformers import AutoModel, AutoTokenizer
-
+        from embedding_adaptation.embedder.checkpoint import BaseModelError
+        from embedding_adaptation.embedder.loading import load_backbone
         from embedding_adaptation.embedder.storage import resolve_source
+        from embedding_adaptation.embedder.tokenizer import load_tokenizer
 
         place = resolve_source(source)
         chosen_device = choose_device(device)
@@ -119,12 +128,16 @@ class Embedder:
                 load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=chosen_dtype, bnb_4bit_use_double_quant=True
             )
             loading["device_map"] = {"": chosen_device}
-        backbone = AutoModel.from_pretrained(place.model, dtype=chosen_dtype, **loading)
+        try:
+            backbone = load_backbone(place.model, dtype=chosen_dtype, **loading)
+            tokenizer = load_tokenizer(place.model, int(backbone.get_input_embeddings().weight.shape[0]), **place.loading)
+        except BaseModelError as error:
+            msg = f"base_model {place.title!r}: {error}"
+            raise BaseModelError(msg) from error
         if place.adapter is not None:
             from peft import PeftModel
 
             backbone = PeftModel.from_pretrained(backbone, str(place.adapter))
-        tokenizer = AutoTokenizer.from_pretrained(place.model, **place.loading)
         logger.info(
             "Loaded %s%s on %s in %s",
             place.title,

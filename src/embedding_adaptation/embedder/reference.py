@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedding_adaptation.embedder.decoder_pass import PackedDecoder, RowGroup, Wanted
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, RowGroup, Wanted, trying_out
 from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
+from embedding_adaptation.embedder.probe import check_masks, limits_within
 from embedding_adaptation.embedder.prompt_tree import PromptTree
 from embedding_adaptation.embedder.template import Frame
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.strategy import Strategy
     from embedding_adaptation.embedder.template import TokenizedPrompt
 
+# Rows of a probe, the last ones, that are computed alone for comparison.
+_COMPARED = 3
 _TOLERANCE = {"float64": 1e-6, "float32": 1e-3, "bfloat16": 0.1, "float16": 0.05}
 
 
@@ -96,18 +99,27 @@ def _pool(embedder: Embedder, prompt: TokenizedPrompt, strategy: Strategy) -> to
 
 
 def packing_is_exact(embedder: Embedder) -> bool:
-    """Whether packed rows give the model's own hidden states: tried with a shared prefix, two texts and two suffixes.
+    """Whether packed rows give the model's own hidden states: tried with a shared prefix, a few texts and two suffixes.
+
+    The texts are short, but where the model's configuration names a length from which on it computes in another way, one reaches beyond it.
 
     Raises:
         UnsupportedDecoderError: If the model cannot be computed in packed rows at all.
     """
+    with trying_out(type(embedder.backbone).__name__):
+        return _packing_is_exact(embedder)
+
+
+def _packing_is_exact(embedder: Embedder) -> bool:
     import torch
 
     decoder = PackedDecoder(embedder.backbone)
-    vocabulary = embedder.backbone.config.vocab_size
-    prefix, texts, suffixes = [3, 5, 7], [[11, 13, 17, 19, 23, 29], [31, 37, 41]], [[43, 47], [53]]
-    prefix, *rest = ([token % vocabulary for token in ids] for ids in (prefix, *texts, *suffixes))
-    texts, suffixes = rest[:2], rest[2:]
+    vocabulary = int(decoder.decoder.get_input_embeddings().weight.shape[0])
+    check_masks(decoder, embedder.max_length, vocabulary=vocabulary)
+    prefix, suffixes = [3, 5, 7], [[43, 47], [53]]
+    texts = [[11 + 2 * place for place in range(length)] for length in _probe_lengths(embedder, len(prefix) + len(suffixes[0]))]
+    prefix = [token % vocabulary for token in prefix]
+    texts, suffixes = ([[token % vocabulary for token in ids] for ids in rows] for rows in (texts, suffixes))
     tree = PromptTree(tuple(Frame(tuple(prefix), tuple(suffix), 100) for suffix in suffixes))
     wanted = Wanted(frozenset({embedder.layer_count}))
     groups, start = [], 0
@@ -118,7 +130,7 @@ def packing_is_exact(embedder: Embedder) -> bool:
         before = decoder.read_prefix(tree.shared, PromptTree((Frame((), tuple(prefix), 1),)).layout(0), wanted)
         packed = decoder.run([tree.row(text) for text in texts], groups, before, wanted).hidden[embedder.layer_count]
     tolerance = _TOLERANCE[str(embedder.backbone.dtype).removeprefix("torch.")]
-    for text, group in zip(texts, groups, strict=True):
+    for text, group in list(zip(texts, groups, strict=True))[-_COMPARED:]:
         for suffix, last in zip(suffixes, group.layout.last, strict=True):
             ids = torch.tensor([[*prefix, *text, *suffix]], device=embedder.backbone.device)
             with torch.inference_mode(), torch.autocast(ids.device.type, dtype=embedder.backbone.dtype, enabled=decoder.mixed):
@@ -127,3 +139,13 @@ def packing_is_exact(embedder: Embedder) -> bool:
             if not difference <= tolerance * alone.norm():  # not a number is not exact either
                 return False
     return True
+
+
+def _probe_lengths(embedder: Embedder, around: int) -> list[int]:
+    """Lengths of texts to try, the longest first: together, and one of them alone where it may be, beyond what the model counts."""
+    limits = limits_within(embedder.backbone.config, max(embedder.max_length, embedder.batch_tokens))
+    if not limits:
+        return [6, 3]
+    target = limits[-1] + 2 * around
+    longest = max(min(target, embedder.max_length) - around, 1)
+    return [*[longest] * -(-target // longest), 6, 3]

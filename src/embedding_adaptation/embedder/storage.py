@@ -57,14 +57,16 @@ def resolve_source(source: DecoderWeights | str | Path) -> Place:
     folder = Path(source).expanduser()
     if (folder / _SETTINGS).is_file():
         return _saved(folder)
-    from embedding_adaptation.embedder.base_model import check_source, convert
+    from embedding_adaptation.embedder.base_model import check_source, convert, fetch
 
     found = check_source(str(source))
-    if found.kind == "folder":
-        return Place(str(source), str(found.existing_path))
     if found.kind == "hub":
-        return Place(str(source), found.repository, loading={"revision": found.revision} if found.revision else {})
-    # A GGUF file is converted once for all later loads.
+        found, weights, _ = fetch(found, folder)
+        if found.direct:
+            return Place(str(source), str(weights))
+    if found.kind == "folder" and found.direct:
+        return Place(str(source), str(found.existing_path))
+    # A GGUF file, an adapter or a part of a multimodal model is converted once for all later loads.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "embedding-adaptation"
     target = cache / hashlib.sha256(f"{found.setting} {found.stamp}".encode()).hexdigest()[:24]
     if not target.is_dir():

@@ -20,6 +20,7 @@ from embedding_adaptation.embedder.decoder_pass import (
     UnsupportedDecoderError,
     Wanted,
     plain_attention,
+    trying_out,
 )
 from embedding_adaptation.embedder.pooling import POOLINGS
 from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
@@ -202,11 +203,16 @@ class TrainingPass:
         """
         import torch
 
+        from embedding_adaptation.embedder.probe import check_masks
+
+        longest = len(self.frame.prefix) + self.frame.room + len(self.frame.suffix)
         was_training = self.decoder.training
         self.decoder.eval()
         try:
-            with torch.no_grad(), self.training():
-                packed = self.embed(rows, self.lower_states(rows) if self.first_layer else None).float()  # [n, D]
+            with trying_out(type(self.decoder).__name__), torch.no_grad():
+                check_masks(self.packed, longest, vocabulary=int(self.decoder.get_input_embeddings().weight.shape[0]))
+                with self.training():
+                    packed = self.embed(rows, self.lower_states(rows) if self.first_layer else None).float()  # [n, D]
             with torch.no_grad():
                 plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
         finally:
@@ -275,6 +281,27 @@ class PaddedPass(TrainingPass):
     def training(self) -> Iterator[None]:
         """Nothing is to be prepared."""
         yield
+
+    def check(self, rows: Sequence[Sequence[int]]) -> None:
+        """Check on a few rows that padding changes nothing.
+
+        Raises:
+            UnsupportedDecoderError: If it does.
+        """
+        import torch
+
+        was_training = self.decoder.training
+        self.decoder.eval()
+        try:
+            with torch.no_grad():
+                together = self.embed(rows).float()  # [n, D]
+                alone = torch.cat([self.embed([row]) for row in rows]).float()  # [n, D]
+        finally:
+            self.decoder.train(was_training)
+        least = float(torch.nn.functional.cosine_similarity(together, alone).min())
+        if not least >= _LEAST_COSINE[self.decoder.dtype == torch.float32]:
+            msg = f"{type(self.decoder).__name__} gives other vectors in padded batches (cosine {least:.4f}), so it cannot be trained"
+            raise UnsupportedDecoderError(msg)
 
     def embed(self, rows: Sequence[Sequence[int]], lower: Sequence[torch.Tensor] | None = None) -> torch.Tensor:  # noqa: ARG002
         """Pooled vectors of rows, ``[n, D]``."""

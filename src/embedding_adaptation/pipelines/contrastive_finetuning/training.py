@@ -566,17 +566,24 @@ def batch_loss(
 
 
 def training_pass_of(embedder: Embedder, strategy: Strategy, first_layer: int) -> TrainingPass:
-    """The fastest pass that gives this model's own vectors: packed rows above the frozen layers, else padded batches through all."""
+    """The fastest pass that gives this model's own vectors: packed rows above the frozen layers, else padded batches through all.
+
+    Raises:
+        UnsupportedDecoderError: If neither does.
+    """
     from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError
     from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
 
     frame = strategy.templates[0].frame(embedder.tokenizer, embedder.max_length)
+    texts = [list(range(1, length)) for length in (4, 7, 7)]
     try:
         packed = TrainingPass(embedder.backbone, frame, strategy.pooling, first_layer)
-        packed.check([packed.row(range(1, length)) for length in (4, 7, 7)])
+        packed.check([packed.row(text) for text in texts])
     except UnsupportedDecoderError as error:
         logger.warning("training goes the slow way, over padded texts and all layers: %s", error)
-        return PaddedPass(embedder.backbone, frame, strategy.pooling)
+        padded = PaddedPass(embedder.backbone, frame, strategy.pooling)
+        padded.check([padded.row(text) for text in texts])
+        return padded
     return packed
 
 
@@ -614,16 +621,25 @@ def add_adapter(embedder: Embedder, options: FinetuningOptions) -> int:
     )
     # Adapter weights stay in float32 beside a bfloat16 base: steps of 1e-4 would vanish in bfloat16.
     embedder.backbone = get_peft_model(embedder.backbone, config, autocast_adapter_dtype=True)
+    # PEFT may adapt the experts of every layer where those of one are asked for; an adapter that does not train stays without effect.
+    lower = tuple(f"base_model.model.{layers_name(embedder.backbone.get_base_model())}.{number}." for number in range(layers[0]))
+    for name, weight in embedder.backbone.named_parameters():
+        if name.startswith(lower):
+            weight.requires_grad_(False)
     return layers[0]
 
 
 def linear_modules(decoder: torch.nn.Module, layers_path: str, layers: Sequence[int]) -> list[str]:
-    """Names of all linear modules in the given layers."""
+    """Names of all linear modules in the given layers; a router of experts, which returns more than its product, is none."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
     starts = tuple(f"{layers_path}.{number}." for number in layers)
-    return [name for name, module in decoder.named_modules() if isinstance(module, torch.nn.Linear | Conv1D) and name.startswith(starts)]
+    return [
+        name
+        for name, module in decoder.named_modules()
+        if name.startswith(starts) and isinstance(module, torch.nn.Linear | Conv1D) and not type(module).__name__.endswith("Router")
+    ]
 
 
 def _judge(

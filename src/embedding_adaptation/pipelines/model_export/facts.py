@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.embedder.base_model import is_hub_setting
+from embedding_adaptation.paths import project_root
 
 if TYPE_CHECKING:
     from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
@@ -86,7 +87,7 @@ def gather_facts(
 
 def public_name(source: str) -> str:
     """How a base model's setting is named to others: of a path only the last part, which says nothing about the machine."""
-    if source.startswith(("package:", "random:")) or is_hub_setting(source):
+    if source.startswith(("package:", "random:")) or is_hub_setting(source, relative_to=project_root()):
         return source.partition("#sha256=")[0].partition("@")[0]
     return Path(source.partition("#sha256=")[0]).name
 
@@ -98,7 +99,7 @@ def _public_names(models: list[str]) -> list[str]:
 
 def hub_id(card: ModelCard) -> str | None:
     """The Hub repository a base model came from, if it came from one."""
-    return card.source.partition("@")[0] if is_hub_setting(card.source) and re.fullmatch(r"[0-9a-f]{40}", card.revision) else None
+    return card.source.partition("@")[0] if is_hub_setting(card.source, relative_to=project_root()) and re.fullmatch(r"[0-9a-f]{40}", card.revision) else None
 
 
 def _scores(fingerprint: str, evaluation: dict[str, Any], name: str, embedder_options: EmbedderOptions) -> dict[str, Any] | None:

@@ -70,10 +70,16 @@ def check(options: RewriteOptions, model: DecoderWeights) -> None:
     """Check, before anything is loaded, that the model can be asked.
 
     Raises:
-        GenerationError: If it has no chat template and no server is asked instead.
+        GenerationError: If it has no chat template or no vocabulary head, and no server is asked instead.
     """
     if options.server is None and not has_chat_template(model):
         raise GenerationError(_no_chat_template(model.card.source))
+    if options.server is None and not has_vocabulary_head(model):
+        msg = (
+            f"the base model {model.card.source!r} has no vocabulary head, so it cannot write; leave 'rewrite' out of "
+            "data_augmentation.generators, ask a server (rewrite.server), or give a checkpoint with lm_head.weight"
+        )
+        raise GenerationError(msg)
 
 
 def has_chat_template(model: DecoderWeights) -> bool:
@@ -84,6 +90,14 @@ def has_chat_template(model: DecoderWeights) -> bool:
         return True
     config = model.base / "tokenizer_config.json"
     return config.exists() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
+
+
+def has_vocabulary_head(model: DecoderWeights) -> bool:
+    """Whether a converted model was saved with what turns hidden states into tokens."""
+    import json
+
+    named = json.loads((model.base / "config.json").read_text(encoding="utf-8")).get("architectures") or ["ForCausalLM"]
+    return "LMHead" in str(named[0]) or not str(named[0]).endswith("Model")
 
 
 def conversation(request: Request, options: RewriteOptions) -> list[dict[str, str]]:
@@ -102,13 +116,15 @@ def load_generator(weights: DecoderWeights, options: EmbedderOptions) -> tuple[P
     Raises:
         GenerationError: If the tokenizer has no chat template.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
+
+    from embedding_adaptation.embedder.loading import load_causal
 
     tokenizer = AutoTokenizer.from_pretrained(weights.base)
     if tokenizer.chat_template is None:
         raise GenerationError(_no_chat_template(weights.card.source))
     device = choose_device(options.device)
-    model = AutoModelForCausalLM.from_pretrained(weights.base, dtype=choose_dtype(options.dtype, device))
+    model = load_causal(weights.base, dtype=choose_dtype(options.dtype, device))
     return model.to(device).eval(), tokenizer
 
 

@@ -1,0 +1,313 @@
+"""Weights into memory, with nothing missing: a checkpoint is compared with its model before it is read, and again when it has been read."""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from embedding_adaptation.embedder.checkpoint import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    BaseModelError,
+    TensorInfo,
+    check_adapter_files,
+    describe_gaps,
+    safetensors_header,
+)
+from embedding_adaptation.embedder.families import text_configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from transformers import PreTrainedConfig, PreTrainedModel
+
+_DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
+# What older versions of transformers wrote beside the weights, computed anew today.
+_LEFT_OVER = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.attention\.(masked_)?bias)$")
+_PROBE_TOKENS = 8
+# Of one decoder inside the multimodal model and alone.
+_SAME = 1e-3
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a folder holds, seen without loading it.
+
+    Attributes:
+        config: Its configuration.
+        text: Configuration of its text decoder: the same, or a part of it.
+        headless: Whether the vocabulary head is missing: texts can be embedded, not written.
+        rows: Rows of the embedding.
+    """
+
+    config: PreTrainedConfig
+    text: PreTrainedConfig
+    headless: bool
+    rows: int
+
+    @property
+    def nested(self) -> bool:
+        """Whether the text decoder is a part of a larger model."""
+        return self.text is not self.config
+
+
+def read_configuration(folder: Path) -> PreTrainedConfig:
+    """The configuration of a folder, as transformers understands it.
+
+    Raises:
+        BaseModelError: If transformers does not.
+    """
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        msg = f"config.json cannot be used ({_first_line(error)}); fetch it again, or mend it there"
+        raise BaseModelError(msg) from error
+
+
+def check_contents(folder: Path, tensors: Mapping[str, TensorInfo]) -> Contents:
+    """Compare a folder's tensors with what its model asks for, without reading one.
+
+    Args:
+        folder: A folder with a configuration.
+        tensors: Names and shapes of its tensors, from the headers.
+
+    Raises:
+        BaseModelError: If a tensor is missing, of another shape, or has no place in the model.
+    """
+    import torch
+
+    config = read_configuration(folder)
+    text = text_configuration(config)
+    kind = _whole_class(config) if text is not config else _causal_class(config)
+    # Tensors without content: the loader itself says what it would make of them, its renaming and joining of tensors included.
+    empty = {
+        name: torch.empty(info.shape, dtype=getattr(torch, _DTYPES.get(info.dtype, "float32")), device="meta")
+        for name, info in tensors.items()
+    }
+    shape, gaps = _load(kind, None, config=config, state_dict=empty, device_map={"": "meta"}, ignore_mismatched_sizes=True)
+    inside = _decoder_name(shape)
+    headless = text is config and bool(gaps.missing) and bool(inside) and all(not name.startswith(inside) for name in gaps.missing)
+    if headless:
+        gaps = _Gaps(frozenset(), gaps.unexpected, gaps.mismatched)
+    gaps.check()
+    return Contents(config, text, headless, int(shape.get_input_embeddings().weight.shape[0]))
+
+
+def load_backbone(model: str | Path, **loading: Any) -> PreTrainedModel:
+    """A decoder without vocabulary head, with nothing missing.
+
+    Args:
+        model: A folder.
+        **loading: Further arguments for transformers' ``from_pretrained``.
+
+    Raises:
+        BaseModelError: If a tensor is missing or of another shape.
+    """
+    from transformers import AutoModel
+
+    found, gaps = _load(AutoModel, str(model), **loading)
+    # The head, which is not asked for here, is unexpected: what else is has been looked at before.
+    _Gaps(gaps.missing, frozenset(), gaps.mismatched).check()
+    return found
+
+
+def load_causal(model: str | Path, **loading: Any) -> PreTrainedModel:
+    """A decoder with its vocabulary head, with nothing missing.
+
+    Raises:
+        BaseModelError: If a tensor is missing, of another shape, or has no place in the model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    found, gaps = _load(AutoModelForCausalLM, str(model), **loading)
+    gaps.check()
+    return found
+
+
+def load_contents(folder: Path, contents: Contents) -> PreTrainedModel:
+    """Load what :func:`check_contents` has looked at: of a multimodal model its text decoder alone.
+
+    Raises:
+        BaseModelError: If a tensor is missing, of another shape, or has no place in the model; or the decoder alone computes something else
+            than inside its model.
+    """
+    if contents.nested:
+        return _load_text_decoder(folder, contents)
+    if contents.headless:
+        return load_backbone(folder, dtype="auto", trust_remote_code=False)
+    return load_causal(folder, dtype="auto", trust_remote_code=False)
+
+
+def without_adapter(folder: Path, scratch: Path) -> Path:
+    """A folder of links to a folder's files but those of an adapter, which transformers would load by itself."""
+    view = scratch / "base"
+    view.mkdir()
+    for file in folder.iterdir():
+        if file.is_file() and file.name not in {ADAPTER_CONFIG, ADAPTER_WEIGHTS}:
+            (view / file.name).symlink_to(file.resolve())
+    return view
+
+
+def merge_adapter_folder(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """A model with a PEFT adapter added to its weights, in float32, in which small updates are not rounded away.
+
+    Args:
+        model: The base model, with or without head; it is changed.
+        adapter: A folder with adapter_config.json and adapter_model.safetensors.
+
+    Raises:
+        BaseModelError: If the adapter is of another model.
+    """
+    import torch
+    from peft import PeftModel, get_peft_model_state_dict
+
+    check_adapter_files(adapter)
+    given = safetensors_header(adapter / ADAPTER_WEIGHTS)
+    model = model.to(torch.float32)
+    paths = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in given if ".lora_" in name}
+    # An adapter may have been trained with the vocabulary head around the decoder or without.
+    places = (model, inner_decoder(model))
+    target = next((place for place in places if paths & {name for name, _ in place.named_modules()}), model)
+    other = f"the adapter in {adapter.name} belongs to another model than the base it is put on"
+    try:
+        adapted = PeftModel.from_pretrained(target, str(adapter))
+        found = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
+    except Exception as error:
+        msg = f"{other} ({_first_line(error)}); give the base it was trained on"
+        raise BaseModelError(msg) from error
+    wrong = sorted(found.keys() ^ given.keys()) or [name for name, shape in found.items() if shape != given[name].shape]
+    if wrong:
+        msg = f"{other}: {wrong[0]} fits nothing ({len(wrong)} such tensors); give the base it was trained on"
+        raise BaseModelError(msg)
+    merged = adapted.merge_and_unload(safe_merge=True)
+    return merged if target is model else model
+
+
+@dataclass(frozen=True)
+class _Gaps:
+    missing: frozenset[str]
+    unexpected: frozenset[str]
+    mismatched: frozenset[tuple[str, Any, Any]]
+
+    def check(self) -> None:
+        sentence = describe_gaps(self.missing, self.unexpected, self.mismatched)
+        if sentence:
+            raise BaseModelError(sentence)
+
+
+def _load(kind: Any, name: str | None, **loading: Any) -> tuple[PreTrainedModel, _Gaps]:
+    try:
+        with _quiet():
+            model, info = kind.from_pretrained(name, output_loading_info=True, **loading)
+    except BaseModelError:
+        raise
+    except Exception as error:
+        msg = f"its weights cannot be loaded ({_first_line(error)}); fetch or save the checkpoint again"
+        raise BaseModelError(msg) from error
+    if info.get("error_msgs"):
+        msg = f"its weights cannot be loaded ({str(info['error_msgs'][0]).splitlines()[0]}); fetch or save the checkpoint again"
+        raise BaseModelError(msg)
+    beside = frozenset(key for key in info["unexpected_keys"] if not _LEFT_OVER.search(key))
+    mismatched = frozenset((key, tuple(given), tuple(wanted)) for key, given, wanted in info["mismatched_keys"])
+    return model, _Gaps(frozenset(info["missing_keys"]), beside, mismatched)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, transformers does not print its table of missing tensors: the caller refuses them."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _causal_class(config: PreTrainedConfig) -> Any:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        msg = f"transformers has no language model for {config.model_type!r}; give a decoder-only language model"
+        raise BaseModelError(msg)
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
+def _whole_class(config: PreTrainedConfig) -> Any:
+    """The class that a multimodal model was saved from."""
+    import transformers
+
+    for name in config.architectures or ():
+        kind = getattr(transformers, name, None)
+        if kind is not None and getattr(kind, "config_class", None) is type(config):
+            return kind
+    for mapping in (
+        transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+        transformers.MODEL_FOR_CAUSAL_LM_MAPPING,
+        transformers.MODEL_MAPPING,
+    ):
+        if type(config) in mapping:
+            return mapping[type(config)]
+    msg = f"transformers has no model for {config.model_type!r}; give a decoder-only language model"
+    raise BaseModelError(msg)
+
+
+def inner_decoder(model: PreTrainedModel) -> PreTrainedModel:
+    """A language model's decoder without its vocabulary head; the model itself where it has none."""
+    if model.base_model is not model:
+        return model.base_model
+    # Where a class does not say under which name it keeps it.
+    return getattr(model, "model", model)
+
+
+def _decoder_name(model: PreTrainedModel) -> str:
+    """What comes before the names of a language model's tensors but its head's, with a dot; empty for a model without a head."""
+    decoder = inner_decoder(model)
+    name = next((name for name, module in model.named_modules() if module is decoder), "")
+    return f"{name}." if name else ""
+
+
+def _load_text_decoder(folder: Path, contents: Contents) -> PreTrainedModel:
+    import torch
+
+    whole, gaps = _load(_whole_class(contents.config), str(folder), dtype="auto", trust_remote_code=False)
+    gaps.check()
+    decoder, head = whole.get_decoder(), whole.get_output_embeddings()
+    if decoder is None or decoder is whole:
+        msg = f"{type(whole).__name__} does not tell its text decoder apart; give the language model it was made from"
+        raise BaseModelError(msg)
+    kind = _causal_class(contents.text)
+    text = contents.text
+    with torch.device("meta"):
+        inside = _decoder_name(kind(text))
+    state = {f"{inside}{name}": tensor for name, tensor in decoder.state_dict().items()}
+    if head is not None:
+        state["lm_head.weight"] = head.weight
+        # The whole model's word counts: a part's configuration may not say.
+        text.tie_word_embeddings = head.weight.data_ptr() == decoder.get_input_embeddings().weight.data_ptr()
+    text.dtype = decoder.dtype
+    alone, gaps = _load(kind, None, config=text, state_dict=state, dtype=decoder.dtype)
+    gaps.check()
+    alone.generation_config = whole.generation_config if whole.can_generate() else alone.generation_config
+    ids = torch.arange(1, _PROBE_TOKENS + 1, device=decoder.device)[None] % int(text.vocab_size)  # [1, T]
+    with torch.inference_mode():
+        inside = decoder.eval()(input_ids=ids, use_cache=False).last_hidden_state.float()  # [1, T, D]
+        outside = inner_decoder(alone).eval()(input_ids=ids, use_cache=False).last_hidden_state.float()  # [1, T, D]
+    if not (inside - outside).norm() <= _SAME * inside.norm():
+        msg = (
+            f"the text decoder of {type(whole).__name__} computes something else as {type(alone).__name__}; give the language model it was "
+            "made from"
+        )
+        raise BaseModelError(msg)
+    return alone
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0][:200] if lines else type(error).__name__
