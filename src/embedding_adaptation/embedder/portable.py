@@ -29,6 +29,8 @@ COMPARED_TYPES = frozenset({
 })  # fmt: skip
 # Of these, the ones with layers that see a window only: old versions go by layer_types, as new ones do, or by a period.
 _BY_LAYER_TYPES, _BY_PERIOD = {"exaone4", "olmo3", "smollm3"}, {"cohere2", "gemma3_text"}
+# Kinds of scaled rotary embedding whose fields are the same in both; those of longrope are not.
+_ROPE_TYPES = {"default", "linear", "dynamic", "yarn", "llama3"}
 # The class that both know: a tokenizer that is what its tokenizer.json says.
 PLAIN_TOKENIZER, NEW_TOKENIZER = "PreTrainedTokenizerFast", "TokenizersBackend"
 # The release that brought the modules' present form; readers warn if it is newer than themselves.
@@ -73,8 +75,8 @@ def with_older_names(config: Mapping[str, Any]) -> dict[str, Any] | None:
         values["rope_local_base_freq"] = local.get("rope_theta")
     scaling = {name: value for name, value in rope.items() if name not in {"rope_theta", "partial_rotary_factor"}}
     rope_type = scaling.get("rope_type", "default")
-    if rope_type == "longrope":
-        return None  # its fields differ between versions
+    if rope_type not in _ROPE_TYPES:
+        return None
     values["rope_scaling"] = None if rope_type == "default" else scaling
     theta, part = ("rotary_emb_base", "rotary_pct") if kind == "gpt_neox" else ("rope_theta", "partial_rotary_factor")
     given = {theta: rope.get("rope_theta"), part: rope.get("partial_rotary_factor")}
