@@ -9,7 +9,7 @@ ARGS ?=
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types format viz mlflow serve notebook bench docs lock clean
+.PHONY: help setup run test compat lint types format viz mlflow serve notebook bench docs lock clean
 
 help:  ## Show the verbs
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -21,6 +21,9 @@ run: $(VENV)/.run  ## Run the whole chain (ARGS="..." goes to kedro run)
 
 test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+compat: $(VENV)/.dev  ## Load exported models with five versions of sentence-transformers (a few minutes, from PyPI)
+	@COMPAT=all $(BIN)/python -m pytest --no-cov -q tests/embedder/test_export_versions.py $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

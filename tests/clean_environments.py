@@ -59,13 +59,14 @@ def environment(version: str, cache: Path) -> Path:
     packages = (f"sentence-transformers=={version}", *VERSIONS[version])
     place = cache / f"sentence-transformers-{version}"
     python, done = place / "bin" / "python", place / "packages.json"
-    wanted = json.dumps([packages, sys.prefix, sys.version, importlib.metadata.version("torch")])
+    shared = _with_requirements(_SHARED)
+    wanted = json.dumps([packages, sys.prefix, sys.version, {name: found.version for name, found in shared.items()}])
     if done.is_file() and done.read_text() == wanted:
         return python
     shutil.rmtree(place, ignore_errors=True)
     venv.create(place, with_pip=False, symlinks=True)
     (site,) = place.glob("lib/python*/site-packages")
-    _link(place / "shared", _SHARED)
+    _link(place / "shared", shared)
     (site / "shared.pth").write_text(f"{place / 'shared'}\n")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", str(python)]
     result = subprocess.run(
@@ -99,21 +100,25 @@ def load_in(python: Path, folders: list[Path], texts: list[str]) -> tuple[dict[s
     return versions, {Path(folder).name: found for folder, found in results.items()}
 
 
-def _link(folder: Path, names: tuple[str, ...]) -> None:
-    """Link installed packages, and what they need, into a folder."""
-    folder.mkdir(parents=True)
-    waiting, seen = list(names), set()
+def _with_requirements(names: tuple[str, ...]) -> dict[str, importlib.metadata.Distribution]:
+    """Installed packages and what they need, by name."""
+    waiting, found = list(names), {}
     while waiting:
         name = canonicalize_name(waiting.pop())
-        if name in seen:
+        if name in found:
             continue
-        seen.add(name)
-        distribution = importlib.metadata.distribution(name)
+        found[name] = importlib.metadata.distribution(name)
+        for line in found[name].requires or ():
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                waiting.append(requirement.name)
+    return dict(sorted(found.items()))
+
+
+def _link(folder: Path, packages: dict[str, importlib.metadata.Distribution]) -> None:
+    folder.mkdir(parents=True)
+    for distribution in packages.values():
         root = Path(str(distribution.locate_file("")))
         for top in {file.parts[0] for file in distribution.files or ()} - {"..", "__pycache__"}:
             if not (folder / top).exists():
                 (folder / top).symlink_to(root / top)
-        for line in distribution.requires or ():
-            requirement = Requirement(line)
-            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-                waiting.append(requirement.name)
