@@ -16,10 +16,15 @@ References:
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from transformers import PreTrainedConfig
 
 # Model types whose tiny models give the same vectors in all versions of tests/clean_environments.py, or are refused there by name.
 COMPARED_TYPES = frozenset({
@@ -67,7 +72,7 @@ def with_older_names(config: Mapping[str, Any]) -> dict[str, Any] | None:
             return None
         values["sliding_window_pattern"] = period
     rope = values.get("rope_parameters")
-    if not isinstance(rope, Mapping):
+    if not isinstance(rope, dict):
         return values
     if "full_attention" in rope:
         # Gemma 3: one frequency for layers with a window, another, perhaps scaled, for those without.
@@ -92,6 +97,11 @@ def _window_period(layers: list[str]) -> int | None:
     return period if regular == layers else None
 
 
+def is_read_alike(config: PreTrainedConfig) -> bool:
+    """Whether transformers 4 reads a model's configuration as transformers 5 does, once the older names are in it."""
+    return _with_names_of_both(config.to_dict(), type(config)) is not None
+
+
 def write_config(folder: Path, padding_id: int | None) -> bool:
     """Add the older names to a folder's ``config.json``.
 
@@ -100,7 +110,7 @@ def write_config(folder: Path, padding_id: int | None) -> bool:
         padding_id: What batches are padded with: text-embeddings-inference wants a number there.
 
     Returns:
-        Whether transformers 4 reads it as transformers 5 does. If not, it is left as it is, but for the padding.
+        Whether transformers 4 reads it as transformers 5 does. If not, it has no older names.
     """
     from transformers import AutoConfig
 
@@ -114,17 +124,22 @@ def write_config(folder: Path, padding_id: int | None) -> bool:
         # Gemma 2: releases of transformers 5 before 5.23 would take a faster attention that leaves the capping out.
         config["attn_implementation"] = "eager"
     _write(file, config)
+    read = AutoConfig.from_pretrained(folder)
+    # What equals this version's default may be left out, and old versions have their own.
+    config |= {name: value for name in ("rope_parameters", "layer_types") if (value := getattr(read, name, None)) is not None}
+    both = _with_names_of_both(config, type(read))
+    _write(file, config if both is None else both)
+    return both is not None
+
+
+def _with_names_of_both(config: Mapping[str, Any], kind: type[PreTrainedConfig]) -> dict[str, Any] | None:
+    """The configuration with the older names, if there are some and the installed version reads it as without them."""
     both = with_older_names(config)
     if both is None:
-        return False
-    before = AutoConfig.from_pretrained(folder).to_dict()
-    _write(file, both)
-    after = AutoConfig.from_pretrained(folder).to_dict()
+        return None
+    before, after = (kind.from_dict(copy.deepcopy(dict(values))).to_dict() for values in (config, both))
     # transformers keeps names that it does not know; only those it does know have to be as before.
-    if {name: after.get(name) for name in before} == before:
-        return True
-    _write(file, config)
-    return False
+    return both if {name: after.get(name) for name in before} == before else None
 
 
 def write_tokenizer_config(folder: Path, *, readable: bool) -> None:
