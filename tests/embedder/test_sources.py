@@ -182,7 +182,7 @@ def test_an_adapter_without_a_card_is_loaded_on_the_base_model_it_names(project_
     np.testing.assert_allclose(vectors_of(adapter, base=tiny_weights, max_length=64), pipeline_vectors, atol=1e-5)
 
 
-def test_training_writes_the_whole_strategy_into_the_card(tiny_adapted, project_folder):
+def test_a_card_with_the_whole_strategy_is_followed(project_folder):
     from embedding_adaptation.embedder.storage import strategy_to_dict
 
     adapter = adapter_of(project_folder)

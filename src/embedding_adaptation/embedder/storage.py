@@ -6,6 +6,7 @@ import copy
 import hashlib
 import json
 import os
+import warnings
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -132,7 +133,9 @@ def load_adapter(backbone: PreTrainedModel, folder: Path) -> PeftModel:
     from peft import PeftModel, get_peft_model_state_dict
     from safetensors import safe_open
 
-    adapted = PeftModel.from_pretrained(backbone, str(folder))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # said below, and refused
+        adapted = PeftModel.from_pretrained(backbone, str(folder))
     given: set[str] = set()
     for path in folder.glob("adapter_model*.safetensors"):
         with safe_open(path, framework="np") as file:
