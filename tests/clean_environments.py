@@ -57,7 +57,7 @@ def environment(version: str, cache: Path) -> Path:
         cache: Where environments are kept.
     """
     packages = (f"sentence-transformers=={version}", *VERSIONS[version])
-    place = cache / f"sentence-transformers-{version}"
+    place = cache.absolute() / f"sentence-transformers-{version}"
     python, done = place / "bin" / "python", place / "packages.json"
     shared = _with_requirements(_SHARED)
     wanted = json.dumps([packages, sys.prefix, sys.version, {name: found.version for name, found in shared.items()}])
