@@ -18,7 +18,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test survey lint types format viz mlflow serve notebook bench docs lock clean
+.PHONY: help setup run test survey compat lint types format viz mlflow serve notebook bench docs lock clean
 
 help:  ## Show the verbs
 	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -33,6 +33,9 @@ test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
 
 survey: $(VENV)/.dev  ## Take tiny models of 60 families through the whole chain (a few minutes)
 	@$(BIN)/python -m pytest --no-cov -q -m "not rare" tests/survey $(ARGS)
+
+compat: $(VENV)/.dev  ## Load exported models with five versions of sentence-transformers (a few minutes, from PyPI)
+	@COMPAT=all $(BIN)/python -m pytest --no-cov -q tests/embedder/test_export_versions.py $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

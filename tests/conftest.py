@@ -145,7 +145,7 @@ def model_facts(
     from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
     facts = describe_model(tiny_adapted, training_report, evaluation_report, ExportOptions(), embedder_options())
-    return facts | {"dimensions": 32}
+    return facts | {"dimensions": 32, "older_versions": True}
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def test_versions_are_logged_with_tags_and_aliases_and_hold_the_very_files(store
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     info = mlflow.models.get_model_info("models:/mine@champion")
-    assert info.signature.inputs.to_dict() == [{"type": "string", "required": True}]
+    assert info.signature.inputs.to_dict() == [{"type": "tensor", "tensor-spec": {"dtype": "object", "shape": (-1,)}}]
     assert info.signature.outputs.to_dict()[0]["tensor-spec"] == {"dtype": "float32", "shape": (-1, 32)}
     folder = Path(mlflow.artifacts.download_artifacts("models:/mine@champion", dst_path=str(tmp_path / "fetched")))
     for file in exported.rglob("*"):
@@ -123,6 +124,53 @@ def test_a_model_that_could_not_be_written_is_not_registered_and_marked_as_faile
     (logged,) = client.search_logged_models([experiment])
     assert str(logged.status) == "FAILED"
     assert client.search_registered_models() == []
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"inputs": ["a", None]}, "input 1 is missing (null), no text"),
+        ({"inputs": ["a", 1]}, "input 1 is 1 (int), no text"),
+        ({"inputs": [True]}, "input 0 is True (bool), no text"),
+        ({"instances": [None]}, "input 0 is missing (null), no text"),
+        ({"inputs": [["a", "b"]]}, "input 0 is ['a', 'b'] (list), no text"),
+        ({"dataframe_split": {"columns": ["t"], "data": [["a"], [None]]}}, "input 1 is missing (null), no text"),
+        ({"dataframe_records": [{"t": 3}]}, "input 0 is 3 (int), no text"),
+        ({"dataframe_split": {"columns": ["t", "u"], "data": [["a", "b"]]}}, "2 columns"),
+    ],
+)
+def test_the_server_refuses_what_is_no_text(logged_model, body, message):
+    from mlflow.exceptions import MlflowException
+    from mlflow.pyfunc.scoring_server import invocations
+
+    with pytest.raises(MlflowException) as caught:
+        invocations(json.dumps(body), "application/json", logged_model, logged_model.metadata.get_input_schema())
+    assert message in caught.value.message
+    assert caught.value.get_http_status_code() == 400
+
+
+def test_the_general_interface_embeds_an_array_or_a_column_of_texts(logged_model, tiny_adapted, embedder_options):
+    import pandas as pd
+
+    texts = ["the bus is late", ""]
+    embedder = Embedder.load(tiny_adapted, device="cpu", dtype="float32", max_length=64)
+    expected = embedder.encode(texts, build_strategy("prompted_last_adapted", embedder_options()), progress=False)
+    for given in (np.array(texts), np.array(texts, dtype=object), pd.DataFrame({"any": texts}), pd.Series(texts)):
+        np.testing.assert_allclose(logged_model.predict(given), expected, atol=1e-5)
+
+
+@pytest.fixture
+def logged_model(exported, tmp_path):
+    """The exported model as MLflow's general interface loads it."""
+    from types import SimpleNamespace
+
+    import mlflow
+
+    from embedding_adaptation.model_registry import write_mlflow_model
+
+    entry = SimpleNamespace(artifact_location="x", model_id="m-1", source_run_id="r")
+    write_mlflow_model(exported, tmp_path / "logged", 32, entry)
+    return mlflow.pyfunc.load_model(str(tmp_path / "logged"))
 
 
 def free_port() -> int:
@@ -167,6 +215,8 @@ def test_mlflow_serves_the_registered_model_over_http(store, exported, tiny_adap
             texts = ["the bus is late", "water " * 90, "🎉 مرحبا"]
             vectors = json.loads(request(f"{address}/invocations", {"inputs": texts}))["predictions"]
             one = json.loads(request(f"{address}/invocations", {"dataframe_split": {"columns": ["text"], "data": [[texts[0]]]}}))
+            with pytest.raises(urllib.error.HTTPError) as refused:
+                request(f"{address}/invocations", {"inputs": ["the bus is late", None]})
         finally:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -174,3 +224,5 @@ def test_mlflow_serves_the_registered_model_over_http(store, exported, tiny_adap
     expected = embedder.encode(texts, build_strategy("prompted_last_adapted", embedder_options()), progress=False)
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
     np.testing.assert_allclose(one["predictions"], expected[:1], atol=1e-4)
+    assert refused.value.code == 400
+    assert "input 1 is missing (null), no text" in json.loads(refused.value.read())["message"]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
+from embedding_adaptation import served_texts
 from embedding_adaptation.datasets.exported_embedder import FACTS_FILE
 from embedding_adaptation.options import Options
 
@@ -144,6 +145,7 @@ def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any)
         dimensions: Width of the vectors.
         logged: MLflow's entry for the model.
     """
+    import numpy as np
     from mlflow import sentence_transformers
     from mlflow.models import Model
 
@@ -153,18 +155,27 @@ def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any)
         str(target),
         mlflow_model=entry,
         signature=model_signature(dimensions),
-        input_example=list(INPUT_EXAMPLE),
+        input_example=np.array(INPUT_EXAMPLE, dtype=object),
         pip_requirements=list(pinned_requirements()),
+        code_paths=[served_texts.__file__],
     )
+    # MLflow's general interface, which serving goes through, takes the loader that looks at what it is given.
+    entry.flavors["python_function"]["loader_module"] = served_texts.__name__.rpartition(".")[2]
+    entry.save(str(target / "MLmodel"))
 
 
 def model_signature(dimensions: int) -> ModelSignature:
-    """Texts in, float32 vectors of that width out."""
+    """Texts in, float32 vectors of that width out.
+
+    The texts are declared as objects: where strings are declared, MLflow's server makes strings of what was sent, ``null`` and numbers
+    included, before the model sees it.
+    """
     import numpy as np
     from mlflow.models import ModelSignature
-    from mlflow.types.schema import ColSpec, Schema, TensorSpec
+    from mlflow.types.schema import Schema, TensorSpec
 
-    return ModelSignature(Schema([ColSpec("string")]), Schema([TensorSpec(np.dtype(np.float32), (-1, dimensions))]))
+    texts, vectors = TensorSpec(np.dtype(object), (-1,)), TensorSpec(np.dtype(np.float32), (-1, dimensions))
+    return ModelSignature(Schema([texts]), Schema([vectors]))
 
 
 def pinned_requirements() -> Iterator[str]:

@@ -151,14 +151,14 @@ def test_a_tokenizer_with_nothing_to_pad_with_is_refused(tiny_embedder):
     from transformers import PreTrainedTokenizerFast
 
     bare = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab={"a": 0, "b": 1}, merges=[])))
-    with pytest.raises(ExportError, match="no special token at all to pad with"):
+    with pytest.raises(ExportError, match="no special token to pad with that the model knows"):
         prompting_tokenizer(bare, TEMPLATES[0].frame(bare, 16), 16)
 
 
 def test_an_export_with_other_ids_is_not_written(tiny_embedder, tmp_path, monkeypatch):
     from embedding_adaptation.embedder import export
 
-    monkeypatch.setattr(export, "prompting_tokenizer", lambda tokenizer, frame, length: tokenizer)
+    monkeypatch.setattr(export, "prompting_tokenizer", lambda tokenizer, frame, length, vocabulary: tokenizer)
     with pytest.raises(ExportError, match="gives other token ids than template 'one_word'"):
         export_sentence_transformer(tiny_embedder, tmp_path / "exported", Strategy("a", TEMPLATES[1], "last"))
     assert not list(tmp_path.iterdir())

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+
+from embedding_adaptation.embedder.export import export_sentence_transformer
+from embedding_adaptation.embedder.strategy import Strategy
+from embedding_adaptation.embedder.template import PromptTemplate
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 SCRIPT = """
@@ -60,3 +65,28 @@ def test_a_hub_that_does_not_answer_is_explained(resolve, tmp_path):
     error = resolve("team/tiny", "http://127.0.0.1:9", tmp_path)["error"]
     assert "does not answer" in error
     assert "set base_model to a local folder or GGUF file" in error
+
+
+LOAD = """
+import json, sys
+from embedding_adaptation.embedder.base_model import BaseModelError
+from embedding_adaptation.embedder.embedder import Embedder
+try:
+    embedder = Embedder.load(sys.argv[1], device="cpu", dtype="float32")
+    print(json.dumps({"strategy": embedder.strategy.name, "vectors": embedder.encode(["a text", ""], progress=False).tolist()}))
+except BaseModelError as error:
+    print(json.dumps({"error": str(error)}))
+"""
+
+
+@pytest.mark.slow
+def test_an_exported_model_on_the_hub_is_loaded_with_its_prompt_put_once(serve_hub, ask_hub, tiny_embedder, tmp_path):
+    strategy = Strategy("mine", PromptTemplate("about", 'about "{text}": "'), "last")
+    export_sentence_transformer(tiny_embedder, tmp_path / "model", strategy)
+    files = {str(path.relative_to(tmp_path / "model")): path.read_bytes() for path in (tmp_path / "model").rglob("*") if path.is_file()}
+    found = ask_hub(LOAD, serve_hub("models", "team/mine", files, COMMIT), tmp_path / "cache", "team/mine")
+    assert found["strategy"] == "mine"
+    np.testing.assert_allclose(found["vectors"], tiny_embedder.encode(["a text", ""], strategy, progress=False), atol=1e-5)
+    del files["embedder.json"]
+    found = ask_hub(LOAD, serve_hub("models", "team/mine", files, COMMIT), tmp_path / "cache2", "team/mine")
+    assert "is a model of sentence-transformers without embedder.json" in found["error"]

@@ -55,7 +55,7 @@ def test_three_lines_embed_texts_with_a_folder_a_gguf_file_or_a_setting(tiny_wei
 
 def test_a_saved_embedder_of_a_later_format_is_refused(tiny_embedder, tmp_path):
     tiny_embedder.save(tmp_path / "saved")
-    settings = json.loads((tmp_path / "saved" / "embedder.json").read_text()) | {"format": 2}
+    settings = json.loads((tmp_path / "saved" / "embedder.json").read_text()) | {"format": 3}
     (tmp_path / "saved" / "embedder.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="has format 2, this version reads 1"):
+    with pytest.raises(ValueError, match="has format 3, this version reads 1 and 2"):
         Embedder.load(tmp_path / "saved")

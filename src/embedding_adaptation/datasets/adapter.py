@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Any
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.datasets.directory import DirectoryDataset
-from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
+from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, DecoderWeights, ModelCard, find_converted
 from embedding_adaptation.identity import CorpusIdentity
 
 if TYPE_CHECKING:
     from kedro.io import Version
     from peft import PeftModel
-
-ADAPTER_CARD_FILE = "adapter_card.json"
 
 
 @dataclass(frozen=True)
@@ -32,6 +30,7 @@ class TrainedAdapter:
         max_length: Longest sequence in tokens it was trained on.
         steps: Optimiser steps behind it.
         corpus: The corpus its pairs come from; ``None`` where that is not known.
+        strategy: The whole strategy it was trained under, as JSON has it; ``None`` where only template and pooling are known.
     """
 
     model: PeftModel
@@ -41,6 +40,7 @@ class TrainedAdapter:
     max_length: int
     steps: int
     corpus: CorpusIdentity | None = None
+    strategy: dict[str, Any] | None = None
 
 
 def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
@@ -99,9 +99,9 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
         root = Path(self._base_model)
         if not root.is_absolute():
             root = Path(self._filepath).parent / root
-        for card_file in sorted(root.rglob(CARD_FILE), reverse=True):
-            if ModelCard.read(card_file.parent).sha256 == wanted.sha256:
-                return DecoderWeights(card_file.parent, wanted, adapter=directory)
+        base = find_converted(root, wanted.sha256)
+        if base is not None:
+            return DecoderWeights(base, wanted, adapter=directory)
         msg = (
             f"the adapter {directory} belongs to the base model {wanted.source!r} (sha256 {wanted.sha256[:12]}...), which is not below "
             f"{root}; set base_model to it and run any pipeline, or train again"
@@ -121,7 +121,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
             "max_length": data.max_length,
             "steps": data.steps,
             "corpus": None if data.corpus is None else data.corpus.to_dict(),
-        }
+        } | ({} if data.strategy is None else {"strategy": data.strategy})
         text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False)
         (directory / ADAPTER_CARD_FILE).write_text(text + "\n", encoding="utf-8")
 

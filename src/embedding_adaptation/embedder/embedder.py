@@ -94,33 +94,38 @@ class Embedder:
         batch_tokens: int | None = None,
         strategy: Strategy | None = None,
         four_bit: bool = False,
+        base: DecoderWeights | str | Path | None = None,
     ) -> Embedder:
         """Load an embedder.
 
         Args:
-            source: A folder that :meth:`save` wrote; or a base model as the setting ``base_model`` names it: a folder of transformers, a
-                Hub id with or without ``@REVISION``, a GGUF file, ``package:NAME/FILE.gguf``; or weights of the catalog, whose adapter
-                stays beside the base weights in float32, as it was trained.
+            source: A folder that :meth:`save` or the export wrote; or an adapter folder, whose adapter stays beside the base weights in
+                float32, as it was trained; or a base model as the setting ``base_model`` names it: a folder of transformers, a Hub id
+                with or without ``@REVISION``, a GGUF file, ``package:NAME/FILE.gguf``; or weights of the catalog.
             device: Where to run.
             dtype: In which number format.
-            max_length: Longest sequence in tokens, prompt included; ``None`` is the saved embedder's, else 256.
+            max_length: Longest sequence in tokens, prompt included; ``None`` is the saved or exported embedder's or that of the adapter's
+                training, else 256.
             batch_tokens: Token budget of a batch.
-            strategy: The strategy of :meth:`encode`; ``None`` is the saved embedder's, else PromptEOL's template with the last token.
+            strategy: The strategy of :meth:`encode`; ``None`` is the saved or exported embedder's or that of the adapter's training, else
+                PromptEOL's template with the last token.
             four_bit: Keep the linear layers in four bits (NF4); needs CUDA and bitsandbytes.
+            base: The base model of an adapter folder; ``None`` takes the one in a folder ``base_model`` beside it, as in the project's data
+                folder, or the one its card names.
 
         Raises:
-            BaseModelError: If the model is not there or cannot be used; the message says what to do.
+            BaseModelError: If the model is not there or cannot be used, an adapter does not belong to its base, or a model of
+                sentence-transformers does not say its strategy and none is given; the message says what to do.
             StrategyError: If the strategy asks for a layer that the model does not have.
         """
         from embedding_adaptation.embedder.checkpoint import BaseModelError
         from embedding_adaptation.embedder.loading import load_backbone
-        from embedding_adaptation.embedder.storage import resolve_source
-        from embedding_adaptation.embedder.tokenizer import load_tokenizer
+        from embedding_adaptation.embedder.storage import load_adapter, resolve_source
 
-        place = resolve_source(source)
+        place = resolve_source(source, base=base, has_strategy=strategy is not None)
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
-        loading = dict(place.loading)
+        loading: dict[str, Any] = {}
         if four_bit:
             from transformers import BitsAndBytesConfig
 
@@ -130,14 +135,12 @@ class Embedder:
             loading["device_map"] = {"": chosen_device}
         try:
             backbone = load_backbone(place.model, dtype=chosen_dtype, **loading)
-            tokenizer = load_tokenizer(place.model, int(backbone.get_input_embeddings().weight.shape[0]), **place.loading)
+            tokenizer = place.tokenizer(int(backbone.get_input_embeddings().weight.shape[0]))
         except BaseModelError as error:
             msg = f"base_model {place.title!r}: {error}"
             raise BaseModelError(msg) from error
         if place.adapter is not None:
-            from peft import PeftModel
-
-            backbone = PeftModel.from_pretrained(backbone, str(place.adapter))
+            backbone = load_adapter(backbone, place.adapter)
         logger.info(
             "Loaded %s%s on %s in %s",
             place.title,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,13 +22,15 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.strategy import Strategy
     from embedding_adaptation.embedder.template import Frame, PromptTemplate
 
+logger = logging.getLogger(__name__)
+
 # Our names of poolings, and sentence-transformers'.
-POOLING_MODES: dict[str, str | tuple[str, ...]] = {
-    "last": "lasttoken",
-    "eos": "lasttoken",
-    "mean": "mean",
-    "weighted_mean": "weightedmean",
-    "max": "max",
+POOLING_MODES: dict[str, tuple[str, ...]] = {
+    "last": ("lasttoken",),
+    "eos": ("lasttoken",),
+    "mean": ("mean",),
+    "weighted_mean": ("weightedmean",),
+    "max": ("max",),
     "last_mean": ("lasttoken", "mean"),
 }
 
@@ -69,11 +72,24 @@ def write_sentence_transformer(embedder: Embedder, folder: Path, strategy: Strat
     """
     from transformers import AutoTokenizer
 
+    from embedding_adaptation.embedder.portable import write_config, write_modules, write_tokenizer_config
+    from embedding_adaptation.embedder.storage import write_settings
+
     check_exportable(strategy, embedder.layer_count)
     template = strategy.templates[0]
-    tokenizer = prompting_tokenizer(embedder.tokenizer, template.frame(embedder.tokenizer, embedder.max_length), embedder.max_length)
+    frame = template.frame(embedder.tokenizer, embedder.max_length)
+    rows = int(embedder.backbone.get_input_embeddings().num_embeddings)
+    tokenizer = prompting_tokenizer(embedder.tokenizer, frame, embedder.max_length, vocabulary=rows)
     tokenizer.save_pretrained(folder)
     embedder.backbone.config.save_pretrained(folder)
+    readable = write_config(folder, tokenizer.pad_token_id)
+    if not readable:
+        logger.warning(
+            "The export of a model of type %r needs transformers 5 and sentence-transformers 5.4 or later: whether older versions read its "
+            "configuration as these do is not known, so the folder is written such that they refuse it",
+            embedder.backbone.config.model_type,
+        )
+    write_tokenizer_config(folder, readable=readable)
     # As sentence-transformers will load it: for some model types transformers rebuilds the tokenizer from its vocabulary. Before the
     # weights are merged, which takes longest.
     _check_ids(AutoTokenizer.from_pretrained(folder, model_max_length=embedder.max_length), embedder, template)
@@ -81,9 +97,15 @@ def write_sentence_transformer(embedder: Embedder, folder: Path, strategy: Strat
     if hasattr(backbone, "merge_and_unload"):
         backbone = copy.deepcopy(backbone).merge_and_unload()
     backbone.save_pretrained(folder, safe_serialization=True)
+    write_config(folder, tokenizer.pad_token_id)  # once more: save_pretrained has written its own over it
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes for its own user only, and the folder is there to be passed on
-    _write_modules(folder, POOLING_MODES[strategy.pooling], int(backbone.config.hidden_size), embedder.max_length, strategy.normalise)
+    write_modules(
+        folder, POOLING_MODES[strategy.pooling], int(backbone.config.hidden_size), embedder.max_length, normalise=strategy.normalise
+    )
+    # Where the added words end is not to be seen in the tokenizer; without them, Embedder.load finds the tokenizer as it was.
+    own = json.loads(embedder.tokenizer.backend_tokenizer.to_str())["post_processor"]
+    write_settings(folder, strategy, embedder.max_length, post_processor=own)
 
 
 def merge_adapter(embedder: Embedder, dtype: str = "float32") -> None:
@@ -100,42 +122,6 @@ def merge_adapter(embedder: Embedder, dtype: str = "float32") -> None:
     embedder.backbone = embedder.backbone.to(getattr(torch, dtype))
 
 
-def _write_modules(work: Path, pooling: str | tuple[str, ...], width: int, max_length: int, normalise: bool) -> None:  # noqa: FBT001
-    """Write what ``SentenceTransformer.save`` writes, without a second copy of the weights in memory and on disk."""
-    import sentence_transformers
-    from sentence_transformers.base.modules import Normalize, Transformer
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    def write(name: str, content: Any) -> None:
-        (work / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-    transformer = {
-        "transformer_task": "feature-extraction",
-        "modality_config": {"text": {"method": "forward", "method_output_name": "last_hidden_state"}},
-        "module_output_name": "token_embeddings",
-        # Said here, or sentence-transformers cuts to the model's max_position_embeddings where that is less.
-        "max_seq_length": max_length,
-    }
-    write("sentence_bert_config.json", transformer)
-    modules: list[dict[str, Any]] = [{"idx": 0, "name": "0", "path": "", "type": f"{Transformer.__module__}.Transformer"}]
-    further: list[Any] = [Pooling(width, pooling), Normalize()] if normalise else [Pooling(width, pooling)]
-    for index, module in enumerate(further, start=1):
-        kind = type(module)
-        path = f"{index}_{kind.__name__}"
-        (work / path).mkdir()
-        module.save(str(work / path))
-        modules.append({"idx": index, "name": str(index), "path": path, "type": f"{kind.__module__}.{kind.__name__}"})
-    write("modules.json", modules)
-    about = {
-        "__version__": {"sentence_transformers": sentence_transformers.__version__},
-        "default_prompt_name": None,
-        "model_type": "SentenceTransformer",
-        "prompts": {"query": "", "document": ""},
-        "similarity_fn_name": "cosine",
-    }
-    write("config_sentence_transformers.json", about)
-
-
 def _check_ids(exported: PreTrainedTokenizerBase, embedder: Embedder, template: PromptTemplate) -> None:
     end = embedder.tokenizer.eos_token or ""
     probes = [" A text, no more. ", f"Ünïcode 🎉 مرحبا\n{template.suffix} {end}!!", "long " * embedder.max_length]
@@ -150,16 +136,19 @@ def _check_ids(exported: PreTrainedTokenizerBase, embedder: Embedder, template: 
             raise ExportError(msg)
 
 
-def prompting_tokenizer(tokenizer: PreTrainedTokenizerBase, frame: Frame, max_length: int) -> PreTrainedTokenizerBase:
+def prompting_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, frame: Frame, max_length: int, vocabulary: int | None = None
+) -> PreTrainedTokenizerBase:
     """A tokenizer that puts a template around every text.
 
     Args:
         tokenizer: The model's fast tokenizer, left as it is.
         frame: The template's ids.
         max_length: Longest sequence in tokens; only the text is ever cut.
+        vocabulary: Number of rows of the model's embedding; ``None`` is any number.
 
     Raises:
-        ExportError: If the tokenizer is not a fast one.
+        ExportError: If the tokenizer is not a fast one, or has nothing to pad with.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -185,10 +174,16 @@ def prompting_tokenizer(tokenizer: PreTrainedTokenizerBase, frame: Frame, max_le
         "special_tokens": special,
     }
     description["truncation"] = description["padding"] = None
-    # Padding is masked, so any special token will do; an ordinary one would become special, and texts that hold it other ids.
-    padding = tokenizer.pad_token or tokenizer.eos_token or next(iter(tokenizer.get_added_vocab()), None)
+    # Padding is masked, so any special token will do that the model has a row for; an ordinary one would become special, and texts that
+    # hold it other ids.
+    known = [tokenizer.pad_token, tokenizer.eos_token, *sorted(added := tokenizer.get_added_vocab(), key=added.__getitem__)]
+    fitting = (token for token in known if token and (vocabulary is None or tokenizer.convert_tokens_to_ids(token) < vocabulary))
+    padding = next(fitting, None)
     if padding is None:
-        msg = "the tokenizer has no special token at all to pad with, which a batch of sentence-transformers needs; give it a pad_token"
+        msg = (
+            "the tokenizer has no special token to pad with that the model knows, which a batch of sentence-transformers needs; "
+            "give it a pad_token"
+        )
         raise ExportError(msg)
     return PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(description)),

@@ -6,22 +6,37 @@ import copy
 import hashlib
 import json
 import os
-from dataclasses import dataclass, field
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from embedding_adaptation.atomic import replacing_folder
 from embedding_adaptation.embedder.after_processing import AfterProcessing
+from embedding_adaptation.embedder.base_model import BaseModelError, BaseModelSource, check_source, convert, fetch, is_hub_setting
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, CARD_FILE, DecoderWeights, ModelCard, find_converted
 
 if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from embedding_adaptation.embedder.embedder import Embedder
 
-_FORMAT = 1
+# A reader that knows only the first would put the prompt around texts twice in a folder of the second.
+_FORMAT, _EXPORTED_FORMAT = 1, 2
 _SETTINGS = "embedder.json"
 _AFTER = "after_processing.safetensors"
+_NO_POST_PROCESSOR = {
+    "type": "TemplateProcessing",
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}],
+    "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+    "special_tokens": {},
+}
+_MODULES, _ADAPTER_CONFIG = "modules.json", "adapter_config.json"
+# A folder of the adapter's versions lies beside that of the base model's: adapter/VERSION/adapter and base_model/VERSION/base_model.
+_BASE_MODELS, _LEVELS = "base_model", 4
 
 
 @dataclass(frozen=True)
@@ -32,47 +47,122 @@ class Place:
         title: What to call it.
         model: A folder or Hub id for transformers.
         adapter: A PEFT folder, or ``None``.
-        loading: Further arguments for transformers' ``from_pretrained``.
-        strategy: The saved embedder's strategy, or ``None``.
-        max_length: The saved embedder's longest sequence, or ``None``.
+        revision: Commit of a Hub repository, or an empty string.
+        strategy: The strategy these weights are for, or ``None``.
+        max_length: The longest sequence they are for, or ``None``.
+        post_processor: What the model's own tokenizer adds to a text, where the folder's adds a prompt; ``"own"`` elsewhere.
     """
 
     title: str
     model: str
     adapter: Path | None = None
-    loading: dict[str, Any] = field(default_factory=dict)
+    revision: str = ""
     strategy: Strategy | None = None
     max_length: int | None = None
+    post_processor: dict[str, Any] | Literal["own"] | None = "own"
+
+    def tokenizer(self, rows: int) -> PreTrainedTokenizerBase:
+        """The model's own tokenizer, without a prompt.
+
+        Args:
+            rows: Rows of the model's embedding.
+
+        Raises:
+            BaseModelError: If it gives texts ids beyond the embedding, or adds words to every text and what it did without is not known.
+        """
+        from tokenizers import Tokenizer
+
+        from embedding_adaptation.embedder.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(self.model, rows)
+        if self.post_processor != "own":
+            description = json.loads(tokenizer.backend_tokenizer.to_str())
+            # None would leave the one that is there; a template of the text alone does nothing.
+            description["post_processor"] = self.post_processor or _NO_POST_PROCESSOR
+            tokenizer.backend_tokenizer.post_processor = Tokenizer.from_str(json.dumps(description)).post_processor
+        _check_adds_no_words(tokenizer, self.title)
+        return tokenizer
 
 
-def resolve_source(source: DecoderWeights | str | Path) -> Place:
+def resolve_source(
+    source: DecoderWeights | str | Path, *, base: DecoderWeights | str | Path | None = None, has_strategy: bool = False
+) -> Place:
     """Find out what an embedder is loaded from; see :meth:`Embedder.load`.
+
+    Args:
+        source: What is to be loaded.
+        base: The base model of an adapter folder; ``None`` looks for it.
+        has_strategy: Whether the caller knows the strategy; if not, a folder that has another one of its own cannot be loaded without it.
 
     Raises:
         BaseModelError: If the model is not there or cannot be used.
         ValueError: If a saved embedder is damaged or of a later format.
     """
     if isinstance(source, DecoderWeights):
-        return Place(source.card.source, str(source.base), source.adapter)
+        strategy, max_length = _trained_under(source.adapter) if source.adapter else (None, None)
+        return Place(source.card.source, str(source.base), source.adapter, strategy=strategy, max_length=max_length)
     folder = Path(source).expanduser()
+    if (folder / _ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
+        return _adapted(folder, base)
+    if base is not None:
+        msg = f"base is given, but {str(source)!r} is no adapter folder (it holds no {_ADAPTER_CONFIG}); leave base out"
+        raise BaseModelError(msg)
     if (folder / _SETTINGS).is_file():
         return _saved(folder)
-    from embedding_adaptation.embedder.base_model import check_source, convert, fetch
+    _check_names_a_model(folder, str(source))
+    if (folder / _MODULES).is_file() and not has_strategy:
+        raise BaseModelError(_of_sentence_transformers(str(source)))
 
-    found = check_source(str(source))
+    return _of_base_model(str(source), has_strategy=has_strategy)
+
+
+def _of_base_model(setting: str, *, has_strategy: bool) -> Place:
+    """A base model as the setting ``base_model`` names it, or an exported embedder on the Hub."""
+    found = check_source(setting)
     if found.kind == "hub":
-        found, weights, _ = fetch(found, folder)
+        exported = _exported_on_the_hub(found, has_strategy=has_strategy)
+        if exported is not None:
+            return exported
+        found, weights, _ = fetch(found, Path())
         if found.direct:
-            return Place(str(source), str(weights))
+            return Place(setting, str(weights), revision=found.revision)
     if found.kind == "folder" and found.direct:
-        return Place(str(source), str(found.existing_path))
+        return Place(setting, str(found.existing_path))
     # A GGUF file, an adapter or a part of a multimodal model is converted once for all later loads.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "embedding-adaptation"
     target = cache / hashlib.sha256(f"{found.setting} {found.stamp}".encode()).hexdigest()[:24]
     if not target.is_dir():
         with replacing_folder(target) as work:
             convert(found, work)
-    return Place(str(source), str(target))
+    return Place(setting, str(target))
+
+
+def load_adapter(backbone: PreTrainedModel, folder: Path) -> PeftModel:
+    """Put an adapter on a decoder.
+
+    Raises:
+        BaseModelError: If a weight of the adapter has no place in the decoder, or the other way about: PEFT would leave it out, or leave it
+            as it is made, with a warning.
+    """
+    from peft import PeftModel, get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # said below, and refused
+        adapted = PeftModel.from_pretrained(backbone, str(folder))
+    given: set[str] = set()
+    for path in folder.glob("adapter_model*.safetensors"):
+        with safe_open(path, framework="np") as file:
+            given |= set(file.keys())
+    taken = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    if taken - given or not given:
+        example = min(given - taken or taken - given)
+        msg = (
+            f"the adapter {folder} does not fit {type(backbone).__name__}: {len(given - taken)} of its {len(given)} weights have no place "
+            f"there, and {len(taken - given)} places get none (such as {example!r}); give the base model it was trained on, without a head"
+        )
+        raise BaseModelError(msg)
+    return adapted
 
 
 def save_embedder(embedder: Embedder, folder: Path) -> None:
@@ -92,8 +182,25 @@ def save_embedder(embedder: Embedder, folder: Path) -> None:
         if after is not None:
             tensors = {"mean": after.mean} if after.matrix is None else {"mean": after.mean, "matrix": after.matrix}
             save_file(tensors, work / _AFTER, metadata={"dimensions": str(after.dimensions)})
-        settings = {"format": _FORMAT, "max_length": embedder.max_length, "strategy": strategy_to_dict(embedder.strategy)}
-        (work / _SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_settings(work, embedder.strategy, embedder.max_length)
+
+
+def write_settings(
+    folder: Path, strategy: Strategy, max_length: int, *, post_processor: dict[str, Any] | Literal["own"] | None = "own"
+) -> None:
+    """Write what :meth:`Embedder.load` has to know beside weights and tokenizer.
+
+    Args:
+        folder: A folder of transformers.
+        strategy: The strategy of these weights.
+        max_length: Longest sequence in tokens.
+        post_processor: What the model's own tokenizer adds to a text, as in ``tokenizer.json``, where the folder's adds the prompt instead;
+            ``"own"`` where the folder's is the model's own.
+    """
+    settings: dict[str, Any] = {"format": _FORMAT, "max_length": max_length, "strategy": strategy_to_dict(strategy)}
+    if post_processor != "own":
+        settings |= {"format": _EXPORTED_FORMAT, "tokenizer": {"post_processor": post_processor}}
+    (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def strategy_to_dict(strategy: Strategy) -> dict[str, Any]:
@@ -109,21 +216,9 @@ def strategy_to_dict(strategy: Strategy) -> dict[str, Any]:
     }
 
 
-def _saved(folder: Path) -> Place:
-    from safetensors import safe_open
-
-    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
-    if settings.get("format") != _FORMAT:
-        msg = f"{folder / _SETTINGS} has format {settings.get('format')!r}, this version reads {_FORMAT}; use the version that wrote it"
-        raise ValueError(msg)
-    values = settings["strategy"]
-    after = None
-    if (folder / _AFTER).is_file():
-        with safe_open(folder / _AFTER, framework="np") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safetensors file is no dict
-            after = AfterProcessing(tensors["mean"], tensors.get("matrix"), int(file.metadata()["dimensions"]))
+def _strategy_from_dict(values: dict[str, Any], after: AfterProcessing | None = None) -> Strategy:
     templates = tuple(PromptTemplate(**template) for template in values["templates"])
-    strategy = Strategy(
+    return Strategy(
         name=values["name"],
         template=templates[0] if len(templates) == 1 else templates,
         pooling=values["pooling"],
@@ -133,4 +228,165 @@ def _saved(folder: Path) -> Place:
         attention_heads=tuple(values["attention_heads"]),
         after=after,
     )
-    return Place(str(folder), str(folder), strategy=strategy, max_length=settings["max_length"])
+
+
+def _saved(folder: Path) -> Place:
+    from safetensors import safe_open
+
+    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    if settings.get("format") not in {_FORMAT, _EXPORTED_FORMAT}:
+        msg = (
+            f"{folder / _SETTINGS} has format {settings.get('format')!r}, this version reads {_FORMAT} and {_EXPORTED_FORMAT}; "
+            "use the version that wrote it"
+        )
+        raise ValueError(msg)
+    after = None
+    if (folder / _AFTER).is_file():
+        with safe_open(folder / _AFTER, framework="np") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safetensors file is no dict
+            after = AfterProcessing(tensors["mean"], tensors.get("matrix"), int(file.metadata()["dimensions"]))
+    own: dict[str, Any] | Literal["own"] | None
+    own = settings["tokenizer"]["post_processor"] if settings["format"] == _EXPORTED_FORMAT else "own"
+    strategy = _strategy_from_dict(settings["strategy"], after)
+    return Place(str(folder), str(folder), strategy=strategy, max_length=settings["max_length"], post_processor=own)
+
+
+def _exported_on_the_hub(found: BaseModelSource, *, has_strategy: bool) -> Place | None:
+    """An exported embedder on the Hub; ``None`` where the repository holds a model only."""
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    def has(file: str) -> bool:
+        try:
+            hf_hub_download(found.repository, file, revision=found.revision or None)
+        except LocalEntryNotFoundError:
+            return False  # out of reach, and not among what was fetched before
+        except EntryNotFoundError:
+            return False
+        return True
+
+    if has(_SETTINGS):
+        return _saved(
+            Path(snapshot_download(found.repository, revision=found.revision or None, allow_patterns=["*.json", "*.safetensors"]))
+        )
+    if not has_strategy and has(_MODULES):
+        raise BaseModelError(_of_sentence_transformers(found.setting))
+    return None
+
+
+def _of_sentence_transformers(source: str) -> str:
+    return (
+        f"{source!r} is a model of sentence-transformers without {_SETTINGS}, so its prompt and pooling are not known here: "
+        "SentenceTransformer(...) loads it as it is meant, and Embedder.load(..., strategy=...) takes its decoder under a strategy of yours"
+    )
+
+
+def _check_names_a_model(folder: Path, source: str) -> None:
+    """Refuse a folder above a model, such as one of versions, and name the model below it."""
+    if not folder.is_dir() or (folder / "config.json").exists():
+        return
+    below = sorted(
+        file.parent for depth in ("*", "*/*") for name in ("config.json", _ADAPTER_CONFIG) for file in folder.glob(f"{depth}/{name}")
+    )
+    if below:
+        msg = f"{source!r} holds no model itself; the newest below it is {str(below[-1])!r}"
+        raise BaseModelError(msg)
+
+
+def _check_adds_no_words(tokenizer: PreTrainedTokenizerBase, title: str) -> None:
+    """Refuse a tokenizer that puts a prompt around every text: a template would come on top of it."""
+    bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
+    added = list(tokenizer("a")["input_ids"])
+    for token_id in bare:
+        if token_id in added:
+            added.remove(token_id)
+    special = {*tokenizer.all_special_ids, *(key for key, token in tokenizer.added_tokens_decoder.items() if token.special)}
+    words = [token_id for token_id in added if token_id not in special]
+    if words:
+        msg = (
+            f"the tokenizer of {title!r} adds words to every text ({tokenizer.decode(added)!r}): it is that of an exported model, and a "
+            f"template would come on top of them. Give the exported folder itself, with its {_SETTINGS}, or the model it was made from"
+        )
+        raise BaseModelError(msg)
+
+
+def _trained_under(adapter: Path) -> tuple[Strategy | None, int | None]:
+    """The strategy and longest sequence an adapter was trained under, as its card has them."""
+    file = adapter / ADAPTER_CARD_FILE
+    if not file.is_file():
+        return None, None
+    card = json.loads(file.read_text(encoding="utf-8"))
+    if card.get("strategy"):
+        return _strategy_from_dict(card["strategy"]), int(card["max_length"])
+    template = PromptTemplate("as trained", card["template"], eos=card["pooling"] == "eos")
+    return Strategy("as trained", template, card["pooling"]), int(card["max_length"])
+
+
+def _adapted(folder: Path, base: DecoderWeights | str | Path | None) -> Place:
+    """Base model and adapter."""
+    strategy, max_length = _trained_under(folder)
+    found = _base_of(folder) if base is None else resolve_source(base, has_strategy=True)
+    if found.adapter is not None or found.strategy is not None:
+        msg = f"base {found.title!r} is an adapted embedder; the base of an adapter is the model it was trained on, without an adapter"
+        raise BaseModelError(msg)
+    if (folder / ADAPTER_CARD_FILE).is_file():
+        _check_base(folder, found)
+    title = f"{found.title} ({folder.name} {folder.parent.name})" if (folder / ADAPTER_CARD_FILE).is_file() else str(folder)
+    return replace(found, title=title, adapter=folder, strategy=strategy, max_length=max_length)
+
+
+def _base_of(folder: Path) -> Place:
+    """Find an adapter's base model: beside the adapter, as in the project's data folder, or where its card says it came from."""
+    card_file = folder / ADAPTER_CARD_FILE
+    if card_file.is_file():
+        wanted = _base_card(folder)
+        for parent in folder.resolve().parents[:_LEVELS]:
+            converted = find_converted(parent / _BASE_MODELS, wanted.sha256)
+            if converted is not None:
+                return Place(wanted.source, str(converted))
+        source = (
+            f"{wanted.source.partition('@')[0]}@{wanted.revision}" if is_hub_setting(wanted.source) and wanted.revision else wanted.source
+        )
+    else:
+        source = str(json.loads((folder / _ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    try:
+        return resolve_source(source, has_strategy=True)
+    except BaseModelError as error:
+        beside = f"in a folder {_BASE_MODELS} beside it" if card_file.is_file() else "given"
+        msg = (
+            f"the base model of the adapter {folder} is {source!r}, which is neither {beside} nor to be had by that name ({error}); "
+            "say where it is: Embedder.load(adapter, base=FOLDER)"
+        )
+        raise BaseModelError(msg) from error
+
+
+def _base_card(folder: Path) -> ModelCard:
+    return ModelCard(**json.loads((folder / ADAPTER_CARD_FILE).read_text(encoding="utf-8"))["base"])
+
+
+def _check_base(folder: Path, found: Place) -> None:
+    """Check that weights are those the adapter was trained on."""
+    wanted = _base_card(folder)
+    place = Path(found.model)
+    if not place.is_dir():
+        same, what = found.revision == wanted.revision, f"revision {found.revision!r}"
+        pinned = f"revision {wanted.revision!r}"
+    else:
+        sha256 = ModelCard.read(place).sha256 if (place / CARD_FILE).is_file() else _weights_sha256(place)
+        same, what, pinned = sha256 == wanted.sha256, f"sha256 {sha256[:12]}...", f"sha256 {wanted.sha256[:12]}..."
+    if not same:
+        msg = (
+            f"the adapter {folder} was trained on {wanted.source!r} ({pinned}), and {found.title!r} holds other weights ({what}); "
+            "give the model it was trained on: Embedder.load(adapter, base=FOLDER)"
+        )
+        raise BaseModelError(msg)
+
+
+def _weights_sha256(folder: Path) -> str:
+    """The hash a card of these weights would have."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()

@@ -24,7 +24,7 @@ class TextEmbedding(TransformerMixin, BaseEstimator):
     ``fit`` loads the model and fits the after-processing, where some is asked for, on the texts; labels are never looked at.
 
     Args:
-        model: What :meth:`Embedder.load` takes: a saved embedder, a folder, a Hub id, a GGUF file.
+        model: What :meth:`Embedder.load` takes: a saved or exported embedder, an adapter folder, a folder, a Hub id, a GGUF file.
         template: The words around each text, with one ``{text}``; ``None`` is the saved embedder's, else PromptEOL's.
         pooling: How token vectors become one vector; ``None`` is the saved embedder's, else ``last``.
         layers: Hidden state, or several to be averaged; ``None`` is the saved embedder's, else the last.
@@ -83,7 +83,17 @@ class TextEmbedding(TransformerMixin, BaseEstimator):
             X: Texts.
             y: Not looked at.
         """
-        embedder = Embedder.load(self.model, device=self.device, dtype=self.dtype, max_length=self.max_length)  # type: ignore[arg-type]
+        # A folder of sentence-transformers is loaded only where the caller says all that such a folder would say.
+        known = None
+        if self.template is not None and self.pooling is not None:
+            known = Strategy("default", PromptTemplate("template", self.template), self.pooling)  # type: ignore[arg-type]
+        embedder = Embedder.load(
+            self.model,
+            device=self.device,  # type: ignore[arg-type]
+            dtype=self.dtype,  # type: ignore[arg-type]
+            max_length=self.max_length,
+            strategy=known,
+        )
         saved = embedder.strategy
         strategy = Strategy(
             saved.name,

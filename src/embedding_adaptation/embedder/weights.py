@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CARD_FILE = "card.json"
+ADAPTER_CARD_FILE = "adapter_card.json"
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class ModelCard:
         """
         values = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
         return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+def find_converted(root: Path, sha256: str) -> Path | None:
+    """The folder below ``root`` whose card has that hash, the newest version first; ``None`` where there is none."""
+    for card_file in sorted(root.rglob(CARD_FILE), reverse=True):
+        if ModelCard.read(card_file.parent).sha256 == sha256:
+            return card_file.parent
+    return None
 
 
 @dataclass(frozen=True)

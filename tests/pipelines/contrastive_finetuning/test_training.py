@@ -47,6 +47,8 @@ def test_training_lowers_the_loss_and_writes_a_history(tiny_weights, embedder_op
     assert np.isnan(history.loc[1, "validation_loss"])
     assert (adapter.steps, adapter.pooling, adapter.base) == (12, "last", tiny_weights.card)
     assert adapter.template == STRATEGY.template.pattern
+    assert adapter.strategy["templates"][0]["pattern"] == STRATEGY.template.pattern
+    assert (adapter.strategy["pooling"], adapter.strategy["normalise"]) == ("last", True)
 
 
 def test_only_the_adapter_trains_on_every_linear_layer(tiny_embedder):

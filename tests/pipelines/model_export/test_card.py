@@ -67,3 +67,16 @@ def test_a_licence_the_hub_does_not_know_is_given_by_name(model_facts):
     data = ModelCard(model_card(model_facts | {"licence": "Own Terms 1"})).data.to_dict()
     assert (data["license"], data["license_name"]) == ("other", "own-terms-1")
     assert "not known; find out" in model_card(model_facts | {"licence": "unknown"})
+
+
+def test_the_card_says_which_versions_and_servers_read_the_folder(model_facts):
+    text = model_card(model_facts)
+    assert "(versions 4.1 to 6 give the same vectors)" in text
+    assert "Before version 5.4, sentence-transformers takes white space from both ends" in text
+    assert "text-embeddings-inference and vLLM find pooling, normalisation and length" in text
+    strategy = model_facts["strategy"] | {"pooling": "max", "template": "{text} is"}
+    text = model_card(model_facts | {"older_versions": False, "strategy": strategy})
+    assert "(version 5.4 or later on transformers 5 is needed)" in text
+    assert "Before version 5.4" not in text
+    assert "do not have its pooling (`max`)" in text
+    assert "leave empty texts out" in text

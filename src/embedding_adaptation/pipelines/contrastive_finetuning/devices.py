@@ -134,7 +134,7 @@ def main(folder: Path) -> None:
         if rank == 0:
             adapter.model.save_pretrained(str(folder / "adapter"), safe_serialization=True, save_embedding_layers=False)
             history.to_parquet(folder / "history.parquet")
-            facts = {name: getattr(adapter, name) for name in ("template", "pooling", "max_length", "steps")}
+            facts = {name: getattr(adapter, name) for name in ("template", "pooling", "max_length", "steps", "strategy")}
             (folder / "result.json").write_text(json.dumps(facts), encoding="utf-8")
         torch.distributed.barrier()
     finally:

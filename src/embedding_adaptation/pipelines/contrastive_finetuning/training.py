@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from embedding_adaptation.datasets.adapter import TrainedAdapter
 from embedding_adaptation.embedder.decoder_pass import decoder_layers
+from embedding_adaptation.embedder.storage import strategy_to_dict
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import BatchError, PairBatches
 from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoints, fingerprint_of
 from embedding_adaptation.pipelines.contrastive_finetuning.cost import joules, layer_weights, operations
@@ -178,6 +179,7 @@ def train_here(
         pooling=strategy.pooling,
         max_length=embedder.max_length,
         steps=int(history.loc[history["chosen"], "step"].iloc[0]),
+        strategy=strategy_to_dict(strategy),
     )
     return adapter, history
 

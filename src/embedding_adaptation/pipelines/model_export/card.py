@@ -20,6 +20,8 @@ _HUB_LICENCES = frozenset({
     "deepfloyd-if-license", "ecl-2.0", "epl-2.0", "gemma", "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-3.0", "llama2", "llama3",
     "llama3.1", "llama3.2", "llama3.3", "llama4", "mit", "mpl-2.0", "openrail", "osl-3.0", "unknown", "unlicense", "zlib",
 })  # fmt: skip
+# Those that inference servers have, too.
+_SERVED_POOLINGS = frozenset({"last", "eos", "mean"})
 _METRIC_TITLES = {"v_measure": "V-measure", "v_measure_unique": "V-measure (unique texts)", "ami_unique": "AMI (unique texts)"}
 
 
@@ -27,7 +29,8 @@ def model_card(facts: Mapping[str, Any]) -> str:
     """Write the card.
 
     Args:
-        facts: What :func:`~embedding_adaptation.pipelines.model_export.facts.gather_facts` returns, with ``dimensions``.
+        facts: What :func:`~embedding_adaptation.pipelines.model_export.facts.gather_facts` returns, with ``dimensions`` and
+            ``older_versions``.
 
     Returns:
         YAML front matter that the Hub takes, and Markdown. No text of a corpus is in it.
@@ -101,7 +104,8 @@ def _introduction(facts: Mapping[str, Any]) -> Iterator[str]:
 def _use(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "## How to use it"
     yield ""
-    yield "With [sentence-transformers](https://www.sbert.net) alone; no other package and no remote code are needed."
+    versions = "versions 4.1 to 6 give the same vectors" if facts["older_versions"] else "version 5.4 or later on transformers 5 is needed"
+    yield f"With [sentence-transformers](https://www.sbert.net) alone ({versions}); no other package and no remote code are needed."
     yield ""
     yield "```python"
     yield "from sentence_transformers import SentenceTransformer"
@@ -112,7 +116,17 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"similarities = model.similarity(vectors, vectors)  # [{len(EXAMPLE_TEXTS)}, {len(EXAMPLE_TEXTS)}]"
     yield "```"
     yield ""
-    yield "Give plain texts: the tokenizer puts the prompt around each, and cuts only the text where it is too long."
+    yield "Give plain texts: the tokenizer puts the prompt around each, and cuts only the text where it is too long." + (
+        " Before version 5.4, sentence-transformers takes white space from both ends of a text first." if facts["older_versions"] else ""
+    )
+    yield ""
+    if facts["strategy"]["pooling"] in _SERVED_POOLINGS:
+        yield (
+            "text-embeddings-inference and vLLM find pooling, normalisation and length in the folder; whether they have its architecture "
+            f"(`{facts['base_model']['architecture']}`) is for them to say."
+        )
+    else:
+        yield f"text-embeddings-inference and vLLM do not have its pooling (`{facts['strategy']['pooling']}`): do not serve it with them."
 
 
 def _model(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -224,6 +238,8 @@ def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "- It inherits what the base model learned, biases included. Vectors can reveal what a text is about: guard them like it."
     if not strategy["as_trained"]:
         yield "- The adapter was trained under another prompt or pooling than the model has now."
+    if strategy["template"].startswith("{text}"):
+        yield "- An empty text has no meaning here: leave empty texts out."
     if strategy["pooling"] == "last":
         yield "- The vector is the last token's, so it depends on the prompt: change nothing about the tokenizer."
 

@@ -99,7 +99,8 @@ def _public_names(models: list[str]) -> list[str]:
 
 def hub_id(card: ModelCard) -> str | None:
     """The Hub repository a base model came from, if it came from one."""
-    return card.source.partition("@")[0] if is_hub_setting(card.source, relative_to=project_root()) and re.fullmatch(r"[0-9a-f]{40}", card.revision) else None
+    is_pinned = re.fullmatch(r"[0-9a-f]{40}", card.revision) is not None
+    return card.source.partition("@")[0] if is_pinned and is_hub_setting(card.source, relative_to=project_root()) else None
 
 
 def _scores(fingerprint: str, evaluation: dict[str, Any], name: str, embedder_options: EmbedderOptions) -> dict[str, Any] | None:

@@ -53,11 +53,13 @@ def export_embedder(
     """
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.export import merge_adapter
+    from embedding_adaptation.embedder.portable import is_read_alike
     from embedding_adaptation.pipelines.model_export.card import model_card
     from embedding_adaptation.runtime import build_strategy
 
     strategy = build_strategy(options.chosen(embedder_options), embedder_options)
     embedder = Embedder.load(adapter, device="cpu", dtype="float32", max_length=embedder_options.max_length, strategy=strategy)
     merge_adapter(embedder, options.dtype)
-    facts = model_facts | {"dimensions": embedder.dimension(strategy)}
+    older = is_read_alike(embedder.backbone.config)
+    facts = model_facts | {"dimensions": embedder.dimension(strategy), "older_versions": older}
     return ExportedEmbedder(embedder, strategy, model_card(facts), facts)

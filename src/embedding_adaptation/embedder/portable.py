@@ -1,0 +1,215 @@
+"""Configuration files of an exported model that old and new versions of their readers understand alike.
+
+transformers 5 writes names that transformers 4 passes over in silence: without ``rope_theta`` it takes its own default, and every vector is
+another. sentence-transformers 6 writes module paths and pooling keys that sentence-transformers 4 and 5, text-embeddings-inference and vLLM
+do not know. What is written here holds the names of both, and :func:`write_config` makes sure that nothing changed for the installed
+version.
+
+A model type whose settings have not been compared across versions is written so that old versions refuse it: a tokenizer class that
+transformers 4 does not have.
+
+References:
+    https://huggingface.co/docs/transformers/main_classes/configuration
+    https://github.com/huggingface/text-embeddings-inference/blob/main/router/src/lib.rs (``PoolConfig``, ``STConfig``, ``ModelConfig``)
+    https://github.com/vllm-project/vllm/blob/main/vllm/transformers_utils/config.py (``get_pooling_config``)
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from transformers import PreTrainedConfig
+
+# Model types whose tiny models give the same vectors in all versions of tests/clean_environments.py, or are refused there by name.
+COMPARED_TYPES = frozenset({
+    "bloom", "cohere", "cohere2", "exaone4", "falcon", "gemma", "gemma3_text", "glm", "glm4", "gpt2", "gpt_neo", "gpt_neox",
+    "gptj", "granite", "llama", "mistral", "nemotron", "olmo", "olmo2", "olmo3", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3",
+    "stablelm", "starcoder2",
+})  # fmt: skip
+# Of these, the ones with layers that see a window only: old versions go by layer_types, as new ones do, or by a period.
+_BY_LAYER_TYPES, _BY_PERIOD = {"exaone4", "olmo3", "smollm3"}, {"cohere2", "gemma3_text"}
+# Kinds of scaled rotary embedding whose fields are the same in both; those of longrope are not.
+_ROPE_TYPES = {"default", "linear", "dynamic", "yarn", "llama3"}
+# The class that both know: a tokenizer that is what its tokenizer.json says.
+PLAIN_TOKENIZER, NEW_TOKENIZER = "PreTrainedTokenizerFast", "TokenizersBackend"
+# The release that brought the modules' present form; readers warn if it is newer than themselves.
+_FORMAT_VERSION = "4.1.0"
+_POOLING_KEYS = {
+    "cls": "pooling_mode_cls_token",
+    "mean": "pooling_mode_mean_tokens",
+    "max": "pooling_mode_max_tokens",
+    "mean_sqrt_len_tokens": "pooling_mode_mean_sqrt_len_tokens",
+    "weightedmean": "pooling_mode_weightedmean_tokens",
+    "lasttoken": "pooling_mode_lasttoken",
+}
+
+
+def with_older_names(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    """A configuration with the names of transformers 4 beside those of transformers 5.
+
+    Args:
+        config: What transformers 5 writes into ``config.json``.
+
+    Returns:
+        The configuration, or ``None`` where transformers 4 cannot be told what it says.
+    """
+    kind = config.get("model_type")
+    if kind not in COMPARED_TYPES:
+        return None
+    values = dict(config)
+    if values.get("dtype") is not None:
+        values["torch_dtype"] = values["dtype"]
+    layers = list(values.get("layer_types") or ())
+    if "sliding_attention" in layers and kind not in _BY_LAYER_TYPES:
+        period = _window_period(layers)
+        if kind not in _BY_PERIOD or period is None:
+            return None
+        values["sliding_window_pattern"] = period
+    rope = values.get("rope_parameters")
+    if not isinstance(rope, dict):
+        return values
+    if "full_attention" in rope:
+        # Gemma 3: one frequency for layers with a window, another, perhaps scaled, for those without.
+        local, rope = rope.get("sliding_attention") or {}, rope["full_attention"]
+        values["rope_local_base_freq"] = local.get("rope_theta")
+    scaling = {name: value for name, value in rope.items() if name not in {"rope_theta", "partial_rotary_factor"}}
+    rope_type = scaling.get("rope_type", "default")
+    if rope_type not in _ROPE_TYPES:
+        return None
+    values["rope_scaling"] = None if rope_type == "default" else scaling
+    theta, part = ("rotary_emb_base", "rotary_pct") if kind == "gpt_neox" else ("rope_theta", "partial_rotary_factor")
+    given = {theta: rope.get("rope_theta"), part: rope.get("partial_rotary_factor")}
+    return values | {name: value for name, value in given.items() if value is not None}
+
+
+def _window_period(layers: list[str]) -> int | None:
+    """Every how many layers there is one without a window, counted from the first; ``None`` where there is no such number."""
+    if "full_attention" not in layers:
+        return len(layers) + 1
+    period = layers.index("full_attention") + 1
+    regular = ["full_attention" if (index + 1) % period == 0 else "sliding_attention" for index in range(len(layers))]
+    return period if regular == layers else None
+
+
+def is_read_alike(config: PreTrainedConfig) -> bool:
+    """Whether transformers 4 reads a model's configuration as transformers 5 does, once the older names are in it."""
+    return _with_names_of_both(config.to_dict(), type(config)) is not None
+
+
+def write_config(folder: Path, padding_id: int | None) -> bool:
+    """Add the older names to a folder's ``config.json``.
+
+    Args:
+        folder: Where ``save_pretrained`` has written it.
+        padding_id: What batches are padded with: text-embeddings-inference wants a number there.
+
+    Returns:
+        Whether transformers 4 reads it as transformers 5 does. If not, it has no older names.
+    """
+    from transformers import AutoConfig
+
+    file = folder / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if config.get("pad_token_id") is None:
+        config["pad_token_id"] = padding_id
+    # A name of the model's origin, which transformers copies from GGUF files, and which says nothing about the export.
+    config.pop("_model_name_or_path", None)
+    if config.get("attn_logit_softcapping") is not None:
+        # Gemma 2: releases of transformers 5 before 5.23 would take a faster attention that leaves the capping out.
+        config["attn_implementation"] = "eager"
+    _write(file, config)
+    read = AutoConfig.from_pretrained(folder)
+    # What equals this version's default may be left out, and old versions have their own.
+    config |= {name: value for name in ("rope_parameters", "layer_types") if (value := getattr(read, name, None)) is not None}
+    both = _with_names_of_both(config, type(read))
+    _write(file, config if both is None else both)
+    return both is not None
+
+
+def _with_names_of_both(config: Mapping[str, Any], kind: type[PreTrainedConfig]) -> dict[str, Any] | None:
+    """The configuration with the older names, if there are some and the installed version reads it as without them."""
+    both = with_older_names(config)
+    if both is None:
+        return None
+    before, after = (kind.from_dict(copy.deepcopy(dict(values))).to_dict() for values in (config, both))
+    # transformers keeps names that it does not know; only those it does know have to be as before.
+    return both if {name: after.get(name) for name in before} == before else None
+
+
+def write_tokenizer_config(folder: Path, *, readable: bool) -> None:
+    """Name the tokenizer's class by a name that all versions know, or by one that old versions refuse.
+
+    Args:
+        folder: Where ``save_pretrained`` has written it.
+        readable: Whether old versions read the model as new ones do.
+    """
+    file = folder / "tokenizer_config.json"
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["tokenizer_class"] = PLAIN_TOKENIZER if readable else NEW_TOKENIZER
+    # transformers 4 would tidy up blanks before punctuation when it decodes, and say so at every start.
+    config["clean_up_tokenization_spaces"] = False
+    _write(file, config)
+
+
+def write_modules(folder: Path, pooling: tuple[str, ...], width: int, max_length: int, *, normalise: bool) -> None:
+    """Write what sentence-transformers reads beside the decoder.
+
+    Args:
+        folder: The exported folder.
+        pooling: sentence-transformers' names of poolings; several are put side by side in this order.
+        width: Width of the token vectors.
+        max_length: Longest sequence in tokens.
+        normalise: Whether vectors are scaled to unit length.
+    """
+    # The length is said here, or it would be the model's max_position_embeddings where that is less.
+    _write(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+    kinds = ["Transformer", "Pooling"]
+    (folder / "1_Pooling").mkdir()
+    # Nothing else in this file is true: readers look for the first key that is.
+    keys = {key: name in pooling for name, key in _POOLING_KEYS.items()}
+    _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **keys})
+    in_order = tuple(name for name in _POOLING_KEYS if name in pooling)
+    if in_order != pooling:
+        kinds.append("Dense")
+        _write_order(folder / "2_Dense", [in_order.index(name) for name in pooling], width)
+    if normalise:
+        kinds.append("Normalize")
+    paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds[1:], start=1))]
+    modules = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for index, (kind, path) in enumerate(zip(kinds, paths, strict=True))
+    ]
+    _write(folder / "modules.json", modules)
+    about = {
+        "__version__": {"sentence_transformers": _FORMAT_VERSION},
+        "model_type": "SentenceTransformer",
+        "default_prompt_name": None,
+        "prompts": {"query": "", "document": ""},
+        "similarity_fn_name": "cosine",
+    }
+    _write(folder / "config_sentence_transformers.json", about)
+
+
+def _write_order(folder: Path, order: list[int], width: int) -> None:
+    """Put pooled vectors into another order: with keys that are true or false, sentence-transformers has an order of its own."""
+    import torch
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    total = len(order) * width
+    columns = torch.cat([torch.arange(place * width, (place + 1) * width) for place in order])  # [total]
+    weight = torch.zeros(total, total)
+    weight[torch.arange(total), columns] = 1.0
+    save_file({"linear.weight": weight}, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {"in_features": total, "out_features": total, "bias": False, "activation_function": "torch.nn.modules.linear.Identity"}
+    _write(folder / "config.json", config)
+
+
+def _write(file: Path, content: Any) -> None:
+    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,0 +1,83 @@
+"""What a served model takes: texts, and nothing that would have to be guessed to be one.
+
+This file is copied beside each registered model, so that it works where this package is not installed; it imports nothing of it. MLflow's
+own loader would embed a missing value as the text "None", the number 1 as "1", and of two columns the first.
+
+Reference: https://mlflow.org/docs/latest/python_api/mlflow.pyfunc.html (loader modules)
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOW = 'give a list of strings: {"inputs": ["a text", "another"]}'
+
+
+class TextsOnly:
+    """MLflow's wrapper of a sentence-transformers model, behind a check of what it is given.
+
+    Args:
+        wrapped: The wrapper.
+    """
+
+    def __init__(self, wrapped: Any) -> None:
+        self._wrapped = wrapped
+
+    def get_raw_model(self) -> Any:
+        """The ``SentenceTransformer``."""
+        return self._wrapped.get_raw_model()
+
+    def predict(self, data: Any, params: dict[str, Any] | None = None) -> Any:
+        """Vectors of texts, ``[N, D]`` float32.
+
+        Args:
+            data: A table of one column, or a list.
+            params: Further arguments of ``encode``.
+
+        Raises:
+            MlflowException: If it is something else, or one of them is no string; the server answers with status 400.
+        """
+        return self._wrapped.predict(texts_of(data), params)
+
+
+def texts_of(data: Any) -> list[str]:
+    """The texts of a request.
+
+    Args:
+        data: A table of one column, a series, an array or a list.
+
+    Raises:
+        MlflowException: If it is something else, or one of them is no string.
+    """
+    from mlflow.exceptions import MlflowException
+
+    columns = getattr(data, "columns", None)
+    if columns is not None and len(columns) != 1:
+        names = ", ".join(str(name) for name in columns)
+        raise MlflowException.invalid_parameter_value(
+            f"there are {len(columns)} columns ({names}), and only one can hold the texts; {_HOW}"
+        )
+    values = data if columns is None else data.iloc[:, 0]
+    given = values.tolist() if hasattr(values, "tolist") else values
+    given = list(given) if isinstance(given, list | tuple) else [given]
+    wrong = [(number, value) for number, value in enumerate(given) if not isinstance(value, str)]
+    if wrong:
+        number, value = wrong[0]
+        raise MlflowException.invalid_parameter_value(
+            f"input {number} is {_named(value)}, no text ({len(wrong)} of {len(given)} are none); {_HOW}"
+        )
+    return given
+
+
+def _named(value: Any) -> str:
+    import pandas as pd
+
+    missing = pd.api.types.is_scalar(value) and pd.isna(value)
+    return "missing (null)" if missing else f"{str(value)[:80]} ({type(value).__name__})"
+
+
+def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> TextsOnly:
+    """Load the model behind MLflow's general interface; MLflow calls this by name."""
+    from mlflow.sentence_transformers import _load_pyfunc as load
+
+    return TextsOnly(load(path, model_config))

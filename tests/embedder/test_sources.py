@@ -1,0 +1,205 @@
+"""What Embedder.load is given, and what it makes of it: the same vectors as the pipelines, or a sentence."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from embedding_adaptation.datasets.adapter import AdapterDataset
+from embedding_adaptation.embedder.base_model import BaseModelError
+from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.export import export_sentence_transformer
+from embedding_adaptation.embedder.strategy import Strategy
+from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation.embedder.transformer import TextEmbedding
+from embedding_adaptation.runtime import build_strategy
+
+TEXTS = ["the bus is late", " spaces ", "", "water " * 90, "🎉 مرحبا", '" means in one word: "']
+OWN = PromptTemplate("own", "topic: {text} is", bos=True, eos=True)
+
+
+@pytest.fixture
+def pipeline_vectors(tiny_adapted, embedder_options):
+    """What extraction computes with the adapter."""
+    embedder = Embedder.load(tiny_adapted, device="cpu", dtype="float32", max_length=64)
+    return embedder.encode(TEXTS, build_strategy("prompted_last_adapted", embedder_options()), progress=False)
+
+
+@pytest.fixture
+def project_folder(tiny_adapted, tmp_path):
+    """A copy of a project's models that a test may change: ``base_model/1/base_model`` and ``adapter/VERSION/adapter``."""
+    models = tiny_adapted.adapter.parents[2]
+    shutil.copytree(models, tmp_path / "models")
+    return tmp_path / "models"
+
+
+def adapter_of(project_folder):
+    (adapter,) = project_folder.glob("adapter/*/adapter")
+    return adapter
+
+
+def vectors_of(source, **options):
+    return Embedder.load(source, device="cpu", dtype="float32", **options).encode(TEXTS, progress=False)
+
+
+def test_the_exported_folder_gives_the_pipelines_vectors(exported, pipeline_vectors):
+    embedder = Embedder.load(exported, device="cpu", dtype="float32")
+    assert (embedder.strategy.name, embedder.max_length) == ("prompted_last_adapted", 64)
+    np.testing.assert_allclose(embedder.encode(TEXTS, progress=False), pipeline_vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "strategy",
+    [
+        Strategy("mine", OWN, "eos"),
+        Strategy("mine", PromptTemplate("bare", "{text}"), "mean", normalise=False),
+        Strategy("mine", PromptTemplate("suffix", '{text}" means: "'), "last_mean"),
+        Strategy("mine", PromptTemplate("begun", "x {text}", bos=False), "weighted_mean"),
+    ],
+)
+def test_an_exported_folder_keeps_its_strategy(tiny_embedder, tmp_path, strategy):
+    export_sentence_transformer(tiny_embedder, tmp_path / "model", strategy)
+    again = Embedder.load(tmp_path / "model", device="cpu", dtype="float32")
+    assert (again.strategy, again.max_length) == (strategy, 64)
+    np.testing.assert_allclose(again.encode(TEXTS, progress=False), tiny_embedder.encode(TEXTS, strategy, progress=False), atol=1e-5)
+    # And any other strategy is that of the model without the prompt.
+    other = Strategy("other", PromptTemplate("other", "about {text}:"), "last")
+    expected = tiny_embedder.encode(TEXTS, other, progress=False)
+    np.testing.assert_allclose(again.encode(TEXTS, other, progress=False), expected, atol=1e-5)
+    again.save(tmp_path / "saved")
+    np.testing.assert_allclose(vectors_of(tmp_path / "saved", strategy=other), expected, atol=1e-5)
+    export_sentence_transformer(again, tmp_path / "again")
+    np.testing.assert_allclose(vectors_of(tmp_path / "again"), again.encode(TEXTS, progress=False), atol=1e-5)
+
+
+def test_a_tokenizer_that_begins_texts_by_itself_does_so_again(tiny_embedder, tmp_path):
+    import copy
+
+    from tokenizers.processors import TemplateProcessing
+
+    tiny_embedder.tokenizer = tokenizer = copy.deepcopy(tiny_embedder.tokenizer)
+    begin = [(tokenizer.bos_token, tokenizer.bos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<s> $A", pair="<s> $A $B", special_tokens=begin)
+    export_sentence_transformer(tiny_embedder, tmp_path / "model")
+    again = Embedder.load(tmp_path / "model", device="cpu", dtype="float32")
+    assert again.tokenizer("a")["input_ids"] == tokenizer("a")["input_ids"]
+    np.testing.assert_allclose(again.encode(TEXTS, progress=False), tiny_embedder.encode(TEXTS, progress=False), atol=1e-5)
+
+
+def test_an_exported_folder_without_its_settings_is_refused_however_it_is_given(exported):
+    (exported / "embedder.json").unlink()
+    with pytest.raises(BaseModelError, match=r"is a model of sentence-transformers without embedder\.json"):
+        Embedder.load(exported)
+    with pytest.raises(BaseModelError, match=r"adds words to every text.* means in one word"):
+        Embedder.load(exported, strategy=Strategy("mine", OWN, "last"))
+    (exported / "modules.json").unlink()
+    with pytest.raises(BaseModelError, match="adds words to every text"):
+        Embedder.load(exported)
+
+
+def test_a_folder_of_sentence_transformers_is_loaded_only_under_a_strategy_of_the_callers(tiny_weights, tmp_path):
+    folder = tmp_path / "others"
+    shutil.copytree(tiny_weights.base, folder)
+    (folder / "modules.json").write_text("[]")
+    with pytest.raises(BaseModelError, match=r"SentenceTransformer.* loads it as it is meant"):
+        Embedder.load(folder)
+    strategy = Strategy("mine", OWN, "mean")
+    np.testing.assert_allclose(vectors_of(folder, strategy=strategy), vectors_of(tiny_weights, strategy=strategy), atol=1e-6)
+    with pytest.raises(BaseModelError, match="loads it as it is meant"):
+        TextEmbedding(folder).fit(TEXTS)
+    step = TextEmbedding(folder, template="about {text}:", pooling="mean", device="cpu", dtype="float32").fit(TEXTS)
+    expected = vectors_of(tiny_weights, strategy=Strategy("x", PromptTemplate("x", "about {text}:"), "mean"))
+    np.testing.assert_allclose(step.transform(TEXTS), expected, atol=1e-6)
+
+
+def test_the_adapter_folder_gives_the_pipelines_vectors(project_folder, pipeline_vectors):
+    embedder = Embedder.load(adapter_of(project_folder), device="cpu", dtype="float32")
+    assert (embedder.max_length, embedder.strategy.pooling) == (64, "last")
+    np.testing.assert_allclose(embedder.encode(TEXTS, progress=False), pipeline_vectors, atol=1e-5)
+
+
+def test_the_adapter_from_the_catalog_brings_its_strategy(tiny_adapted, tiny_weights, pipeline_vectors):
+    embedder = Embedder.load(tiny_adapted, device="cpu", dtype="float32")
+    assert embedder.max_length == 64
+    np.testing.assert_allclose(embedder.encode(TEXTS, progress=False), pipeline_vectors, atol=1e-5)
+    assert Embedder.load(tiny_weights, device="cpu").max_length == 256
+
+
+def test_an_adapter_away_from_its_project_takes_the_base_model_its_card_names(project_folder, pipeline_vectors, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    alone = shutil.copytree(adapter_of(project_folder), tmp_path / "elsewhere" / "adapter")
+    np.testing.assert_allclose(vectors_of(alone), pipeline_vectors, atol=1e-5)
+
+
+def test_an_adapter_takes_the_base_model_it_is_given(project_folder, pipeline_vectors, tiny_weights, tmp_path):
+    alone = shutil.copytree(adapter_of(project_folder), tmp_path / "elsewhere" / "adapter")
+    card = json.loads((alone / "adapter_card.json").read_text())
+    card["base"]["source"] = "gone/away.gguf"
+    (alone / "adapter_card.json").write_text(json.dumps(card))
+    with pytest.raises(BaseModelError, match=r"'gone/away.gguf', which is neither in a folder base_model beside it .*base=FOLDER"):
+        Embedder.load(alone)
+    for base in (tiny_weights, tiny_weights.base, "random:tiny-llama"):
+        np.testing.assert_allclose(vectors_of(alone, base=base), pipeline_vectors, atol=1e-5)
+    with pytest.raises(BaseModelError, match="is no adapter folder"):
+        Embedder.load(tiny_weights.base, base=tiny_weights)
+
+
+def test_an_adapter_on_other_weights_is_refused(project_folder, tiny_weights, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    other = shutil.copytree(tiny_weights.base, tmp_path / "other")
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, other / "model.safetensors", metadata={"format": "pt"})
+    (other / "card.json").unlink()
+    adapter = adapter_of(project_folder)
+    with pytest.raises(BaseModelError, match=r"was trained on 'random:tiny-llama' \(sha256 .* holds other weights"):
+        Embedder.load(adapter, base=other)
+    with pytest.raises(BaseModelError, match="is an adapted embedder"):
+        Embedder.load(adapter, base=adapter)
+
+
+def test_an_adapter_whose_weights_have_no_place_in_the_base_is_refused(project_folder):
+    from safetensors.torch import load_file, save_file
+
+    file = adapter_of(project_folder) / "adapter_model.safetensors"
+    tensors = load_file(file)
+    renamed = {name.replace("base_model.model.layers", "base_model.model.model.layers"): tensor for name, tensor in tensors.items()}
+    save_file(renamed, file, metadata={"format": "pt"})
+    with pytest.raises(BaseModelError, match=r"does not fit LlamaModel: (\d+) of its \1 weights have no place there"):
+        Embedder.load(adapter_of(project_folder))
+
+
+def test_an_adapter_without_a_card_is_loaded_on_the_base_model_it_names(project_folder, tiny_weights, pipeline_vectors):
+    adapter = adapter_of(project_folder)
+    (adapter / "adapter_card.json").unlink()
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
+    with pytest.raises(BaseModelError, match=r"the base model of the adapter .* base=FOLDER"):
+        Embedder.load(adapter)
+    np.testing.assert_allclose(vectors_of(adapter, base=tiny_weights, max_length=64), pipeline_vectors, atol=1e-5)
+
+
+def test_a_card_with_the_whole_strategy_is_followed(project_folder):
+    from embedding_adaptation.embedder.storage import strategy_to_dict
+
+    adapter = adapter_of(project_folder)
+    strategy = Strategy("mine", OWN, "eos", normalise=False)
+    card = json.loads((adapter / "adapter_card.json").read_text()) | {"strategy": strategy_to_dict(strategy)}
+    (adapter / "adapter_card.json").write_text(json.dumps(card))
+    assert Embedder.load(adapter, device="cpu").strategy == strategy
+    weights = AdapterDataset(filepath=str(project_folder / "adapter"), base_model="base_model").read_directory(adapter)
+    assert Embedder.load(weights, device="cpu").strategy == strategy
+
+
+def test_an_embedder_with_an_adapter_is_saved_merged_under_the_same_strategy(project_folder, pipeline_vectors, tmp_path):
+    Embedder.load(adapter_of(project_folder), device="cpu", dtype="float32").save(tmp_path / "merged")
+    np.testing.assert_allclose(vectors_of(tmp_path / "merged"), pipeline_vectors, atol=1e-5)
+
+
+@pytest.mark.parametrize("depth", ["adapter", "adapter/2026-01-01T00.00.00.000Z"])
+def test_a_folder_of_versions_names_the_model_below_it(project_folder, depth):
+    with pytest.raises(BaseModelError, match=r"holds no model itself; the newest below it is '.*2026-01-01T00.00.00.000Z/adapter'"):
+        Embedder.load(project_folder / depth)
