@@ -98,7 +98,7 @@ def _structure(
     facts: dict[str, Any] = {"hdbscan_clusters": density}
     if choice is None:
         return facts | {"structure": "not measured"}
-    row: dict[str, float] = curve[curve["clusters"] == taken].iloc[0].to_dict()
+    row = {str(name): value for name, value in curve[curve["clusters"] == taken].iloc[0].items()}
     facts |= {"agreement_without_groups": row["reference"], "agreement_corrected": row["corrected"]}
     facts["steps"] = list(choice.steps)
     if not choice.steps:
