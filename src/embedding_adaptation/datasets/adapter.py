@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io.core import DatasetError
 
+from embedding_adaptation.checksums import DamagedError, check_intact
 from embedding_adaptation.datasets.directory import DirectoryDataset
 from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
 
@@ -53,6 +54,21 @@ def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
     return card
 
 
+def _sha256(model: Path) -> str:
+    try:
+        return ModelCard.read(model).sha256
+    except (ValueError, KeyError, TypeError):
+        return ""  # a damaged card
+
+
+def _is_whole(model: Path) -> bool:
+    try:
+        check_intact(model)
+    except DamagedError:
+        return False  # the dataset base_model says so, and converts it again
+    return True
+
+
 class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
     """A PEFT folder (safetensors and configuration) with a card that pins the base model by its hash.
 
@@ -88,7 +104,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
         if not root.is_absolute():
             root = Path(self._filepath).parent / root
         for card_file in sorted(root.rglob(CARD_FILE), reverse=True):
-            if ModelCard.read(card_file.parent).sha256 == wanted.sha256:
+            if _sha256(card_file.parent) == wanted.sha256 and _is_whole(card_file.parent):
                 return DecoderWeights(card_file.parent, wanted, adapter=directory)
         msg = (
             f"the adapter {directory} belongs to the base model {wanted.source!r} (sha256 {wanted.sha256[:12]}...), which is not below "
@@ -102,6 +118,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
             # PEFT would write the path of this machine's copy.
             config.base_model_name_or_path = data.base.source
         data.model.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
+        (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card, which names this machine's copy of the base model
         card = {
             "base": asdict(data.base),
             "template": data.template,

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.io.core import DatasetError, VersionNotFoundError
 
-from embedding_adaptation.atomic import replacing_folder
+from embedding_adaptation.checksums import DamagedError, check_intact
 from embedding_adaptation.datasets.directory import DirectoryDataset
 from embedding_adaptation.embedder.base_model import BaseModelError, check_source, convert, is_hub_setting
-from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
+from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
 
 if TYPE_CHECKING:
     from kedro.io import Version
 
     from embedding_adaptation.embedder.base_model import BaseModelSource
+
+logger = logging.getLogger(__name__)
+
+_LEFT_OUT = "the base model in %s is not used, and is converted again where it is needed: %s"
 
 
 class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
@@ -55,12 +60,12 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
     def load(self) -> DecoderWeights:
         """The weights on disk, resolved now if they have not been before."""
         if self._version and self._version.load:
-            return self.read_directory(Path(self._get_load_path()))
+            return self.read_directory(self.intact_path())
         resolved = self._resolve()
         if not isinstance(resolved, Path):
             target = Path(self._get_save_path())
             try:
-                with replacing_folder(target) as directory:
+                with self.replacing(folder=True) as directory:
                     convert(resolved, directory)
             except BaseModelError as error:
                 raise DatasetError(str(error)) from error
@@ -80,7 +85,7 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
 
     def _resolve(self) -> Path | BaseModelSource:
         """The finished version made from this setting, or the checked source to make one from."""
-        finished = [(folder, card) for folder in self._versions() if (card := ModelCard.read(folder)).source == self._source]
+        finished = [(folder, card) for folder, card in self._versions() if card.source == self._source and _is_whole(folder)]
         if finished and is_hub_setting(self._source):
             return finished[0][0]  # pinned to the commit it was resolved to, and usable without a network
         try:
@@ -89,8 +94,8 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
             raise DatasetError(str(error)) from error
         return next((folder for folder, card in finished if card.stamp == source.stamp), source)
 
-    def _versions(self) -> list[Path]:
-        """Finished versions, newest first."""
+    def _versions(self) -> list[tuple[Path, ModelCard]]:
+        """Finished versions with their cards, newest first."""
         if not self._version:
             folders = [Path(self._filepath)]
         else:
@@ -98,7 +103,24 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
                 folders = [Path(path) for path in self._get_versions()]
             except VersionNotFoundError:
                 folders = []
-        return [folder for folder in folders if (folder / CARD_FILE).is_file()]
+        found = []
+        for folder in folders:
+            try:
+                found.append((folder, ModelCard.read(folder)))
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # no converted model
+            except (ValueError, KeyError, TypeError) as error:
+                logger.warning(_LEFT_OUT, folder, f"{type(error).__name__} in its card")
+        return found
 
     def _describe(self) -> dict[str, Any]:
         return {**super()._describe(), "source": self._source}
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_intact(folder)
+    except DamagedError as error:
+        logger.warning(_LEFT_OUT, folder, error)
+        return False
+    return True

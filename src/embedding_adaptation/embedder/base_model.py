@@ -27,6 +27,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.embedder.weights import ModelCard
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def convert(source: BaseModelSource, target: Path) -> ModelCard:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     loading: dict[str, Any] = {"trust_remote_code": False}
-    with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as scratch:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         folder = _fetch(source, Path(scratch))
         if source.kind == "gguf":
             from transformers import GgufConfig

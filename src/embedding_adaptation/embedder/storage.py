@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.atomic import replacing_folder
+from embedding_adaptation.checksums import is_intact
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
@@ -67,8 +68,8 @@ def resolve_source(source: DecoderWeights | str | Path) -> Place:
     # A GGUF file is converted once for all later loads.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "embedding-adaptation"
     target = cache / hashlib.sha256(f"{found.setting} {found.stamp}".encode()).hexdigest()[:24]
-    if not target.is_dir():
-        with replacing_folder(target) as work:
+    if not is_intact(target):
+        with replacing_folder(target, checksum=True) as work:
             convert(found, work)
     return Place(str(source), str(target))
 
