@@ -13,9 +13,12 @@ import time
 import traceback
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 PROJECT = Path(__file__).parents[2]
 OUTPUT = Path("build") / "kedro-test"
@@ -335,3 +338,38 @@ def names(project: Path) -> set[str]:
 def leftovers(project: Path) -> list[Path]:
     """Unfinished files."""
     return [path for path in (project / OUTPUT).rglob(".*-????????") if CHECKSUM not in path.suffixes or path.suffix != CHECKSUM]
+
+
+WAYS = ("truncated", "zeroed", "flipped", "deleted")
+
+
+def damage(file: Path, way: str) -> None:
+    """Damage a file: cut it in half, overwrite it with zeros, flip one bit in its middle, or delete it."""
+    content = bytearray(file.read_bytes())
+    if way == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif way == "zeroed":
+        file.write_bytes(bytes(len(content)))
+    elif way == "flipped":
+        content[len(content) // 2] ^= 1 << 3
+        file.write_bytes(content)
+    else:
+        file.unlink()
+
+
+def in_fork(function: Callable[[], Any]) -> Any:
+    """What a function returns, called in a fork; the value goes through JSON."""
+    read, write = os.pipe()
+    process = os.fork()
+    if process == 0:
+        try:
+            os.write(write, json.dumps(function()).encode())
+        except BaseException:  # noqa: BLE001  told by the missing answer
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read, "rb") as answer:
+        content = answer.read()
+    os.waitpid(process, 0)
+    return json.loads(content)
