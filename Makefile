@@ -9,10 +9,10 @@ ARGS ?=
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint types format viz mlflow serve notebook bench docs lock clean
+.PHONY: help setup run test faults faults-short lint types format viz mlflow serve notebook bench docs lock clean
 
 help:  ## Show the verbs
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(VENV)/.run $(VENV)/.dev  ## Install everything into .venv
 
@@ -21,6 +21,12 @@ run: $(VENV)/.run  ## Run the whole chain (ARGS="..." goes to kedro run)
 
 test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+faults: $(VENV)/.dev  ## Kill, fill disks and damage files, node by node (half an hour)
+	@TQDM_DISABLE=1 $(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m faults tests/faults $(ARGS)
+
+faults-short: $(VENV)/.dev  ## One fault of each kind (a few minutes)
+	@TQDM_DISABLE=1 $(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m faults tests/faults --short $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -16,7 +16,8 @@ HOLD = """
 import sys, time
 from pathlib import Path
 from embedding_adaptation.safeguards import FolderLock
-FolderLock(Path(sys.argv[1])).take("shards")
+lock = FolderLock(Path(sys.argv[1]))
+lock.take("shards")
 print("held", flush=True)
 time.sleep(60)
 """

@@ -28,7 +28,7 @@ def test_what_is_saved_is_loaded(tmp_path, kind, value, more):
     dataset.save(value)
     loaded = make(kind, tmp_path, "2", more).load()
     assert loaded.equals(value) if isinstance(value, pd.DataFrame) else loaded == value
-    assert [path.name for path in (tmp_path / "x.data" / "1").glob("*")] == ["x.data"]
+    assert [path.name for path in (tmp_path / "x.data" / "1").glob("[!.]*")] == ["x.data"]
     with pytest.raises(DatasetError, match="must not exist"):
         dataset.save(value)
 

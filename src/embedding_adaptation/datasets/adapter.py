@@ -108,7 +108,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
                 return DecoderWeights(card_file.parent, wanted, adapter=directory)
         msg = (
             f"the adapter {directory} belongs to the base model {wanted.source!r} (sha256 {wanted.sha256[:12]}...), which is not below "
-            f"{root}; set base_model to it and run any pipeline, or train again"
+            f"{root}, or not whole; set base_model to it and run a pipeline that loads it (embedding_extraction), or train again"
         )
         raise DatasetError(msg)
 

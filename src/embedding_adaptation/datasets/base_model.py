@@ -48,14 +48,17 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
     def __init__(self, *, source: str, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
         super().__init__(filepath=filepath, version=version, metadata=metadata)
         self._source = source
+        self._damaged = False
 
     def check_input(self) -> None:
-        """Fail early: see whether the setting can be resolved, without loading anything.
+        """Fail early: see whether the setting can be resolved, without loading anything. A damaged conversion is made again at once.
 
         Raises:
             DatasetError: If it cannot; the message says what is wrong and how to mend it.
         """
-        self._resolve()
+        resolved = self._resolve()
+        if not isinstance(resolved, Path) and self._damaged:
+            self.load()  # adapters look for it too, and a node that loads one may come first
 
     def load(self) -> DecoderWeights:
         """The weights on disk, resolved now if they have not been before."""
@@ -85,7 +88,8 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
 
     def _resolve(self) -> Path | BaseModelSource:
         """The finished version made from this setting, or the checked source to make one from."""
-        finished = [(folder, card) for folder, card in self._versions() if card.source == self._source and _is_whole(folder)]
+        versions = self._versions()
+        finished = [(folder, card) for folder, card in versions if card.source == self._source and self._is_whole(folder)]
         if finished and is_hub_setting(self._source):
             return finished[0][0]  # pinned to the commit it was resolved to, and usable without a network
         try:
@@ -111,16 +115,17 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
                 continue  # no converted model
             except (ValueError, KeyError, TypeError) as error:
                 logger.warning(_LEFT_OUT, folder, f"{type(error).__name__} in its card")
+                self._damaged = True
         return found
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            check_intact(folder)
+        except DamagedError as error:
+            logger.warning(_LEFT_OUT, folder, error)
+            self._damaged = True
+            return False
+        return True
 
     def _describe(self) -> dict[str, Any]:
         return {**super()._describe(), "source": self._source}
-
-
-def _is_whole(folder: Path) -> bool:
-    try:
-        check_intact(folder)
-    except DamagedError as error:
-        logger.warning(_LEFT_OUT, folder, error)
-        return False
-    return True
