@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 
 MODULES = (
     "torch",
@@ -42,6 +43,8 @@ MODULES = (
 
 def warm_up() -> None:
     """Import, and let numba compile what UMAP needs."""
+    # Before numba is imported: forks and threads do not go together.
+    os.environ.update(NUMBA_NUM_THREADS="1", NUMBA_THREADING_LAYER="workqueue")
     for module in MODULES:
         with contextlib.suppress(ModuleNotFoundError):
             importlib.import_module(module)
