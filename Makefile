@@ -18,10 +18,10 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test survey compat lint types format viz mlflow serve notebook bench docs lock clean
+.PHONY: help setup run test survey compat faults faults-short lint types format viz mlflow serve notebook bench docs lock clean
 
 help:  ## Show the verbs
-	@sed -nE 's/^([a-z]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 setup: $(VENV)/.run $(VENV)/.dev  ## Install everything into .venv
 
@@ -36,6 +36,12 @@ survey: $(VENV)/.dev  ## Take tiny models of 60 families through the whole chain
 
 compat: $(VENV)/.dev  ## Load exported models with five versions of sentence-transformers (a few minutes, from PyPI)
 	@COMPAT=all $(BIN)/python -m pytest --no-cov -q tests/embedder/test_export_versions.py $(ARGS)
+
+faults: $(VENV)/.dev  ## Kill, fill disks and damage files, node by node (half an hour)
+	@TQDM_DISABLE=1 $(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m faults tests/faults $(ARGS)
+
+faults-short: $(VENV)/.dev  ## One fault of each kind (a few minutes)
+	@TQDM_DISABLE=1 $(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m faults tests/faults --short $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from embedding_adaptation import served_texts
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.datasets.exported_embedder import FACTS_FILE
 from embedding_adaptation.options import Options
 
@@ -116,7 +117,7 @@ def log_and_register(
     version_tags = dict(model_tags(facts)) | {key: value[:_TAG_CHARACTERS] for key, value in tags.items()}
     logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, tags=version_tags)
     try:
-        with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as scratch:
+        with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
             target = Path(scratch) / "model"
             write_mlflow_model(folder, target, int(facts["dimensions"]), logged)
             client.log_model_artifacts(logged.model_id, str(target))

@@ -1,10 +1,14 @@
 """Kedro project settings: https://docs.kedro.org/en/stable/kedro_project_setup/settings.html."""
 
 from embedding_adaptation.configuration import ProjectConfigLoader
+from embedding_adaptation.context import ProjectContext
 from embedding_adaptation.hooks import InputChecks, ResultTable
+from embedding_adaptation.safeguards import Safeguards
 from embedding_adaptation.tracking import MlflowTracking
 
-HOOKS = (MlflowTracking(), InputChecks(), ResultTable())
+HOOKS = (MlflowTracking(), InputChecks(), Safeguards(), ResultTable())
+
+CONTEXT_CLASS = ProjectContext
 
 CONFIG_LOADER_CLASS = ProjectConfigLoader
 CONFIG_LOADER_ARGS = {

@@ -45,6 +45,7 @@ from kedro.io.core import DatasetError, VersionNotFoundError
 from kedro.io.data_catalog import SharedMemoryDataCatalog
 from pydantic import ValidationError
 
+from embedding_adaptation.atomic import replacing_file
 from embedding_adaptation.errors import sentence
 from embedding_adaptation.interruption import held_signals
 from embedding_adaptation.model_registry import RegistryOptions, log_and_register
@@ -318,7 +319,9 @@ class RunLog:
                     self.uri, type(error).__name__, _first_line(error), self.pending, self.pending,
                 )  # fmt: skip
         if not self._reachable:
-            self._keep(self.pending, self._events)
+            # Of a run that the store has taken the beginning of, the rest is sent later.
+            begun = self._sender.run_id if self._sender is not None else ""
+            self._keep(self.pending, self._events, begun_run=begun, sent=self._sent if begun else 0)
             self._pending_model.unlink(missing_ok=True)  # it is among them
 
     @property
@@ -340,11 +343,14 @@ class RunLog:
                 self.uri, event["path"], type(error).__name__, _first_line(error), self._pending_model, self._pending_model,
             )  # fmt: skip
 
-    def _keep(self, file: Path, events: list[Event], **more: str) -> None:
-        file.parent.mkdir(exist_ok=True)
+    def _keep(self, file: Path, events: list[Event], **more: str | int) -> None:
         header = {"kind": "store", "uri": self.uri, "experiment": self.experiment, "project": str(self.project), **more}
         lines = [json.dumps(event, ensure_ascii=False) for event in [header, *events]]
-        file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        try:
+            with replacing_file(file) as work:
+                work.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        except OSError as error:  # what the run computes is worth more than its log
+            logger.warning("the log of this run could not be kept for later either: %s", error)
 
 
 class MlflowSender:
@@ -373,6 +379,18 @@ class MlflowSender:
             else:
                 self._experiment_id = found.experiment_id
         self.run_id = run_id
+
+    def has_run(self) -> bool:
+        """Whether the store has the run to go on with."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_run(self.run_id)
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
+        return True
 
     def send(self, event: Event) -> None:
         """Send one event."""
@@ -430,7 +448,7 @@ def _only_one_at_a_time(uri: str) -> AbstractContextManager[object]:
 
 
 def send_pending(file: Path) -> None:
-    """Send a run that was kept in a file, as a new run, or the model of a run that is there already; then remove the file.
+    """Send a run that was kept in a file, or the rest of one that the store has the beginning of, or its model; then remove the file.
 
     Raises:
         TrackingError: If the file is not one of this module's.
@@ -440,9 +458,12 @@ def send_pending(file: Path) -> None:
         msg = f"{file} is no pending MLflow log; give a file from {PENDING_FOLDER}/"
         raise TrackingError(msg)
     store, *rest = events
+    begun = store.get("begun_run", "")
     sender = MlflowSender(
-        os.environ.get("MLFLOW_TRACKING_URI") or store["uri"], store["experiment"], Path(store["project"]), store.get("run_id", "")
+        os.environ.get("MLFLOW_TRACKING_URI") or store["uri"], store["experiment"], Path(store["project"]), store.get("run_id", "") or begun
     )
+    if begun and sender.has_run():
+        rest = rest[store["sent"] :]
     for event in rest:
         sender.send(event)
     file.unlink()

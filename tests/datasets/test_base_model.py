@@ -7,6 +7,7 @@ from kedro.io import Version
 from kedro.io.core import DatasetError
 
 from embedding_adaptation import paths
+from embedding_adaptation.checksums import checksum_file
 from embedding_adaptation.datasets import base_model as module
 from embedding_adaptation.datasets.base_model import BaseModelDataset
 
@@ -59,6 +60,7 @@ def test_a_hub_model_that_was_resolved_needs_no_network(folder, tmp_path, monkey
 
     weights = dataset(str(folder), tmp_path).load()
     dataclasses.replace(weights.card, source="team/model@main").write(weights.base)
+    checksum_file(weights.base).unlink()  # it is not what was written, and meant to be
     monkeypatch.setattr(module, "check_source", lambda *args, **kwargs: pytest.fail("asked the Hub"))
     assert dataset("team/model@main", tmp_path).load().base == weights.base
 
@@ -91,3 +93,15 @@ def test_an_interrupted_conversion_leaves_no_version(folder, tmp_path, monkeypat
 def test_it_cannot_be_saved(tmp_path):
     with pytest.raises(DatasetError):
         dataset("random:tiny-llama", tmp_path).save("something")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json", "card.json"])
+def test_a_damaged_conversion_is_made_again_and_not_used(folder, tmp_path, caplog, name):
+    first = dataset(str(folder), tmp_path).load()
+    content = bytearray((first.base / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (first.base / name).write_bytes(content)
+    second = dataset(str(folder), tmp_path, save="2026-01-02T00.00.00.000Z").load()
+    assert second.base != first.base
+    assert "is not used, and is converted again" in caplog.text
+    assert (second.base / "model.safetensors").read_bytes() != b""

@@ -39,9 +39,29 @@ def test_a_failed_write_leaves_the_old_shard_and_no_rest(tmp_path, monkeypatch):
         dataset.save({"a": FRAME})
     monkeypatch.undo()
     assert dataset.load()["a"].equals(FRAME)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.parquet.xxh128", "a.parquet"]
 
 
 def test_a_name_may_not_leave_the_directory(tmp_path):
     with pytest.raises(DatasetError, match="leaves the directory"):
         ShardsDataset(filepath=str(tmp_path / "in")).save({"../out": FRAME})
+
+
+def flipped(content):
+    changed = bytearray(content)
+    changed[len(changed) // 2] ^= 4
+    return bytes(changed)
+
+
+@pytest.mark.parametrize("change", [lambda content: content[:-9], lambda content: bytes(len(content)), flipped])
+def test_a_damaged_shard_counts_as_not_there_until_it_is_written_again(tmp_path, change, caplog):
+    dataset = ShardsDataset(filepath=str(tmp_path))
+    dataset.save({"run/00000": FRAME, "run/00001": FRAME})
+    file = tmp_path / "run" / "00001.parquet"
+    file.write_bytes(change(file.read_bytes()))
+    loaded = dataset.load()
+    assert list(loaded) == ["run/00000"]
+    assert loaded.damaged == {"run/00001"}
+    assert "00001.parquet is damaged" in caplog.text
+    dataset.save({"run/00001": FRAME})
+    assert list(dataset.load()) == ["run/00000", "run/00001"]

@@ -104,7 +104,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
             return DecoderWeights(base, wanted, adapter=directory)
         msg = (
             f"the adapter {directory} belongs to the base model {wanted.source!r} (sha256 {wanted.sha256[:12]}...), which is not below "
-            f"{root}; set base_model to it and run any pipeline, or train again"
+            f"{root}, or not whole; set base_model to it and run a pipeline that loads it (embedding_extraction), or train again"
         )
         raise DatasetError(msg)
 
@@ -114,6 +114,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
             # PEFT would write the path of this machine's copy.
             config.base_model_name_or_path = data.base.source
         data.model.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
+        (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card, which names this machine's copy of the base model
         card = {
             "base": asdict(data.base),
             "template": data.template,

@@ -6,9 +6,7 @@ import json
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractVersionedDataset
-
-from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.datasets.versioned import LocalVersions
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
 _MEAN, _MATRIX, _DIMENSIONS = "/mean", "/matrix", "dimensions"
 
 
-class AfterProcessingDataset(AbstractVersionedDataset[dict[str, AfterProcessing], dict[str, AfterProcessing]]):
+class AfterProcessingDataset(LocalVersions[dict[str, AfterProcessing], dict[str, AfterProcessing]]):
     """The fitted after-processing of strategies in one safetensors file: ``NAME/mean`` and, where there is one, ``NAME/matrix``.
 
     Args:
@@ -34,7 +32,7 @@ class AfterProcessingDataset(AbstractVersionedDataset[dict[str, AfterProcessing]
         """After-processing by the strategy's name; empty where no strategy has any."""
         from safetensors import safe_open
 
-        with safe_open(Path(self._get_load_path()), framework="np") as file:
+        with safe_open(self.intact_path(), framework="np") as file:
             dimensions = json.loads(file.metadata()[_DIMENSIONS])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safetensors file is no dict
         names = [name.removesuffix(_MEAN) for name in tensors if name.endswith(_MEAN)]
@@ -46,7 +44,7 @@ class AfterProcessingDataset(AbstractVersionedDataset[dict[str, AfterProcessing]
 
         tensors = {name + _MEAN: after.mean for name, after in data.items()}
         tensors |= {name + _MATRIX: after.matrix for name, after in data.items() if after.matrix is not None}
-        with replacing_file(Path(self._get_save_path())) as work:
+        with self.replacing() as work:
             save_file(tensors, work, metadata={_DIMENSIONS: json.dumps({name: after.dimensions for name, after in data.items()})})
 
     def _exists(self) -> bool:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.io.core import DatasetError, VersionNotFoundError
 
-from embedding_adaptation.atomic import replacing_folder
+from embedding_adaptation.checksums import DamagedError, check_intact
 from embedding_adaptation.datasets.directory import DirectoryDataset
 from embedding_adaptation.embedder.base_model import BaseModelError, check_source, convert, is_hub_setting
-from embedding_adaptation.embedder.weights import CARD_FILE, DecoderWeights, ModelCard
+from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
 from embedding_adaptation.paths import project_path, project_root
 
 if TYPE_CHECKING:
     from kedro.io import Version
 
     from embedding_adaptation.embedder.base_model import BaseModelSource
+
+logger = logging.getLogger(__name__)
+
+_LEFT_OUT = "the base model in %s is not used, and is converted again where it is needed: %s"
 
 
 class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
@@ -44,24 +49,27 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
     def __init__(self, *, source: str, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
         super().__init__(filepath=filepath, version=version, metadata=metadata)
         self._source = source
+        self._damaged = False
 
     def check_input(self) -> None:
-        """Fail early: see whether the setting can be resolved, without loading anything.
+        """Fail early: see whether the setting can be resolved, without loading anything. A damaged conversion is made again at once.
 
         Raises:
             DatasetError: If it cannot; the message says what is wrong and how to mend it.
         """
-        self._resolve()
+        resolved = self._resolve()
+        if not isinstance(resolved, Path) and self._damaged:
+            self.load()  # adapters look for it too, and a node that loads one may come first
 
     def load(self) -> DecoderWeights:
         """The weights on disk, resolved now if they have not been before."""
         if self._version and self._version.load:
-            return self.read_directory(Path(self._get_load_path()))
+            return self.read_directory(self.intact_path())
         resolved = self._resolve()
         if not isinstance(resolved, Path):
             target = Path(self._get_save_path())
             try:
-                with replacing_folder(target) as directory:
+                with self.replacing(folder=True) as directory:
                     convert(resolved, directory)
             except BaseModelError as error:
                 raise DatasetError(str(error)) from error
@@ -81,8 +89,8 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
 
     def _resolve(self) -> Path | BaseModelSource:
         """The finished version made from this setting, or the checked source to make one from."""
-        finished = [(folder, card) for folder in self._versions() if (card := ModelCard.read(folder)).source == self._source]
-        root = project_root()
+        versions, root = self._versions(), project_root()
+        finished = [(folder, card) for folder, card in versions if card.source == self._source and self._is_whole(folder)]
         if finished and is_hub_setting(self._source, relative_to=root):
             return finished[0][0]  # pinned to the commit it was resolved to, and usable without a network
         try:
@@ -95,8 +103,8 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
             raise DatasetError(f"{error}{elsewhere}") from error
         return next((folder for folder, card in finished if card.stamp == source.stamp), source)
 
-    def _versions(self) -> list[Path]:
-        """Finished versions, newest first."""
+    def _versions(self) -> list[tuple[Path, ModelCard]]:
+        """Finished versions with their cards, newest first."""
         if not self._version:
             folders = [Path(self._filepath)]
         else:
@@ -104,7 +112,25 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
                 folders = [Path(path) for path in self._get_versions()]
             except VersionNotFoundError:
                 folders = []
-        return [folder for folder in folders if (folder / CARD_FILE).is_file()]
+        found = []
+        for folder in folders:
+            try:
+                found.append((folder, ModelCard.read(folder)))
+            except (FileNotFoundError, NotADirectoryError):
+                continue  # no converted model
+            except (ValueError, KeyError, TypeError) as error:
+                logger.warning(_LEFT_OUT, folder, f"{type(error).__name__} in its card")
+                self._damaged = True
+        return found
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            check_intact(folder)
+        except DamagedError as error:
+            logger.warning(_LEFT_OUT, folder, error)
+            self._damaged = True
+            return False
+        return True
 
     def _describe(self) -> dict[str, Any]:
         return {**super()._describe(), "source": self._source}

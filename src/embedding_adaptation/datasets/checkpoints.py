@@ -33,12 +33,17 @@ class CheckpointsDataset(AbstractDataset[None, "dict[int, Path]"]):
         """Paths of the adapters by step.
 
         Raises:
-            DatasetError: If there is none.
+            DatasetError: If there is none, or one is damaged.
         """
         from embedding_adaptation.pipelines.attention_analysis.over_training import CheckpointError, checkpoint_folders
+        from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import MANIFEST, is_whole
 
         found = [path for path in self._path.rglob("step-*") if path.is_dir()]
         newest = max(found, key=lambda path: path.stat().st_mtime).parent if found else self._path
+        damaged = sorted(path.name for path in newest.glob("step-*") if (path / MANIFEST).is_file() and not is_whole(path))
+        if damaged:
+            msg = f"{newest / damaged[0]} is damaged; remove it to go without this step, or remove {newest} and train again"
+            raise DatasetError(msg)
         try:
             return checkpoint_folders(newest)
         except CheckpointError as error:

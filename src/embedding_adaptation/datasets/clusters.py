@@ -8,10 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from kedro.io import AbstractVersionedDataset
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.datasets.versioned import LocalVersions
 
 if TYPE_CHECKING:
     from kedro.io import Version
@@ -52,7 +51,7 @@ class Clusters:
         return np.bincount(self.labels[self.labels != NOISE], minlength=len(self.centres))
 
 
-class ClustersDataset(AbstractVersionedDataset[Clusters, Clusters]):
+class ClustersDataset(LocalVersions[Clusters, Clusters]):
     """A clustering in one safetensors file.
 
     Args:
@@ -73,7 +72,7 @@ class ClustersDataset(AbstractVersionedDataset[Clusters, Clusters]):
         """
         from safetensors import SafetensorError, safe_open
 
-        path = Path(self._get_load_path())
+        path = self.intact_path()
         try:
             with safe_open(path, framework="np") as file:
                 labels, distances, centres = (file.get_tensor(name) for name in ("labels", "distances", "centres"))
@@ -87,7 +86,7 @@ class ClustersDataset(AbstractVersionedDataset[Clusters, Clusters]):
         from safetensors.numpy import save_file
 
         tensors = {"labels": data.labels, "distances": data.distances, "centres": data.centres}
-        with replacing_file(Path(self._get_save_path())) as work:
+        with self.replacing() as work:
             save_file(
                 {name: np.ascontiguousarray(array) for name, array in tensors.items()}, work, metadata={"facts": json.dumps(data.facts)}
             )

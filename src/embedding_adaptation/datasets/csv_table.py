@@ -7,10 +7,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractVersionedDataset
 from kedro_datasets._typing import TablePreview
 
-from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.datasets.versioned import LocalVersions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from kedro.io import Version
 
 
-class CSVTableDataset(AbstractVersionedDataset["pd.DataFrame", "pd.DataFrame"]):
+class CSVTableDataset(LocalVersions["pd.DataFrame", "pd.DataFrame"]):
     """A CSV file whose columns of texts come back unchanged, whatever the texts hold.
 
     ``pandas.CSVDataset`` reads a text "NA" as missing and "007" as a number, and before Python 3.11.9 and 3.12.3 a carriage return inside a
@@ -54,8 +53,8 @@ class CSVTableDataset(AbstractVersionedDataset["pd.DataFrame", "pd.DataFrame"]):
         return self._load()
 
     def save(self, data: pd.DataFrame) -> None:
-        """Write the table, without its index; the file is there in full or not at all."""
-        with replacing_file(Path(self._get_save_path())) as work:
+        """Write the table, without its index."""
+        with self.replacing() as work:
             data.to_csv(work, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n", encoding="utf-8", errors="replace")
 
     def preview(self, nrows: int = 5) -> TablePreview:
@@ -65,7 +64,7 @@ class CSVTableDataset(AbstractVersionedDataset["pd.DataFrame", "pd.DataFrame"]):
     def _load(self, rows: int | None = None) -> pd.DataFrame:
         import pandas as pd
 
-        path = Path(self._get_load_path())
+        path = self.intact_path()
         try:
             columns = [str(column) for column in pd.read_csv(path, nrows=0, encoding="utf-8")]
         except pd.errors.EmptyDataError:

@@ -6,10 +6,7 @@ from abc import abstractmethod
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from kedro.io import AbstractVersionedDataset
-from kedro.io.core import DatasetError
-
-from embedding_adaptation.atomic import replacing_folder
+from embedding_adaptation.datasets.versioned import LocalVersions
 
 if TYPE_CHECKING:
     from kedro.io import Version
@@ -18,10 +15,10 @@ _DI = TypeVar("_DI")
 _DO = TypeVar("_DO")
 
 
-class DirectoryDataset(AbstractVersionedDataset[_DI, _DO], Generic[_DI, _DO]):
+class DirectoryDataset(LocalVersions[_DI, _DO], Generic[_DI, _DO]):
     """Base class of datasets whose value is a directory of files.
 
-    A save goes to a temporary directory beside the target, which is then renamed: a version is there in full or not at all.
+    A version is there in full or not at all, and damage to any file in it is recognised.
 
     Args:
         filepath: The directory, on a local disk. Versions lie below it.
@@ -45,17 +42,13 @@ class DirectoryDataset(AbstractVersionedDataset[_DI, _DO], Generic[_DI, _DO]):
         """Load the version asked for, or the newest.
 
         Raises:
-            DatasetError: If there is none; the message says how to make one.
+            DatasetError: If there is none, or it is not what was saved; the message says how to make one.
         """
-        directory = Path(self._get_load_path())
-        if not directory.is_dir():
-            msg = f"there is no {directory}; run the pipeline that writes it first"
-            raise DatasetError(msg)
-        return self.read_directory(directory)
+        return self.read_directory(self.intact_path())
 
     def save(self, data: _DI) -> None:
         """Save as a new version, or replace the unversioned directory."""
-        with replacing_folder(Path(self._get_save_path())) as directory:
+        with self.replacing(folder=True) as directory:
             self.write_directory(data, directory)
 
     def _exists(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +13,12 @@ from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.checksums import is_intact
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+logger = logging.getLogger(__name__)
 
 _DIGEST_BYTES = 16
 _DIGESTS, _VECTORS = "digests", "vectors"
@@ -35,7 +39,7 @@ class EmbeddingStore:
     """Vectors in shards of safetensors, a folder for each way to make them.
 
     Contents never change: a key says everything that decides a vector, so that a store can be filled by many runs and deleted at any time
-    without changing a result. A shard is there in full or not at all.
+    without changing a result. A shard is there in full or not at all, and a damaged one is as good as none.
 
     Args:
         folder: The directory.
@@ -65,7 +69,7 @@ class EmbeddingStore:
         name = hashlib.blake2b(b"".join(digests), digest_size=12).hexdigest()
         path = self.folder / key / f"{name}.safetensors"
         table = np.frombuffer(b"".join(digests), np.uint8).reshape(len(texts), _DIGEST_BYTES)  # [N, 16]
-        with replacing_file(path) as work:
+        with replacing_file(path, checksum=True) as work:
             save_file({_DIGESTS: table.copy(), _VECTORS: np.ascontiguousarray(vectors, np.float32)}, work)
         self._index(key).update({digest: (path, row) for row, digest in enumerate(digests)})
 
@@ -92,16 +96,16 @@ class EmbeddingStore:
 
     def _index(self, key: str) -> dict[bytes, tuple[Path, int]]:
         if key not in self._places:
-            from safetensors import SafetensorError, safe_open
+            from safetensors import safe_open
 
             places: dict[bytes, tuple[Path, int]] = {}
             for path in sorted((self.folder / key).glob("[!.]*.safetensors")):
-                try:
-                    with safe_open(path, framework="np") as file:
-                        table = file.get_tensor(_DIGESTS)
-                except SafetensorError as error:
-                    msg = f"{path} is damaged ({error}); delete it, and its vectors are made again"
-                    raise DatasetError(msg) from error
+                if not is_intact(path):
+                    logger.warning("%s is damaged, or has no checksum: it is removed, and its vectors are made again", path)
+                    path.unlink(missing_ok=True)
+                    continue
+                with safe_open(path, framework="np") as file:
+                    table = file.get_tensor(_DIGESTS)
                 places.update({row.tobytes(): (path, number) for number, row in enumerate(table)})
             self._places[key] = places
         return self._places[key]
@@ -125,6 +129,7 @@ class EmbeddingStoreDataset(AbstractDataset[None, EmbeddingStore]):
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)
+        self.written_when_loaded = True
         self.metadata = metadata
 
     def load(self) -> EmbeddingStore:

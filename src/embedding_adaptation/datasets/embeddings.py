@@ -8,10 +8,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from kedro.io import AbstractVersionedDataset
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.datasets.versioned import LocalVersions
 
 if TYPE_CHECKING:
     from kedro.io import Version
@@ -44,7 +43,7 @@ class Embeddings:
                 raise ValueError(msg)
 
 
-class EmbeddingsDataset(AbstractVersionedDataset[Embeddings, Embeddings]):
+class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
     """Embeddings in one safetensors file: a tensor a strategy, the ids in the file's header.
 
     Args:
@@ -65,7 +64,7 @@ class EmbeddingsDataset(AbstractVersionedDataset[Embeddings, Embeddings]):
         """
         from safetensors import SafetensorError, safe_open
 
-        path = Path(self._get_load_path())
+        path = self.intact_path()
         try:
             with safe_open(path, framework="np") as file:
                 header = file.metadata() or {}
@@ -81,7 +80,7 @@ class EmbeddingsDataset(AbstractVersionedDataset[Embeddings, Embeddings]):
         from safetensors.numpy import save_file
 
         tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}
-        with replacing_file(Path(self._get_save_path())) as work:
+        with self.replacing() as work:
             save_file(tensors, work, metadata={_IDS: json.dumps(list(data.ids)), _WEIGHTS: data.weights})
 
     def _exists(self) -> bool:

@@ -10,7 +10,7 @@ from kedro.io.core import DatasetError
 
 
 class FolderDataset(AbstractDataset[None, Path]):
-    """A working folder: loading gives its path, made if need be; what is in it is the node's own business.
+    """A working folder of one run at a time: loading gives its path, made if need be; what is in it is the node's own business.
 
     Args:
         filepath: The folder.
@@ -18,7 +18,7 @@ class FolderDataset(AbstractDataset[None, Path]):
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
-        self._path = Path(filepath)
+        self._path = self.exclusive_folder = Path(filepath)
         self.metadata = metadata
 
     def load(self) -> Path:

@@ -1,10 +1,16 @@
-"""Reports of other pipelines that are useful where they are there."""
+"""Reports as versions that are there in full or not at all, and those of other pipelines that are useful where they are there."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kedro_datasets.json import JSONDataset
+from kedro_datasets import json
+
+from embedding_adaptation.datasets.versioned import OneFile
+
+
+class JSONDataset(OneFile, json.JSONDataset):
+    """``json.JSONDataset``, with its arguments."""
 
 
 class OptionalReportDataset(JSONDataset):

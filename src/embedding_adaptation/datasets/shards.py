@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.atomic import DiskFullError, replacing_file
+from embedding_adaptation.checksums import is_intact
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger(__name__)
 
 
 class Shards(Mapping[str, "pd.DataFrame"]):
@@ -20,11 +24,22 @@ class Shards(Mapping[str, "pd.DataFrame"]):
 
     Args:
         folder: The directory.
+
+    Attributes:
+        damaged: Names of shards that are not what was written; they count as not there.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._names = [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("[!.]*.parquet"))]
+        self._names: list[str] = []
+        self.damaged: set[str] = set()
+        for path in sorted(folder.rglob("[!.]*.parquet")):
+            name = path.relative_to(folder).with_suffix("").as_posix()
+            if is_intact(path):
+                self._names.append(name)
+            else:
+                self.damaged.add(name)
+                logger.warning("%s is damaged, or has no checksum: it is not used, and made again where it is needed", path)
         self._known = set(self._names)
 
     def __getitem__(self, name: str) -> pd.DataFrame:
@@ -53,11 +68,13 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", Shards]):
 
     Args:
         filepath: The directory. A shard's name may hold ``/`` for a folder in it.
+        exclusive: Whether one run at a time may work here, because shards are numbered.
         metadata: Free values for other tools.
     """
 
-    def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(self, *, filepath: str, exclusive: bool = False, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)
+        self.exclusive_folder = self._path if exclusive else None
         self.metadata = metadata
 
     def load(self) -> Shards:
@@ -71,8 +88,11 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", Shards]):
             if not target.resolve().is_relative_to(self._path.resolve()):
                 msg = f"shard name {name!r} leaves the directory {self._path}; use a plain name"
                 raise DatasetError(msg)
-            with replacing_file(target) as work:
-                frame.to_parquet(work, index=False)
+            try:
+                with replacing_file(target, checksum=True) as work:
+                    frame.to_parquet(work, index=False)
+            except DiskFullError as error:
+                raise DatasetError(str(error)) from error
 
     def _exists(self) -> bool:
         return any(self._path.rglob("[!.]*.parquet"))

@@ -5,11 +5,9 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from kedro.io import AbstractVersionedDataset
-from kedro.io.core import DatasetError
 from kedro_datasets._typing import TablePreview
 
-from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.datasets.versioned import LocalVersions
 from embedding_adaptation.text_stream import TableStream, TextStream
 
 if TYPE_CHECKING:
@@ -17,7 +15,7 @@ if TYPE_CHECKING:
     from kedro.io import Version
 
 
-class TableStreamDataset(AbstractVersionedDataset["TableStream | pd.DataFrame", "TextStream | pd.DataFrame"]):
+class TableStreamDataset(LocalVersions["TableStream | pd.DataFrame", "TextStream | pd.DataFrame"]):
     """A parquet file that is written, and if wanted read, piece by piece: the table need not fit into memory.
 
     Args:
@@ -38,20 +36,17 @@ class TableStreamDataset(AbstractVersionedDataset["TableStream | pd.DataFrame", 
         """A stream over the file, or all of it.
 
         Raises:
-            DatasetError: If there is no such file.
+            DatasetError: If there is no such file, or it is not what was saved.
         """
         import pandas as pd
 
-        path = Path(self._get_load_path())
-        if not path.is_file():
-            msg = f"there is no {path}; run the pipeline that writes it first"
-            raise DatasetError(msg)
+        path = self.intact_path()
         return TextStream.of_parquet(path) if self._texts else pd.read_parquet(path)
 
     def save(self, data: TableStream | pd.DataFrame) -> None:
         """Write the table; the file is there in full or not at all."""
         stream = data if isinstance(data, TableStream) else TableStream.of(data)
-        with replacing_file(Path(self._get_save_path())) as work:
+        with self.replacing() as work:
             stream.write_parquet(work)
 
     def preview(self, nrows: int = 5) -> TablePreview:

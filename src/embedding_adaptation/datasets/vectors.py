@@ -11,6 +11,7 @@ from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file
 from embedding_adaptation.vector_store import VectorError, VectorStore
 
 _MANIFEST = "vectors.json"
@@ -50,6 +51,7 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath).expanduser()
+        self.exclusive_folder = None if self._path.suffix else self._path
         self.metadata = metadata
 
     def load(self) -> VectorStore:
@@ -72,18 +74,29 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
             raise DatasetError(msg)
         names = [shard.relative_to(self._path).as_posix() for shard in data.shards]
         manifest = {"facts": data.facts, "shards": {name: _fingerprint(self._path / name) for name in names}}
-        with replacing_file(self._path / _MANIFEST) as work:
+        with replacing_file(self._path / _MANIFEST, checksum=True) as work:
             work.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
         for leftover in set(self._path.glob("shard-*.safetensors")) - {self._path / name for name in names}:
             leftover.unlink()
+            checksum_file(leftover).unlink(missing_ok=True)
 
     def _load_shards(self) -> VectorStore:
         if not (self._path / _MANIFEST).is_file():
             msg = f"there are no vectors in {self._path}; run the pipeline that writes them first"
             raise DatasetError(msg)
-        manifest = json.loads((self._path / _MANIFEST).read_text(encoding="utf-8"))
+        try:
+            check_intact(self._path / _MANIFEST)
+            manifest = json.loads((self._path / _MANIFEST).read_text(encoding="utf-8"))
+        except (DamagedError, ValueError) as error:
+            msg = f"{self._path / _MANIFEST} is damaged; run embed_corpus_node again, which keeps the vectors that are whole"
+            raise DatasetError(msg) from error
         files = [self._path / name for name in manifest["shards"]]
         for file, fingerprint in zip(files, manifest["shards"].values(), strict=True):
+            try:
+                check_intact(file)
+            except DamagedError as error:
+                msg = f"{error}; run embed_corpus_node again, which makes it anew and keeps the others"
+                raise DatasetError(msg) from error
             if not file.is_file() or _fingerprint(file) != fingerprint:
                 msg = f"{file} is not the one that was saved: an interrupted run has begun other vectors; run embed_corpus_node again"
                 raise DatasetError(msg)

@@ -29,6 +29,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.embedder.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -189,7 +190,7 @@ def convert(source: BaseModelSource, target: Path) -> ModelCard:
     from embedding_adaptation.embedder.loading import merge_adapter_folder
     from embedding_adaptation.embedder.tokenizer import load_tokenizer
 
-    with _about(source.setting), tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as scratch:
+    with _about(source.setting), tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         source, folder, contents = fetch(source, Path(scratch))
         model = _load(source, folder, contents, Path(scratch))
         rows = int(model.get_input_embeddings().weight.shape[0])

@@ -291,7 +291,7 @@ class Embedder:
         """Embed any number of texts in constant memory, writing as it goes.
 
         Equal texts are embedded once a shard. Shards that an interrupted call with the same texts, weights and strategy has finished are
-        kept.
+        kept, unless they are damaged.
 
         Args:
             texts: Texts to embed; a generator is read as it is needed.
@@ -310,6 +310,7 @@ class Embedder:
         from safetensors.numpy import save_file
 
         from embedding_adaptation.atomic import replacing_file
+        from embedding_adaptation.checksums import is_intact
 
         strategy = strategy or self.strategy
         self.check([strategy])
@@ -325,12 +326,12 @@ class Embedder:
                 digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
             path = Path(folder) / f"shard-{len(shards):06d}.safetensors"
             shards.append(path)
-            if path.exists():
+            if path.exists() and is_intact(path):
                 with safe_open(path, framework="np") as file:
                     if (file.metadata() or {}).get("fingerprint") == digest.hexdigest():
                         continue
             vectors = self.encode(chunk, strategy, progress=progress)
-            with replacing_file(path) as work:
+            with replacing_file(path, checksum=True) as work:
                 save_file({"vectors": np.ascontiguousarray(vectors)}, work, metadata={"fingerprint": digest.hexdigest()})
         return shards
 

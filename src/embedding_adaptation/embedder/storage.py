@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedding_adaptation.atomic import replacing_folder
+from embedding_adaptation.checksums import is_intact
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.base_model import BaseModelError, BaseModelSource, check_source, convert, fetch, is_hub_setting
 from embedding_adaptation.embedder.strategy import Strategy
@@ -131,8 +132,8 @@ def _of_base_model(setting: str, *, has_strategy: bool) -> Place:
     # A GGUF file, an adapter or a part of a multimodal model is converted once for all later loads.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "embedding-adaptation"
     target = cache / hashlib.sha256(f"{found.setting} {found.stamp}".encode()).hexdigest()[:24]
-    if not target.is_dir():
-        with replacing_folder(target) as work:
+    if not is_intact(target):
+        with replacing_folder(target, checksum=True) as work:
             convert(found, work)
     return Place(setting, str(target))
 

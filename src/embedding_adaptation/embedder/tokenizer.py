@@ -37,7 +37,7 @@ def load_tokenizer(folder: str | Path, rows: int, **loading: Any) -> PreTrainedT
         needed = [token for token in (tokenizer.bos_token, tokenizer.eos_token) if token in beyond]
         if ordinary or needed:
             raise BaseModelError(beyond_message(ordinary or {token: beyond[token] for token in needed}, rows))
-        with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as scratch:
+        with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
             tokenizer.save_pretrained(scratch)
             _leave_out(Path(scratch), set(beyond))
             tokenizer = _read(scratch)

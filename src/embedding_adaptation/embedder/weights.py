@@ -7,6 +7,8 @@ import json
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING
 
+from embedding_adaptation.checksums import check_intact
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -52,10 +54,15 @@ class ModelCard:
 
 
 def find_converted(root: Path, sha256: str) -> Path | None:
-    """The folder below ``root`` whose card has that hash, the newest version first; ``None`` where there is none."""
+    """The folder below ``root`` whose card has that hash, the newest version first; ``None`` where there is none that is not damaged."""
     for card_file in sorted(root.rglob(CARD_FILE), reverse=True):
-        if ModelCard.read(card_file.parent).sha256 == sha256:
-            return card_file.parent
+        folder = card_file.parent
+        try:
+            if ModelCard.read(folder).sha256 == sha256:
+                check_intact(folder)
+                return folder
+        except (ValueError, KeyError, TypeError):
+            continue  # damaged: what converts models says so, and converts it again
     return None
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.pipelines.attention_analysis.comparison import ALL, layer_values
 from embedding_adaptation.pipelines.attention_analysis.shares import Spans, measure_rows
 from embedding_adaptation.pipelines.attention_analysis.statistics import bootstrapped_rank_correlation, paired_bootstrap
@@ -98,7 +99,7 @@ def attention_over_training(
     weights = {0: replace(base, adapter=None), **{step: replace(base, adapter=path) for step, path in wanted.items()}}
     for step, chosen in weights.items():
         embedder = load(chosen)
-        with tempfile.TemporaryDirectory() as work:
+        with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as work:
             rows = record_attention(
                 embedder, template, texts, Path(work) / "rows", layers=layers, heads=heads, progress=progress
             )  # fmt: skip

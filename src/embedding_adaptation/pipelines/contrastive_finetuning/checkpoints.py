@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_MANIFEST = "manifest.json"
+MANIFEST = "manifest.json"
 _RESUME_FILES = ("optimizer.safetensors", "random_state.safetensors", "trainer_state.json", "state.json")
 
 
@@ -62,7 +62,7 @@ class Checkpoints:
         with replacing_folder(target) as work:
             write(work)
             files = {path.relative_to(work).as_posix(): _digest(path) for path in sorted(work.rglob("*")) if path.is_file()}
-            (work / _MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
+            (work / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
         for earlier in self.all():
             if earlier.step < step and earlier.resumable:
                 for name in _RESUME_FILES[:2]:
@@ -73,14 +73,8 @@ class Checkpoints:
         """Whole checkpoints in the order of their steps; torn ones are named in the log and left out."""
         found = []
         for folder in sorted(self.folder.glob("step-*")):
-            try:
-                files = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
-                # The optimizer's state of all but the last goes to save space.
-                gone = {name for name in files if not (folder / name).exists()} & set(_RESUME_FILES)
-                whole = all(_digest(folder / name) == digest for name, digest in files.items() if name not in gone)
-            except (OSError, ValueError, AttributeError):
-                whole, gone = False, set()
-            if whole:
+            gone = _gone(folder)
+            if gone is not None:
                 found.append(Checkpoint(int(folder.name.rpartition("-")[2]), folder, resumable=not gone))
             else:
                 logger.warning("checkpoint %s is torn and not used", folder)
@@ -89,6 +83,11 @@ class Checkpoints:
     def last(self) -> Checkpoint | None:
         """The last checkpoint that training can go on from."""
         return next((checkpoint for checkpoint in reversed(self.all()) if checkpoint.resumable), None)
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a checkpoint is what was written, but for what is removed of all but the last."""
+    return _gone(folder) is not None
 
 
 def fingerprint_of(parts: Mapping[str, Any], tables: Mapping[str, pd.DataFrame]) -> str:
@@ -109,3 +108,14 @@ def fingerprint_of(parts: Mapping[str, Any], tables: Mapping[str, pd.DataFrame])
 
 def _digest(path: Path) -> str:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).hexdigest()
+
+
+def _gone(folder: Path) -> set[str] | None:
+    """Files of a whole checkpoint that were removed, as the optimizer's state of all but the last is; ``None`` for a torn one."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        gone = {name for name in files if not (folder / name).exists()} & set(_RESUME_FILES)
+        whole = bool(files) and all(_digest(folder / name) == digest for name, digest in files.items() if name not in gone)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return gone if whole else None

@@ -18,6 +18,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedding_adaptation.atomic import scratch_prefix
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -49,7 +51,7 @@ def train_on_devices(
     """
     from embedding_adaptation.pipelines.contrastive_finetuning.training import TrainingError
 
-    with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as name:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as name:
         folder = Path(name)
         write_job(folder, weights, train_pairs, validation_pairs, options, embedder_options, corpus=corpus, checkpoints=checkpoints)
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(options.devices)]

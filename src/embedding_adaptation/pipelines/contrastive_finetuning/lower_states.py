@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
+import xxhash
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -43,7 +44,7 @@ class LowerStates:
         self.rows_computed = self.rows_read = self.tokens_computed = 0
         self._memory: dict[tuple[int, ...], torch.Tensor] = {}
         self._free = memory_mb << 20
-        self._on_disk: dict[tuple[int, ...], tuple[int, tuple[int, int]]] = {}
+        self._on_disk: dict[tuple[int, ...], tuple[int, tuple[int, int], int]] = {}
         self._path = None if folder is None or not disk_mb else folder / "lower_states.bin"
         self._disk_free = disk_mb << 20
         self._dtype: torch.dtype | None = None
@@ -83,13 +84,14 @@ class LowerStates:
         try:
             with self._path.open("ab") as file:
                 start = file.tell()
-                file.write(states.contiguous().view(torch.uint8).numpy().tobytes())
+                content = states.contiguous().view(torch.uint8).numpy().tobytes()
+                file.write(content)
         except OSError as error:  # a full disk costs speed, not the run
             logger.warning("states of lower layers are no longer kept on disk: %s", error)
             self._disk_free = 0
             return False
         self._disk_free -= size
-        self._on_disk[row] = (start, (states.shape[0], states.shape[1]))
+        self._on_disk[row] = (start, (states.shape[0], states.shape[1]), xxhash.xxh3_64_intdigest(content))
         return True
 
     def _read(self, row: tuple[int, ...]) -> torch.Tensor:
@@ -97,9 +99,17 @@ class LowerStates:
 
         if row in self._memory:
             return self._memory[row]
-        start, shape = self._on_disk[row]
+        start, shape, digest = self._on_disk[row]
         assert self._path is not None  # noqa: S101  something has been written there
         assert self._dtype is not None  # noqa: S101
         count = shape[0] * shape[1] * self._dtype.itemsize
-        stored = np.fromfile(self._path, np.uint8, count=count, offset=start)
+        try:
+            stored = np.fromfile(self._path, np.uint8, count=count, offset=start)
+        except OSError:
+            stored = np.empty(0, np.uint8)
+        if xxhash.xxh3_64_intdigest(stored.tobytes()) != digest:
+            logger.warning("stored states of lower layers in %s are damaged: they are computed again", self._path)
+            del self._on_disk[row]
+            self.rows_computed, self.tokens_computed = self.rows_computed + 1, self.tokens_computed + len(row)
+            return self.compute([row])[0]
         return torch.from_numpy(stored).view(self._dtype).view(shape)  # [R, D]

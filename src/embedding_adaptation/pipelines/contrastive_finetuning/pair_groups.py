@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedding_adaptation.atomic import scratch_prefix
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -50,7 +52,7 @@ def conflicts(groups: np.ndarray) -> np.ndarray:
 def _near_duplicates(texts: Sequence[str], threshold: float) -> list[tuple[int, int]]:
     from embedding_adaptation.pipelines.data_augmentation.near_duplicates import NearDuplicates
 
-    with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as folder:
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
         finder = NearDuplicates(Path(folder), threshold)
         for text in texts:
             finder.add(text)

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.datasets.adapter import TrainedAdapter
 from embedding_adaptation.embedder.decoder_pass import decoder_layers
 from embedding_adaptation.embedder.storage import strategy_to_dict
@@ -147,7 +148,7 @@ def train_here(
     for config in cast("PeftModel", embedder.backbone).peft_config.values():
         config.base_model_name_or_path = weights.card.source  # and not the path of this machine's copy
     with ExitStack() as stack:
-        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="embedding-adaptation-")))
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=scratch_prefix())))
         fingerprint = fingerprint_of(
             {
                 "options": options.deciding,
@@ -663,7 +664,7 @@ def _judge(
             was_training = embedder.backbone.training
             embedder.backbone.eval()
             try:
-                with tempfile.TemporaryDirectory(prefix="embedding-adaptation-") as folder:
+                with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
                     looked_at = texts[:_ATTENTION_TEXTS]
                     rows = record_attention(embedder, strategy.templates[0], looked_at, Path(folder) / "rows", progress=False)
                     return float(sum(text.row[:, :, text.text_start : text.text_end].sum(axis=2).mean() for text in rows) / len(rows))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import itertools
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
@@ -97,13 +98,15 @@ def generate(
     check_generators(options, context)
     for name, chosen in options.generators.chosen.items():
         folder = folder_name(name, chosen, corpus, context)
-        shards = [shard for shard in done if shard.startswith(f"{folder}/")]
-        if f"{folder}/{COMPLETE}" in done:
+        shards = [shard for shard in done if shard.startswith(f"{folder}/") and not shard.endswith(f"/{COMPLETE}")]
+        damaged = any(shard.startswith(f"{folder}/") for shard in getattr(done, "damaged", ()))
+        if f"{folder}/{COMPLETE}" in done and not damaged:
             logger.info("%s: all candidates are there already", name)
             continue
-        numbers = [int(shard.rpartition("/")[2]) for shard in shards]
+        taken = {int(shard.rpartition("/")[2]) for shard in shards}
+        free = (number for number in itertools.count() if number not in taken)  # damaged ones are written over
         keys = _keys(done, shards)
-        yield from _make(name, chosen, corpus, keys, f"{folder}", max(numbers, default=-1) + 1, options.shard_size, context)
+        yield from _make(name, chosen, corpus, keys, folder, free, options.shard_size, context)
 
 
 def plan(corpus: TextStream, name: GeneratorName, options: GeneratorOptions, seed: int) -> Iterator[Request]:
@@ -182,7 +185,7 @@ def _make(
     corpus: TextStream,
     keys: np.ndarray,
     folder: str,
-    number: int,
+    numbers: Iterator[int],
     shard_size: int,
     context: Context,
 ) -> Iterator[dict[str, pd.DataFrame]]:
@@ -213,11 +216,10 @@ def _make(
     with tqdm(total=total, unit="text" if name not in _WHOLE else "pair", desc=name, disable=not context.progress) as bar:
         try:
             for shard in _shards(fresh, shard_size, bar):
-                yield {f"{folder}/{number:06d}": _frame(shard, name, provenance)}
-                number += 1
+                yield {f"{folder}/{next(numbers):06d}": _frame(shard, name, provenance)}
         except _Interrupted as interrupted:
             if interrupted.rest:
-                yield {f"{folder}/{number:06d}": _frame(interrupted.rest, name, provenance)}
+                yield {f"{folder}/{next(numbers):06d}": _frame(interrupted.rest, name, provenance)}
             raise interrupted.error from None
     if name in _WHOLE:
         yield {f"{folder}/{COMPLETE}": _frame([], name, provenance)}

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.identity import TextsIdentity, text_words
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.pipelines.data_augmentation.near_duplicates import NearDuplicates
@@ -84,7 +85,7 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
     import numpy as np
 
     identify = _language_identifier(options.languages) if options.languages else None
-    with TemporaryDirectory(prefix="cleaning_") as folder:
+    with TemporaryDirectory(prefix=scratch_prefix()) as folder:
         repeated = None if options.max_repeats is None else _repeated_passages(corpus, options, options.max_repeats, Path(folder))
         cutter = _Cutter(options, repeated)
         search = NearDuplicates(Path(folder), options.near_duplicates) if options.near_duplicates < 1 else None

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.identity import TextsIdentity
 from embedding_adaptation.pipelines.data_augmentation.candidates import present, texts_digest
 from embedding_adaptation.pipelines.data_augmentation.filters import ACCEPTED, Positives, Report, judge
@@ -62,8 +63,8 @@ def score_shards(
     from tqdm.auto import tqdm
 
     folder = score_folder(corpus, options, context)
-    missing = list(dict.fromkeys(name for name, frame in present(corpus, candidates, options, context) if len(frame)))
-    missing = [name for name in missing if f"{folder}/{name}" not in done]
+    there = ((name, frame) for name, frame in present(corpus, candidates, options, context) if len(frame))
+    missing = list(dict.fromkeys(name for name, frame in there if not _covers(done, f"{folder}/{name}", frame)))
     drift = options.filters.drift
     judged = drift.generators if drift else ()
     similarity = _Similarity(context, drift) if drift else None
@@ -107,7 +108,7 @@ def select_pairs(
     for name, frame in present(corpus, candidates, options, context):
         if frame.empty:
             continue
-        if f"{folder}/{name}" not in scores:
+        if not _covers(scores, f"{folder}/{name}", frame):
             msg = f"the candidates {name!r} have no scores for these options; run data_augmentation from its score_candidates_node on"
             raise MissingScoresError(msg)
         total += len(frame)
@@ -130,6 +131,11 @@ def select_pairs(
     for verdict, writer in writers.items():
         streams[verdict] = work.stream(writer.path) if writer.written else TableStream.of(pd.DataFrame(columns=list(PAIR_COLUMNS)))
     return streams["accepted"], streams["rejected"], result
+
+
+def _covers(scores: Mapping[str, pd.DataFrame], name: str, candidates: pd.DataFrame) -> bool:
+    """Whether every candidate has scores: a shard that was damaged and made again may hold others than the one that was scored."""
+    return name in scores and bool(candidates["key"].isin(scores[name]["key"]).all())
 
 
 def score_folder(corpus: TextStream, options: AugmentationOptions, context: Context) -> str:
@@ -162,7 +168,7 @@ class _Workplace:
     """A temporary folder that lives as long as a stream over one of its files."""
 
     def __init__(self) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="embedding-adaptation-")
+        self._folder = tempfile.TemporaryDirectory(prefix=scratch_prefix())
         self.path = Path(self._folder.name)
 
     def stream(self, path: Path) -> TableStream:

@@ -1,0 +1,11 @@
+"""matplotlib figures as versions that are there in full or not at all."""
+
+from __future__ import annotations
+
+from kedro_datasets import matplotlib
+
+from embedding_adaptation.datasets.versioned import OneFile
+
+
+class MatplotlibDataset(OneFile, matplotlib.MatplotlibDataset):
+    """``matplotlib.MatplotlibDataset`` of one figure, with its arguments."""

@@ -1,0 +1,112 @@
+"""Versions that are there in full or not at all, loaded by the run that wrote them, and recognised where they are damaged."""
+
+from __future__ import annotations
+
+import inspect
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from kedro.io import AbstractVersionedDataset
+from kedro.io.core import DatasetError
+
+from embedding_adaptation.atomic import DiskFullError, replacing_file, replacing_folder
+from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    _Dataset = AbstractVersionedDataset[Any, Any]
+else:
+    _Dataset = object  # Kedro wraps what derives from its own class
+
+_DI = TypeVar("_DI")
+_DO = TypeVar("_DO")
+
+
+class VersionRules(_Dataset):
+    """What holds for all versions on a local disk.
+
+    - A version is written beside its place and then renamed: one that a crash or a full disk broke off is never taken for the newest.
+    - What an instance has saved it loads again, whatever another run has saved in the meantime; without a save, the newest version.
+    - A checksum lies beside each version, and loading compares.
+    """
+
+    _saved_version: str | None = None
+
+    @contextmanager
+    def replacing(self, *, folder: bool = False) -> Iterator[Path]:
+        """A temporary path that becomes the version to be saved when the block ends well.
+
+        Args:
+            folder: Whether the version is a folder.
+
+        Raises:
+            DatasetError: If the disk is full.
+        """
+        target = Path(self._get_save_path())
+        version = self.resolve_save_version()
+        try:
+            with (replacing_folder if folder else replacing_file)(target, checksum=True) as work:
+                yield work
+        except DiskFullError as error:
+            raise DatasetError(str(error)) from error
+        self._saved_version = version
+
+    def intact_path(self) -> Path:
+        """Where the version to be loaded lies.
+
+        Raises:
+            DatasetError: If it is not there, or is not what was saved.
+        """
+        path = Path(self._get_load_path())
+        if not path.exists():
+            msg = f"there is no {path}; run the pipeline that writes it first"
+            raise DatasetError(msg)
+        try:
+            check_intact(path)
+        except DamagedError as error:
+            way_out = f"remove {path.parent if self._version else path} and run the pipeline that writes it again"
+            msg = f"{error}; {way_out} (if it was changed on purpose, remove {checksum_file(path)})"
+            raise DatasetError(msg) from error
+        return path
+
+    def _fetch_latest_load_version(self) -> str:
+        return self._saved_version or super()._fetch_latest_load_version()
+
+
+class LocalVersions(VersionRules, AbstractVersionedDataset[_DI, _DO]):
+    """Base class of this project's versioned datasets."""
+
+
+class OneFile(VersionRules):
+    """Put in front of a dataset of Kedro's that writes one file in place: the same holds for its versions.
+
+    Files elsewhere than on a local disk are left to Kedro.
+    """
+
+    _work: Path | None = None
+    _protocol: str
+
+    def save(self, data: Any) -> None:
+        """Let Kedro's dataset write beside the place, and rename."""
+        # Without Kedro's look at the version behind it, which is not there yet.
+        write = inspect.unwrap(super().save.__func__)  # type: ignore[attr-defined, safe-super]
+        if self._protocol != "file":
+            write(self, data)
+            return
+        with self.replacing() as work:
+            self._work = work
+            try:
+                write(self, data)
+            finally:
+                self._work = None
+
+    def load(self) -> Any:
+        """Let Kedro's dataset read what is as it was saved."""
+        if self._protocol == "file":
+            self.intact_path()
+        return super().load()  # type: ignore[safe-super]
+
+    def _get_save_path(self) -> PurePosixPath:
+        return super()._get_save_path() if self._work is None else PurePosixPath(self._work)

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+from kedro.io import DataCatalog
+from kedro.io.core import DatasetError
+from kedro.pipeline import Node, Pipeline
+
+from embedding_adaptation.datasets.folder import FolderDataset
+from embedding_adaptation.datasets.reports import JSONDataset
+from embedding_adaptation.safeguards import FolderLock, Safeguards, check_writable
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from embedding_adaptation.safeguards import FolderLock
+lock = FolderLock(Path(sys.argv[1]))
+lock.take("shards")
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def holder(tmp_path):
+    """Another process that works in the folder."""
+    process = subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path / "work")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def test_a_folder_belongs_to_one_run_until_it_ends_or_is_killed(tmp_path, holder):
+    catalog = DataCatalog({"work": FolderDataset(filepath=str(tmp_path / "work")), "out": JSONDataset(filepath=str(tmp_path / "out.json"))})
+    run = Pipeline([Node(lambda folder: {}, "work", "out", name="some_node")])
+    guards = Safeguards()
+    with pytest.raises(DatasetError, match=rf"another run is at work in .*work \(work\): process {holder.pid} on .* since .*; wait until"):
+        guards.before_pipeline_run(pipeline=run, catalog=catalog)
+    holder.kill()
+    holder.wait()
+    guards.before_pipeline_run(pipeline=run, catalog=catalog)
+    with pytest.raises(DatasetError, match="another run is at work"):
+        Safeguards().before_pipeline_run(pipeline=run, catalog=catalog)
+    guards.before_pipeline_run(pipeline=run, catalog=catalog)  # the next run of this process, after one that was interrupted
+    guards.on_pipeline_error()
+    FolderLock(tmp_path / "work").take("work")
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    check_writable({tmp_path / "new" / "folder": "table"})
+    with pytest.raises(DatasetError, match=r"^/proc cannot be written to \(.*\), and table goes there; make it writable"):
+        check_writable({__import__("pathlib").Path("/proc/none"): "table"})
