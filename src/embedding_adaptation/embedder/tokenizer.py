@@ -7,6 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.embedder.checkpoint import BaseModelError, beyond_message, read_json_object
 
 if TYPE_CHECKING:
