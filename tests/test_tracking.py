@@ -184,6 +184,37 @@ class ModelRun(Run):
         super().work()
 
 
+def test_of_a_run_that_a_store_has_the_beginning_of_the_rest_is_sent_later(tmp_path, monkeypatch):
+    from embedding_adaptation.tracking import MlflowSender
+
+    run = Run(tmp_path)
+    run.start()
+    run.hook.after_node_run(PIPELINE.nodes[0])
+
+    def refuse(self, event):
+        raise ConnectionError("the server is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowSender, "send", refuse)
+        run.work()
+        run.hook.after_pipeline_run()
+    assert only_run(tmp_path)[1].info.status == "RUNNING"
+    (pending,) = (tmp_path / "mlflow_pending").iterdir()
+    send_pending(pending)
+    client, logged = only_run(tmp_path)
+    assert logged.info.status == "FINISHED"
+    assert [(m.step, m.value) for m in client.get_metric_history(logged.info.run_id, "history.loss")] == [(0, 2.0), (1, 1.5)]
+
+
+def test_a_log_that_cannot_be_kept_does_not_cost_the_run(tmp_path, caplog):
+    (tmp_path / "mlflow_pending").write_text("a file is in the way")
+    run = Run(tmp_path, settings={"tracking_uri": "http://127.0.0.1:9"})
+    run.start()
+    run.work()
+    run.hook.after_pipeline_run()
+    assert "could not be kept for later either" in caplog.text
+
+
 def test_an_exported_model_is_registered_by_the_run_that_made_it(tmp_path, exported):
     run = ModelRun(tmp_path, exported, registry={"name": "mine"})
     run.start()

@@ -28,6 +28,7 @@ same experiment on that machine does.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import logging
 import os
@@ -322,7 +323,8 @@ class RunLog:
             # Of a run that the store has taken the beginning of, the rest is sent later.
             begun = self._sender.run_id if self._sender is not None else ""
             self._keep(self.pending, self._events, begun_run=begun, sent=self._sent if begun else 0)
-            self._pending_model.unlink(missing_ok=True)  # it is among them
+            with contextlib.suppress(OSError):
+                self._pending_model.unlink(missing_ok=True)  # it is among them
 
     @property
     def _pending_model(self) -> Path:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.io.core import DatasetError, VersionNotFoundError
 
-from embedding_adaptation.checksums import DamagedError, check_intact
+from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file
 from embedding_adaptation.datasets.directory import DirectoryDataset
 from embedding_adaptation.embedder.base_model import BaseModelError, check_source, convert, is_hub_setting
 from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
@@ -116,9 +116,9 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
         for folder in folders:
             try:
                 found.append((folder, ModelCard.read(folder)))
-            except (FileNotFoundError, NotADirectoryError):
-                continue  # no converted model
-            except (ValueError, KeyError, TypeError) as error:
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                if not checksum_file(folder).is_file():
+                    continue  # no converted model
                 logger.warning(_LEFT_OUT, folder, f"{type(error).__name__} in its card")
                 self._damaged = True
         return found

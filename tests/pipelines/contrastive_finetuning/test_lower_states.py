@@ -69,3 +69,21 @@ def test_a_full_disk_costs_speed_and_not_the_run(tmp_path, caplog):
         check(store.of(rows), rows)
     assert caplog.text.count("no longer kept on disk") == 1
     assert len(calls) == len(rows) + 3
+
+
+@pytest.mark.parametrize("way", ["flipped", "cut", "gone"])
+def test_states_that_are_damaged_on_disk_are_computed_again(tmp_path, way, caplog):
+    calls = []
+    store = states(calls, disk_mb=8, folder=tmp_path)
+    rows = rows_of(MB_ROWS + 3)
+    check(store.of(rows), rows)
+    (file,) = tmp_path.iterdir()
+    content = bytearray(file.read_bytes())
+    content[5] ^= 1
+    file.write_bytes(content if way == "flipped" else content[:100])
+    if way == "gone":
+        file.unlink()
+    for _ in range(3):
+        check(store.of(rows), rows)
+    assert "are damaged: they are computed again" in caplog.text
+    assert len(calls) == len(rows) + 2 * (1 if way == "flipped" else 3)  # at once, and to be stored again

@@ -174,3 +174,30 @@ def test_no_generator_is_refused():
     with pytest.raises(ValueError, match="no generator has a weight above 0"):
         options({"noise": {"weight": 0}})
     assert "noise" in module.GeneratorName.__args__
+
+
+@pytest.mark.parametrize(
+    "generators",
+    [
+        {"noise": {}},
+        {"neighbours": {"templates": ["one_word"], "pooling": "last", "layers": -1, "min_similarity": -1, "near_duplicate": 1}},
+    ],
+)
+def test_damaged_shards_are_made_again_under_their_names(made, generators, tmp_path):
+    from embedding_adaptation.datasets.shards import ShardsDataset
+
+    chosen = options(generators, shard_size=4)
+    dataset = ShardsDataset(filepath=str(tmp_path))
+    whole = made(chosen)
+    dataset.save(whole)
+    names = sorted(name for name in whole if not name.endswith(COMPLETE))
+    for name in (names[0], names[-2]):
+        file = tmp_path / f"{name}.parquet"
+        file.write_bytes(file.read_bytes()[:-20])
+    again = made(chosen, done=dataset.load())
+    assert {names[0], names[-2]} <= set(again)
+    assert not (set(again) - {names[0], names[-2]}) - {name for name in whole if name.endswith(COMPLETE)}
+    dataset.save(again)
+    now = {name: frame for name, frame in dataset.load().items() if not name.endswith(COMPLETE)}
+    pd.testing.assert_frame_equal(together(now), together({name: whole[name] for name in names}))
+    assert made(chosen, done=dataset.load()) == {}

@@ -85,3 +85,14 @@ def test_scores_lie_apart_where_what_decides_them_differs(tiny_weights, embedder
     assert len(folders) == len(drifts)
     loose = options(filters={"drift": drifts[1] | {"percentile": 1.0}})
     assert score_folder(CORPUS, loose, make_context(tiny_weights, loose, embedder_options())) in folders
+
+
+def test_scores_of_other_candidates_under_the_same_name_are_no_scores(work):
+    """A shard that was damaged is made again, and may hold other candidates than those that were scored."""
+    chosen = options()
+    context, candidates, scores = work(chosen)
+    name = next(iter(scores))
+    partly = scores | {name: scores[name].iloc[1:]}
+    assert [list(shard) for shard in score_shards(CORPUS, candidates, partly, chosen, context)] == [[name]]
+    with pytest.raises(MissingScoresError, match="have no scores for these options"):
+        select_pairs(CORPUS, candidates, partly, chosen, context)
