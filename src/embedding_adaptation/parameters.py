@@ -203,6 +203,9 @@ def _option_value(name: str, typed: str) -> Any:
     option = _option_type(name)
     if option is None:
         return value
+    members = list(_members([option]))
+    if str in members and not any(_accepts(TypeAdapter(member), value) for member in members if member is not str):
+        return typed  # also where the option would make text of a number: 007 is not 7
     kind: TypeAdapter[Any] = TypeAdapter(option)
     return value if _accepts(kind, value) or not _accepts(kind, typed) else typed
 
