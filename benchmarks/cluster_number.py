@@ -93,21 +93,21 @@ def mixture(labels: np.ndarray, count: int, rng: np.random.Generator, *, unequal
 
 def cases(paths: Sequence[str], folder: Path, shuffled_texts: int) -> Iterator[Case]:
     """The sets, their mixtures, mixtures of two, and shuffled words."""
-    sets = []
+    sets: list[Case] = []
+    texts_of: dict[str, list[str]] = {}
     for number, given in enumerate(paths):
         path, _, texts = given.partition(":")
         frame = pd.read_csv(path).drop_duplicates("text").sample(frac=1, random_state=0).head(int(texts or 1500))
         labels = frame["label"].astype(str).to_numpy()
         case = Case(Path(path).stem, embedded(frame["text"].tolist(), folder), labels)
         sets.append(case)
+        texts_of[case.name] = frame["text"].tolist()
         yield case
         most = len(np.unique(labels))
         for count in sorted({max(2, most // part) for part in PARTS}):
             for unequal in (False, True):
                 rows = mixture(labels, count, np.random.default_rng([number, count, unequal]), unequal=unequal)
                 yield Case(f"{case.name}, {count} labels{', unequal' * unequal}", case.vectors[rows], labels[rows])
-        random = shuffled(frame["text"].tolist()[:shuffled_texts], seed=0)
-        yield Case(f"{case.name}, words shuffled", embedded(random, folder), np.zeros(len(random), int))
     for first in range(len(sets)):
         for second in range(first):
             one, two = sets[first], sets[second]
@@ -115,6 +115,9 @@ def cases(paths: Sequence[str], folder: Path, shuffled_texts: int) -> Iterator[C
             ones, twos = (rng.permutation(len(case.labels))[:750] for case in (one, two))
             labels = np.concatenate([np.char.add("a ", one.labels[ones].astype(str)), np.char.add("b ", two.labels[twos].astype(str))])
             yield Case(f"{two.name} + {one.name}", np.concatenate([one.vectors[ones], two.vectors[twos]]), labels)
+    for name, some in texts_of.items():
+        random = shuffled(some[:shuffled_texts], seed=0)
+        yield Case(f"{name}, words shuffled", embedded(random, folder), np.zeros(len(random), int))
 
 
 def earlier_rule(matrix: np.ndarray, pairs: int) -> int:

@@ -99,7 +99,7 @@ def _structure(
     if choice is None:
         return facts | {"structure": "not measured"}
     row = {str(name): value for name, value in curve[curve["clusters"] == taken].iloc[0].items()}
-    facts |= {"agreement_without_groups": row["reference"], "agreement_corrected": row["corrected"]}
+    facts |= {"agreement_without_groups": float(row["reference"]), "agreement_corrected": float(row["corrected"])}
     facts["steps"] = list(choice.steps)
     if not choice.steps:
         what = "these clusters are" if options.clusters else f"the number {taken} is arbitrary, and the clusters are"
