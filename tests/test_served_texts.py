@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import ast
+import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +59,19 @@ def test_the_file_works_where_this_package_is_not_installed():
     names += [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
     assert names
     assert not [name for name in names if name.startswith("embedding_adaptation")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"corpus": {"name": "mine.txt", "texts": 1203, "clean": "c1", "raw": ""}}, r"adapted to mine.txt \(1,203 clean texts\):"),
+        ({"corpus": {"name": "", "texts": 0, "clean": "c1", "raw": ""}}, "adapted to a corpus without a name:"),
+        ({"corpus": None}, "does not say which texts it was adapted to"),
+        (None, "does not say which texts it was adapted to"),
+    ],
+)
+def test_whoever_serves_a_model_is_told_which_texts_it_was_adapted_to(tmp_path, settings, said):
+    if settings is not None:
+        (tmp_path / "model").mkdir()
+        (tmp_path / "model" / "embedder.json").write_text(json.dumps(settings))
+    assert re.search(said, served_texts.adapted_to(tmp_path))

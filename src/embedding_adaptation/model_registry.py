@@ -197,6 +197,9 @@ def model_tags(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "adapter.step": adapter["step"],
         "strategy": facts["strategy"]["name"],
     }
+    corpus = facts["training"]["corpus"]
+    if corpus:
+        values |= {"corpus": corpus["name"], "corpus.texts": corpus["kept"], "corpus.identity": corpus["identity"]["clean"]}
     if evaluation:
         values |= {_DATA: evaluation["data"]["fingerprint"], _PROTOCOL: json.dumps(evaluation["protocol"], sort_keys=True)}
         for metric, score in evaluation["adapted"].items():

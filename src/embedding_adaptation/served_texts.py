@@ -8,8 +8,14 @@ Reference: https://mlflow.org/docs/latest/python_api/mlflow.pyfunc.html (loader 
 
 from __future__ import annotations
 
+import json
+import logging
+from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
+_SETTINGS = "embedder.json"
 _HOW = 'give a list of strings: {"inputs": ["a text", "another"]}'
 
 
@@ -69,6 +75,20 @@ def texts_of(data: Any) -> list[str]:
     return given
 
 
+def adapted_to(folder: Path) -> str:
+    """Which texts a model was adapted to, in a sentence for whoever serves it.
+
+    Args:
+        folder: The model's folder, or one above it.
+    """
+    file = next(iter(sorted(folder.rglob(_SETTINGS))), None)
+    corpus = json.loads(file.read_text(encoding="utf-8")).get("corpus") if file else None
+    if not corpus:
+        return "This model does not say which texts it was adapted to: on yours it may be worse than its base model, so score it first."
+    size = f" ({corpus['texts']:,} clean texts)" if corpus["texts"] else ""
+    return f"This model was adapted to {corpus['name'] or 'a corpus without a name'}{size}: on texts of another kind, score it first."
+
+
 def _named(value: Any) -> str:
     import pandas as pd
 
@@ -80,4 +100,5 @@ def _load_pyfunc(path: str, model_config: dict[str, Any] | None = None) -> Texts
     """Load the model behind MLflow's general interface; MLflow calls this by name."""
     from mlflow.sentence_transformers import _load_pyfunc as load
 
+    logger.warning("%s", adapted_to(Path(path)))
     return TextsOnly(load(path, model_config))

@@ -15,6 +15,7 @@ from embedding_adaptation.embedder.export import export_sentence_transformer
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.embedder.transformer import TextEmbedding
+from embedding_adaptation.identity import CorpusIdentity
 from embedding_adaptation.runtime import build_strategy
 
 TEXTS = ["the bus is late", " spaces ", "", "water " * 90, "🎉 مرحبا", '" means in one word: "']
@@ -203,3 +204,16 @@ def test_an_embedder_with_an_adapter_is_saved_merged_under_the_same_strategy(pro
 def test_a_folder_of_versions_names_the_model_below_it(project_folder, depth):
     with pytest.raises(BaseModelError, match=r"holds no model itself; the newest below it is '.*2026-01-01T00.00.00.000Z/adapter'"):
         Embedder.load(project_folder / depth)
+
+
+def test_an_embedder_knows_the_corpus_it_was_adapted_to_wherever_it_comes_from(
+    tiny_adapted, tiny_weights, project_folder, exported, tmp_path, caplog
+):
+    corpus = CorpusIdentity("mine.txt", 9, clean="c" * 32, raw="a" * 32)
+    with caplog.at_level("INFO"):
+        adapted = Embedder.load(tiny_adapted, device="cpu", dtype="float32")
+    assert "with its adapter, adapted to mine.txt (9 clean texts), on cpu" in caplog.text
+    adapted.save(tmp_path / "saved")
+    for source in (tmp_path / "saved", adapter_of(project_folder), exported):
+        assert Embedder.load(source, device="cpu", dtype="float32").corpus == adapted.corpus == corpus
+    assert Embedder.load(tiny_weights, device="cpu", dtype="float32").corpus is None

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.decoder_pass import PassResult
     from embedding_adaptation.embedder.modules import PromptedDecoder
     from embedding_adaptation.embedder.weights import DecoderWeights
+    from embedding_adaptation.identity import CorpusIdentity
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,9 @@ class Embedder:
         max_length: Longest sequence in tokens, prompt included.
         batch_tokens: Token budget of a batch; memory grows with it. ``None`` takes what suits the device.
         strategy: The strategy of :meth:`encode` where none is given.
+
+    Attributes:
+        corpus: The corpus that the weights were adapted to; ``None`` for base weights, and where it is not known.
 
     Example:
         >>> from embedding_adaptation.embedder.embedder import Embedder
@@ -81,6 +85,7 @@ class Embedder:
         self.batch_tokens = batch_tokens or _BATCH_TOKENS.get(backbone.device.type, _BATCH_TOKENS["cuda"])
         self.strategy = strategy or Strategy("default", DEFAULT_TEMPLATE, "last")
         self.tokens_computed = 0
+        self.corpus: CorpusIdentity | None = None
         self._packs: bool | None = None
 
     @classmethod
@@ -142,9 +147,10 @@ class Embedder:
         if place.adapter is not None:
             backbone = load_adapter(backbone, place.adapter)
         logger.info(
-            "Loaded %s%s on %s in %s",
+            "Loaded %s%s%s on %s in %s",
             place.title,
             " with its adapter" if place.adapter else "",
+            f", adapted to {place.corpus.title}," if place.corpus else "",
             chosen_device,
             str(chosen_dtype).removeprefix("torch."),
         )
@@ -155,6 +161,7 @@ class Embedder:
             batch_tokens=batch_tokens,
             strategy=strategy or place.strategy,
         )
+        embedder.corpus = place.corpus
         embedder.check([embedder.strategy])
         return embedder
 

@@ -105,7 +105,7 @@ def write_sentence_transformer(embedder: Embedder, folder: Path, strategy: Strat
     )
     # Where the added words end is not to be seen in the tokenizer; without them, Embedder.load finds the tokenizer as it was.
     own = json.loads(embedder.tokenizer.backend_tokenizer.to_str())["post_processor"]
-    write_settings(folder, strategy, embedder.max_length, post_processor=own)
+    write_settings(folder, embedder, strategy, post_processor=own)
 
 
 def merge_adapter(embedder: Embedder, dtype: str = "float32") -> None:

@@ -18,6 +18,7 @@ from embedding_adaptation.embedder.base_model import BaseModelError, BaseModelSo
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, CARD_FILE, DecoderWeights, ModelCard, find_converted
+from embedding_adaptation.identity import CorpusIdentity
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -52,6 +53,7 @@ class Place:
         strategy: The strategy these weights are for, or ``None``.
         max_length: The longest sequence they are for, or ``None``.
         post_processor: What the model's own tokenizer adds to a text, where the folder's adds a prompt; ``"own"`` elsewhere.
+        corpus: The corpus these weights were adapted to, or ``None``.
     """
 
     title: str
@@ -61,6 +63,7 @@ class Place:
     strategy: Strategy | None = None
     max_length: int | None = None
     post_processor: dict[str, Any] | Literal["own"] | None = "own"
+    corpus: CorpusIdentity | None = None
 
     def tokenizer(self, rows: int) -> PreTrainedTokenizerBase:
         """The model's own tokenizer, without a prompt.
@@ -100,8 +103,8 @@ def resolve_source(
         ValueError: If a saved embedder is damaged or of a later format.
     """
     if isinstance(source, DecoderWeights):
-        strategy, max_length = _trained_under(source.adapter) if source.adapter else (None, None)
-        return Place(source.card.source, str(source.base), source.adapter, strategy=strategy, max_length=max_length)
+        place = Place(source.card.source, str(source.base), source.adapter)
+        return replace(place, **_trained_under(source.adapter)) if source.adapter else place
     folder = Path(source).expanduser()
     if (folder / _ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         return _adapted(folder, base)
@@ -183,22 +186,31 @@ def save_embedder(embedder: Embedder, folder: Path) -> None:
         if after is not None:
             tensors = {"mean": after.mean} if after.matrix is None else {"mean": after.mean, "matrix": after.matrix}
             save_file(tensors, work / _AFTER, metadata={"dimensions": str(after.dimensions)})
-        write_settings(work, embedder.strategy, embedder.max_length)
+        write_settings(work, embedder)
 
 
 def write_settings(
-    folder: Path, strategy: Strategy, max_length: int, *, post_processor: dict[str, Any] | Literal["own"] | None = "own"
+    folder: Path,
+    embedder: Embedder,
+    strategy: Strategy | None = None,
+    *,
+    post_processor: dict[str, Any] | Literal["own"] | None = "own",
 ) -> None:
     """Write what :meth:`Embedder.load` has to know beside weights and tokenizer.
 
     Args:
         folder: A folder of transformers.
-        strategy: The strategy of these weights.
-        max_length: Longest sequence in tokens.
+        embedder: What is written there.
+        strategy: The strategy of these weights; ``None`` is the embedder's own.
         post_processor: What the model's own tokenizer adds to a text, as in ``tokenizer.json``, where the folder's adds the prompt instead;
             ``"own"`` where the folder's is the model's own.
     """
-    settings: dict[str, Any] = {"format": _FORMAT, "max_length": max_length, "strategy": strategy_to_dict(strategy)}
+    settings: dict[str, Any] = {
+        "format": _FORMAT,
+        "max_length": embedder.max_length,
+        "strategy": strategy_to_dict(strategy or embedder.strategy),
+        "corpus": None if embedder.corpus is None else embedder.corpus.to_dict(),
+    }
     if post_processor != "own":
         settings |= {"format": _EXPORTED_FORMAT, "tokenizer": {"post_processor": post_processor}}
     (folder / _SETTINGS).write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -249,7 +261,8 @@ def _saved(folder: Path) -> Place:
     own: dict[str, Any] | Literal["own"] | None
     own = settings["tokenizer"]["post_processor"] if settings["format"] == _EXPORTED_FORMAT else "own"
     strategy = _strategy_from_dict(settings["strategy"], after)
-    return Place(str(folder), str(folder), strategy=strategy, max_length=settings["max_length"], post_processor=own)
+    corpus = CorpusIdentity.from_dict(settings.get("corpus"))
+    return Place(str(folder), str(folder), strategy=strategy, max_length=settings["max_length"], post_processor=own, corpus=corpus)
 
 
 def _exported_on_the_hub(found: BaseModelSource, *, has_strategy: bool) -> Place | None:
@@ -311,21 +324,22 @@ def _check_adds_no_words(tokenizer: PreTrainedTokenizerBase, title: str) -> None
         raise BaseModelError(msg)
 
 
-def _trained_under(adapter: Path) -> tuple[Strategy | None, int | None]:
-    """The strategy and longest sequence an adapter was trained under, as its card has them."""
+def _trained_under(adapter: Path) -> dict[str, Any]:
+    """Strategy, longest sequence and corpus an adapter was trained with, as its card has them, by the names of :class:`Place`."""
     file = adapter / ADAPTER_CARD_FILE
     if not file.is_file():
-        return None, None
+        return {}
     card = json.loads(file.read_text(encoding="utf-8"))
     if card.get("strategy"):
-        return _strategy_from_dict(card["strategy"]), int(card["max_length"])
-    template = PromptTemplate("as trained", card["template"], eos=card["pooling"] == "eos")
-    return Strategy("as trained", template, card["pooling"]), int(card["max_length"])
+        strategy = _strategy_from_dict(card["strategy"])
+    else:
+        template = PromptTemplate("as trained", card["template"], eos=card["pooling"] == "eos")
+        strategy = Strategy("as trained", template, card["pooling"])
+    return {"strategy": strategy, "max_length": int(card["max_length"]), "corpus": CorpusIdentity.from_dict(card.get("corpus"))}
 
 
 def _adapted(folder: Path, base: DecoderWeights | str | Path | None) -> Place:
     """Base model and adapter."""
-    strategy, max_length = _trained_under(folder)
     found = _base_of(folder) if base is None else resolve_source(base, has_strategy=True)
     if found.adapter is not None or found.strategy is not None:
         msg = f"base {found.title!r} is an adapted embedder; the base of an adapter is the model it was trained on, without an adapter"
@@ -333,7 +347,7 @@ def _adapted(folder: Path, base: DecoderWeights | str | Path | None) -> Place:
     if (folder / ADAPTER_CARD_FILE).is_file():
         _check_base(folder, found)
     title = f"{found.title} ({folder.name} {folder.parent.name})" if (folder / ADAPTER_CARD_FILE).is_file() else str(folder)
-    return replace(found, title=title, adapter=folder, strategy=strategy, max_length=max_length)
+    return replace(found, title=title, adapter=folder, **_trained_under(folder))
 
 
 def _base_of(folder: Path) -> Place:
