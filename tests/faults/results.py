@@ -14,7 +14,8 @@ from faults.chain import CHECKSUM, OUTPUT
 
 # Columns, keys and lines that say how long something took, what was computed for it (again after a kill), when and where it was done.
 TIMED = re.compile(
-    r"seconds|joules|second|date|time|version|kg_co2|operations|tokens|source|stamp|path|revision|command|fingerprint", re.IGNORECASE
+    r"seconds|joules|second|date|time|version|kg_co2|minutes|operations|tokens|source|stamp|path|revision|command|fingerprint",
+    re.IGNORECASE,
 )
 CLOSE = 1e-5
 

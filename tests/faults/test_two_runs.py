@@ -80,8 +80,7 @@ def test_two_runs_that_share_no_working_folder_both_end_with_their_own_results(s
 
 @pytest.mark.parametrize("pipeline", ["__default__", *(pytest.param(name, marks=pytest.mark.full) for name in ORDER)])
 def test_a_folder_that_cannot_be_written_stops_the_run_before_any_work(pipeline, stages, tmp_path):
-    stage = stages("text_clustering" if pipeline == "text_clustering" else "data_augmentation")
-    project = copied(stage.after if pipeline != "text_clustering" else stage.before, tmp_path / "project")
+    project = copied(stages("text_clustering").after, tmp_path / "project")
     output = project / OUTPUT
     as_root = os.geteuid() == 0
     if as_root:
@@ -95,5 +94,5 @@ def test_a_folder_that_cannot_be_written_stops_the_run_before_any_work(pipeline,
         subprocess.run(["umount", "-l", str(output)] if as_root else ["chmod", "-R", "u+w", str(output)], check=True)
     assert outcome.code > 0
     assert "Running node" not in outcome.output
-    if pipeline in {"__default__", "data_augmentation", "text_clustering", "contrastive_finetuning"}:
-        assert "cannot be written to" in outcome.output, outcome.output[-2000:]
+    assert f"{output}" in outcome.output
+    assert "cannot be written to (Read-only" in outcome.output if as_root else "cannot be written to" in outcome.output
