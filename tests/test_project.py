@@ -139,13 +139,14 @@ def test_strategies_are_ranked_without_labels_by_name_of_the_pipeline(finished):
     assert versions(project, "ranking_map.png")
 
 
-def test_texts_are_clustered_without_labels_with_the_adapter_that_is_there(finished, tmp_path):
+def test_texts_are_clustered_without_labels_and_with_the_adapter_only_if_it_was_trained_on_them(finished, tmp_path):
     project = tmp_path / "project"
     shutil.copytree(finished[0], project)
     texts = [f"{what} near the {place}" for what in ("bus stop", "cold water", "long letter") for place in ("street", "garden", "school")]
     (tmp_path / "mine.csv").write_text("text\n" + "".join(f"{text} {n}\n" for text in texts for n in range(5)))
     result = command(project, "kedro", "run", "--pipelines=text_clustering", "--params", f"corpus={tmp_path / 'mine.csv'}")
-    assert "embedded with adapted weights under prompted_values_adapted" in result.stderr
+    assert "under prompted_values with base weights: the adapter was trained on corpus.txt" in result.stderr
+    assert "not on mine.csv (45 texts)" in result.stderr
     assignments = pd.read_parquet(versions(project, "cluster_assignments.parquet")[-1])
     summary = pd.read_csv(versions(project, "cluster_summary.csv")[-1], keep_default_na=False)
     report = json.loads(versions(project, "clustering_report.json")[-1].read_text())
@@ -163,7 +164,11 @@ def test_texts_are_clustered_without_labels_with_the_adapter_that_is_there(finis
     parameters = "text_clustering.clusters=9,text_clustering.naming.model=false"
     command(project, "kedro", "run", "--pipelines=text_clustering", "--params", f"corpus={tmp_path / 'mine.csv'},{parameters}")
     assert [file.stat().st_mtime_ns for file in vectors] == before
-    assert json.loads(versions(project, "clustering_report.json")[-1].read_text())["clusters"] == 9
+    report = json.loads(versions(project, "clustering_report.json")[-1].read_text())
+    assert (report["clusters"], report["weights"]) == (9, "base")
+    assert report["weights_reason"].endswith("not on mine.csv (45 texts)")
+    result = command(project, "kedro", "run", "--pipelines=text_clustering", "--to-nodes=embed_corpus_node")
+    assert "under prompted_values_adapted with adapted weights: the adapter was trained on these texts, corpus.txt" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ _CHILDREN_SECONDS = 2.0
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 _current: OrderlyEnd | None = None
+_forking = threading.local()
 
 
 class Interrupted(SystemExit):
@@ -158,16 +159,30 @@ def _leave(signum: int) -> None:
     os._exit(128 + signum)
 
 
+def _hold_for_fork() -> None:
+    """Until the child has forgotten its parent's handlers, signals wait: one that comes in between would be lost, or reach the parent."""
+    if _current is not None:
+        _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+
+
+def _go_on_after_fork() -> None:
+    mask = getattr(_forking, "mask", None)
+    if mask is not None:
+        _forking.mask = None
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _forget_in_child() -> None:
     """A forked process has the handlers and the pipe of its parent; a signal to the child must not speak to the parent."""
     global _current  # noqa: PLW0603
-    if _current is None:
-        return
-    signal.set_wakeup_fd(-1)
-    for signum in _current._before:  # noqa: SLF001  of this module
-        signal.signal(signum, signal.SIG_DFL)
-    _current = None
+    if _current is not None:
+        if threading.current_thread() is threading.main_thread():
+            signal.set_wakeup_fd(-1)
+            for signum in _current._before:  # noqa: SLF001  of this module
+                signal.signal(signum, signal.SIG_DFL)
+        _current = None
+    _go_on_after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_in_child)
+    os.register_at_fork(before=_hold_for_fork, after_in_parent=_go_on_after_fork, after_in_child=_forget_in_child)
