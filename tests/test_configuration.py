@@ -138,3 +138,32 @@ def test_a_session_resolves_paths_wherever_it_is_opened(project, monkeypatch):
     with pytest.raises(Exception, match="'data/01_raw'") as refused:
         catalog.get("base_model").check_input()
     assert "Hub" not in str(refused.value)
+
+
+def test_the_name_of_a_dataset_that_takes_no_parameter_is_not_taken(conf):
+    (conf / "local" / "catalog.yml").write_text("mine:\n  type: x.Y\n  filepath: x\n", encoding="utf-8")
+    loader(conf, corpus="x").check_names()  # which the entry of that name takes
+    with pytest.raises(ParameterError, match="'mine'"):
+        loader(conf, mine="x").check_names()
+
+
+def test_an_entry_that_takes_its_own_name_no_more_gives_it_up_though_others_take_it(conf):
+    other = "other:\n  type: x.Y\n  filepath: '${runtime_params:corpus,x}'\ncorpus:\n  type: x.Texts\n  filepath: mine.txt\n"
+    (conf / "local" / "catalog.yml").write_text(other, encoding="utf-8")
+    with pytest.raises(ParameterError, match="'corpus'"):
+        loader(conf, corpus="y").check_names()
+
+
+def test_a_parameter_file_may_take_a_parameter_of_the_run(conf):
+    (conf / "local" / "parameters.yml").write_text("size: '${runtime_params:my_size,3}'\n", encoding="utf-8")
+    found = loader(conf, my_size="5")
+    found.check_names()
+    assert found["parameters"]["size"] == 5
+
+
+def test_it_is_known_which_datasets_take_a_parameter_of_the_run(conf):
+    assert loader(conf, corpus_column="x", embedder={"device": "cpu"}, seed="1", base_model="x").takers_of_given() == {
+        "corpus_column": {"corpus"},
+        "embedder": {"params:embedder"},
+    }
+    assert loader(conf).takers_of_given() == {}

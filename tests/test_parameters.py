@@ -162,3 +162,9 @@ def test_text_from_python_or_a_file_is_told_from_what_is_none():
 
 def test_a_value_that_only_begins_like_a_number_is_text():
     assert [read_value(text) for text in ("5", "5 #3", " 5 ", "5, 6", "[5]", "- 5")] == [5, "5 #3", 5, "5, 6", [5], "- 5"]
+
+
+def test_a_list_of_names_keeps_its_text():
+    given = split_parameters("clustering_evaluation.strategies=[2023, 007, bare_*],text_clustering.stability.candidates=[2, 3]")
+    assert given["clustering_evaluation"]["strategies"] == ["2023", "007", "bare_*"]
+    assert given["text_clustering"]["stability"]["candidates"] == [2, 3]

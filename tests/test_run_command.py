@@ -90,3 +90,10 @@ def test_the_command_takes_all_that_kedros_takes_and_verbose():
     assert names == {option.name for option in kedro_run.params} | {"verbose"}
     assert cli.commands == {"run": run}
     assert all(hasattr(__import__("kedro.runner", fromlist=[name]), name) for name in RUNNERS)
+
+
+def test_an_option_that_kedro_refuses_is_told_on_stderr(project, monkeypatch):
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(run, ["--load-versions=corpus"], prog_name="run")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "corpus" in result.stderr

@@ -53,3 +53,12 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     check_writable({tmp_path / "new" / "folder": "table"})
     with pytest.raises(DatasetError, match=r"^/proc cannot be written to \(.*\), and table goes there; make it writable"):
         check_writable({__import__("pathlib").Path("/proc/none"): "table"})
+
+
+def test_a_run_that_does_not_begin_leaves_no_lock(tmp_path, holder):
+    folders = {"a": FolderDataset(filepath=str(tmp_path / "free")), "b": FolderDataset(filepath=str(tmp_path / "work"))}
+    run = Pipeline([Node(lambda *folders: {}, ["a", "b"], "out", name="some_node")])
+    catalog = DataCatalog({**folders, "out": JSONDataset(filepath=str(tmp_path / "out.json"))})
+    with pytest.raises(DatasetError, match=r"another run is at work in .*work"):
+        Safeguards().before_pipeline_run(pipeline=run, catalog=catalog)
+    FolderLock(tmp_path / "free").take("a")

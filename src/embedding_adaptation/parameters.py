@@ -14,11 +14,11 @@ import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
+import yaml
 from kedro.validation import ParameterValidationError
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from yaml import YAMLError
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -82,7 +82,7 @@ def read_value(text: str) -> Any:
     text = text.strip()
     try:
         read = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except (YAMLError, OmegaConfBaseException, ValueError):
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError):
         return text
     value = read["value"] if isinstance(read, dict) else text
     if isinstance(value, str):
@@ -198,9 +198,13 @@ def _unquoted(value: str) -> str:
 def _option_value(name: str, typed: str) -> Any:
     """A value as its option wants it: read as YAML, unless the option takes that only as text."""
     value = read_value(typed)
-    if isinstance(value, (str, dict, list)):
+    if isinstance(value, (str, dict)):
         return value
     option = _option_type(name)
+    if isinstance(value, list):
+        as_typed = yaml.load(typed, yaml.BaseLoader)  # noqa: S506  makes text of everything
+        wants_text = option is not None and not _accepts(TypeAdapter(option), value) and _accepts(TypeAdapter(option), as_typed)
+        return as_typed if wants_text else value
     if option is None:
         return value
     members = list(_members([option]))

@@ -69,8 +69,12 @@ class RunCommand(click.Command):
         except KeyError as error:
             msg = f"the file of --config has no section {error}; its options stand below one of that name"
             raise click.ClickException(msg) from error
+        except (click.exceptions.Exit, click.UsageError):
+            raise
+        except click.ClickException as error:
+            raise click.ClickException(error.format_message()) from error  # Kedro's own kind would write to stdout
         except Exception as error:
-            if isinstance(error, click.exceptions.Exit | click.ClickException) or not told_in_a_sentence(error):
+            if not told_in_a_sentence(error):
                 raise
             raise click.ClickException(sentence(error)) from error
 

@@ -58,10 +58,14 @@ class Safeguards:
                 if place is not None:
                     written[place] = name
         check_writable(written)
-        for folder, name in exclusive.items():
-            lock = FolderLock(folder)
-            lock.take(name)
-            self._locks.append(lock)
+        try:
+            for folder, name in exclusive.items():
+                lock = FolderLock(folder)
+                lock.take(name)
+                self._locks.append(lock)
+        except BaseException:
+            self._release()  # Kedro calls no hook for a run that does not begin
+            raise
         removed = sum(clean_leftovers(place) for place in written)
         removed += clean_leftovers(Path(tempfile.gettempdir()), deep=False)
         if removed:

@@ -272,6 +272,8 @@ def test_spreadsheets_give_numbers_and_dates_as_they_are_shown(tmp_path, caplog)
     with pytest.raises(TextFileError, match="has no visible sheet"):
         records(as_xlsx(tmp_path, rows, hidden=True), ["text"])
     assert records(as_xlsx(tmp_path, []), ["text"]) == []
+    above = as_xlsx(tmp_path, [(None, None), (None, None), ("id", "text"), (1, "one")])
+    assert records(above, ["text", "id"]) == [("one", "1")]
 
 
 def test_a_text_file_has_one_column_and_a_text_a_line(tmp_path):

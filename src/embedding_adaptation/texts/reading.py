@@ -297,7 +297,7 @@ class TextFile:
         if sheet.start is None:
             return
         first = sheet.start[0] + 1
-        rows = sheet.iter_rows()
+        rows = itertools.islice(sheet.iter_rows(), sheet.start[0], None)  # it begins at the sheet's first row, be that empty
         header = [str(text_of(value) or "") for value in next(rows)]
         places = [match_column(header, column) for column in columns]
         for number, row in enumerate(rows, start=first + 1):

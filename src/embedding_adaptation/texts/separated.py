@@ -195,7 +195,7 @@ class Rows:
         quoting: Literal[0, 3] = csv.QUOTE_NONE if self.dialect.quoting == "none" else csv.QUOTE_MINIMAL
         lines = (_ESCAPED.sub(_stand_in, line) if "\\" in line else line for line in self.lines) if escaped else self.lines
         reader = csv.reader(lines, delimiter=self.dialect.separator, quoting=quoting, strict=True)
-        checks_merged = self.dialect.separator == "\t"
+        checks_merged = self.dialect.separator != ","  # which lines of ordinary prose hold, too
         self._line = 1
         try:
             for row in reader:
