@@ -77,6 +77,7 @@ def test_paths_in_the_catalog_may_hold_tildes_colons_and_number_signs(conf, tmp_
     assert corpus("~/my texts #1.txt") == str(tmp_path / "home" / "my texts #1.txt")
     assert corpus("notes: may.txt") == str(tmp_path / "notes: may.txt")
     assert corpus("data/x #2.txt") == "data/x #2.txt"  # Kedro puts the project's root before it
+    assert corpus("a:b.txt") == str(tmp_path / "a:b.txt")  # no drive, but on Windows
     assert corpus("s3://bucket/x.txt") == "s3://bucket/x.txt"
     assert loader(conf, mirror="~/mirror")["catalog"]["corpus"]["mirror"]["path"] == str(tmp_path / "home" / "mirror")
     assert loader(conf, output="~/results")["catalog"]["base_model"]["filepath"] == str(tmp_path / "home" / "results" / "06_models")
@@ -87,6 +88,12 @@ def test_a_parameter_of_the_run_sets_the_global_of_its_name(conf):
     assert found["globals"] == {"base_model": "models/new", "output": "2024", "seed": 7}
     assert found["parameters"]["embedder"]["seed"] == 7
     assert found["catalog"]["base_model"] == {"type": "x.Model", "source": "models/new", "filepath": "2024/06_models"}
+
+
+@pytest.mark.parametrize(("given", "kind"), [("abc", "a whole number"), ("1.5", "a whole number"), (True, "a whole number")])
+def test_a_global_keeps_its_kind(conf, given, kind):
+    with pytest.raises(ParameterError, match=f"the parameter 'seed' takes {kind}, such as 0, and was given {given!r}"):
+        loader(conf, seed=given)
 
 
 def test_own_parameters_outside_of_groups_keep_their_type(conf):

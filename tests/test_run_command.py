@@ -61,6 +61,8 @@ def test_what_kedro_logs_comes_back_after_the_run(caplog):
     ("arguments", "message"),
     [
         (["--runner=Parallelrunner"], "there is no runner 'Parallelrunner'; did you mean 'ParallelRunner'"),
+        (["--runner=no_such.module.Runner"], "there is no runner 'no_such.module.Runner' (No module named 'no_such"),
+        (["--runner=kedro.runner.Nobody"], "there is no runner 'kedro.runner.Nobody' ("),
         (["--env=tset"], "conf; did you mean 'test'?"),
         (["--env=zzz"], "conf; there are: base, test"),
     ],

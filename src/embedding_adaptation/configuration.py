@@ -18,6 +18,7 @@ from embedding_adaptation.paths import project_root
 _PATHS = ("filepath", "path", "filename")
 _TAKEN = re.compile(r"\$\{\s*runtime_params\s*:\s*([^,}\s.]+)")
 _MISSING = object()
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -35,7 +36,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         configured = self["globals"]
         given = {name: self.runtime_params[name] for name in configured if self.runtime_params.get(name) is not None}
         if given:
-            self["globals"] = {**configured, **{name: _as_before(name, value, configured[name]) for name, value in given.items()}}
+            self["globals"] = {**configured, **{name: _as_global(name, value, configured[name]) for name, value in given.items()}}
 
     def check_names(self) -> None:
         """See whether something takes every parameter of this run; nothing is loaded where none was given.
@@ -121,6 +122,20 @@ def _as_before(name: str, value: Any, configured: Any) -> Any:
     return read_value(value) if isinstance(value, str) else value
 
 
+def _as_global(name: str, value: Any, configured: Any) -> Any:
+    """A value of a global, of the kind of the configured one.
+
+    Raises:
+        ParameterError: If it is of another: nothing else would look at it before work starts.
+    """
+    read = _as_before(name, value, configured)
+    kind = next((kind for kind in _KINDS if isinstance(configured, kind)), None)  # bool first, which is an int too
+    if kind is not None and (isinstance(read, bool) is not (kind is bool) or not isinstance(read, (int, kind))):
+        msg = f"the parameter {name!r} takes {_KINDS[kind]}, such as {configured!r}, and was given {value!r}"
+        raise ParameterError(msg)
+    return read
+
+
 def _texts(value: Any) -> list[str]:
     """All texts in nested mappings and lists."""
     if isinstance(value, str):
@@ -140,6 +155,6 @@ def _with_paths(entries: dict[str, Any]) -> dict[str, Any]:
 
 def _path(path: str) -> str:
     path = os.path.expanduser(path)  # noqa: PTH111  that of pathlib fails where there is no such user
-    if ":" not in path or "://" in path or PureWindowsPath(path).drive:
+    if ":" not in path or "://" in path or (os.name == "nt" and PureWindowsPath(path).drive):
         return path  # Kedro lets relative ones start at the project's root
     return (project_root() / path).as_posix()

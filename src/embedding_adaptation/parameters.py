@@ -7,7 +7,6 @@ an option that takes text stays as it was typed, every other one is read as YAML
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 import types
@@ -19,6 +18,8 @@ from kedro.validation import ParameterValidationError
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from embedding_adaptation.errors import alike, suggestion
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -99,12 +100,15 @@ def as_text(name: str, value: Any) -> str:
         ParameterError: If it is something else, of which the text cannot be told.
     """
     if value == "":
-        msg = f"the parameter {name!r} has no value; give one, or leave the parameter out"
+        msg = f"the parameter {name!r} has no value; give one (white space, such as a tab, goes in quotes), or leave the parameter out"
         raise ParameterError(msg)
     if isinstance(value, dict):
         msg = f"the parameter {name!r} takes one value and has no options below it, such as {name}.{next(iter(value), '')}"
         raise ParameterError(msg)
-    if isinstance(value, (bool, float, list, tuple)) or value is None:
+    if isinstance(value, (list, tuple)):
+        msg = f"the parameter {name!r} takes one text and was given the list {value!r}; put a text that begins with a bracket in quotes"
+        raise ParameterError(msg)
+    if isinstance(value, (bool, float)) or value is None:
         msg = (
             f"the parameter {name!r} takes text and was given {value!r}, as YAML reads words such as yes or 1e5; put the text in quotes "
             f"({name}: 'yes' in a file, \"'yes'\" behind %reload_kedro --params)"
@@ -130,7 +134,7 @@ def check_names(given: Mapping[str, Any], taken: Iterable[str]) -> None:
             wrong += _unknown_options(group, given[group])
     if wrong:
         what = "this name" if len(wrong) == 1 else "these names"
-        msg = f"no dataset, parameter or global takes {what} given by --params: {'; '.join(wrong)}"
+        msg = f"no dataset, parameter or global takes {what} given for this run: {'; '.join(wrong)}"
         if len(given) > 1:
             msg += " (a value that holds a comma goes in quotes)"
         raise ParameterError(msg)
@@ -169,6 +173,9 @@ def _first_value(name: str, text: str) -> tuple[str, str]:
     value, _, rest = text.partition(",")
     if value[:1] in ("'", '"'):
         msg = f"--params: the value of {name!r} begins with a quote that no quote closes at its end: {text}; close it, or leave it out"
+        raise ParameterError(msg)
+    if not value.strip() and text:
+        msg = f"--params: {name!r} has no value before the comma; leave {name!r} out, or put a value that is a comma in quotes: {name}=','"
         raise ParameterError(msg)
     return value.strip(), rest
 
@@ -301,9 +308,7 @@ def _near(name: str, names: Iterable[str]) -> list[str]:
     names = list(names)
     if name.partition(".")[0] in names:
         return [f"the group {name.partition('.')[0]} with {name.partition('.')[2]} nested in it"]
-    by_letters = {re.sub(r"[^a-z0-9]", "", other.lower()): other for other in names}
-    found = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), by_letters, n=_SHOWN, cutoff=0.7)
-    return [by_letters[other] for other in found] or _in_groups(name, names)
+    return alike(name, names) or _in_groups(name, names)
 
 
 def _in_groups(name: str, names: list[str]) -> list[str]:
@@ -312,6 +317,4 @@ def _in_groups(name: str, names: list[str]) -> list[str]:
 
 
 def _hint(near: list[str], every: list[str]) -> str:
-    if near:
-        return f" (did you mean {' or '.join(near)}?)"
-    return f" (there are: {', '.join(every)})"
+    return f" ({suggestion(near, every)})"
