@@ -166,6 +166,7 @@ def test_a_parameter_file_may_take_a_parameter_of_the_run(conf):
     found = loader(conf, my_size="5")
     found.check_names()
     assert found["parameters"]["size"] == 5
+    assert found.takers_of_given() == {"my_size": {"params:size"}}
 
 
 def test_it_is_known_which_datasets_take_a_parameter_of_the_run(conf):

@@ -50,17 +50,16 @@ class ProjectConfigLoader(OmegaConfigLoader):
     def taken_names(self) -> set[str]:
         """The names outside of groups that a dataset, a parameter or a global takes."""
         entries = self.takers()
-        parameters = self._configured("parameters")
-        in_parameters = {name for text in _texts(parameters) for name in _TAKEN.findall(text)}
-        names = {*self["globals"], *parameters, *in_parameters, *entries}
+        names = {*self["globals"], *self._configured("parameters"), *entries}
         # An entry of conf/local may stand for one of that name and not take it, while others do: half of what is asked for would be done.
         fixed = {*self._configured("catalog")} - {*self["globals"]}
         return {name for name in names if name not in fixed or name in entries.get(name, ())}
 
     def takers(self) -> dict[str, set[str]]:
-        """The catalog entries that take a name as ``${runtime_params:NAME}``, by name."""
+        """The datasets that take a name as ``${runtime_params:NAME}``, by name; parameters are ``params:NAME``."""
         found: dict[str, set[str]] = {}
-        for entry, config in self._configured("catalog").items():
+        parameters = {f"params:{entry}": config for entry, config in self._configured("parameters").items()}
+        for entry, config in (self._configured("catalog") | parameters).items():
             for name in {name for text in _texts(config) for name in _TAKEN.findall(text)}:
                 found.setdefault(name, set()).add(entry)
         return found
@@ -69,8 +68,8 @@ class ProjectConfigLoader(OmegaConfigLoader):
         """Of the parameters of this run, the datasets that take them, by name; globals are left out, which anything may take."""
         if not self.runtime_params:
             return {}
-        in_catalog, of_all = self.takers(), self._configured("globals")
-        return {name: in_catalog.get(name, {f"params:{name}"}) for name in self.runtime_params if name not in of_all}
+        takers, of_all = self.takers(), self._configured("globals")
+        return {name: takers.get(name, {f"params:{name}"}) for name in self.runtime_params if name not in of_all}
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """A kind of configuration; see :class:`kedro.config.OmegaConfigLoader`."""

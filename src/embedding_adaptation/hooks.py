@@ -51,8 +51,9 @@ class InputChecks:
             DatasetError: If an input is missing or cannot be used; the message says what to do.
         """
         _check_names(pipeline, catalog)
+        used = {name.partition(".")[0] if name.startswith("params:") else name for name in pipeline.datasets()}
         for name, found in self._takers.items():
-            if not found & pipeline.datasets():
+            if not found & used and "parameters" not in used:
                 takers = " and ".join(sorted(entry.removeprefix("params:") for entry in found))
                 logger.warning("the parameter %s changes nothing in this run: it is for %s, which the run does not use", name, takers)
         # Texts come before the base model: looking at a model that was never used takes a few seconds.

@@ -327,3 +327,9 @@ def test_json_that_names_a_column_in_two_ways_or_is_nested_without_end_is_refuse
         records(write(tmp_path, two, name), ["text"])
     with pytest.raises(TextFileError, match="is nested too deeply to be read"):
         records(write(tmp_path, content('{"text": ' + "[" * 200_000 + "]" * 200_000 + "}"), name), ["text"])
+
+
+def test_rows_that_a_quoted_text_may_have_swallowed_between_commas_are_remarked(tmp_path, caplog):
+    content = 'text,label\n"one,a\ntwo",b\n"verse\nwithout a comma",c\nthree,d\n'
+    assert records(write(tmp_path, content, "t.csv"), ["text", "label"])[0] == ("one,a\ntwo", "b")
+    assert "has quoted texts each of whose lines looks like a row of its own: row 1 (line 2); if" in caplog.text

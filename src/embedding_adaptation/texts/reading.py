@@ -179,7 +179,8 @@ class TextFile:
         with open_text(self.path, self._characters()) as file:
             dialect, lines, warning = find_dialect(iter(file), "\t" if self.ending == ".tsv" else ",", separator)
             self._warn(warning)
-            rows = iter(Rows(lines, dialect))
+            table = Rows(lines, dialect)
+            rows = iter(table)
             header = next(rows, None)
             if header is None:
                 return
@@ -189,6 +190,11 @@ class TextFile:
                 yield from ((row[place],) for row in rows)
             else:
                 yield from map(operator.itemgetter(*places), rows)
+            if table.suspects:
+                self._warn(
+                    f"has quoted texts each of whose lines looks like a row of its own: {first_few(table.suspects)}; if they are rows, a "
+                    "quote that begins a text lacks its pair"
+                )
 
     def _read_json_lines(self, columns: list[str]) -> Iterator[Row]:
         def objects() -> Iterator[tuple[str, Any]]:
