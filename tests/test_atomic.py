@@ -66,10 +66,12 @@ with replacing_file(Path(sys.argv[1]) / "store" / "version" / "a.bin") as work, 
 
 def test_only_this_projects_scratch_folders_are_leftovers(tmp_path):
     gone = scratch_prefix().replace(str(os.getpid()), "999999999") + "abcdefgh"
-    for name in (gone, f"{scratch_prefix()}abcdefgh", "embedding-adaptation-notes", "other.host.999999999-abcdefgh"):
+    container = gone.replace(".999999999", "_4026531999.999999999")  # of the machine's name, with processes of its own
+    for name in (container, gone, f"{scratch_prefix()}abcdefgh", "embedding-adaptation-notes", "other.host.999999999-abcdefgh"):
         (tmp_path / name).mkdir()
     assert clean_leftovers(tmp_path, deep=False) == 1
     assert not (tmp_path / gone).exists()
+    assert (tmp_path / container).exists()
 
 
 def test_damage_to_any_file_of_a_folder_is_recognised(tmp_path):

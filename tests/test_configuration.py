@@ -77,6 +77,7 @@ def test_paths_in_the_catalog_may_hold_tildes_colons_and_number_signs(conf, tmp_
     assert corpus("~/my texts #1.txt") == str(tmp_path / "home" / "my texts #1.txt")
     assert corpus("notes: may.txt") == str(tmp_path / "notes: may.txt")
     assert corpus("data/x #2.txt") == "data/x #2.txt"  # Kedro puts the project's root before it
+    assert corpus("a:b.txt") == str(tmp_path / "a:b.txt")  # no drive, but on Windows
     assert corpus("s3://bucket/x.txt") == "s3://bucket/x.txt"
     assert loader(conf, mirror="~/mirror")["catalog"]["corpus"]["mirror"]["path"] == str(tmp_path / "home" / "mirror")
     assert loader(conf, output="~/results")["catalog"]["base_model"]["filepath"] == str(tmp_path / "home" / "results" / "06_models")
@@ -87,6 +88,12 @@ def test_a_parameter_of_the_run_sets_the_global_of_its_name(conf):
     assert found["globals"] == {"base_model": "models/new", "output": "2024", "seed": 7}
     assert found["parameters"]["embedder"]["seed"] == 7
     assert found["catalog"]["base_model"] == {"type": "x.Model", "source": "models/new", "filepath": "2024/06_models"}
+
+
+@pytest.mark.parametrize(("given", "kind"), [("abc", "a whole number"), ("1.5", "a whole number"), (True, "a whole number")])
+def test_a_global_keeps_its_kind(conf, given, kind):
+    with pytest.raises(ParameterError, match=f"the parameter 'seed' takes {kind}, such as 0, and was given {given!r}"):
+        loader(conf, seed=given)
 
 
 def test_own_parameters_outside_of_groups_keep_their_type(conf):
@@ -138,3 +145,33 @@ def test_a_session_resolves_paths_wherever_it_is_opened(project, monkeypatch):
     with pytest.raises(Exception, match="'data/01_raw'") as refused:
         catalog.get("base_model").check_input()
     assert "Hub" not in str(refused.value)
+
+
+def test_the_name_of_a_dataset_that_takes_no_parameter_is_not_taken(conf):
+    (conf / "local" / "catalog.yml").write_text("mine:\n  type: x.Y\n  filepath: x\n", encoding="utf-8")
+    loader(conf, corpus="x").check_names()  # which the entry of that name takes
+    with pytest.raises(ParameterError, match="'mine'"):
+        loader(conf, mine="x").check_names()
+
+
+def test_an_entry_that_takes_its_own_name_no_more_gives_it_up_though_others_take_it(conf):
+    other = "other:\n  type: x.Y\n  filepath: '${runtime_params:corpus,x}'\ncorpus:\n  type: x.Texts\n  filepath: mine.txt\n"
+    (conf / "local" / "catalog.yml").write_text(other, encoding="utf-8")
+    with pytest.raises(ParameterError, match="'corpus'"):
+        loader(conf, corpus="y").check_names()
+
+
+def test_a_parameter_file_may_take_a_parameter_of_the_run(conf):
+    (conf / "local" / "parameters.yml").write_text("size: '${runtime_params:my_size,3}'\n", encoding="utf-8")
+    found = loader(conf, my_size="5")
+    found.check_names()
+    assert found["parameters"]["size"] == 5
+    assert found.takers_of_given() == {"my_size": {"params:size"}}
+
+
+def test_it_is_known_which_datasets_take_a_parameter_of_the_run(conf):
+    assert loader(conf, corpus_column="x", embedder={"device": "cpu"}, seed="1", base_model="x").takers_of_given() == {
+        "corpus_column": {"corpus"},
+        "embedder": {"params:embedder"},
+    }
+    assert loader(conf).takers_of_given() == {}

@@ -208,3 +208,22 @@ def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embed
     with pytest.raises(DatasetError, match=r"strategies\.base names the strategy 'none'"):
         check(strategies={"base": "none", "adapted": "prompted_last_adapted"})
     pipelines.set_requested(None)
+
+
+@pytest.mark.parametrize(
+    ("given", "remarked"),
+    [
+        (
+            {"corpus_column": {"corpus"}},
+            "corpus_column changes nothing in this run: it is for corpus, which the run",
+        ),
+        ({"text_clustering": {"params:text_clustering"}}, "the parameter text_clustering changes nothing in this run"),
+        ({"labels": {"corpus", "labelled_texts"}, "embedder": {"params:embedder"}, "own": {"params:own"}}, ""),
+    ],
+)
+def test_a_parameter_that_the_run_has_no_use_for_is_remarked(given, remarked, caplog, embedder_options):
+    checks = InputChecks()
+    checks._takers = given
+    catalog = DataCatalog({"labelled_texts": MemoryDataset(1), "params:embedder": MemoryDataset(embedder_options())})
+    checks.before_pipeline_run(pipeline=pipeline("labelled_texts", "params:embedder", "params:own.size"), catalog=catalog)
+    assert remarked in caplog.text if remarked else "changes nothing" not in caplog.text

@@ -85,6 +85,8 @@ def test_values_with_commas_go_in_quotes(text, given):
         ("corpus=a,b.txt", r"""'b\.txt' is no NAME=VALUE; a comma ends a value.*: --params "corpus='a,b\.txt'\""""),
         (" corpus_column=x, corpus=a #1, b.txt", r"""'b\.txt' is no .*: --params "corpus='a #1, b\.txt'\""""),
         ("corpus=it's, b.txt  ", r"""'b\.txt' is no .*: --params "corpus='it''s, b\.txt'\"$"""),
+        ("corpus_separator=,", r"'corpus_separator' has no value before the comma; .* in quotes: corpus_separator=','$"),
+        ("corpus=,seed=1", "'corpus' has no value before the comma"),
         ("corpus", "'corpus' is no NAME=VALUE$"),
         ("=x", "has no name before its '='"),
         ("embedder..device=x", "has no name"),
@@ -103,7 +105,7 @@ def test_what_cannot_be_read_says_how_to_write_it(text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"labeled_texts": "x"}, r"this name .*'labeled_texts' \(did you mean labelled_texts\?\)$"),
+        ({"labeled_texts": "x"}, r"this name given for this run: .*'labeled_texts' \(did you mean labelled_texts\?\)$"),
         ({"basemodel": "x", "Corpus": "y"}, r"these names .*'basemodel' \(did you mean base_model\?\); 'Corpus' \(did you mean corpus"),
         ({"steps": 3}, r"did you mean contrastive_finetuning\.steps"),
         ({"embedder.device": "cpu"}, "the group embedder with device nested in it"),
@@ -151,10 +153,12 @@ def test_the_types_of_options_are_those_that_the_nodes_take(project):
 
 def test_text_from_python_or_a_file_is_told_from_what_is_none():
     assert as_text("label_column", 2023) == "2023"
-    for wrong in (True, None, 1e5, ["a"]):
+    for wrong in (True, None, 1e5):
         with pytest.raises(ParameterError, match="'label_column' takes text"):
             as_text("label_column", wrong)
-    with pytest.raises(ParameterError, match="no value"):
+    with pytest.raises(ParameterError, match=r"takes one text and was given the list \['a'\]; put a text"):
+        as_text("label_column", ["a"])
+    with pytest.raises(ParameterError, match=r"no value; give one \(white space, such as a tab, goes in quotes\)"):
         as_text("label_column", "")
     with pytest.raises(ParameterError, match=r"has no options below it, such as corpus\.path"):
         as_text("corpus", {"path": "x"})
@@ -162,3 +166,9 @@ def test_text_from_python_or_a_file_is_told_from_what_is_none():
 
 def test_a_value_that_only_begins_like_a_number_is_text():
     assert [read_value(text) for text in ("5", "5 #3", " 5 ", "5, 6", "[5]", "- 5")] == [5, "5 #3", 5, "5, 6", [5], "- 5"]
+
+
+def test_a_list_of_names_keeps_its_text():
+    given = split_parameters("clustering_evaluation.strategies=[2023, 007, bare_*],text_clustering.stability.candidates=[2, 3]")
+    assert given["clustering_evaluation"]["strategies"] == ["2023", "007", "bare_*"]
+    assert given["text_clustering"]["stability"]["candidates"] == [2, 3]

@@ -61,6 +61,8 @@ def test_what_kedro_logs_comes_back_after_the_run(caplog):
     ("arguments", "message"),
     [
         (["--runner=Parallelrunner"], "there is no runner 'Parallelrunner'; did you mean 'ParallelRunner'"),
+        (["--runner=no_such.module.Runner"], "there is no runner 'no_such.module.Runner' (No module named 'no_such"),
+        (["--runner=kedro.runner.Nobody"], "there is no runner 'kedro.runner.Nobody' ("),
         (["--env=tset"], "conf; did you mean 'test'?"),
         (["--env=zzz"], "conf; there are: base, test"),
     ],
@@ -90,3 +92,10 @@ def test_the_command_takes_all_that_kedros_takes_and_verbose():
     assert names == {option.name for option in kedro_run.params} | {"verbose"}
     assert cli.commands == {"run": run}
     assert all(hasattr(__import__("kedro.runner", fromlist=[name]), name) for name in RUNNERS)
+
+
+def test_an_option_that_kedro_refuses_is_told_on_stderr(project, monkeypatch):
+    monkeypatch.chdir(project)
+    result = CliRunner().invoke(run, ["--load-versions=corpus"], prog_name="run")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "corpus" in result.stderr

@@ -4,10 +4,13 @@ import subprocess
 import sys
 
 import pytest
-from kedro.io import DataCatalog
+from kedro.framework.hooks import hook_impl
+from kedro.framework.hooks.manager import _create_hook_manager
+from kedro.io import DataCatalog, Version
 from kedro.io.core import DatasetError
 from kedro.pipeline import Node, Pipeline
 
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.datasets.folder import FolderDataset
 from embedding_adaptation.datasets.reports import JSONDataset
 from embedding_adaptation.safeguards import FolderLock, Safeguards, check_writable
@@ -53,3 +56,43 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path):
     check_writable({tmp_path / "new" / "folder": "table"})
     with pytest.raises(DatasetError, match=r"^/proc cannot be written to \(.*\), and table goes there; make it writable"):
         check_writable({__import__("pathlib").Path("/proc/none"): "table"})
+
+
+def test_a_run_that_does_not_begin_leaves_no_lock(tmp_path, holder):
+    folders = {"a": FolderDataset(filepath=str(tmp_path / "free")), "b": FolderDataset(filepath=str(tmp_path / "work"))}
+    run = Pipeline([Node(lambda *folders: {}, ["a", "b"], "out", name="some_node")])
+    catalog = DataCatalog({**folders, "out": JSONDataset(filepath=str(tmp_path / "out.json"))})
+    with pytest.raises(DatasetError, match=r"another run is at work in .*work"):
+        Safeguards().before_pipeline_run(pipeline=run, catalog=catalog)
+    FolderLock(tmp_path / "free").take("a")
+
+
+def test_a_run_that_another_hook_stops_takes_no_lock(tmp_path):
+    class Refusing:
+        @hook_impl
+        def before_pipeline_run(self):
+            raise ZeroDivisionError
+
+    manager = _create_hook_manager()
+    manager.register(Refusing())
+    manager.register(Safeguards())  # the last one registered would be called first
+    catalog = DataCatalog({"work": FolderDataset(filepath=str(tmp_path / "work"))})
+    run = Pipeline([Node(lambda folder: {}, "work", "out", name="some_node")])
+    with pytest.raises(ZeroDivisionError):
+        manager.hook.before_pipeline_run(run_params={}, pipeline=run, catalog=catalog)
+    FolderLock(tmp_path / "work").take("work")
+
+
+def test_what_killed_runs_left_is_looked_for_below_a_datasets_own_folder_only(tmp_path):
+    left = f".x.{scratch_prefix().split('.')[1]}.999999999-abcdefgh"
+    places = [tmp_path / "store" / "version", tmp_path / "notes", tmp_path]
+    for place in places:
+        place.mkdir(parents=True, exist_ok=True)
+        (place / left).write_text("half")
+    version = Version(None, "2026-01-01T00.00.00.000Z")
+    catalog = DataCatalog(
+        {"plain": JSONDataset(filepath=str(tmp_path / "x.json")), "kept": JSONDataset(filepath=str(tmp_path / "store"), version=version)}
+    )
+    run = Pipeline([Node(lambda: ({}, {}), None, ["plain", "kept"], name="some_node")])
+    Safeguards().before_pipeline_run(pipeline=run, catalog=catalog)
+    assert [(place / left).exists() for place in places] == [False, True, False]

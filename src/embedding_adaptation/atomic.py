@@ -17,7 +17,10 @@ from embedding_adaptation.checksums import checksum_file, checksum_lines
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_HOST = re.sub(r"[^A-Za-z0-9]", "_", platform.node())[:32] or "host"
+# A container may have the machine's name, and numbers of its own for processes.
+_NAMESPACE = Path("/proc/self/ns/pid")
+_NUMBERS = re.sub(r"\D", "", str(_NAMESPACE.readlink())) if _NAMESPACE.is_symlink() else ""
+_HOST = (re.sub(r"[^A-Za-z0-9]", "_", platform.node())[:32] or "host") + (f"_{_NUMBERS}" if _NUMBERS else "")
 _WORK_NAME = re.compile(r"^(?:\.|embedding-adaptation)(?P<name>.*)\.(?P<host>\w+)\.(?P<process>\d+)-\w{8}$")
 _SCRATCH = "embedding-adaptation"
 _FULL = {errno.ENOSPC, errno.EDQUOT}

@@ -18,6 +18,7 @@ from embedding_adaptation.paths import project_root
 _PATHS = ("filepath", "path", "filename")
 _TAKEN = re.compile(r"\$\{\s*runtime_params\s*:\s*([^,}\s.]+)")
 _MISSING = object()
+_KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: "a number"}
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
@@ -35,7 +36,7 @@ class ProjectConfigLoader(OmegaConfigLoader):
         configured = self["globals"]
         given = {name: self.runtime_params[name] for name in configured if self.runtime_params.get(name) is not None}
         if given:
-            self["globals"] = {**configured, **{name: _as_before(name, value, configured[name]) for name, value in given.items()}}
+            self["globals"] = {**configured, **{name: _as_global(name, value, configured[name]) for name, value in given.items()}}
 
     def check_names(self) -> None:
         """See whether something takes every parameter of this run; nothing is loaded where none was given.
@@ -48,7 +49,27 @@ class ProjectConfigLoader(OmegaConfigLoader):
 
     def taken_names(self) -> set[str]:
         """The names outside of groups that a dataset, a parameter or a global takes."""
-        return {*self["globals"], *self._configured("parameters"), *self._taken_by_catalog()}
+        entries = self.takers()
+        names = {*self["globals"], *self._configured("parameters"), *entries}
+        # An entry of conf/local may stand for one of that name and not take it, while others do: half of what is asked for would be done.
+        fixed = {*self._configured("catalog")} - {*self["globals"]}
+        return {name for name in names if name not in fixed or name in entries.get(name, ())}
+
+    def takers(self) -> dict[str, set[str]]:
+        """The datasets that take a name as ``${runtime_params:NAME}``, by name; parameters are ``params:NAME``."""
+        found: dict[str, set[str]] = {}
+        parameters = {f"params:{entry}": config for entry, config in self._configured("parameters").items()}
+        for entry, config in (self._configured("catalog") | parameters).items():
+            for name in {name for text in _texts(config) for name in _TAKEN.findall(text)}:
+                found.setdefault(name, set()).add(entry)
+        return found
+
+    def takers_of_given(self) -> dict[str, set[str]]:
+        """Of the parameters of this run, the datasets that take them, by name; globals are left out, which anything may take."""
+        if not self.runtime_params:
+            return {}
+        takers, of_all = self.takers(), self._configured("globals")
+        return {name: takers.get(name, {f"params:{name}"}) for name in self.runtime_params if name not in of_all}
 
     def __getitem__(self, key: str) -> dict[str, Any]:
         """A kind of configuration; see :class:`kedro.config.OmegaConfigLoader`."""
@@ -92,16 +113,26 @@ class ProjectConfigLoader(OmegaConfigLoader):
             entries |= cast("dict[str, Any]", OmegaConf.to_container(config, resolve=False))
         return entries
 
-    def _taken_by_catalog(self) -> set[str]:
-        """Names that the catalog's entries take as ``${runtime_params:NAME}``, those of an environment's entries included."""
-        return {name for text in _texts(self._configured("catalog")) for name in _TAKEN.findall(text)}
-
 
 def _as_before(name: str, value: Any, configured: Any) -> Any:
     """A value of the type of the configured one: text, or what YAML makes of it."""
     if isinstance(configured, str) and "${" not in configured:
         return as_text(name, value)
     return read_value(value) if isinstance(value, str) else value
+
+
+def _as_global(name: str, value: Any, configured: Any) -> Any:
+    """A value of a global, of the kind of the configured one.
+
+    Raises:
+        ParameterError: If it is of another: nothing else would look at it before work starts.
+    """
+    read = _as_before(name, value, configured)
+    kind = next((kind for kind in _KINDS if isinstance(configured, kind)), None)  # bool first, which is an int too
+    if kind is not None and (isinstance(read, bool) is not (kind is bool) or not isinstance(read, (int, kind))):
+        msg = f"the parameter {name!r} takes {_KINDS[kind]}, such as {configured!r}, and was given {value!r}"
+        raise ParameterError(msg)
+    return read
 
 
 def _texts(value: Any) -> list[str]:
@@ -123,6 +154,6 @@ def _with_paths(entries: dict[str, Any]) -> dict[str, Any]:
 
 def _path(path: str) -> str:
     path = os.path.expanduser(path)  # noqa: PTH111  that of pathlib fails where there is no such user
-    if ":" not in path or "://" in path or PureWindowsPath(path).drive:
+    if ":" not in path or "://" in path or (os.name == "nt" and PureWindowsPath(path).drive):
         return path  # Kedro lets relative ones start at the project's root
     return (project_root() / path).as_posix()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
@@ -16,12 +17,17 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.options import EmbedderOptions
 
+logger = logging.getLogger(__name__)
+
 RESULT_DATASET, MODEL_DATASET = "strategy_comparison", "adapted_embedder"
 _EMBEDDER = "params:embedder"
 
 
 class InputChecks:
     """Look at every input of a run before any work starts."""
+
+    def __init__(self) -> None:
+        self._takers: dict[str, set[str]] = {}
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
@@ -34,6 +40,8 @@ class InputChecks:
         check_names = getattr(context.config_loader, "check_names", None)
         if check_names is not None:
             check_names()
+        takers_of_given = getattr(context.config_loader, "takers_of_given", None)
+        self._takers = takers_of_given() if takers_of_given is not None else {}
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -43,6 +51,11 @@ class InputChecks:
             DatasetError: If an input is missing or cannot be used; the message says what to do.
         """
         _check_names(pipeline, catalog)
+        used = {name.partition(".")[0] if name.startswith("params:") else name for name in pipeline.datasets()}
+        for name, found in self._takers.items():
+            if not found & used and "parameters" not in used:
+                takers = " and ".join(sorted(entry.removeprefix("params:") for entry in found))
+                logger.warning("the parameter %s changes nothing in this run: it is for %s, which the run does not use", name, takers)
         # Texts come before the base model: looking at a model that was never used takes a few seconds.
         for name in sorted(pipeline.inputs(), reverse=True):
             if name.startswith("params:") or name == "parameters":

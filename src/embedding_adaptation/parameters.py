@@ -7,18 +7,19 @@ an option that takes text stays as it was typed, every other one is read as YAML
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import re
 import types
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
+import yaml
 from kedro.validation import ParameterValidationError
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
-from yaml import YAMLError
+
+from embedding_adaptation.errors import alike, suggestion
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -82,7 +83,7 @@ def read_value(text: str) -> Any:
     text = text.strip()
     try:
         read = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
-    except (YAMLError, OmegaConfBaseException, ValueError):
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError):
         return text
     value = read["value"] if isinstance(read, dict) else text
     if isinstance(value, str):
@@ -99,12 +100,15 @@ def as_text(name: str, value: Any) -> str:
         ParameterError: If it is something else, of which the text cannot be told.
     """
     if value == "":
-        msg = f"the parameter {name!r} has no value; give one, or leave the parameter out"
+        msg = f"the parameter {name!r} has no value; give one (white space, such as a tab, goes in quotes), or leave the parameter out"
         raise ParameterError(msg)
     if isinstance(value, dict):
         msg = f"the parameter {name!r} takes one value and has no options below it, such as {name}.{next(iter(value), '')}"
         raise ParameterError(msg)
-    if isinstance(value, (bool, float, list, tuple)) or value is None:
+    if isinstance(value, (list, tuple)):
+        msg = f"the parameter {name!r} takes one text and was given the list {value!r}; put a text that begins with a bracket in quotes"
+        raise ParameterError(msg)
+    if isinstance(value, (bool, float)) or value is None:
         msg = (
             f"the parameter {name!r} takes text and was given {value!r}, as YAML reads words such as yes or 1e5; put the text in quotes "
             f"({name}: 'yes' in a file, \"'yes'\" behind %reload_kedro --params)"
@@ -130,7 +134,7 @@ def check_names(given: Mapping[str, Any], taken: Iterable[str]) -> None:
             wrong += _unknown_options(group, given[group])
     if wrong:
         what = "this name" if len(wrong) == 1 else "these names"
-        msg = f"no dataset, parameter or global takes {what} given by --params: {'; '.join(wrong)}"
+        msg = f"no dataset, parameter or global takes {what} given for this run: {'; '.join(wrong)}"
         if len(given) > 1:
             msg += " (a value that holds a comma goes in quotes)"
         raise ParameterError(msg)
@@ -170,6 +174,9 @@ def _first_value(name: str, text: str) -> tuple[str, str]:
     if value[:1] in ("'", '"'):
         msg = f"--params: the value of {name!r} begins with a quote that no quote closes at its end: {text}; close it, or leave it out"
         raise ParameterError(msg)
+    if not value.strip() and text:
+        msg = f"--params: {name!r} has no value before the comma; leave {name!r} out, or put a value that is a comma in quotes: {name}=','"
+        raise ParameterError(msg)
     return value.strip(), rest
 
 
@@ -198,9 +205,13 @@ def _unquoted(value: str) -> str:
 def _option_value(name: str, typed: str) -> Any:
     """A value as its option wants it: read as YAML, unless the option takes that only as text."""
     value = read_value(typed)
-    if isinstance(value, (str, dict, list)):
+    if isinstance(value, (str, dict)):
         return value
     option = _option_type(name)
+    if isinstance(value, list):
+        as_typed = yaml.load(typed, yaml.BaseLoader)  # noqa: S506  makes text of everything
+        wants_text = option is not None and not _accepts(TypeAdapter(option), value) and _accepts(TypeAdapter(option), as_typed)
+        return as_typed if wants_text else value
     if option is None:
         return value
     members = list(_members([option]))
@@ -297,9 +308,7 @@ def _near(name: str, names: Iterable[str]) -> list[str]:
     names = list(names)
     if name.partition(".")[0] in names:
         return [f"the group {name.partition('.')[0]} with {name.partition('.')[2]} nested in it"]
-    by_letters = {re.sub(r"[^a-z0-9]", "", other.lower()): other for other in names}
-    found = difflib.get_close_matches(re.sub(r"[^a-z0-9]", "", name.lower()), by_letters, n=_SHOWN, cutoff=0.7)
-    return [by_letters[other] for other in found] or _in_groups(name, names)
+    return alike(name, names) or _in_groups(name, names)
 
 
 def _in_groups(name: str, names: list[str]) -> list[str]:
@@ -308,6 +317,4 @@ def _in_groups(name: str, names: list[str]) -> list[str]:
 
 
 def _hint(near: list[str], every: list[str]) -> str:
-    if near:
-        return f" (did you mean {' or '.join(near)}?)"
-    return f" (there are: {', '.join(every)})"
+    return f" ({suggestion(near, every)})"

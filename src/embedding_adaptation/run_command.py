@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from kedro.framework.project import settings
-from kedro.utils import find_kedro_project
+from kedro.utils import find_kedro_project, load_obj
 
 from embedding_adaptation.errors import nearest, sentence, told_in_a_sentence
 from embedding_adaptation.interruption import OrderlyEnd
@@ -69,8 +69,12 @@ class RunCommand(click.Command):
         except KeyError as error:
             msg = f"the file of --config has no section {error}; its options stand below one of that name"
             raise click.ClickException(msg) from error
+        except (click.exceptions.Exit, click.UsageError):
+            raise
+        except click.ClickException as error:
+            raise click.ClickException(error.format_message()) from error  # Kedro's own kind would write to stdout
         except Exception as error:
-            if isinstance(error, click.exceptions.Exit | click.ClickException) or not told_in_a_sentence(error):
+            if not told_in_a_sentence(error):
                 raise
             raise click.ClickException(sentence(error)) from error
 
@@ -113,6 +117,12 @@ def _check_command(options: dict[str, Any]) -> None:
     if runner and "." not in runner and runner not in RUNNERS:
         msg = f"there is no runner {runner!r}; {nearest(runner, RUNNERS)}"
         raise UnusableCommandError(msg)
+    if runner and "." in runner:
+        try:
+            load_obj(runner)
+        except (ImportError, AttributeError, ValueError) as error:
+            msg = f"there is no runner {runner!r} ({error}); name a class with its module, or one of {', '.join(RUNNERS)}"
+            raise UnusableCommandError(msg) from error
     given = options.get("conf_source")
     source = Path(given) if given else (find_kedro_project(Path.cwd()) or Path.cwd()) / settings.CONF_SOURCE
     if not source.is_dir():

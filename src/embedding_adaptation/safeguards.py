@@ -37,7 +37,7 @@ class Safeguards:
     def __init__(self) -> None:
         self._locks: list[FolderLock] = []
 
-    @hook_impl
+    @hook_impl(trylast=True)  # where another hook stops the run, nothing has been taken yet
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Look at the folders of all datasets the run writes.
 
@@ -48,21 +48,29 @@ class Safeguards:
         outputs = pipeline.all_outputs()
         written: dict[Path, str] = {}
         exclusive: dict[Path, str] = {}
+        own: set[Path] = set()  # folders in which there is nothing but the dataset's: beside its file there may be anything, a home folder
         for name in sorted(pipeline.datasets()):
             dataset = catalog.get(name)
             folder = getattr(dataset, "exclusive_folder", None)
             if folder is not None:
                 exclusive[folder] = name
-            if folder is not None or name in outputs or getattr(dataset, "written_when_loaded", False):
+            is_store = getattr(dataset, "written_when_loaded", False)
+            if folder is not None or name in outputs or is_store:
                 place = folder or _place(dataset)
                 if place is not None:
                     written[place] = name
+                    if folder is not None or is_store or getattr(dataset, "_version", None):
+                        own.add(place)
         check_writable(written)
-        for folder, name in exclusive.items():
-            lock = FolderLock(folder)
-            lock.take(name)
-            self._locks.append(lock)
-        removed = sum(clean_leftovers(place) for place in written)
+        try:
+            for folder, name in exclusive.items():
+                lock = FolderLock(folder)
+                lock.take(name)
+                self._locks.append(lock)
+        except BaseException:
+            self._release()  # Kedro calls no hook for a run that does not begin
+            raise
+        removed = sum(clean_leftovers(place, deep=place in own) for place in written)
         removed += clean_leftovers(Path(tempfile.gettempdir()), deep=False)
         if removed:
             logger.info("removed %d unfinished files of runs that were killed", removed)

@@ -19,7 +19,7 @@ from embedding_adaptation.texts.errors import TextFileError
         (1234.0, "1234"),
         (-0.5, "-0.5"),
         (float("nan"), None),
-        (True, "True"),
+        (True, "true"),
         (decimal.Decimal("12345678901234567890.10"), "12345678901234567890.10"),
         (dt.date(2024, 2, 29), "2024-02-29"),
         (dt.datetime(2024, 2, 29, 13, 5), "2024-02-29T13:05:00"),

@@ -272,6 +272,8 @@ def test_spreadsheets_give_numbers_and_dates_as_they_are_shown(tmp_path, caplog)
     with pytest.raises(TextFileError, match="has no visible sheet"):
         records(as_xlsx(tmp_path, rows, hidden=True), ["text"])
     assert records(as_xlsx(tmp_path, []), ["text"]) == []
+    above = as_xlsx(tmp_path, [(None, None), (None, None), ("id", "text"), (1, "one")])
+    assert records(above, ["text", "id"]) == [("one", "1")]
 
 
 def test_a_text_file_has_one_column_and_a_text_a_line(tmp_path):
@@ -304,3 +306,30 @@ def test_a_missing_file_and_a_folder_are_told_apart(tmp_path):
         records(tmp_path / "none.csv")
     with pytest.raises(TextFileError, match="is a folder; give one of the files in it"):
         records(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_whole_numbers_and_truth_have_one_text_in_json(tmp_path, name):
+    values = ["1", "1.0", "-0.0", "10.00", "1.50", "1e3", "100.0e1", "true", "false", "12345678901234567890.0"]
+    rows = [f'{{"label": {value}}}' for value in values]
+    content = "\n".join(rows) if name == "t.jsonl" else f"[{','.join(rows)}]"
+    found = [label for (label,) in records(write(tmp_path, content, name), ["label"])]
+    assert found == ["1", "1", "0", "10", "1.50", "1e3", "100.0e1", "true", "false", "12345678901234567890"]
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_json_that_names_a_column_in_two_ways_or_is_nested_without_end_is_refused(tmp_path, name):
+    def content(*rows):
+        return "\n".join(rows) if name == "t.jsonl" else f"[{','.join(rows)}]"
+
+    two = content('{"text": "a"}', '{"text": null}', '{"id": 1}', '{"Text": "b"}')
+    with pytest.raises(TextFileError, match=r"row 4.* has 'Text' where other rows have 'text'; give the column one name in all rows"):
+        records(write(tmp_path, two, name), ["text"])
+    with pytest.raises(TextFileError, match="is nested too deeply to be read"):
+        records(write(tmp_path, content('{"text": ' + "[" * 200_000 + "]" * 200_000 + "}"), name), ["text"])
+
+
+def test_rows_that_a_quoted_text_may_have_swallowed_between_commas_are_remarked(tmp_path, caplog):
+    content = 'text,label\n"one,a\ntwo",b\n"verse\nwithout a comma",c\nthree,d\n'
+    assert records(write(tmp_path, content, "t.csv"), ["text", "label"])[0] == ("one,a\ntwo", "b")
+    assert "has quoted texts each of whose lines looks like a row of its own: row 1 (line 2); if" in caplog.text

@@ -89,6 +89,8 @@ def test_a_quoted_field_that_seems_to_have_swallowed_whole_rows_is_refused():
     # By chance the second stray quote closes the first, and all rows have two fields.
     message = r"row 1 \(line 2\) has a quoted text that goes on to line 3, and each of these lines looks like a row of its own"
     refused('text\tlabel\n"one\ta\ntwo"\tb\nthree\tc\n', message, "\t")
+    for separator in ";|":
+        refused(f'text{separator}label\n"one{separator}a\ntwo"{separator}b\nthree{separator}c\n', message, separator)
     assert rows('text\tlabel\n"one\na\tb"\tc\n', "\t")[0][1] == ["one\na\tb", "c"]
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
+from embedding_adaptation.errors import first_few
 from embedding_adaptation.text_stream import TextStream
 from embedding_adaptation.texts.characters import COMPRESSIONS
 from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_SHOWN = 5
 _READ_AT_ONCE = 64 << 20
 # Of a compressed file, which is several times larger when it is read.
 _READ_AT_ONCE_COMPRESSED = 8 << 20
@@ -118,7 +118,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         if empty.any():
             logger.warning(
                 "%s: %d of %d rows have no text and are left out (row %s)",
-                self._path.name, empty.sum(), len(frame), _listed(numbers[empty]),
+                self._path.name, empty.sum(), len(frame), first_few(numbers[empty]),
             )  # fmt: skip
         frame, numbers = frame[~empty], numbers[~empty]
         if self._label_columns:
@@ -131,7 +131,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
     def _check_ids(self, ids: pd.Series, numbers: pd.Series) -> None:
         if (missing := ids.str.strip() == "").any():
             self._fail(
-                f"column {self._id_column!r} has no id in {missing.sum()} of {len(ids)} rows (row {_listed(numbers[missing])}); "
+                f"column {self._id_column!r} has no id in {missing.sum()} of {len(ids)} rows (row {first_few(numbers[missing])}); "
                 "fill the gaps, or leave id_column out: then the row's number is the id"
             )
         if (doubled := ids.duplicated()).any():
@@ -152,12 +152,12 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
             if level == 0 and missing.any():
                 self._fail(
                     f"column {column!r} has no label in {missing.sum()} of {len(frame)} rows "
-                    f"(row {_listed(numbers[missing])}); label these rows or remove them"
+                    f"(row {first_few(numbers[missing])}); label these rows or remove them"
                 )
             if above is not None and (orphans := above & ~missing).any():
                 self._fail(
                     f"column {column!r} has a label where {self._label_columns[level - 1]!r}, the level above, has none "
-                    f"(row {_listed(numbers[orphans])}); name the columns from coarse to fine, or fill the gap"
+                    f"(row {first_few(numbers[orphans])}); name the columns from coarse to fine, or fill the gap"
                 )
             if frame[_level(level)][~missing].nunique() < 2:  # noqa: PLR2004  a clustering has two sides
                 only = repr(frame[_level(level)][~missing].iloc[0]) if (~missing).any() else "no label"
@@ -281,8 +281,3 @@ def _gather_levels(frame: pd.DataFrame, count: int) -> pd.DataFrame:
     levels = [_level(number) for number in range(count)]
     frame["labels"] = [[label for label in row if label.strip()] for row in frame[levels].to_numpy().tolist()]
     return frame.drop(columns=levels[1:])
-
-
-def _listed(numbers: pd.Series) -> str:
-    more = ", ..." if len(numbers) > _SHOWN else ""
-    return ", ".join(numbers.iloc[:_SHOWN]) + more

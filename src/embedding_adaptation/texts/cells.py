@@ -25,14 +25,17 @@ class CellError(ValueError):
 def text_of(value: Any) -> str | None:
     """A value of JSON, of a spreadsheet or of parquet as text; ``None`` where there is none.
 
-    Numbers keep all digits, whole ones have no decimal point; dates and times are written as ISO 8601 has it; bytes have to be UTF-8.
+    Numbers keep all digits, whole ones have no decimal point; truth is ``true`` or ``false``;
+    dates and times are written as ISO 8601 has it; bytes have to be UTF-8.
 
     Raises:
         CellError: If it is a list, an object or another value for which there is no one obvious text.
     """
     if value is None or isinstance(value, str):
         return value
-    if isinstance(value, bool | int | decimal.Decimal):
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | decimal.Decimal):
         return str(value)
     if isinstance(value, float):
         return _number(value)

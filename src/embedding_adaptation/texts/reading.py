@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
+from embedding_adaptation.errors import first_few
 from embedding_adaptation.texts.cells import SINGLE_SURROGATE, CellError, column_texts, text_of
 from embedding_adaptation.texts.characters import COMPRESSIONS, Characters, open_text, survey
 from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
@@ -24,7 +25,6 @@ logger = logging.getLogger(__name__)
 _ROWS = 20_000
 _CHARACTERS = 1 << 26
 _ROWS_WEIGHED = 100
-_SHOWN = 5
 _JSON_BLOCK = 1 << 20
 _WHITE = " \t\r\n"
 
@@ -179,7 +179,8 @@ class TextFile:
         with open_text(self.path, self._characters()) as file:
             dialect, lines, warning = find_dialect(iter(file), "\t" if self.ending == ".tsv" else ",", separator)
             self._warn(warning)
-            rows = iter(Rows(lines, dialect))
+            table = Rows(lines, dialect)
+            rows = iter(table)
             header = next(rows, None)
             if header is None:
                 return
@@ -189,6 +190,11 @@ class TextFile:
                 yield from ((row[place],) for row in rows)
             else:
                 yield from map(operator.itemgetter(*places), rows)
+            if table.suspects:
+                self._warn(
+                    f"has quoted texts each of whose lines looks like a row of its own: {first_few(table.suspects)}; if they are rows, a "
+                    "quote that begins a text lacks its pair"
+                )
 
     def _read_json_lines(self, columns: list[str]) -> Iterator[Row]:
         def objects() -> Iterator[tuple[str, Any]]:
@@ -199,7 +205,7 @@ class TextFile:
                         continue
                     row += 1
                     try:
-                        yield f"row {row} (line {number})", _DECODER.decode(line)
+                        yield f"row {row} (line {number})", _decoded(_DECODER.decode, line)
                     except json.JSONDecodeError as error:
                         _fail(f"line {number} is not JSON ({error.msg} at character {error.pos + 1}); write one object a line")
                     except CellError as error:
@@ -235,6 +241,8 @@ class TextFile:
                 _fail(f"{place} is {_json_kind(row)}, not an object; {remedy}")
             values = []
             for name in names:
+                if name not in row and (other := next((key for key in row if _is_alike(key, name)), None)) is not None:
+                    _fail(f"{place} has {other!r} where other rows have {name!r}; give the column one name in all rows")
                 try:
                     value = text_of(row.get(name))
                 except CellError as error:
@@ -246,11 +254,7 @@ class TextFile:
             yield tuple(values)
         if replaced:
             places = list(dict.fromkeys(replaced))
-            more = ", ..." if len(places) > _SHOWN else ""
-            self._warn(
-                f"has halves of characters (single surrogates) in {len(places)} rows, each replaced by U+FFFD "
-                f"({', '.join(places[:_SHOWN])}{more})"
-            )
+            self._warn(f"has halves of characters (single surrogates) in {len(places)} rows, each replaced by U+FFFD ({first_few(places)})")
 
     def _read_parquet(self, columns: list[str]) -> Iterator[Row]:
         import pyarrow as pa
@@ -297,7 +301,7 @@ class TextFile:
         if sheet.start is None:
             return
         first = sheet.start[0] + 1
-        rows = sheet.iter_rows()
+        rows = itertools.islice(sheet.iter_rows(), sheet.start[0], None)  # it begins at the sheet's first row, be that empty
         header = [str(text_of(value) or "") for value in next(rows)]
         places = [match_column(header, column) for column in columns]
         for number, row in enumerate(rows, start=first + 1):
@@ -318,7 +322,7 @@ def match_column(there: Sequence[str], wanted: str) -> int:
         MissingColumnError: If none is.
     """
     exact = [place for place, name in enumerate(there) if name == wanted]
-    similar = exact or [place for place, name in enumerate(there) if name.strip().casefold() == wanted.strip().casefold()]
+    similar = exact or [place for place, name in enumerate(there) if _is_alike(name, wanted)]
     if not similar:
         raise MissingColumnError(wanted, list(there))
     if len(similar) > 1:
@@ -329,6 +333,10 @@ def match_column(there: Sequence[str], wanted: str) -> int:
             msg = f"has no column {wanted!r}, but {' and '.join(map(repr, names))}; name one of them exactly"
         raise TextFileError(msg)
     return similar[0]
+
+
+def _is_alike(name: str, other: str) -> bool:
+    return name.strip().casefold() == other.strip().casefold()
 
 
 def _json_kind(value: Any) -> str:
@@ -349,8 +357,22 @@ def _constant(name: str) -> str | None:
     return None if name == "NaN" else name
 
 
-# Numbers stay as they are written: an id keeps every digit.
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=str, parse_constant=_constant)
+def _fraction(text: str) -> str:
+    """A number with a point or an exponent as it is written; a whole one without its zeros, as other formats have it."""
+    whole, _, zeros = text.partition(".")
+    return whole.removeprefix("-" if whole == "-0" else "") if zeros and not zeros.strip("0") else text
+
+
+# Numbers stay as they are written: an id keeps every digit. Only 1.0 is 1, which many programs write where a column has gaps.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=_fraction, parse_constant=_constant)
+
+
+def _decoded(decode: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return decode(*arguments)
+    except RecursionError:
+        msg = "is nested too deeply to be read; write objects that hold the texts themselves"
+        raise CellError(msg) from None
 
 
 def _elements(blocks: Iterable[str]) -> Iterator[Any]:
@@ -393,7 +415,7 @@ def _elements(blocks: Iterable[str]) -> Iterator[Any]:
             next_sign()
             while True:
                 try:
-                    value, end = _DECODER.raw_decode(held, at)
+                    value, end = _decoded(_DECODER.raw_decode, held, at)
                 except json.JSONDecodeError as error:
                     place = error.pos
                     # An element that is cut at the end of what is held looks wrong until the rest is there.

@@ -23,6 +23,7 @@ SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 # A longer field is taken for a quote that is never closed, so that it does not fill the memory.
 LONGEST_FIELD = 1 << 25
 _SAMPLE = 1 << 20
+_MOST_SUSPECTS = 10
 # No decoder makes single surrogates: they stand for escaped characters until the fields are apart.
 _QUOTE, _BACKSLASH = "\udc22", "\udc5c"
 # A quoted field, and one with a quote inside, as RFC 4180 writes them
@@ -151,12 +152,14 @@ class Rows:
     Attributes:
         is_open_at_end: Whether reading stopped at the end of the lines, inside a quoted field.
         has_swallowed: Whether it stopped at a quoted field that seems to hold whole rows.
+        suspects: Places of the first quoted fields that may hold whole rows, where the separator is a comma.
     """
 
     lines: Iterable[str]
     dialect: Dialect
     is_open_at_end: bool = field(default=False, init=False)
     has_swallowed: bool = field(default=False, init=False)
+    suspects: list[str] = field(default_factory=list, init=False)
     _number: int = field(default=-1, init=False)  # of the row; the header is 0
     _line: int = field(default=0, init=False)  # where the row begins
 
@@ -195,14 +198,13 @@ class Rows:
         quoting: Literal[0, 3] = csv.QUOTE_NONE if self.dialect.quoting == "none" else csv.QUOTE_MINIMAL
         lines = (_ESCAPED.sub(_stand_in, line) if "\\" in line else line for line in self.lines) if escaped else self.lines
         reader = csv.reader(lines, delimiter=self.dialect.separator, quoting=quoting, strict=True)
-        checks_merged = self.dialect.separator == "\t"
         self._line = 1
         try:
             for row in reader:
                 if row:
                     self._number += 1
-                    if checks_merged and reader.line_num > self._line:
-                        self._refuse_merged(row, reader.line_num)
+                    if reader.line_num > self._line and self._is_merged(row):
+                        self._tell_merged(reader.line_num)
                     yield [value.replace(_QUOTE, '"').replace(_BACKSLASH, "\\") for value in row] if escaped else row
                 self._line = reader.line_num + 1
         except csv.Error as error:
@@ -237,16 +239,23 @@ class Rows:
             msg = f"{self._place} cannot be split into fields: {reason}"
         raise TextFileError(msg)
 
-    def _refuse_merged(self, row: list[str], line: int) -> None:
-        """Refuse a quoted field that swallowed whole rows: each of its lines has as many fields as a row."""
+    def _is_merged(self, row: list[str]) -> bool:
+        """Whether a quoted field seems to have swallowed whole rows: each of its lines has as many fields as a row."""
         lines = self.dialect.separator.join(row).split("\n")
-        if len(row) > 1 and len(lines) > 1 and all(one.count(self.dialect.separator) == len(row) - 1 for one in lines):
-            self.has_swallowed = True
-            msg = (
-                f"{self._place} has a quoted text that goes on to line {line}, and each of these lines looks like a row of its own; "
-                "write a quote that begins a text as three quotes, and close it, or remove it"
-            )
-            raise TextFileError(msg)
+        return len(row) > 1 and len(lines) > 1 and all(one.count(self.dialect.separator) == len(row) - 1 for one in lines)
+
+    def _tell_merged(self, line: int) -> None:
+        """Refuse the row; between commas note it only, which lines of ordinary prose hold, too."""
+        if self.dialect.separator == ",":
+            if len(self.suspects) < _MOST_SUSPECTS:
+                self.suspects.append(self._place)
+            return
+        self.has_swallowed = True
+        msg = (
+            f"{self._place} has a quoted text that goes on to line {line}, and each of these lines looks like a row of its own; "
+            "write a quote that begins a text as three quotes, and close it, or remove it"
+        )
+        raise TextFileError(msg)
 
 
 def _has_doubled(row: list[str]) -> bool:

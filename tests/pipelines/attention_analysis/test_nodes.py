@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from embedding_adaptation.datasets.attention import AttentionRowsDataset
+from embedding_adaptation.embedder.attention import AttentionError
 from embedding_adaptation.pipelines.attention_analysis import create_pipeline, nodes
 from embedding_adaptation.pipelines.attention_analysis.options import AttentionOptions
 
@@ -38,7 +39,7 @@ def run(tiny_weights, checkpoints, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     found = {}
     for name, weights in (("base", tiny_weights), ("adapted", replace(tiny_weights, adapter=checkpoints / "step-000025"))):
-        recording, occlusion = nodes.record_attention(weights, TEXTS, options(), embedder)
+        recording, occlusion = nodes.record_attention(weights, tiny_weights, TEXTS, options(), embedder)
         dataset = AttentionRowsDataset(filepath=str(folder / name))
         dataset.save(recording)
         rows = dataset.load()
@@ -85,12 +86,20 @@ def test_the_first_text_stands_in_for_missing_examples(run):
 
 def test_layers_that_are_shown_must_be_recorded(tiny_weights, embedder_options):
     with pytest.raises(ValueError, match="shown_layers names layer 1, which is not recorded; there are: 2, 3"):
-        nodes.record_attention(tiny_weights, TEXTS, options(layers=[2, -1], shown_layers=[-1, 1]), embedder_options())
+        nodes.record_attention(tiny_weights, tiny_weights, TEXTS, options(layers=[2, -1], shown_layers=[-1, 1]), embedder_options())
+
+
+def test_an_adapter_of_another_base_model_is_not_compared(tiny_weights, embedder_options):
+    other = replace(tiny_weights, card=replace(tiny_weights.card, sha256="0" * 64, source="random:other"))
+    with pytest.raises(AttentionError, match=r"the adapter belongs to 'random:other', not to 'random:tiny-llama.*set base_model"):
+        nodes.record_attention(other, tiny_weights, TEXTS, options(), embedder_options())
 
 
 def test_a_template_without_words_behind_the_text_is_remarked(tiny_weights, embedder_options, caplog):
     strategies = {"bare": {"weights": "adapted", "template": "bare", "pooling": "last"}}
-    recording, _ = nodes.record_attention(tiny_weights, TEXTS, options(), embedder_options(strategies=strategies, adapt="bare"))
+    recording, _ = nodes.record_attention(
+        tiny_weights, tiny_weights, TEXTS, options(), embedder_options(strategies=strategies, adapt="bare")
+    )
     assert "'bare' has no words behind the text" in caplog.text
     assert recording.frame.suffix == ()
 

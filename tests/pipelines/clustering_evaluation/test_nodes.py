@@ -37,7 +37,7 @@ def embeddings(*names, ids=IDS):
 
 
 @pytest.fixture
-def sources(tmp_path, tiny_weights):
+def sources(tmp_path, tiny_weights, tiny_adapted):
     """What the first two nodes take before their options."""
 
     def make(base=("bare_mean", "prompted_last"), adapted=("prompted_last_adapted",), mirror=None, finished=None, **changes):
@@ -46,7 +46,7 @@ def sources(tmp_path, tiny_weights):
             "adapted_embeddings": embeddings(*adapted),
             "labelled_texts": TEXTS,
             "base_model": tiny_weights,
-            "adapter": dataclasses.replace(tiny_weights, card=dataclasses.replace(tiny_weights.card, sha256="adapted")),
+            "adapter": tiny_adapted,
             "base_after_processing": {},
             "adapted_after_processing": {},
             "embedding_store": EmbeddingStore(tmp_path / "store"),
@@ -94,6 +94,16 @@ def test_vectors_of_other_texts_are_refused(sources, evaluation_options, embedde
     given = sources(adapted_embeddings=embeddings("prompted_last_adapted", ids=IDS[::-1]))
     with pytest.raises(EvaluationError, match="adapted_embeddings hold 40 texts that are not the 40 labelled texts in their order"):
         plan_evaluation(*given, evaluation_options(), embedder_options())
+
+
+def test_an_adapter_of_another_base_model_is_refused_unless_it_is_not_scored(sources, tiny_adapted, evaluation_options, embedder_options):
+    other = dataclasses.replace(tiny_adapted, card=dataclasses.replace(tiny_adapted.card, sha256="0" * 64, source="random:other"))
+    with pytest.raises(
+        EvaluationError, match=r"the adapter belongs to 'random:other', not to 'random:tiny-llama.*set base_model to the first"
+    ):
+        plan_evaluation(*sources(adapter=other), evaluation_options(), embedder_options())
+    planned = plan_evaluation(*sources(adapter=other), evaluation_options(strategies=["bare_*"]), embedder_options())
+    assert set(planned["strategy"]) >= {"bare_mean"}
 
 
 @pytest.mark.parametrize(

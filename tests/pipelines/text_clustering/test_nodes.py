@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE
-from embedding_adaptation.datasets.clusters import NOISE, Clusters
+from embedding_adaptation.datasets.clusters import NOISE, Clusters, ClustersDataset
 from embedding_adaptation.datasets.vectors import VectorsDataset
 from embedding_adaptation.pipelines.text_clustering import nodes
 from embedding_adaptation.pipelines.text_clustering.corpus import Census
@@ -140,6 +140,29 @@ def test_function_words_are_not_what_a_cluster_is_about_unless_one_says_so(make_
     clusters = Clusters(np.repeat([0, 1], 8).astype(np.int32), np.tile(np.linspace(0.1, 0.8, 8), 2), np.eye(2, 6, dtype=np.float32), {})
     found = nodes.describe_clusters(stream(texts), clusters, make_options(words={"count": 2, "stop_words": stop_words}))
     assert [sorted(one) for one in found["words"]] == words
+
+
+def test_clusters_of_other_texts_are_refused(tiny_weights, make_options, embedder_options, tmp_path):
+    corpus, others = (stream([f"{what} number {n}" for n in range(30)]) for what in ("text", "other text"))
+    dataset = VectorsDataset(filepath=str(tmp_path / "shards"))
+    dataset.save(nodes.embed_corpus(corpus, tiny_weights, None, tmp_path / "shards", make_options(), embedder_options()))
+    vectors = dataset.load()
+    clusters, _ = nodes.cluster_texts(corpus, vectors, make_options(clusters=3))
+    ClustersDataset(filepath=str(tmp_path / "clusters")).save(clusters)
+    clusters = ClustersDataset(filepath=str(tmp_path / "clusters")).load()
+    summary = named(0, 1, 2)
+    assert len(nodes.list_assignments(corpus, clusters, summary).table()) == 30
+    message = "text_clusters are of 30 other texts than the 30 of the corpus; run embed_corpus_node and cluster_texts_node again"
+    with pytest.raises(ClusteringError, match=message):
+        nodes.describe_clusters(others, clusters, make_options())
+    with pytest.raises(ClusteringError, match=message):
+        nodes.list_assignments(others, clusters, summary)
+    with pytest.raises(ClusteringError, match="corpus_vectors hold 30 vectors that are not those of the 30 texts"):
+        nodes.map_texts(others, vectors, clusters, summary, make_options())
+    fewer = Clusters(clusters.labels[:29], clusters.distances[:29], clusters.centres, clusters.facts)
+    with pytest.raises(ClusteringError, match="text_clusters are of 29 other texts than the 30"):
+        nodes.map_texts(corpus, vectors, fewer, summary, make_options())
+    assert not {"digest", clusters.facts["digest"]} & {*nodes.report_clustering(clusters, summary)}
 
 
 def named(*clusters):

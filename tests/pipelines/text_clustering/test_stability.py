@@ -7,7 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from embedding_adaptation.pipelines.text_clustering.kmeans import labels_from_ward, unit
 from embedding_adaptation.pipelines.text_clustering.options import StabilityOptions
-from embedding_adaptation.pipelines.text_clustering.stability import Components, GroupsOnly, agreement_curve, choose_number
+from embedding_adaptation.pipelines.text_clustering.stability import Components, GroupsOnly, agreement_curve, choose_number, log_dispersion
 
 OPTIONS = StabilityOptions(candidates=(2, 3, 4, 6, 8, 12), pairs=4)
 
@@ -47,6 +47,36 @@ def test_a_stable_division_into_two_does_not_hide_the_groups_within(halves):
     choice, curve = choose_number(matrix, OPTIONS.candidates, OPTIONS, seed=0)
     assert curve.set_index("clusters")["agreement"][2] == 1.0
     assert choice.clusters == 8
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_two_groups_so_far_apart_that_their_gap_is_the_covariance_are_two(seed):
+    rng = np.random.default_rng(seed)
+    axis = np.linalg.qr(rng.normal(size=(64, 2)))[0].T
+    matrix = unit(axis[rng.integers(2, size=240)] + 0.05 * rng.normal(size=(240, 64)))  # 28 standard deviations
+    choice, curve = choose_number(matrix, (2, 3, 4, 6), OPTIONS, seed=seed)
+    assert choice.steps == (2,)
+    row = curve.set_index("clusters").loc[2]
+    assert row["agreement"] == 1.0
+    assert row["reference"] > 0.95
+    assert row["gap"] > 0.5
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_long_cloud_that_is_halved_as_stably_has_no_groups(seed):
+    matrix = cloud([0.05, 1.0] + [0.02] * 14, seed=seed, count=400)
+    choice, curve = choose_number(matrix, (2, 3), OPTIONS, seed=seed)
+    assert choice.steps == ()
+    assert not (curve["gap"] >= 0.05).any()
+    components = Components.of(matrix, 50)
+    reference = GroupsOnly.of(matrix, np.zeros(400, int))
+    drawn = [log_dispersion(components(reference.draw(np.random.default_rng(one))), [2]) for one in range(6)]
+    assert np.mean(drawn) - log_dispersion(components(matrix), [2])[0] < 0.05
+
+
+def test_the_dispersion_is_that_of_the_clusters_by_hand():
+    points = np.array([[0.0], [2.0], [10.0], [12.0]], np.float32)
+    np.testing.assert_allclose(np.exp(log_dispersion(points, [1, 2])), [104.0, 4.0])
 
 
 def test_vectors_without_groups_have_no_structure_even_where_two_halves_come_out_again_and_again():

@@ -24,22 +24,32 @@ logger = logging.getLogger(__name__)
 
 
 def record_attention(
-    model: DecoderWeights, texts: pd.DataFrame, options: AttentionOptions, embedder_options: EmbedderOptions
+    model: DecoderWeights, base_model: DecoderWeights, texts: pd.DataFrame, options: AttentionOptions, embedder_options: EmbedderOptions
 ) -> tuple[AttentionRecording, pd.DataFrame]:
     """Prepare the recording of the last token's attention, and leave words out of some texts, under the template that fine-tuning trains.
 
     Args:
         model: Base weights, or base weights with an adapter.
+        base_model: The base weights, with which those of an adapter are compared.
         texts: Texts with ``id`` and ``text``.
         options: Which texts, layers and heads are looked at.
         embedder_options: Template, device and number format.
 
     Returns:
         The recording, which is made when it is saved; and the effect of each word that was left out.
+
+    Raises:
+        AttentionError: If the adapter belongs to another base model.
     """
     from embedding_adaptation.pipelines.attention_analysis.faithfulness import occlude_words
     from embedding_adaptation.runtime import build_strategy, load_embedder
 
+    if model.card.sha256 != base_model.card.sha256:
+        msg = (
+            f"the adapter belongs to {model.card.source!r}, not to {base_model.card.source!r}, so that the comparison would be of two base "
+            "models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
+        )
+        raise AttentionError(msg)
     template = build_strategy(embedder_options.adapt, embedder_options).templates[0]
     if not template.suffix and not template.eos:
         logger.warning(

@@ -24,7 +24,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
         [
             Node(
                 func=record_attention,
-                inputs=["model", "attention_texts", "params:attention_analysis", "params:embedder"],
+                inputs=["model", "base_model", "attention_texts", "params:attention_analysis", "params:embedder"],
                 outputs=["attention_rows", "occlusion"],
                 name="record_attention_node",
             ),
@@ -93,7 +93,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
         Pipeline(
             measurement,
             namespace=namespace,
-            inputs={"model": model, "attention_texts": "attention_texts"},
+            inputs={"model": model, "base_model": "base_model", "attention_texts": "attention_texts"},
             outputs={name: f"{namespace}_{name}" for name in _MEASURED},
             parameters={"params:attention_analysis", "params:embedder"},
         )

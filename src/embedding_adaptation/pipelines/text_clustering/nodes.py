@@ -146,18 +146,40 @@ def cluster_texts(corpus: TextStream, corpus_vectors: VectorStore, options: Text
     from embedding_adaptation.pipelines.text_clustering.clustering import cluster_vectors
 
     census = count_texts(corpus)
-    if census.texts != corpus_vectors.rows or corpus_vectors.facts.get("digest", census.digest) != census.digest:
+    _check_vectors(census, corpus_vectors)
+    check_number(census.distinct, options)
+    clusters, curve = cluster_vectors(corpus_vectors, options)
+    facts = corpus_vectors.facts | {"texts": census.texts, "distinct": census.distinct, "digest": census.digest} | clusters.facts
+    logger.info("%d clusters of %d texts, the largest with %d", len(clusters.centres), census.texts, clusters.sizes.max())
+    return Clusters(clusters.labels, clusters.distances, clusters.centres, facts), curve
+
+
+def _check_vectors(census: Census, vectors: VectorStore) -> None:
+    """Check that vectors are of these texts: they may have been made by an earlier run of others.
+
+    Raises:
+        ClusteringError: If they are not.
+    """
+    if census.texts != vectors.rows or vectors.facts.get("digest", census.digest) != census.digest:
         msg = (
-            f"corpus_vectors hold {corpus_vectors.rows} vectors that are not those of the {census.texts} texts of the corpus; run "
+            f"corpus_vectors hold {vectors.rows} vectors that are not those of the {census.texts} texts of the corpus; run "
             "embed_corpus_node again, or name the corpus they were made of (--params corpus=PATH)"
         )
         raise ClusteringError(msg)
-    check_number(census.distinct, options)
-    clusters, curve = cluster_vectors(corpus_vectors, options)
-    known = {name: value for name, value in corpus_vectors.facts.items() if name != "digest"}
-    facts = known | {"texts": census.texts, "distinct": census.distinct} | clusters.facts
-    logger.info("%d clusters of %d texts, the largest with %d", len(clusters.centres), census.texts, clusters.sizes.max())
-    return Clusters(clusters.labels, clusters.distances, clusters.centres, facts), curve
+
+
+def _check_clusters(census: Census, clusters: Clusters) -> None:
+    """Check that clusters are of these texts, like the vectors.
+
+    Raises:
+        ClusteringError: If they are not.
+    """
+    if census.texts != len(clusters.labels) or clusters.facts.get("digest", census.digest) != census.digest:
+        msg = (
+            f"text_clusters are of {len(clusters.labels)} other texts than the {census.texts} of the corpus; run embed_corpus_node and "
+            "cluster_texts_node again, or name the corpus they were made of (--params corpus=PATH)"
+        )
+        raise ClusteringError(msg)
 
 
 def plot_stability(cluster_stability: pd.DataFrame, options: TextClusteringOptions) -> PlotlyFigure:
@@ -171,6 +193,7 @@ def describe_clusters(corpus: TextStream, text_clusters: Clusters, options: Text
     """Find sizes, cohesion, nearest texts and distinctive words; see :func:`.profiles.profile_clusters`."""
     from embedding_adaptation.pipelines.text_clustering.profiles import profile_clusters
 
+    _check_clusters(count_texts(corpus), text_clusters)
     return profile_clusters(corpus, text_clusters, options)
 
 
@@ -215,6 +238,7 @@ def list_assignments(corpus: TextStream, text_clusters: Clusters, cluster_summar
         A row a text, in the corpus's order: ``id``, ``text``, ``cluster`` (-1 for noise), ``cluster_name`` and ``distance``, the cosine
         distance to the cluster's centre (of noise to the nearest centre).
     """
+    _check_clusters(count_texts(corpus), text_clusters)
     names = dict(zip(cluster_summary["cluster"].tolist(), cluster_summary["name"].tolist(), strict=True))
 
     def pieces() -> Iterator[pd.DataFrame]:
@@ -257,6 +281,9 @@ def map_texts(
     from embedding_adaptation.pipelines.text_clustering.layout import umap_coordinates
     from embedding_adaptation.pipelines.text_clustering.profiles import nearest_rows
 
+    census = count_texts(corpus)
+    _check_vectors(census, corpus_vectors)
+    _check_clusters(census, text_clusters)
     chosen = draw(corpus_vectors.rows, options.map.max_texts, options.seed)
     rows = np.unique(np.concatenate([chosen, *nearest_rows(text_clusters, 1)]))
     coordinates = umap_coordinates(
@@ -305,7 +332,7 @@ def report_clustering(text_clusters: Clusters, cluster_summary: pd.DataFrame) ->
     members = text_clusters.labels != NOISE
     sources = cluster_summary["name_source"].value_counts()
     return {
-        **text_clusters.facts,
+        **{name: value for name, value in text_clusters.facts.items() if name != "digest"},
         "clusters": len(text_clusters.centres),
         "largest": int(text_clusters.sizes.max()),
         "smallest": int(text_clusters.sizes.min()),

@@ -31,6 +31,10 @@ _AS_GOOD = 0.95
 # What a reference leaves open is at least this much: below, a corrected agreement would be rounding errors.
 _LEAST_OPEN = 0.05
 _MOST_STEPS = 4
+# Two groups so far apart that their gap decides the covariance: vectors without groups but of that covariance are halved as stably, and
+# agreement cannot tell the two. Measured gaps in log dispersion: up to 0.01 for Gaussians, 0.15 to 0.6 for two groups.
+_AGREES_ANYWAY = 0.95
+_LEAST_GAP = 0.05
 _NO_VARIANCE = 1e-12
 
 
@@ -145,15 +149,25 @@ def agreement_curve(draws: Iterable[np.ndarray], clustering: Clustering, share: 
     return pd.DataFrame({"agreement": found.mean(), "standard_error": found.std(ddof=1) / np.sqrt(pairs), "pairs": pairs})
 
 
+def log_dispersion(points: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
+    """Logarithm of the sum of squared distances to the centres, ``[numbers]``, of points ``[n, D]`` in so many clusters."""
+    sums = []
+    for labels in labels_from_ward(points, numbers).values():
+        inside = [points[labels == label] - points[labels == label].mean(axis=0, dtype=np.float64) for label in np.unique(labels)]
+        sums.append(sum(float((residuals**2).sum()) for residuals in inside))
+    return np.log(np.maximum(sums, _NO_VARIANCE))  # [numbers]
+
+
 def choose_number(matrix: np.ndarray, numbers: Sequence[int], options: StabilityOptions, seed: int) -> tuple[Choice, pd.DataFrame]:
     """Choose the number of clusters by corrected stability.
 
     Few clusters agree more easily than many, in any data: two halves of a long cloud come out again and again though there are no groups.
-    So each number's agreement is compared with what the same procedure reaches on vectors of the same mean and covariance without groups
-    (a reference distribution, as of the gap statistic). Corrected is the share of what the reference leaves open: 0 as without groups, 1
-    where resamples agree fully. Of the numbers clearly above the reference the largest is taken that is as good as the best. This may be
-    a coarse division of finer groups; so the question is put again to all larger numbers, with a reference that has the groups found and
-    nothing in them, until no number adds anything.
+    So each number's agreement is compared with what the same procedure reaches on vectors of the same mean and covariance without groups (a
+    reference distribution, as of the gap statistic). Corrected is the share of what the reference leaves open: 0 as without groups, 1 where
+    resamples agree fully. Where the vectors without groups agree nearly fully themselves, and no number is clear, the gap statistic
+    decides: by how much clusters are tighter than theirs. Of the numbers clearly above the reference the largest is taken that is as good
+    as the best. This may be a coarse division of finer groups; so the question is put again to all larger numbers, with a reference that
+    has the groups found and nothing in them, until no number adds anything.
 
     Args:
         matrix: Unit vectors ``[n, D]``.
@@ -164,7 +178,8 @@ def choose_number(matrix: np.ndarray, numbers: Sequence[int], options: Stability
     Returns:
         The choice; and a row a candidate: ``clusters``, ``agreement``, ``standard_error``, ``pairs``; ``reference`` (agreement without
         groups), ``reference_error``, ``corrected``; and for numbers above the first one found ``explained`` (agreement with nothing but
-        the coarser groups of the last question), ``explained_error`` and ``added`` (corrected by it).
+        the coarser groups of the last question), ``explained_error`` and ``added`` (corrected by it); and ``gap`` in log dispersion where
+        that was asked for.
 
     References:
         Tibshirani, Walther and Hastie, Estimating the number of clusters in a data set via the gap statistic (JRSS B 63, 2001).
@@ -180,14 +195,18 @@ def choose_number(matrix: np.ndarray, numbers: Sequence[int], options: Stability
 
     asked = sorted(numbers)
     curve = measured([points] * options.pairs, asked, "texts", 0)
-    for name in ("reference", "reference_error", "corrected", "explained", "explained_error", "added"):
+    for name in ("reference", "reference_error", "corrected", "explained", "explained_error", "added", "gap"):
         curve[name] = np.nan
     steps: list[int] = []
     while asked and len(steps) < _MOST_STEPS:
         last = steps[-1] if steps else 1
         model = GroupsOnly.of(matrix, labels_from_ward(points, [last])[last])
-        rng = np.random.default_rng([seed, last])
-        reference = measured((components(model.draw(rng)) for _ in range(options.pairs)), asked, f"reference of {last}", last)
+
+        def draws(model: GroupsOnly = model, last: int = last) -> Iterable[np.ndarray]:
+            rng = np.random.default_rng([seed, last])
+            return (components(model.draw(rng)) for _ in range(options.pairs))
+
+        reference = measured(draws(), asked, f"reference of {last}", last)
         expected, observed = reference["agreement"].to_numpy(), curve.loc[asked, "agreement"].to_numpy()  # [asked] both
         gain = observed - expected
         corrected = gain / np.maximum(1 - expected, _LEAST_OPEN)
@@ -196,9 +215,21 @@ def choose_number(matrix: np.ndarray, numbers: Sequence[int], options: Stability
         error = np.hypot(curve.loc[asked, "standard_error"].to_numpy(), reference["standard_error"].to_numpy())
         enough = corrected >= (_LEAST_ADDED if steps else _LEAST_CORRECTED)
         clear = (enough & (gain > _ERRORS * error)) | (corrected >= _NEARLY_ALL)
+        merit = corrected
         if not clear.any():
-            break
-        good = clear & (corrected >= _AS_GOOD * corrected[clear].max())
+            undecided = (expected >= _AGREES_ANYWAY) & (observed >= _AGREES_ANYWAY)
+            if not undecided.any():
+                break
+            numbers_left = np.array(asked)[undecided].tolist()
+            merit = np.full(len(asked), -np.inf)
+            merit[undecided] = np.mean([log_dispersion(drawn, numbers_left) for drawn in draws()], axis=0) - log_dispersion(
+                points, numbers_left
+            )
+            curve.loc[numbers_left, "gap"] = merit[undecided]
+            clear = merit >= _LEAST_GAP
+            if not clear.any():
+                break
+        good = clear & (merit >= _AS_GOOD * merit[clear].max())
         steps.append(int(np.array(asked)[good].max()))
         asked = [k for k in asked if k > steps[-1] and k * _FEWEST_A_FINER_CLUSTER <= options.share * len(matrix)]
     curve = curve.rename_axis("clusters").reset_index()

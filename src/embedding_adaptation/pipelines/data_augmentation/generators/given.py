@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from embedding_adaptation.errors import first_few
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.data_augmentation.options import GivenOptions
 
 logger = logging.getLogger(__name__)
-
-_SHOWN = 5
 
 
 def generate(requests: Iterable[Request], options: GivenOptions, context: Context) -> Iterator[Candidate]:  # noqa: ARG001  one signature
@@ -67,7 +66,7 @@ def _pairs(options: GivenOptions) -> Iterator[tuple[int, str, str]]:
         numbers = [number for number, missing in enumerate(empty.tolist(), start=1) if missing]
         logger.warning(
             "%s: %d of %d rows lack one of the two texts and are left out (row %s)",
-            options.path, len(numbers), len(first), _listed(numbers),
+            options.path, len(numbers), len(first), first_few(numbers),
         )  # fmt: skip
     for number, (one, other, missing) in enumerate(zip(first, second, empty, strict=True), start=1):
         if not missing:
@@ -102,8 +101,3 @@ def _read(options: GivenOptions) -> tuple[pd.Series, pd.Series]:
         msg = f"given pairs: {options.path} has no row with a text in both {options.first_column!r} and {options.second_column!r}"
         raise GenerationError(f"{msg}; name the columns that hold them")
     return first, second
-
-
-def _listed(numbers: list[int]) -> str:
-    more = ", ..." if len(numbers) > _SHOWN else ""
-    return ", ".join(map(str, numbers[:_SHOWN])) + more
