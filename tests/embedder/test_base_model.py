@@ -10,6 +10,7 @@ import pytest
 
 from embedding_adaptation.embedder.base_model import (
     BaseModelError,
+    BaseModelSource,
     _distribution_of,
     check_source,
     convert,
@@ -100,6 +101,22 @@ def test_what_changes_a_folders_results_changes_its_hash_and_its_stamp(folder, t
         change(folder)
     assert cards[0].sha256 != cards[1].sha256
     assert cards[0].stamp != cards[1].stamp
+
+
+def test_the_hash_of_a_gguf_model_is_that_of_its_file(folder, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from embedding_adaptation.embedder import base_model, tokenizer
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes())
+    shutil.copy(folder / "config.json", tmp_path)  # what lies beside it is not of it
+    # The file has no weights to speak of.
+    monkeypatch.setattr(base_model, "_load", lambda *args: AutoModelForCausalLM.from_pretrained(folder))
+    monkeypatch.setattr(tokenizer, "load_tokenizer", lambda *args, **options: AutoTokenizer.from_pretrained(folder))
+    (tmp_path / "out").mkdir()
+    card = convert(BaseModelSource(str(path), "gguf", path), tmp_path / "out")
+    assert card.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def test_what_changes_no_result_leaves_the_hash(folder, tmp_path):

@@ -256,6 +256,11 @@ def test_a_folder_that_is_not_what_was_written_is_refused_with_the_way_out(proje
         ("adapter_card.json", lambda card: card | {"base": {"sha256": "x"}}, r"adapter_card\.json lacks 'source'"),
         ("adapter_card.json", lambda card: card | {"base": "x"}, r"adapter_card\.json is not as it was written"),
         ("adapter_card.json", lambda card: card | {"max_length": "long"}, r"adapter_card\.json is not as it was written .*long"),
+        (
+            "adapter_card.json",
+            lambda card: card | {"pooling": "best"},
+            r"adapter_card\.json is not as it was written .*pooling 'best'; take one",
+        ),
         ("adapter_config.json", None, r"adapter: adapter_config\.json is no valid JSON"),
     ],
 )
