@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -72,6 +73,30 @@ def test_only_this_projects_scratch_folders_are_leftovers(tmp_path):
     assert clean_leftovers(tmp_path, deep=False) == 1
     assert not (tmp_path / gone).exists()
     assert (tmp_path / container).exists()
+
+
+def test_a_folder_that_several_write_at_once_is_that_of_one_of_them(tmp_path):
+    target, errors, whole = tmp_path / "model", [], threading.Barrier(3)
+
+    def write():
+        try:
+            for _ in range(40):
+                with replacing_folder(target, checksum=True) as work:
+                    (work / "a").write_text("same")
+                    (work / "b").write_text("same too")
+                    whole.wait(timeout=10)
+        except Exception as error:  # noqa: BLE001  a thread's would be lost
+            errors.append(error)
+            whole.abort()
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert is_intact(target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".model.xxh128", "model"]
 
 
 def test_damage_to_any_file_of_a_folder_is_recognised(tmp_path):

@@ -14,12 +14,22 @@ NOW = "2026-03-01T10.00.00.000Z"
         (("2026-03-01T09.59.59.999Z",), NOW),
         ((NOW,), "2026-03-01T10.00.00.001Z"),
         (("2026-04-01T00.00.00.999Z", "2025-01-01T00.00.00.000Z"), "2026-04-01T00.00.01.000Z"),
-        (("mine",), "mine.1"),
+        (("mine",), "mine.000001"),
+        (("mine", "mine.000009"), "mine.000010"),
+        (("mine.999999",), "mine.999999.000001"),
     ],
 )
 def test_a_version_comes_after_all_that_are_there(others, version):
     assert later_version(NOW, others) == version
     assert not others or version > max(others)
+
+
+def test_runs_after_a_name_of_somebodys_own_are_counted():
+    names = ["best"]
+    for _ in range(12):
+        names.append(later_version(NOW, names))
+    assert names == sorted(names)
+    assert names[-1] == "best.000012"
 
 
 def test_versions_are_those_of_versioned_datasets_with_any_name(tmp_path):

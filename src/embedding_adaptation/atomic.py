@@ -26,6 +26,9 @@ _SCRATCH = "embedding-adaptation"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_TEXT = re.compile(r"no space left on device|os error 28\b|errno 28\b|quota exceeded", re.IGNORECASE)
 _MB = 1 << 20
+# What a system says where a folder that is not empty is at the place of another.
+_OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
+_TRIES = 100
 
 
 class DiskFullError(OSError):
@@ -76,12 +79,31 @@ def replacing_folder(target: Path, *, checksum: bool = False) -> Iterator[Path]:
             yield work
             work.chmod(0o755)
             _write_checksum(target, work, wanted=checksum)
-            if target.exists():
-                shutil.rmtree(target)
-            work.rename(target)
+            _put_in_place(work, target)
         except BaseException:
             shutil.rmtree(work, ignore_errors=True)
             raise
+
+
+def _put_in_place(work: Path, target: Path) -> None:
+    """Rename a folder, and remove what was there. Another process may do the same at the same time: the later one's stays."""
+    for _ in range(_TRIES):
+        try:
+            work.rename(target)
+        except OSError as error:
+            if error.errno not in _OCCUPIED:
+                raise
+        else:
+            return
+        aside = Path(tempfile.mkdtemp(prefix=_work_prefix(target), dir=target.parent))
+        try:
+            target.rename(aside)
+        except FileNotFoundError:
+            pass  # the other has put it aside
+        finally:
+            shutil.rmtree(aside)
+    msg = f"{target} could not be replaced: other processes write it all the time; end them, and give the same command again"
+    raise OSError(msg)
 
 
 def scratch_prefix() -> str:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PLACEHOLDER = re.compile(r"\{[^}]*\}")
+# Counted with so many digits, names sort as numbers do.
+_COUNTED, _MOST = re.compile(r"(.+)\.(\d{6})"), 999_999
 
 
 class ProjectContext(KedroContext):
@@ -36,7 +38,10 @@ class ProjectContext(KedroContext):
         named = save_version or generate_timestamp()
         version = later_version(named, versions_of(catalog, self.project_path))
         if version != named:
-            logger.warning("the clock says %s, but there are later versions than that: those of this run are called %s", named, version)
+            logger.warning(
+                "versions of this run would be called %s, but a name after that is there already, and the last name counts as the newest: "
+                "they are called %s", named, version,
+            )  # fmt: skip
         self.config_loader["catalog"] = catalog  # read and resolved once, not twice
         try:
             return super()._get_catalog(catalog_class=catalog_class, save_version=version, load_versions=load_versions)
@@ -70,8 +75,9 @@ def later_version(name: str, others: Iterable[str]) -> str:
         return name
     try:
         moment = datetime.strptime(last, VERSION_FORMAT)
-    except ValueError:
-        return f"{last}.1"  # somebody's own name
+    except ValueError:  # somebody's own name
+        stem, number = (found[1], int(found[2])) if (found := _COUNTED.fullmatch(last)) else (last, 0)
+        return f"{stem}.{number + 1:06d}" if number < _MOST else f"{last}.{1:06d}"
     text = (moment + timedelta(milliseconds=1)).strftime(VERSION_FORMAT)
     return text[:-4] + text[-1:]
 

@@ -9,6 +9,7 @@ import torch
 from kedro.io import Version
 from kedro.io.core import DatasetError
 
+from embedding_adaptation.checksums import checksum_file
 from embedding_adaptation.datasets.adapter import (
     ADAPTER_CARD_FILE,
     AdapterDataset,
@@ -106,3 +107,15 @@ def test_the_optional_adapter_is_there_or_none_and_is_never_written(saved, tmp_p
     asked = OptionalAdapterDataset(filepath=folder, base_model="base_model", version=Version("1999-01-01T00.00.00.000Z", None))
     with pytest.raises(DatasetError):
         asked.load()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("{", "is no valid JSON"), ("{}", "lacks 'base'"), ('{"base": []}', "is not as it was written")]
+)
+def test_a_damaged_card_is_named_in_one_sentence(saved, text, message):
+    dataset, _ = saved
+    folder = dataset.load().adapter
+    checksum_file(folder).unlink()
+    (folder / ADAPTER_CARD_FILE).write_text(text)
+    with pytest.raises(DatasetError, match=rf"adapter_card\.json {message}"):
+        dataset.load()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 
 import pytest
@@ -105,3 +106,34 @@ def test_a_damaged_conversion_is_made_again_and_not_used(folder, tmp_path, caplo
     assert second.base != first.base
     assert "is not used, and is converted again" in caplog.text
     assert (second.base / "model.safetensors").read_bytes() != b""
+
+
+def test_only_the_conversion_that_is_used_is_compared_with_its_checksum(folder, tmp_path, monkeypatch, caplog):
+    dataset(str(folder), tmp_path).load()
+    (folder / "config.json").write_text((folder / "config.json").read_text() + "\n")
+    new = dataset(str(folder), tmp_path, save="2026-01-02T00.00.00.000Z").load()
+    dataset("random:tiny-llama", tmp_path, save="2026-01-03T00.00.00.000Z").load()
+    compared = []
+    monkeypatch.setattr(module, "check_intact", compared.append)
+    assert dataset(str(folder), tmp_path, save="2026-01-04T00.00.00.000Z").load() == new
+    assert compared == [new.base]
+
+
+def test_the_older_of_two_conversions_is_used_where_the_newer_is_damaged(folder, tmp_path, caplog):
+    old = dataset(str(folder), tmp_path).load()
+    newer = tmp_path / "base_model" / "2026-01-02T00.00.00.000Z"
+    shutil.copytree(old.base.parent, newer)
+    (newer / "base_model" / "config.json").write_text("{}")
+    assert dataset(str(folder), tmp_path, save="2026-01-03T00.00.00.000Z").load() == old
+    assert "is not used" in caplog.text
+
+
+def test_a_source_is_looked_at_again_where_its_conversion_is_damaged(folder, tmp_path):
+    first = dataset(str(folder), tmp_path).load()
+    (first.base / "config.json").write_text("{}")
+    file = folder / "model.safetensors"
+    before = file.stat()
+    file.write_bytes(bytes(before.st_size))
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))  # it looks as it did
+    with pytest.raises(DatasetError, match=r"model\.safetensors"):
+        dataset(str(folder), tmp_path, save="2026-01-02T00.00.00.000Z").check_input()

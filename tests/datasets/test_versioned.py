@@ -5,8 +5,14 @@ import pytest
 from kedro.io import Version
 from kedro.io.core import DatasetError
 
+from embedding_adaptation.datasets.after_processing import AfterProcessingDataset
+from embedding_adaptation.datasets.base_model import BaseModelDataset
+from embedding_adaptation.datasets.clusters import ClustersDataset
+from embedding_adaptation.datasets.csv_table import CSVTableDataset
+from embedding_adaptation.datasets.embeddings import EmbeddingsDataset
 from embedding_adaptation.datasets.pandas_files import CSVDataset, ParquetDataset
 from embedding_adaptation.datasets.reports import JSONDataset
+from embedding_adaptation.datasets.tables import TableStreamDataset
 from embedding_adaptation.datasets.text_files import TextDataset
 
 FRAME = pd.DataFrame({"text": ["one", "two"], "number": [1, 2]})
@@ -66,6 +72,18 @@ def test_a_run_loads_what_it_saved_whatever_another_has_saved_meanwhile(tmp_path
     assert mine.load() == {"whose": "mine"}
     assert make(JSONDataset, tmp_path, None, {}).load() == {"whose": "the other's"}
     assert make(JSONDataset, tmp_path, None, {}, load="1").load() == {"whose": "mine"}
+
+
+@pytest.mark.parametrize(
+    "kind", [AfterProcessingDataset, BaseModelDataset, ClustersDataset, CSVTableDataset, EmbeddingsDataset, TableStreamDataset]
+)
+@pytest.mark.parametrize("place", ["s3://bucket/x.data", "file:///x.data", "memory://x.data"])
+def test_what_lies_on_local_disks_only_refuses_another_place(tmp_path, monkeypatch, kind, place):
+    monkeypatch.chdir(tmp_path)
+    more = {"source": "random:tiny-llama"} if kind is BaseModelDataset else {}
+    with pytest.raises(DatasetError, match=rf"filepath {place.replace(':///', '://')} is no path on a local disk"):
+        kind(filepath=place, version=Version(None, "1"), **more)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_changed_version_is_refused_unless_its_checksum_is_removed(tmp_path):

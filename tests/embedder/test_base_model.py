@@ -8,7 +8,16 @@ import sys
 
 import pytest
 
-from embedding_adaptation.embedder.base_model import BaseModelError, _distribution_of, check_source, convert, is_hub_setting
+from embedding_adaptation.embedder.base_model import (
+    BaseModelError,
+    BaseModelSource,
+    _distribution_of,
+    check_source,
+    convert,
+    files_sha256,
+    is_hub_setting,
+)
+from embedding_adaptation.embedder.checkpoint import decisive_files
 from embedding_adaptation.embedder.weights import ModelCard
 
 
@@ -60,10 +69,79 @@ def test_a_folder_is_converted_with_hash_and_licence(folder, tmp_path):
     target.mkdir()
     card = convert(check_source(str(folder)), target)
     assert card.licence == "mit"
-    assert card.sha256 == hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+    assert card.sha256 == files_sha256(decisive_files(folder))
     assert str(tmp_path) not in (target / "config.json").read_text() + (target / "tokenizer_config.json").read_text()
     one, two = AutoModel.from_pretrained(folder), AutoModel.from_pretrained(target)
     assert all((a == b).all() for a, b in zip(one.parameters(), two.parameters(), strict=True))
+
+
+def set_rope_theta(folder):
+    values = json.loads((folder / "config.json").read_text())
+    change_config(folder, rope_parameters=values["rope_parameters"] | {"rope_theta": 3.0})
+
+
+def lower_case(folder):
+    values = json.loads((folder / "tokenizer.json").read_text())
+    (folder / "tokenizer.json").write_text(json.dumps(values | {"normalizer": {"type": "Lowercase"}}))
+
+
+def end_later(folder):
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 1}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [set_rope_theta, lower_case, end_later, lambda folder: (folder / "chat_template.jinja").write_text("{{ messages[0].content }}")],
+)
+def test_what_changes_a_folders_results_changes_its_hash_and_its_stamp(folder, tmp_path, change):
+    cards = []
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+        cards.append(convert(check_source(str(folder)), tmp_path / name))
+        change(folder)
+    assert cards[0].sha256 != cards[1].sha256
+    assert cards[0].stamp != cards[1].stamp
+
+
+def test_the_hash_of_a_gguf_model_is_that_of_its_file(folder, tmp_path, monkeypatch):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from embedding_adaptation.embedder import base_model, tokenizer
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes())
+    shutil.copy(folder / "config.json", tmp_path)  # what lies beside it is not of it
+    # The file has no weights to speak of.
+    monkeypatch.setattr(base_model, "_load", lambda *args: AutoModelForCausalLM.from_pretrained(folder))
+    monkeypatch.setattr(tokenizer, "load_tokenizer", lambda *args, **options: AutoTokenizer.from_pretrained(folder))
+    (tmp_path / "out").mkdir()
+    card = convert(BaseModelSource(str(path), "gguf", path), tmp_path / "out")
+    assert card.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_what_changes_no_result_leaves_the_hash(folder, tmp_path):
+    hashes = []
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+        hashes.append(convert(check_source(str(folder)), tmp_path / name).sha256)
+        (folder / "README.md").write_text("---\nlicense: mit\n---\n")
+        (folder / "consolidated.safetensors").write_bytes(b"")
+    assert hashes[0] == hashes[1]
+
+
+def test_how_strongly_an_adapter_counts_is_part_of_the_hash(folder, tmp_path):
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    lora = LoraConfig(r=2, lora_alpha=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(AutoModel.from_pretrained(folder), lora).save_pretrained(tmp_path / "adapter")
+    hashes = []
+    for name in ("before", "after"):
+        (tmp_path / name).mkdir()
+        hashes.append(convert(check_source(str(tmp_path / "adapter")), tmp_path / name).sha256)
+        config = tmp_path / "adapter" / "adapter_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 200}))
+    assert hashes[0] != hashes[1]
 
 
 @pytest.mark.parametrize(

@@ -65,6 +65,33 @@ def test_an_adapter_folder_is_its_base_with_the_adapter(folder, tmp_path, kind):
     np.testing.assert_allclose(vectors(converted(tmp_path / "adapter", tmp_path / "out")), expected, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        (AutoModelForCausalLM, {"target_modules": ["q_proj", "lm_head"]}),
+        (AutoModelForCausalLM, {"target_modules": ["q_proj", "embed_tokens"]}),
+        (AutoModelForCausalLM, {"modules_to_save": ["lm_head"]}),
+        (AutoModel, {"target_modules": ["q_proj", "embed_tokens"]}),
+        (AutoModel, {"modules_to_save": ["embed_tokens", "input_layernorm"]}),
+    ],
+)
+def test_an_adapter_on_head_or_embedding_changes_that_one_only(folder, tmp_path, kind, changes):
+    """The tiny model's head and embedding are one tensor, as those of most small models are."""
+    torch.manual_seed(3)
+    adapted = get_peft_model(kind.from_pretrained(folder), LoraConfig(**LORA | changes)).eval()
+    adapted.save_pretrained(tmp_path / "adapter")
+    ids = torch.arange(1, 9)[None]
+    weights = converted(tmp_path / "adapter", tmp_path / "out")
+    merged = AutoModelForCausalLM.from_pretrained(weights.base).eval()
+    with torch.no_grad():
+        expected = adapted(input_ids=ids, output_hidden_states=True)
+        found = merged(input_ids=ids, output_hidden_states=True)
+    torch.testing.assert_close(found.hidden_states[-1], expected.hidden_states[-1], atol=1e-5, rtol=1e-5)
+    if kind is AutoModelForCausalLM:
+        torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-5)
+    np.testing.assert_allclose(vectors(str(tmp_path / "adapter")), vectors(weights), atol=1e-5)
+
+
 def test_an_adapter_beside_the_weights_is_merged_and_said(folder, tmp_path, caplog):
     expected = adapter_of(folder, tmp_path / "adapter")
     for file in (tmp_path / "adapter").glob("adapter_*"):
@@ -111,7 +138,12 @@ def test_a_prompt_tuning_adapter_has_no_place_in_weights(folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change", [lambda t: dict(list(t.items())[2:]), lambda t: {n.replace("layers.0", "layers.7"): x for n, x in t.items()}]
+    "change",
+    [
+        lambda t: dict(list(t.items())[2:]),
+        lambda t: {n.replace("layers.0", "layers.7"): x for n, x in t.items()},
+        lambda t: t | {n.replace("layers.0", "layers.7"): x.clone() for n, x in t.items() if "layers.0" in n},
+    ],
 )
 def test_an_adapter_of_another_model_is_not_put_on(folder, tmp_path, change):
     adapter_of(folder, tmp_path / "adapter")
@@ -120,6 +152,8 @@ def test_an_adapter_of_another_model_is_not_put_on(folder, tmp_path, change):
     (tmp_path / "out").mkdir()
     with pytest.raises(BaseModelError, match="the adapter in adapter belongs to another model"):
         convert(check_source(str(tmp_path / "adapter")), tmp_path / "out")
+    with pytest.raises(BaseModelError, match=r"the adapter in adapter belongs to another model .*base=FOLDER"):
+        Embedder.load(tmp_path / "adapter")
 
 
 @pytest.mark.slow

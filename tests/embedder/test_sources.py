@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
+from embedding_adaptation.checksums import checksum_file
 from embedding_adaptation.datasets.adapter import AdapterDataset
 from embedding_adaptation.embedder.base_model import BaseModelError
 from embedding_adaptation.embedder.embedder import Embedder
@@ -37,8 +38,21 @@ def project_folder(tiny_adapted, tmp_path):
     return tmp_path / "models"
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    """Conversions go where nobody else looks."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
 def adapter_of(project_folder):
     (adapter,) = project_folder.glob("adapter/*/adapter")
+    return adapter
+
+
+def own_adapter_of(project_folder):
+    """One that may be changed: nothing says any more what was written."""
+    adapter = adapter_of(project_folder)
+    checksum_file(adapter).unlink()
     return adapter
 
 
@@ -91,6 +105,7 @@ def test_a_tokenizer_that_begins_texts_by_itself_does_so_again(tiny_embedder, tm
 
 
 def test_an_exported_folder_without_its_settings_is_refused_however_it_is_given(exported):
+    checksum_file(exported).unlink()
     (exported / "embedder.json").unlink()
     with pytest.raises(BaseModelError, match=r"is a model of sentence-transformers without embedder\.json"):
         Embedder.load(exported)
@@ -165,7 +180,7 @@ def test_an_adapter_on_other_weights_is_refused(project_folder, tiny_weights, tm
 def test_an_adapter_whose_weights_have_no_place_in_the_base_is_refused(project_folder):
     from safetensors.torch import load_file, save_file
 
-    file = adapter_of(project_folder) / "adapter_model.safetensors"
+    file = own_adapter_of(project_folder) / "adapter_model.safetensors"
     tensors = load_file(file)
     renamed = {name.replace("base_model.model.layers", "base_model.model.model.layers"): tensor for name, tensor in tensors.items()}
     save_file(renamed, file, metadata={"format": "pt"})
@@ -173,12 +188,28 @@ def test_an_adapter_whose_weights_have_no_place_in_the_base_is_refused(project_f
         Embedder.load(adapter_of(project_folder))
 
 
+def test_an_adapter_of_which_a_layer_has_no_place_in_the_base_is_refused(project_folder, tiny_weights):
+    from safetensors.torch import load_file, save_file
+
+    adapter = own_adapter_of(project_folder)
+    file = adapter / "adapter_model.safetensors"
+    tensors = load_file(file)
+    more = {name.replace("layers.1", "layers.9"): tensor.clone() for name, tensor in tensors.items() if "layers.1." in name}
+    save_file(tensors | more, file, metadata={"format": "pt"})
+    said = rf"does not fit LlamaModel: {len(more)} of its {len(tensors) + len(more)} weights have no place there, and 0 places get none"
+    for base in (None, tiny_weights):
+        with pytest.raises(BaseModelError, match=said + r" \(such as '.*layers\.9\."):
+            Embedder.load(adapter, base=base)
+
+
 def test_an_adapter_without_a_card_is_loaded_on_the_base_model_it_names(project_folder, tiny_weights, pipeline_vectors):
-    adapter = adapter_of(project_folder)
+    adapter = own_adapter_of(project_folder)
     (adapter / "adapter_card.json").unlink()
     config = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": str(tiny_weights.base)}))
+    np.testing.assert_allclose(vectors_of(adapter, max_length=64), pipeline_vectors, atol=1e-5)
     (adapter / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": None}))
-    with pytest.raises(BaseModelError, match=r"the base model of the adapter .* base=FOLDER"):
+    with pytest.raises(BaseModelError, match=r"an adapter that does not name its base; .* base=FOLDER"):
         Embedder.load(adapter)
     np.testing.assert_allclose(vectors_of(adapter, base=tiny_weights, max_length=64), pipeline_vectors, atol=1e-5)
 
@@ -186,13 +217,93 @@ def test_an_adapter_without_a_card_is_loaded_on_the_base_model_it_names(project_
 def test_a_card_with_the_whole_strategy_is_followed(project_folder):
     from embedding_adaptation.embedder.storage import strategy_to_dict
 
-    adapter = adapter_of(project_folder)
+    adapter = own_adapter_of(project_folder)
     strategy = Strategy("mine", OWN, "eos", normalise=False)
     card = json.loads((adapter / "adapter_card.json").read_text()) | {"strategy": strategy_to_dict(strategy)}
     (adapter / "adapter_card.json").write_text(json.dumps(card))
     assert Embedder.load(adapter, device="cpu").strategy == strategy
     weights = AdapterDataset(filepath=str(project_folder / "adapter"), base_model="base_model").read_directory(adapter)
     assert Embedder.load(weights, device="cpu").strategy == strategy
+
+
+def without(name):
+    return lambda values: {key: value for key, value in values.items() if key != name}
+
+
+def test_a_folder_that_is_not_what_was_written_is_refused_with_the_way_out(project_folder, tmp_path, monkeypatch):
+    adapter = adapter_of(project_folder)
+    with (adapter / "adapter_config.json").open("a") as file:
+        file.write("\n")
+    said = r"adapter_config.json is damaged: it is not what was written; .*changed on purpose, remove .*/\.adapter\.xxh128\)$"
+    (tmp_path / "link").symlink_to(adapter)
+    for source in (adapter, tmp_path / "link"):
+        with pytest.raises(BaseModelError, match=said):
+            Embedder.load(source)
+    monkeypatch.chdir(adapter)
+    with pytest.raises(BaseModelError, match=said):
+        Embedder.load(".")
+    checksum_file(adapter).unlink()
+    Embedder.load(".", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "message"),
+    [
+        ("adapter_card.json", None, r"adapter: adapter_card\.json is no valid JSON"),
+        ("adapter_card.json", lambda card: [card], r"adapter: adapter_card\.json holds a list"),
+        ("adapter_card.json", without("base"), r"adapter_card\.json lacks 'base'"),
+        ("adapter_card.json", without("template"), r"adapter_card\.json lacks 'template'"),
+        ("adapter_card.json", lambda card: card | {"base": {"sha256": "x"}}, r"adapter_card\.json lacks 'source'"),
+        ("adapter_card.json", lambda card: card | {"base": "x"}, r"adapter_card\.json is not as it was written"),
+        ("adapter_card.json", lambda card: card | {"max_length": "long"}, r"adapter_card\.json is not as it was written .*long"),
+        (
+            "adapter_card.json",
+            lambda card: card | {"pooling": "best"},
+            r"adapter_card\.json is not as it was written .*pooling 'best'; take one",
+        ),
+        ("adapter_config.json", None, r"adapter: adapter_config\.json is no valid JSON"),
+    ],
+)
+def test_a_damaged_adapter_is_named_in_one_sentence(project_folder, file, change, message):
+    adapter = own_adapter_of(project_folder)
+    damage(adapter / file, change)
+    with pytest.raises(BaseModelError, match=message) as raised:
+        Embedder.load(adapter)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (None, r"adapted_embedder: embedder\.json is no valid JSON"),
+        (lambda settings: [settings], r"adapted_embedder: embedder\.json holds a list"),
+        (without("strategy"), r"embedder\.json lacks 'strategy'"),
+        (without("max_length"), r"embedder\.json lacks 'max_length'"),
+        (without("tokenizer"), r"embedder\.json lacks 'tokenizer'"),
+        (lambda settings: settings | {"strategy": None}, r"embedder\.json is not as it was written"),
+        (lambda settings: settings | {"max_length": "long"}, r"embedder\.json is not as it was written"),
+    ],
+)
+def test_damaged_settings_are_named_in_one_sentence(exported, change, message):
+    checksum_file(exported).unlink()
+    damage(exported / "embedder.json", change)
+    with pytest.raises(BaseModelError, match=message) as raised:
+        Embedder.load(exported)
+    assert "\n" not in str(raised.value)
+
+
+def damage(file, change):
+    file.write_text("{" if change is None else json.dumps(change(json.loads(file.read_text()))))
+
+
+@pytest.mark.parametrize("kind", ["saved", "exported"])
+def test_weights_that_the_configuration_does_not_count_are_refused(tiny_embedder, tmp_path, kind):
+    folder = tmp_path / "model"
+    tiny_embedder.save(folder) if kind == "saved" else export_sentence_transformer(tiny_embedder, folder)
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"num_hidden_layers": values["num_hidden_layers"] - 1}))
+    with pytest.raises(BaseModelError, match=r"the weights hold 9 tensors that the configuration has no place for: layers\."):
+        Embedder.load(folder)
 
 
 def test_an_embedder_with_an_adapter_is_saved_merged_under_the_same_strategy(project_folder, pipeline_vectors, tmp_path):

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from embedding_adaptation.checksums import is_intact
 from embedding_adaptation.embedder.after_processing import AfterSteps
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.strategy import Strategy
@@ -59,3 +63,45 @@ def test_a_saved_embedder_of_a_later_format_is_refused(tiny_embedder, tmp_path):
     (tmp_path / "saved" / "embedder.json").write_text(json.dumps(settings))
     with pytest.raises(ValueError, match="has format 3, this version reads 1 and 2"):
         Embedder.load(tmp_path / "saved")
+
+
+def test_two_processes_convert_a_source_once(tiny_weights, tmp_path, monkeypatch):
+    """The second waits, and takes what the first has made."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModel
+
+    from embedding_adaptation.embedder import storage
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    lora = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False)
+    get_peft_model(AutoModel.from_pretrained(tiny_weights.base), lora).save_pretrained(tmp_path / "adapter")
+    convert, calls, places, both = storage.convert, [], [], threading.Barrier(2)
+
+    def slow(source, target):
+        calls.append(target)
+        time.sleep(0.2)
+        return convert(source, target)
+
+    def look(target):
+        if not calls:
+            both.wait(timeout=10)  # both have seen that there is none
+        return is_intact(target)
+
+    def resolve():
+        places.append(storage.resolve_source(tmp_path / "adapter").model)
+
+    # transformers does not load in two threads at once.
+    source = storage.check_source(str(tmp_path / "adapter"))
+    monkeypatch.setattr(storage, "check_source", lambda setting: source)
+    monkeypatch.setattr(storage, "convert", slow)
+    first_looks = iter([True, True])
+    monkeypatch.setattr(storage, "is_intact", lambda target: look(target) if next(first_looks, False) else is_intact(target))
+    threads = [threading.Thread(target=resolve) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(calls) == 1
+    assert len(places) == 2
+    assert places[0] == places[1]
+    assert is_intact(Path(places[0]))

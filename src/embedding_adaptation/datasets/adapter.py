@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.datasets.directory import DirectoryDataset
-from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, DecoderWeights, ModelCard, find_converted
+from embedding_adaptation.embedder.checkpoint import BaseModelError
+from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, DecoderWeights, ModelCard, find_converted, read_adapter_base
 from embedding_adaptation.identity import CorpusIdentity
 
 if TYPE_CHECKING:
@@ -93,9 +94,12 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
         """Find the base model the adapter in ``directory`` belongs to.
 
         Raises:
-            DatasetError: If that base model is not there.
+            DatasetError: If that base model is not there, or the adapter's card is damaged.
         """
-        wanted = ModelCard(**json.loads((directory / ADAPTER_CARD_FILE).read_text(encoding="utf-8"))["base"])
+        try:
+            wanted = read_adapter_base(directory)
+        except BaseModelError as error:
+            raise DatasetError(str(error)) from error
         root = Path(self._base_model)
         if not root.is_absolute():
             root = Path(self._filepath).parent / root

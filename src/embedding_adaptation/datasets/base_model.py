@@ -89,19 +89,25 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
 
     def _resolve(self) -> Path | BaseModelSource:
         """The finished version made from this setting, or the checked source to make one from."""
-        versions, root = self._versions(), project_root()
-        finished = [(folder, card) for folder, card in versions if card.source == self._source and self._is_whole(folder)]
-        if finished and is_hub_setting(self._source, relative_to=root):
-            return finished[0][0]  # pinned to the commit it was resolved to, and usable without a network
+        root = project_root()
+        made = [(folder, card) for folder, card in self._versions() if card.source == self._source]
+        if made and is_hub_setting(self._source, relative_to=root):
+            whole = next((folder for folder, _ in made if self._is_whole(folder)), None)
+            if whole is not None:
+                return whole  # pinned to the commit it was resolved to, and usable without a network
+            made = []
         try:
-            source = check_source(self._source, known_stamps={card.stamp for _, card in finished}, relative_to=root)
+            source = check_source(self._source, known_stamps={card.stamp for _, card in made}, relative_to=root)
+            # Reading a conversion takes its time: only those of the source as it is now are looked at.
+            same = [folder for folder, card in made if card.stamp == source.stamp]
+            whole = next((folder for folder in same if self._is_whole(folder)), None)
+            return whole or (check_source(self._source, relative_to=root) if same else source)
         except BaseModelError as error:
             # What has the form of a Hub id may have been meant as a path.
             elsewhere = (
                 f" (there is no folder {project_path(self._source)} either)" if is_hub_setting(self._source, relative_to=root) else ""
             )
             raise DatasetError(f"{error}{elsewhere}") from error
-        return next((folder for folder, card in finished if card.stamp == source.stamp), source)
 
     def _versions(self) -> list[tuple[Path, ModelCard]]:
         """Finished versions with their cards, newest first."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -16,10 +17,14 @@ from embedding_adaptation.checksums import DamagedError, check_intact, checksum_
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from kedro.io import Version
+
     _Dataset = AbstractVersionedDataset[Any, Any]
 else:
     _Dataset = object  # Kedro wraps what derives from its own class
 
+# A path has lost one of the two slashes. One letter is a drive.
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _DI = TypeVar("_DI")
 _DO = TypeVar("_DO")
 
@@ -76,7 +81,18 @@ class VersionRules(_Dataset):
 
 
 class LocalVersions(VersionRules, AbstractVersionedDataset[_DI, _DO]):
-    """Base class of this project's versioned datasets."""
+    """Base class of this project's versioned datasets, which lie on a local disk."""
+
+    def __init__(self, filepath: PurePosixPath, version: Version | None) -> None:
+        scheme = _SCHEME.match(str(filepath))
+        if scheme:
+            place = f"{scheme[1]}://{str(filepath)[scheme.end() :].lstrip('/')}"
+            msg = (
+                f"filepath {place} is no path on a local disk, the only place where {type(self).__name__} writes and reads; give one, and "
+                "copy what is written there elsewhere with that place's own tool"
+            )
+            raise DatasetError(msg)
+        super().__init__(filepath, version)
 
 
 class OneFile(VersionRules):

@@ -34,15 +34,14 @@ from embedding_adaptation.embedder.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     INDEX,
-    TOKENIZER_FILES,
     BaseModelError,
     check_adapter_files,
     check_not_quantised,
     check_tokenizer_files,
     checkpoint_tensors,
+    decisive_files,
     read_json_object,
     tokens_beyond,
-    weight_files,
 )
 from embedding_adaptation.embedder.families import check_family
 from embedding_adaptation.embedder.gguf_file import check_gguf_file, read_gguf_header
@@ -196,17 +195,17 @@ def convert(source: BaseModelSource, target: Path) -> ModelCard:
         rows = int(model.get_input_embeddings().weight.shape[0])
         reading = {"gguf_file": source.existing_path.name} if source.kind == "gguf" else {}
         tokenizer = load_tokenizer(folder, rows, **reading)
-        weights = [source.existing_path] if source.kind == "gguf" else weight_files(folder)
+        files = [source.existing_path] if source.kind == "gguf" else decisive_files(folder)
         if source.adapter is not None:
             model = merge_adapter_folder(model, source.adapter)
-            weights = [*weights, source.adapter / ADAPTER_WEIGHTS]
+            files = [*files, source.adapter / ADAPTER_WEIGHTS, source.adapter / ADAPTER_CONFIG]
         # The place they came from would end up in the saved configuration.
         model.config._name_or_path = ""  # noqa: SLF001  there is no public setter
         model.save_pretrained(target, safe_serialization=True)
         tokenizer.save_pretrained(target)
         card = ModelCard(
             source=source.setting,
-            sha256=_sha256(weights),
+            sha256=files_sha256(files),
             revision=source.revision,
             architecture=model.config.model_type,
             parameters=model.num_parameters(),
@@ -325,8 +324,8 @@ def _path_source(setting: str, path: Path, relative_to: Path | None) -> BaseMode
             return _adapter_source(setting, path, relative_to)
         msg = f"base_model {setting!r}: the folder holds no config.json; give a folder written by transformers' save_pretrained"
         raise BaseModelError(msg)
-    names = (INDEX, ADAPTER_CONFIG, ADAPTER_WEIGHTS, *TOKENIZER_FILES)
-    files = [config, *weight_files(path), *(path / name for name in names if (path / name).is_file())]
+    names = (INDEX, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
+    files = [*decisive_files(path), *(path / name for name in names if (path / name).is_file())]
     check_tokenizer_files(path)
     return BaseModelSource(setting, "folder", path, licence=_folder_licence(path), stamp=_stamp(files))
 
@@ -464,7 +463,7 @@ def _expected_sha256(setting: str, fragment: str) -> str:
 
 
 def _check_hash(source: BaseModelSource, expected: str) -> None:
-    found = _sha256([source.existing_path])
+    found = files_sha256([source.existing_path])
     if found != expected:
         msg = (
             f"base_model {source.setting!r}: the file's sha256 is {found}; it is damaged or another version: "
@@ -473,7 +472,8 @@ def _check_hash(source: BaseModelSource, expected: str) -> None:
         raise BaseModelError(msg)
 
 
-def _sha256(files: list[Path]) -> str:
+def files_sha256(files: list[Path]) -> str:
+    """One hash of files, one after the other."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:

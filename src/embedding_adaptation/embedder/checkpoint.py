@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
+# With how it ends what it writes, which is in the last but one, and how it puts a conversation into words.
+_TOKENIZER_PARTS = (
+    *TOKENIZER_FILES, "merges.txt", "vocab.txt", "added_tokens.json", "special_tokens_map.json", "generation_config.json",
+    "chat_template.jinja",
+)  # fmt: skip
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 # The format allows no longer header than this.
@@ -130,6 +135,15 @@ def safetensors_header(file: Path) -> dict[str, TensorInfo]:
             msg = f"{file.name} is damaged: {said} takes {sizes[name]:,} bytes; fetch it again"
             raise BaseModelError(msg)
     return tensors
+
+
+def decisive_files(folder: Path) -> list[Path]:
+    """The files that decide what a folder's model computes: weights, configuration and tokenizer, in a fixed order.
+
+    Raises:
+        BaseModelError: If there are no weights, or index and shards do not go together.
+    """
+    return [*weight_files(folder), *(folder / name for name in ("config.json", *_TOKENIZER_PARTS) if (folder / name).is_file())]
 
 
 def weight_files(folder: Path) -> list[Path]:

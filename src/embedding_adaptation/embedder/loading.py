@@ -28,6 +28,8 @@ _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float
 # What older versions of transformers wrote beside the weights, computed anew today.
 _LEFT_OVER = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.attention\.(masked_)?bias)$")
 _PROBE_TOKENS = 8
+# Weights of an adapter that belong to the vocabulary head or the embedding, which may be one tensor.
+_TIED = re.compile(r"\.(lm_head|embed_out|output|embed_tokens|wte|embed_in|word_embeddings)\.lora_")
 # Of one decoder inside the multimodal model and alone.
 _SAME = 1e-3
 
@@ -111,8 +113,10 @@ def load_backbone(model: str | Path, **loading: Any) -> PreTrainedModel:
     from transformers import AutoModel
 
     found, gaps = _load(AutoModel, str(model), **loading)
-    # The head, which is not asked for here, is unexpected: what else is has been looked at before.
-    _Gaps(gaps.missing, frozenset(), gaps.mismatched).check()
+    # The head, which is not asked for here, is unexpected; a layer that the configuration does not count is one too many.
+    inside, parts = f"{found.base_model_prefix}.", {name for name, _ in found.named_children()}
+    beside = frozenset(name for name in gaps.unexpected if name.removeprefix(inside).partition(".")[0] in parts)
+    _Gaps(gaps.missing, beside, gaps.mismatched).check()
     return found
 
 
@@ -169,6 +173,8 @@ def merge_adapter_folder(model: PreTrainedModel, adapter: Path) -> PreTrainedMod
     check_adapter_files(adapter)
     given = safetensors_header(adapter / ADAPTER_WEIGHTS)
     model = model.to(torch.float32)
+    if any(_TIED.search(name) for name in given):
+        _untie(model)
     paths = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in given if ".lora_" in name}
     # An adapter may have been trained with the vocabulary head around the decoder or without.
     places = (model, inner_decoder(model))
@@ -256,6 +262,16 @@ def _whole_class(config: PreTrainedConfig) -> Any:
             return mapping[type(config)]
     msg = f"transformers has no model for {config.model_type!r}; give a decoder-only language model"
     raise BaseModelError(msg)
+
+
+def _untie(model: PreTrainedModel) -> None:
+    """Give the vocabulary head weights of its own: an update of the head or of the embedding is not to be added to both."""
+    import torch
+
+    head, tokens = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is not None and head.weight is tokens.weight:
+        head.weight = torch.nn.Parameter(tokens.weight.detach().clone())
+        model.config.tie_word_embeddings = False
 
 
 def inner_decoder(model: PreTrainedModel) -> PreTrainedModel:

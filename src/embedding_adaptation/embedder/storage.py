@@ -12,12 +12,35 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from embedding_adaptation.atomic import replacing_folder
-from embedding_adaptation.checksums import is_intact
+from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file, is_intact
 from embedding_adaptation.embedder.after_processing import AfterProcessing
-from embedding_adaptation.embedder.base_model import BaseModelError, BaseModelSource, check_source, convert, fetch, is_hub_setting
+from embedding_adaptation.embedder.base_model import (
+    BaseModelError,
+    BaseModelSource,
+    check_source,
+    convert,
+    fetch,
+    files_sha256,
+    is_hub_setting,
+)
+from embedding_adaptation.embedder.checkpoint import (
+    ADAPTER_CONFIG,
+    check_adapter_files,
+    decisive_files,
+    read_json_object,
+    safetensors_header,
+)
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, CARD_FILE, DecoderWeights, ModelCard, find_converted
+from embedding_adaptation.embedder.weights import (
+    ADAPTER_CARD_FILE,
+    CARD_FILE,
+    DecoderWeights,
+    ModelCard,
+    find_converted,
+    read_adapter_base,
+    reading,
+)
 from embedding_adaptation.identity import CorpusIdentity
 
 if TYPE_CHECKING:
@@ -30,13 +53,15 @@ if TYPE_CHECKING:
 _FORMAT, _EXPORTED_FORMAT = 1, 2
 _SETTINGS = "embedder.json"
 _AFTER = "after_processing.safetensors"
+# Counted up where conversions come out otherwise than before, their cards included: those in the cache are not used any more then.
+_CONVERSION = 2
 _NO_POST_PROCESSOR = {
     "type": "TemplateProcessing",
     "single": [{"Sequence": {"id": "A", "type_id": 0}}],
     "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
     "special_tokens": {},
 }
-_MODULES, _ADAPTER_CONFIG = "modules.json", "adapter_config.json"
+_MODULES = "modules.json"
 # A folder of the adapter's versions lies beside that of the base model's: adapter/VERSION/adapter and base_model/VERSION/base_model.
 _BASE_MODELS, _LEVELS = "base_model", 4
 
@@ -99,17 +124,19 @@ def resolve_source(
         has_strategy: Whether the caller knows the strategy; if not, a folder that has another one of its own cannot be loaded without it.
 
     Raises:
-        BaseModelError: If the model is not there or cannot be used.
-        ValueError: If a saved embedder is damaged or of a later format.
+        BaseModelError: If the model is not there, is damaged or cannot be used.
+        ValueError: If a saved embedder is of a later format.
     """
     if isinstance(source, DecoderWeights):
         place = Place(source.card.source, str(source.base), source.adapter)
         return replace(place, **_trained_under(source.adapter)) if source.adapter else place
     folder = Path(source).expanduser()
-    if (folder / _ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
+    if folder.is_dir():
+        _check_intact(folder.resolve())
+    if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         return _adapted(folder, base)
     if base is not None:
-        msg = f"base is given, but {str(source)!r} is no adapter folder (it holds no {_ADAPTER_CONFIG}); leave base out"
+        msg = f"base is given, but {str(source)!r} is no adapter folder (it holds no {ADAPTER_CONFIG}); leave base out"
         raise BaseModelError(msg)
     if (folder / _SETTINGS).is_file():
         return _saved(folder)
@@ -120,11 +147,24 @@ def resolve_source(
     return _of_base_model(str(source), has_strategy=has_strategy)
 
 
+def _check_intact(folder: Path) -> None:
+    """Compare a folder of the project's data with the checksums beside it."""
+    try:
+        check_intact(folder)
+    except DamagedError as error:
+        way_out = f"run the pipeline that writes it again, or fetch it again (if it was changed on purpose, remove {checksum_file(folder)})"
+        msg = f"{error}; {way_out}"
+        raise BaseModelError(msg) from error
+
+
 def _of_base_model(setting: str, *, has_strategy: bool) -> Place:
     """A base model as the setting ``base_model`` names it, or an exported embedder on the Hub."""
+    from filelock import FileLock
+
     found = check_source(setting)
     if found.kind == "hub":
-        exported = _exported_on_the_hub(found, has_strategy=has_strategy)
+        # An adapter's base may be an exported embedder too, which is not what is asked for.
+        exported = _exported_on_the_hub(found, has_strategy=has_strategy) if found.adapter is None else None
         if exported is not None:
             return exported
         found, weights, _ = fetch(found, Path())
@@ -134,10 +174,14 @@ def _of_base_model(setting: str, *, has_strategy: bool) -> Place:
         return Place(setting, str(found.existing_path))
     # A GGUF file, an adapter or a part of a multimodal model is converted once for all later loads.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "embedding-adaptation"
-    target = cache / hashlib.sha256(f"{found.setting} {found.stamp}".encode()).hexdigest()[:24]
+    target = cache / hashlib.sha256(f"{_CONVERSION} {found.setting} {found.stamp}".encode()).hexdigest()[:24]
     if not is_intact(target):
-        with replacing_folder(target, checksum=True) as work:
-            convert(found, work)
+        cache.mkdir(parents=True, exist_ok=True)
+        # The other of two processes waits for what the first converts, and finds it there.
+        with FileLock(target.with_name(f".{target.name}.lock")):
+            if not is_intact(target):
+                with replacing_folder(target, checksum=True) as work:
+                    convert(found, work)
     return Place(setting, str(target))
 
 
@@ -159,11 +203,14 @@ def load_adapter(backbone: PreTrainedModel, folder: Path) -> PeftModel:
         with safe_open(path, framework="np") as file:
             given |= set(file.keys())
     taken = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    if taken - given or not given:
-        example = min(given - taken or taken - given)
+    # An embedding that was saved whole beside the adapter has its place in the decoder itself.
+    over, lacking = given - taken - set(adapted.state_dict()), taken - given
+    if lacking or over or not given:
+        example = f" (such as {min(over or lacking)!r})" if over or lacking else ""
         msg = (
-            f"the adapter {folder} does not fit {type(backbone).__name__}: {len(given - taken)} of its {len(given)} weights have no place "
-            f"there, and {len(taken - given)} places get none (such as {example!r}); give the base model it was trained on, without a head"
+            f"the adapter {folder} does not fit {type(backbone).__name__}: {len(over)} of its {len(given)} weights have no place there, "
+            f"and {len(lacking)} places get none{example}; give the base model it was trained on, without a head (one that was trained "
+            f"with the head is loaded without base=, on the model that base_model_name_or_path in its {ADAPTER_CONFIG} names)"
         )
         raise BaseModelError(msg)
     return adapted
@@ -246,7 +293,8 @@ def _strategy_from_dict(values: dict[str, Any], after: AfterProcessing | None = 
 def _saved(folder: Path) -> Place:
     from safetensors import safe_open
 
-    settings = json.loads((folder / _SETTINGS).read_text(encoding="utf-8"))
+    with reading(folder / _SETTINGS):
+        settings = read_json_object(folder / _SETTINGS)
     if settings.get("format") not in {_FORMAT, _EXPORTED_FORMAT}:
         msg = (
             f"{folder / _SETTINGS} has format {settings.get('format')!r}, this version reads {_FORMAT} and {_EXPORTED_FORMAT}; "
@@ -255,14 +303,17 @@ def _saved(folder: Path) -> Place:
         raise ValueError(msg)
     after = None
     if (folder / _AFTER).is_file():
-        with safe_open(folder / _AFTER, framework="np") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safetensors file is no dict
-            after = AfterProcessing(tensors["mean"], tensors.get("matrix"), int(file.metadata()["dimensions"]))
+        with reading(folder / _AFTER):
+            safetensors_header(folder / _AFTER)
+            with safe_open(folder / _AFTER, framework="np") as file:
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safetensors file is no dict
+                after = AfterProcessing(tensors["mean"], tensors.get("matrix"), int(file.metadata()["dimensions"]))
     own: dict[str, Any] | Literal["own"] | None
-    own = settings["tokenizer"]["post_processor"] if settings["format"] == _EXPORTED_FORMAT else "own"
-    strategy = _strategy_from_dict(settings["strategy"], after)
-    corpus = CorpusIdentity.from_dict(settings.get("corpus"))
-    return Place(str(folder), str(folder), strategy=strategy, max_length=settings["max_length"], post_processor=own, corpus=corpus)
+    with reading(folder / _SETTINGS):
+        own = settings["tokenizer"]["post_processor"] if settings["format"] == _EXPORTED_FORMAT else "own"
+        strategy = _strategy_from_dict(settings["strategy"], after)
+        corpus, longest = CorpusIdentity.from_dict(settings.get("corpus")), int(settings["max_length"])
+    return Place(str(folder), str(folder), strategy=strategy, max_length=longest, post_processor=own, corpus=corpus)
 
 
 def _exported_on_the_hub(found: BaseModelSource, *, has_strategy: bool) -> Place | None:
@@ -300,7 +351,7 @@ def _check_names_a_model(folder: Path, source: str) -> None:
     if not folder.is_dir() or (folder / "config.json").exists():
         return
     below = sorted(
-        file.parent for depth in ("*", "*/*") for name in ("config.json", _ADAPTER_CONFIG) for file in folder.glob(f"{depth}/{name}")
+        file.parent for depth in ("*", "*/*") for name in ("config.json", ADAPTER_CONFIG) for file in folder.glob(f"{depth}/{name}")
     )
     if below:
         msg = f"{source!r} holds no model itself; the newest below it is {str(below[-1])!r}"
@@ -329,65 +380,70 @@ def _trained_under(adapter: Path) -> dict[str, Any]:
     file = adapter / ADAPTER_CARD_FILE
     if not file.is_file():
         return {}
-    card = json.loads(file.read_text(encoding="utf-8"))
-    if card.get("strategy"):
-        strategy = _strategy_from_dict(card["strategy"])
-    else:
-        template = PromptTemplate("as trained", card["template"], eos=card["pooling"] == "eos")
-        strategy = Strategy("as trained", template, card["pooling"])
-    return {"strategy": strategy, "max_length": int(card["max_length"]), "corpus": CorpusIdentity.from_dict(card.get("corpus"))}
+    with reading(file):
+        card = read_json_object(file)
+        if card.get("strategy"):
+            strategy = _strategy_from_dict(card["strategy"])
+        else:
+            template = PromptTemplate("as trained", card["template"], eos=card["pooling"] == "eos")
+            strategy = Strategy("as trained", template, card["pooling"])
+        return {"strategy": strategy, "max_length": int(card["max_length"]), "corpus": CorpusIdentity.from_dict(card.get("corpus"))}
 
 
 def _adapted(folder: Path, base: DecoderWeights | str | Path | None) -> Place:
     """Base model and adapter."""
+    with reading(folder / ADAPTER_CONFIG):
+        check_adapter_files(folder)
+    has_card = (folder / ADAPTER_CARD_FILE).is_file()
+    if base is None and not has_card:
+        return _merged(folder)
     found = _base_of(folder) if base is None else resolve_source(base, has_strategy=True)
     if found.adapter is not None or found.strategy is not None:
         msg = f"base {found.title!r} is an adapted embedder; the base of an adapter is the model it was trained on, without an adapter"
         raise BaseModelError(msg)
-    if (folder / ADAPTER_CARD_FILE).is_file():
+    if has_card:
         _check_base(folder, found)
-    title = f"{found.title} ({folder.name} {folder.parent.name})" if (folder / ADAPTER_CARD_FILE).is_file() else str(folder)
+    title = f"{found.title} ({folder.name} {folder.parent.name})" if has_card else str(folder)
     return replace(found, title=title, adapter=folder, **_trained_under(folder))
 
 
+def _merged(folder: Path) -> Place:
+    """An adapter that is not of this project, in the base it names, as the setting ``base_model`` takes it."""
+    try:
+        return _of_base_model(str(folder), has_strategy=True)
+    except BaseModelError as error:
+        msg = f"{error}; or say where its base is: Embedder.load(adapter, base=FOLDER)"
+        raise BaseModelError(msg) from error
+
+
 def _base_of(folder: Path) -> Place:
-    """Find an adapter's base model: beside the adapter, as in the project's data folder, or where its card says it came from."""
-    card_file = folder / ADAPTER_CARD_FILE
-    if card_file.is_file():
-        wanted = _base_card(folder)
-        for parent in folder.resolve().parents[:_LEVELS]:
-            converted = find_converted(parent / _BASE_MODELS, wanted.sha256)
-            if converted is not None:
-                return Place(wanted.source, str(converted))
-        source = (
-            f"{wanted.source.partition('@')[0]}@{wanted.revision}" if is_hub_setting(wanted.source) and wanted.revision else wanted.source
-        )
-    else:
-        source = str(json.loads((folder / _ADAPTER_CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+    """Find the base model of an adapter with a card: beside the adapter, as in the project's data folder, or where it came from."""
+    wanted = read_adapter_base(folder)
+    for parent in folder.resolve().parents[:_LEVELS]:
+        converted = find_converted(parent / _BASE_MODELS, wanted.sha256)
+        if converted is not None:
+            return Place(wanted.source, str(converted))
+    source = f"{wanted.source.partition('@')[0]}@{wanted.revision}" if is_hub_setting(wanted.source) and wanted.revision else wanted.source
     try:
         return resolve_source(source, has_strategy=True)
     except BaseModelError as error:
-        beside = f"in a folder {_BASE_MODELS} beside it" if card_file.is_file() else "given"
         msg = (
-            f"the base model of the adapter {folder} is {source!r}, which is neither {beside} nor to be had by that name ({error}); "
-            "say where it is: Embedder.load(adapter, base=FOLDER)"
+            f"the base model of the adapter {folder} is {source!r}, which is neither in a folder {_BASE_MODELS} beside it nor to be had by "
+            f"that name ({error}); say where it is: Embedder.load(adapter, base=FOLDER)"
         )
         raise BaseModelError(msg) from error
 
 
-def _base_card(folder: Path) -> ModelCard:
-    return ModelCard(**json.loads((folder / ADAPTER_CARD_FILE).read_text(encoding="utf-8"))["base"])
-
-
 def _check_base(folder: Path, found: Place) -> None:
     """Check that weights are those the adapter was trained on."""
-    wanted = _base_card(folder)
+    wanted = read_adapter_base(folder)
     place = Path(found.model)
     if not place.is_dir():
         same, what = found.revision == wanted.revision, f"revision {found.revision!r}"
         pinned = f"revision {wanted.revision!r}"
     else:
-        sha256 = ModelCard.read(place).sha256 if (place / CARD_FILE).is_file() else _weights_sha256(place)
+        with reading(place / CARD_FILE):
+            sha256 = ModelCard.read(place).sha256 if (place / CARD_FILE).is_file() else files_sha256(decisive_files(place))
         same, what, pinned = sha256 == wanted.sha256, f"sha256 {sha256[:12]}...", f"sha256 {wanted.sha256[:12]}..."
     if not same:
         msg = (
@@ -395,13 +451,3 @@ def _check_base(folder: Path, found: Place) -> None:
             "give the model it was trained on: Embedder.load(adapter, base=FOLDER)"
         )
         raise BaseModelError(msg)
-
-
-def _weights_sha256(folder: Path) -> str:
-    """The hash a card of these weights would have."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from embedding_adaptation.embedder.pooling import ATTENTION_POOLINGS, PoolingName
 
@@ -51,6 +51,10 @@ class Strategy:
             raise StrategyError(msg)
         if not self.layers:
             msg = f"strategy {self.name!r} has no layers; -1 is the last one"
+            raise StrategyError(msg)
+        poolings = get_args(PoolingName)
+        if self.pooling not in poolings:
+            msg = f"strategy {self.name!r} has pooling {self.pooling!r}; take one of {', '.join(poolings)}"
             raise StrategyError(msg)
         without_end = [template.name for template in self.templates if not template.eos]
         if self.pooling == "eos" and without_end:

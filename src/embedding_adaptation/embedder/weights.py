@@ -4,16 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.checksums import check_intact
+from embedding_adaptation.embedder.checkpoint import BaseModelError, read_json_object
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 CARD_FILE = "card.json"
 ADAPTER_CARD_FILE = "adapter_card.json"
+
+
+@contextmanager
+def reading(file: Path) -> Iterator[None]:
+    """Within, values are taken out of a file that this project writes: one that lacks some, or holds others, is named.
+
+    Raises:
+        BaseModelError: If it is not as it is written.
+    """
+    way_out = "fetch the folder again, or run the pipeline that writes it"
+    try:
+        yield
+    except BaseModelError as error:
+        msg = f"{file.parent}: {error}"
+        raise BaseModelError(msg) from error
+    except KeyError as error:
+        msg = f"{file} lacks {error}; {way_out}"
+        raise BaseModelError(msg) from error
+    except (AttributeError, TypeError, ValueError) as error:
+        msg = f"{file} is not as it was written ({error}); {way_out}"
+        raise BaseModelError(msg) from error
 
 
 @dataclass(frozen=True)
@@ -22,7 +46,8 @@ class ModelCard:
 
     Attributes:
         source: The setting it was resolved from.
-        sha256: Hash of the source's weights (of the GGUF file, or of all weight files of a folder in name order).
+        sha256: Hash of what decides the model's results: of the GGUF file, or of a folder's weights, configuration and tokenizer, and of
+            the adapter merged into them.
         revision: Commit of a Hub repository, version of a package, or an empty string.
         architecture: transformers' model type, for example ``llama``.
         parameters: Number of parameters.
@@ -51,6 +76,18 @@ class ModelCard:
         """
         values = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
         return cls(**{field.name: values[field.name] for field in fields(cls)})
+
+
+def read_adapter_base(folder: Path) -> ModelCard:
+    """The card of the base model an adapter's card pins.
+
+    Raises:
+        BaseModelError: If the adapter's card is damaged.
+    """
+    file = folder / ADAPTER_CARD_FILE
+    with reading(file):
+        base: dict[str, Any] = read_json_object(file)["base"]
+        return ModelCard(**{field.name: base[field.name] for field in fields(ModelCard)})
 
 
 def find_converted(root: Path, sha256: str) -> Path | None:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from embedding_adaptation.atomic import scratch_prefix
+from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
 from embedding_adaptation.pipelines.attention_analysis.comparison import ALL, layer_values
 from embedding_adaptation.pipelines.attention_analysis.shares import Spans, measure_rows
 from embedding_adaptation.pipelines.attention_analysis.statistics import bootstrapped_rank_correlation, paired_bootstrap
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.weights import DecoderWeights
 
 _STEP_FOLDER = re.compile(r"step-(\d+)")
-_ADAPTER_CONFIG = "adapter_config.json"
 _FEWEST_STEPS = 3
 
 
@@ -43,10 +43,10 @@ def checkpoint_folders(folder: str | Path) -> dict[int, Path]:
     found = {
         int(match[1]): path
         for path in sorted(Path(folder).glob("step-*"))
-        if (match := _STEP_FOLDER.fullmatch(path.name)) and (path / _ADAPTER_CONFIG).is_file()
+        if (match := _STEP_FOLDER.fullmatch(path.name)) and (path / ADAPTER_CONFIG).is_file()
     }
     if not found:
-        msg = f"{folder} holds no checkpoints: adapters are looked for in folders named step-000025 and so on, each with {_ADAPTER_CONFIG}"
+        msg = f"{folder} holds no checkpoints: adapters are looked for in folders named step-000025 and so on, each with {ADAPTER_CONFIG}"
         raise CheckpointError(msg)
     return dict(sorted(found.items()))
 
@@ -92,8 +92,8 @@ def attention_over_training(
         msg = "there is no checkpoint beside step 0, which is the base model; give at least one"
         raise CheckpointError(msg)
     for step, path in wanted.items():
-        if not (path / _ADAPTER_CONFIG).is_file():
-            msg = f"the checkpoint of step {step} is not there: {path} holds no {_ADAPTER_CONFIG}"
+        if not (path / ADAPTER_CONFIG).is_file():
+            msg = f"the checkpoint of step {step} is not there: {path} holds no {ADAPTER_CONFIG}"
             raise CheckpointError(msg)
     tables, first = [], None
     weights = {0: replace(base, adapter=None), **{step: replace(base, adapter=path) for step, path in wanted.items()}}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore, settings_key
+from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
 from embedding_adaptation.embedder.device import choose_device, choose_dtype
 from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
 from embedding_adaptation.embedder.storage import strategy_to_dict
@@ -193,7 +194,7 @@ def weight_hashes(weights: DecoderWeights) -> list[str]:
     hashes = [weights.card.sha256]
     if weights.adapter is not None:
         digest = hashlib.sha256()
-        for path in sorted(weights.adapter.glob("adapter_*.safetensors")) + sorted(weights.adapter.glob("adapter_config.json")):
+        for path in sorted(weights.adapter.glob("adapter_*.safetensors")) + sorted(weights.adapter.glob(ADAPTER_CONFIG)):
             digest.update(path.read_bytes())
         hashes.append(digest.hexdigest())
     return hashes
