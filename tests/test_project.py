@@ -405,7 +405,7 @@ def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_pa
 def test_bad_input_fails_before_any_work(finished, parameters, message):
     project, _, _ = finished
     result = command(project, "kedro", "run", "--params", parameters, check=False)
-    assert result.returncode == 1
+    assert result.returncode == (2 if ", " in parameters else 1)  # 2 where the command line itself cannot be read
     assert message in result.stderr.splitlines()[-1]
     assert "Traceback" not in result.stderr
     assert "Running node" not in result.stderr
