@@ -59,7 +59,7 @@ class Safeguards:
                 place = folder or _place(dataset)
                 if place is not None:
                     written[place] = name
-                    if folder is not None or is_store or getattr(dataset, "_version", None):
+                    if folder is not None or is_store or place == _path(dataset):
                         own.add(place)
         check_writable(written)
         try:
@@ -170,10 +170,12 @@ def check_writable(places: dict[Path, str]) -> None:
             raise DatasetError(msg) from error
 
 
-def _place(dataset: Any) -> Path | None:
-    """The local folder that a dataset's files lie in, where there is one."""
+def _path(dataset: Any) -> Path | None:
     path = getattr(dataset, "_filepath", None) or getattr(dataset, "_path", None)
-    if path is None or getattr(dataset, "_protocol", "file") != "file":
-        return None
-    place = Path(path)
-    return place if getattr(dataset, "_version", None) or not place.suffix else place.parent
+    return None if path is None or getattr(dataset, "_protocol", "file") != "file" else Path(path)
+
+
+def _place(dataset: Any) -> Path | None:
+    """The local folder that a dataset's files lie in, where there is one: its path, or what is above a file without versions."""
+    place = _path(dataset)
+    return place if place is None or getattr(dataset, "_version", None) or not place.suffix else place.parent
