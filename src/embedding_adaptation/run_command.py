@@ -64,19 +64,12 @@ class RunCommand(click.Command):
         Raises:
             ClickException: If they cannot be read.
         """
-        try:
-            return super().make_context(info_name, args, parent, **extra)
-        except KeyError as error:
-            msg = f"the file of --config has no section {error}; its options stand below one of that name"
-            raise click.ClickException(msg) from error
-        except (click.exceptions.Exit, click.UsageError):
-            raise
-        except click.ClickException as error:
-            raise click.ClickException(error.format_message()) from error  # Kedro's own kind would write to stdout
-        except Exception as error:
-            if not told_in_a_sentence(error):
-                raise
-            raise click.ClickException(sentence(error)) from error
+        with _in_a_sentence(click.exceptions.Exit, click.UsageError):
+            try:
+                return super().make_context(info_name, args, parent, **extra)
+            except KeyError as error:
+                msg = f"the file of --config has no section {error}; its options stand below one of that name"
+                raise click.ClickException(msg) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the pipelines.
@@ -87,19 +80,24 @@ class RunCommand(click.Command):
         if ctx.params.pop("verbose") or os.environ.get(VERBOSE_VARIABLE, "").upper() == "DEBUG":
             with OrderlyEnd(_end_as_killed):
                 return super().invoke(ctx)
-        with _said_once():
-            try:
-                with OrderlyEnd(_end_as_killed):
-                    _check_command(ctx.params)
-                    return super().invoke(ctx)
-            except click.exceptions.Exit:
-                raise
-            except click.ClickException as error:
-                raise click.ClickException(error.format_message()) from error  # Kedro's own kind would write to stdout
-            except Exception as error:
-                if not told_in_a_sentence(error):
-                    raise
-                raise click.ClickException(sentence(error)) from error
+        with _said_once(), _in_a_sentence(click.exceptions.Exit), OrderlyEnd(_end_as_killed):
+            _check_command(ctx.params)
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _in_a_sentence(*kept: type[BaseException]) -> Iterator[None]:
+    """Turn errors that a sentence tells into click's, which print it; those of the kinds ``kept`` go on as they are."""
+    try:
+        yield
+    except kept:
+        raise
+    except click.ClickException as error:
+        raise click.ClickException(error.format_message()) from error  # Kedro's own kind would write to stdout
+    except Exception as error:
+        if not told_in_a_sentence(error):
+            raise
+        raise click.ClickException(sentence(error)) from error
 
 
 def _end_as_killed(signal_name: str) -> None:
