@@ -18,6 +18,7 @@ import torch
 import yaml
 from _workload import PROJECT, default_weights, sample_texts
 
+from embedding_adaptation.embedder.chat import load_chat_model
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.data_augmentation.generators import rewrite
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, Request
@@ -52,15 +53,15 @@ def published(requests: list[Request], options: RewriteOptions, context: Context
 
 def ours(requests: list[Request], options: RewriteOptions, context: Context) -> tuple[float, int]:
     """Seconds and new tokens of this project's generator."""
-    model, tokenizer = rewrite.load_generator(context.base_model, context.embedder_options)
-    loading = rewrite.load_generator
-    rewrite.load_generator = lambda *_: (model, tokenizer)
+    model, tokenizer = load_chat_model(context.base_model, device=context.embedder_options.device, dtype=context.embedder_options.dtype)
+    loading = rewrite.load_chat_model
+    rewrite.load_chat_model = lambda *_, **__: (model, tokenizer)
     try:
         start = time.perf_counter()
         made = list(rewrite.generate(requests, options, context))
         seconds = time.perf_counter() - start
     finally:
-        rewrite.load_generator = loading
+        rewrite.load_chat_model = loading
     return seconds, sum(len(tokenizer(candidate.generated_text)["input_ids"]) for candidate in made)
 
 

@@ -30,11 +30,11 @@ from sklearn.metrics import adjusted_rand_score, v_measure_score
 
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.text_clustering.clustering import cluster_vectors
-from embedding_adaptation.pipelines.text_clustering.kmeans import assign, cluster_by_cosine, unit
 from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
 from embedding_adaptation.pipelines.text_clustering.stability import choose_number
 from embedding_adaptation.runtime import build_strategy, load_embedder
-from embedding_adaptation.vector_store import VectorStore
+from embedding_adaptation.vectors.kmeans import assign, cluster_by_cosine, unit
+from embedding_adaptation.vectors.store import VectorStore
 
 PARTS = (8, 4, 2)  # mixtures hold an eighth, a quarter and half of the labels, at least two
 OLD_CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)

@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from embedding_adaptation.text_stream import TextStream
-from embedding_adaptation.vector_store import VectorStore
+from embedding_adaptation.texts.stream import TextStream
+from embedding_adaptation.vectors.store import VectorStore
 
 GROUPS = 50
 PIECE = 20_000

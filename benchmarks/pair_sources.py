@@ -31,7 +31,7 @@ from embedding_adaptation.pipelines.contrastive_finetuning.training import train
 from embedding_adaptation.pipelines.data_augmentation import nodes
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
 from embedding_adaptation.runtime import load_embedder
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 KINDS = ("rewrite", "span_pairs", "neighbours", "noise", "identity")
 CANDIDATES = {"rewrite": 1.8, "noise": 1.1, "identity": 1.1}  # for each pair that is wanted; the others take all texts

@@ -23,9 +23,9 @@ from _workload import PROJECT, default_weights
 
 from embedding_adaptation.options import EmbedderOptions, GridOptions
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import unique_document_scores
-from embedding_adaptation.pipelines.strategy_selection.criteria import CRITERIA, combined_rank, criteria_table
 from embedding_adaptation.pipelines.strategy_selection.selection import draw_texts, embed_for_ranking
 from embedding_adaptation.runtime import load_embedder
+from embedding_adaptation.vectors.criteria import CRITERIA, combined_rank, criteria_table
 
 TEMPLATES = (
     "bare", "one_word", "cluster", "summarised", "classified", "topic", "subject", "sentence_topic", "sentence_category",

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from kedro.config import OmegaConfigLoader
 
+from embedding_adaptation.attention.options import AttentionOptions
 from embedding_adaptation.options import EmbedderOptions
-from embedding_adaptation.pipelines.attention_analysis.options import AttentionOptions
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions

@@ -96,7 +96,7 @@ def test_a_disk_that_is_full_or_read_only_is_no_fault_in_the_code(code):
 
 
 def test_a_sentence_of_ours_is_not_wrapped_in_another():
-    from embedding_adaptation.vector_store import VectorError
+    from embedding_adaptation.vectors.store import VectorError
 
     error = raised(DatasetError, FailingDataset(VectorError("the file x is cut;\nmake it again")).load)
     assert told_in_a_sentence(error)

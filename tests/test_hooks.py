@@ -12,12 +12,13 @@ from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.text import TextDataset
 from rich.console import Console
 
+from embedding_adaptation.comparison_table import comparison_table
 from embedding_adaptation.datasets.adapter import OptionalAdapterDataset
 from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
 from embedding_adaptation.datasets.reports import OptionalReportDataset
 from embedding_adaptation.datasets.shards import ShardsDataset
 from embedding_adaptation.datasets.texts import TextsDataset
-from embedding_adaptation.hooks import InputChecks, ResultTable, comparison_table
+from embedding_adaptation.hooks import InputChecks, ResultTable
 
 
 def pipeline(*inputs, outputs="out"):

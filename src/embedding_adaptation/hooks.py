@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 from kedro.io.core import DatasetError
 
+from embedding_adaptation.comparison_table import comparison_table
 from embedding_adaptation.paths import set_project_root
 
 if TYPE_CHECKING:
@@ -107,7 +108,8 @@ def _check_export(given: Any, embedder: EmbedderOptions) -> None:
 
 def _check_tasks(given: Any) -> None:
     """Check that clustering evaluation names tasks that there are; mteb is imported only where one of its own is named."""
-    from embedding_adaptation.pipelines.clustering_evaluation.options import LABELLED_TEXTS, EvaluationOptions
+    from embedding_adaptation.comparison_table import LABELLED_TEXTS
+    from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
     values = given if isinstance(given, dict) else given.model_dump()
     if values.get("tasks", LABELLED_TEXTS) in (LABELLED_TEXTS, (LABELLED_TEXTS,), [LABELLED_TEXTS]) and not values.get("labelled_files"):
@@ -208,31 +210,6 @@ class ResultTable:
             console.print(f"Report: {_saved_path(catalog.get('report'))}", soft_wrap=True, highlight=False)
         if MODEL_DATASET in pipeline.all_outputs():
             console.print(f"Model:  {_saved_path(catalog.get(MODEL_DATASET))}", soft_wrap=True, highlight=False)
-
-
-def comparison_table(comparison: Any) -> Any:
-    """The comparison of strategies as a table for a terminal of 80 columns: mean and standard deviation over seeds, the best in bold.
-
-    Of several tasks their mean is shown.
-    """
-    from rich.table import Table
-
-    from embedding_adaptation.pipelines.clustering_evaluation.comparison import BEST, NOT_WORSE, PUBLISHED, overview
-    from embedding_adaptation.pipelines.clustering_evaluation.options import LABELLED_TEXTS
-    from embedding_adaptation.pipelines.end_to_end.nodes import METRIC_TITLES
-
-    shown = overview(comparison)
-    task = str(shown["task"].iloc[0])
-    title = "the labelled texts" if task == LABELLED_TEXTS else task
-    table = Table(title=f"Clustering of {title}", caption="bold: best; =: not worse than the best", caption_justify="left")
-    table.add_column("strategy", no_wrap=True)
-    for name in METRIC_TITLES.values():
-        table.add_column(name, justify="right")
-    for row in shown[shown["kind"] != PUBLISHED].to_dict("records"):
-        scores = (f"{row[metric]:.3f} ±{row[f'{metric}_sd']:.3f}" for metric in METRIC_TITLES)
-        mark = " =" * (row["standing"] == NOT_WORSE)
-        table.add_row(f"{row['strategy']}{mark}", *scores, style="bold" if row["standing"] == BEST else None)
-    return table
 
 
 def _saved_path(dataset: Any) -> Any:

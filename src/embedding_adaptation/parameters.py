@@ -31,7 +31,7 @@ OPTION_TYPES = {
     "contrastive_finetuning": "embedding_adaptation.pipelines.contrastive_finetuning.options:FinetuningOptions",
     "embedding_extraction": "embedding_adaptation.pipelines.embedding_extraction.options:ExtractionOptions",
     "clustering_evaluation": "embedding_adaptation.pipelines.clustering_evaluation.options:EvaluationOptions",
-    "attention_analysis": "embedding_adaptation.pipelines.attention_analysis.options:AttentionOptions",
+    "attention_analysis": "embedding_adaptation.attention.options:AttentionOptions",
     "attention_over_training": "embedding_adaptation.pipelines.attention_over_training.options:OverTrainingOptions",
     "strategy_selection": "embedding_adaptation.pipelines.strategy_selection.options:SelectionOptions",
     "text_clustering": "embedding_adaptation.pipelines.text_clustering.options:TextClusteringOptions",

@@ -6,7 +6,7 @@ from kedro.io import Version
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.datasets.tables import TableStreamDataset
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 TABLE = pd.DataFrame({"id": ["1", "2", "3"], "text": ["one", "two", "three"]})
 

@@ -223,8 +223,8 @@ def test_a_model_without_vocabulary_head_embeds_and_says_that_it_cannot_write(fo
 
 @pytest.mark.parametrize("name", ["gpt2", "xlnet", "llama"])
 def test_a_model_with_a_vocabulary_head_is_asked_to_write(name, tiny_embedder, tmp_path):
+    from embedding_adaptation.embedder.chat import has_vocabulary_head
     from embedding_adaptation.embedder.weights import ModelCard
-    from embedding_adaptation.pipelines.data_augmentation.generators.rewrite import has_vocabulary_head
 
     write_family(name, tmp_path, tiny_embedder.tokenizer)
     assert has_vocabulary_head(DecoderWeights(tmp_path, ModelCard("", "", "", name, 1, "", "")))

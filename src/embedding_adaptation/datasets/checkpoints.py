@@ -35,7 +35,7 @@ class CheckpointsDataset(AbstractDataset[None, "dict[int, Path]"]):
         Raises:
             DatasetError: If there is none, or one is damaged.
         """
-        from embedding_adaptation.pipelines.attention_analysis.over_training import CheckpointError, checkpoint_folders
+        from embedding_adaptation.attention.over_training import CheckpointError, checkpoint_folders
         from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import MANIFEST, is_whole
 
         found = [path for path in self._path.rglob("step-*") if path.is_dir()]

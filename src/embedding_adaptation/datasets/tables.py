@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from kedro_datasets._typing import TablePreview
 
 from embedding_adaptation.datasets.versioned import LocalVersions
-from embedding_adaptation.text_stream import TableStream, TextStream
+from embedding_adaptation.texts.stream import TableStream, TextStream
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,7 +20,7 @@ class TableStreamDataset(LocalVersions["TableStream | pd.DataFrame", "TextStream
 
     Args:
         filepath: The file, on a local disk.
-        texts: Whether to load a :class:`~embedding_adaptation.text_stream.TextStream` (columns ``id`` and ``text``) instead of a frame.
+        texts: Whether to load a :class:`~embedding_adaptation.texts.stream.TextStream` (columns ``id`` and ``text``) instead of a frame.
         version: Load and save version; ``None`` turns versioning off.
         metadata: Free values for other tools.
     """

@@ -13,10 +13,10 @@ from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.errors import first_few
-from embedding_adaptation.text_stream import TextStream
 from embedding_adaptation.texts.characters import COMPRESSIONS
 from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
 from embedding_adaptation.texts.reading import TextFile
+from embedding_adaptation.texts.stream import TextStream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -193,7 +193,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
 
 
 class TextStreamDataset(TextsDataset):
-    """Unlabelled texts as a :class:`~embedding_adaptation.text_stream.TextStream`; takes what :class:`TextsDataset` takes, but no labels.
+    """Unlabelled texts as a :class:`~embedding_adaptation.texts.stream.TextStream`; takes what :class:`TextsDataset` takes, but no labels.
 
     A file of up to 64 MB (8 MB where it is compressed) is read at once and checked in full before any work starts. A larger one is read in
     pieces each time its texts are asked for, by the same reader with the same checks; at the start all its bytes are decoded, and the first

@@ -12,7 +12,7 @@ from kedro.io.core import DatasetError
 
 from embedding_adaptation.atomic import replacing_file
 from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file
-from embedding_adaptation.vector_store import VectorError, VectorStore
+from embedding_adaptation.vectors.store import VectorError, VectorStore
 
 _MANIFEST = "vectors.json"
 

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_rgb
 
+from embedding_adaptation.attention.comparison import compare_heads, compare_layers, compare_words, paired_words
+from embedding_adaptation.attention.shares import Spans, measure_rows, measure_words
 from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
 from embedding_adaptation.pipelines.attention_analysis import figures
-from embedding_adaptation.pipelines.attention_analysis.comparison import compare_heads, compare_layers, compare_words, paired_words
-from embedding_adaptation.pipelines.attention_analysis.shares import Spans, measure_rows, measure_words
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
+from embedding_adaptation.attention.comparison import paired_words
+from embedding_adaptation.attention.shares import Spans, measure_words
 from embedding_adaptation.embedder.attention import record_attention
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.pipelines.attention_analysis.comparison import paired_words
 from embedding_adaptation.pipelines.attention_analysis.page import attention_page
-from embedding_adaptation.pipelines.attention_analysis.shares import Spans, measure_words
 
 EVIL = '<script>alert("x")</script> the bus & "garden" <img src=x onerror=alert(1)>'
 

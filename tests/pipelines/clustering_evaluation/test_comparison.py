@@ -6,13 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from embedding_adaptation.comparison_table import overview
 from embedding_adaptation.pipelines.clustering_evaluation import figures
 from embedding_adaptation.pipelines.clustering_evaluation.comparison import (
     METRICS,
     compare,
     long_table,
     other_tasks_table,
-    overview,
     pivot,
 )
 

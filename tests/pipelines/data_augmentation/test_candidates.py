@@ -8,7 +8,7 @@ from embedding_adaptation.pipelines.data_augmentation.candidates import COMPLETE
 from embedding_adaptation.pipelines.data_augmentation.generators import noise
 from embedding_adaptation.pipelines.data_augmentation.generators.request import GenerationError
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 TABLE = pd.DataFrame({"id": [str(n) for n in range(20)], "text": [f"the bus number {n} is late in the street" for n in range(20)]})
 STYLES = {name: {"instruction": name + " {text}"} for name in ("short", "simple", "other")}

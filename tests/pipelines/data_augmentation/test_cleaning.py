@@ -11,7 +11,7 @@ from embedding_adaptation.pipelines.data_augmentation import cleaning
 from embedding_adaptation.pipelines.data_augmentation.cleaning import REASONS, clean, count_words
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.pipelines.data_augmentation.options import CleaningOptions
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 SUBJECTS = ("bus", "library", "swimming pool", "town hall", "bin collection", "housing office", "school", "market")
 COMPLAINTS = ("opens far too late", "has lost my form", "never answers the phone", "was closed without notice", "is dear for families")

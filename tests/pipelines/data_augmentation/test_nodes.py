@@ -12,7 +12,7 @@ from embedding_adaptation.identity import TextsIdentity
 from embedding_adaptation.pipelines.data_augmentation import create_pipeline
 from embedding_adaptation.pipelines.data_augmentation.nodes import AugmentationError, clean_corpus, plot_augmentation
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 STYLES = {name: {"instruction": f"{name} {{text}}"} for name in ("a", "b", "c")}
 OFF = dict.fromkeys(("cut_off", "length", "language", "question", "repetition", "facts", "drift"))

@@ -7,7 +7,7 @@ from embedding_adaptation.pipelines.data_augmentation import pair_selection as m
 from embedding_adaptation.pipelines.data_augmentation.candidates import generate, make_context
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
 from embedding_adaptation.pipelines.data_augmentation.pair_selection import MissingScoresError, score_folder, score_shards, select_pairs
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 TABLE = pd.DataFrame({"id": [str(n) for n in range(60)], "text": [f"text number {n} of this long list" for n in range(60)]})
 CORPUS = TextStream.of(TABLE)

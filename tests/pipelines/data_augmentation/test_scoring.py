@@ -4,17 +4,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from embedding_adaptation.pipelines.data_augmentation import scoring
 from embedding_adaptation.pipelines.data_augmentation.scoring import (
-    cut_back,
     drift_reference,
-    has_end,
     is_question,
     length_ratio,
     new_words,
     repetition,
     score,
-    tidy_answer,
 )
 
 SOURCE = "The bins on our street were not emptied this week."
@@ -69,49 +65,6 @@ def test_candidates_are_not_changed():
     before = frame.copy()
     score(frame, None, None)
     pd.testing.assert_frame_equal(frame, before)
-
-
-@pytest.mark.parametrize(
-    ("answer", "tidied"),
-    [
-        ('"Full bins."', "Full bins."),
-        ("Subject: full\n bins", "full bins"),
-        ('"Subject: full bins"', "full bins"),
-        ("“Full bins”", "Full bins"),
-        ("„Volle Tonnen“", "Volle Tonnen"),
-        ("'I don't know'", "I don't know"),
-        ('"One" and \'two', '"One" and \'two'),
-        ('"One" and "two"', '"One" and "two"'),
-        ('"Full bins. And more', "Full bins. And more"),
-        ("'tis late", "'tis late"),
-        ('"', ""),
-        ("Question:", ""),
-        ("", ""),
-    ],
-)
-def test_wrapping_without_meaning_is_taken_off(answer, tidied):
-    assert tidy_answer(answer) == tidied
-
-
-@pytest.mark.parametrize(
-    ("answer", "kept"),
-    [
-        ("Nobody came. They are full and the", "Nobody came."),
-        ('He said "no." And then', 'He said "no."'),
-        ("Nobody came. They are full.", "Nobody came. They are full."),
-        ("Ask Dr. Smith or Mrs. Jones at No", ""),
-        ("1. Nobody came and", ""),
-        ("So do I. And the", "So do I."),
-        ("it costs 3.07 and", ""),
-        ("Why? Because the", "Why?"),
-        ("房东来了。他没有", "房东来了。"),
-        ("متى؟ لأن", "متى؟"),
-        ("", ""),
-    ],
-)
-def test_an_unfinished_answer_ends_with_its_last_full_sentence(answer, kept):
-    assert cut_back(answer) == kept
-    assert has_end(answer) == (kept == answer)
 
 
 def test_only_the_answers_of_language_models_are_tidied_and_cut_back():
@@ -375,7 +328,3 @@ def test_random_pairs_of_a_sorted_corpus_are_not_its_neighbours():
 @pytest.mark.parametrize(("count", "pairs"), [(0, 0), (2, 0), (3, 3), (4, 4), (5, 10)])
 def test_few_texts_have_few_random_pairs(count, pairs):
     assert len(drift_reference([f"text {number}" for number in range(count)], overlap)) == pairs
-
-
-def test_the_language_model_is_loaded_once():
-    assert scoring._identifier() is scoring._identifier()

@@ -11,7 +11,7 @@ from kedro.runner import SequentialRunner
 from embedding_adaptation.pipelines.embedding_extraction import create_pipeline
 from embedding_adaptation.pipelines.embedding_extraction.nodes import extract_embeddings
 from embedding_adaptation.pipelines.embedding_extraction.options import ExtractionOptions
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 TEXTS = pd.DataFrame({"id": ["7", "8", "9"], "text": ["the bus is late", "water", "a house"]})
 CORPUS_TABLE = pd.DataFrame({"id": list("abcd"), "text": ["street", "garden", "garden", "who will help"]})

@@ -11,7 +11,7 @@ from embedding_adaptation.pipelines.strategy_selection import create_pipeline
 from embedding_adaptation.pipelines.strategy_selection.nodes import rank_strategies
 from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
 from embedding_adaptation.pipelines.strategy_selection.selection import draw_texts, embed_for_ranking, halves
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 WORDS = ["bus", "house", "water", "street", "garden", "school", "council", "letter", "library"]
 TABLE = pd.DataFrame({"text": [f"{a} the {b} of {c} will come over" for a in WORDS for b in WORDS[:3] for c in WORDS[3:5]]})

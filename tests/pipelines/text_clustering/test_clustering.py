@@ -7,7 +7,7 @@ from sklearn.metrics import adjusted_rand_score
 from embedding_adaptation.datasets.clusters import NOISE
 from embedding_adaptation.pipelines.text_clustering.clustering import cluster_vectors, draw
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
-from embedding_adaptation.vector_store import VectorError, VectorStore
+from embedding_adaptation.vectors.store import VectorError, VectorStore
 
 
 def test_the_number_of_clusters_is_chosen_by_stability(groups, make_options):

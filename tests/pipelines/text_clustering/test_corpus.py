@@ -5,7 +5,7 @@ import pytest
 
 from embedding_adaptation.pipelines.text_clustering.corpus import check_number, count_texts, possible_candidates, smallest_cluster, texts_at
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 
 def stream(texts, rows=3):

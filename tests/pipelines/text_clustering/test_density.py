@@ -7,9 +7,9 @@ from sklearn.metrics import adjusted_rand_score
 from embedding_adaptation.datasets.clusters import NOISE
 from embedding_adaptation.pipelines.text_clustering.density import cluster_by_density, density_labels, reduced
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
-from embedding_adaptation.pipelines.text_clustering.kmeans import unit
 from embedding_adaptation.pipelines.text_clustering.options import HdbscanOptions
-from embedding_adaptation.vector_store import VectorStore
+from embedding_adaptation.vectors.kmeans import unit
+from embedding_adaptation.vectors.store import VectorStore
 
 OPTIONS = HdbscanOptions(dimensions=None)
 

@@ -5,7 +5,7 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from embedding_adaptation.pipelines.text_clustering import layout
-from embedding_adaptation.pipelines.text_clustering.kmeans import unit
+from embedding_adaptation.vectors.kmeans import unit
 
 
 def test_neighbours_are_the_exact_ones(groups, monkeypatch):

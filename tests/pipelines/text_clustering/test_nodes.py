@@ -15,8 +15,8 @@ from embedding_adaptation.datasets.vectors import VectorsDataset
 from embedding_adaptation.pipelines.text_clustering import nodes
 from embedding_adaptation.pipelines.text_clustering.corpus import Census
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
-from embedding_adaptation.text_stream import TextStream
-from embedding_adaptation.vector_store import VectorStore
+from embedding_adaptation.texts.stream import TextStream
+from embedding_adaptation.vectors.store import VectorStore
 
 
 def stream(texts, rows=7):

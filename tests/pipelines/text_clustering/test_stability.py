@@ -5,9 +5,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from embedding_adaptation.pipelines.text_clustering.kmeans import labels_from_ward, unit
 from embedding_adaptation.pipelines.text_clustering.options import StabilityOptions
 from embedding_adaptation.pipelines.text_clustering.stability import Components, GroupsOnly, agreement_curve, choose_number, log_dispersion
+from embedding_adaptation.vectors.kmeans import labels_from_ward, unit
 
 OPTIONS = StabilityOptions(candidates=(2, 3, 4, 6, 8, 12), pairs=4)
 

@@ -9,30 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.attention.comparison import ALL, TITLES
+from embedding_adaptation.attention.faithfulness import TOKENS
 from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
-from embedding_adaptation.pipelines.attention_analysis.comparison import ALL
-from embedding_adaptation.pipelines.attention_analysis.faithfulness import TOKENS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TITLES = {
-    "sink": "first token (sink)",
-    "prefix": "template before the text",
-    "text": "the text",
-    "suffix": "template behind the text",
-    "self": "the last token itself",
-    "content": "content words",
-    "function": "function words",
-    "number": "numbers",
-    "punctuation": "punctuation",
-    "entropy": "entropy of the row",
-    "text_without_sink": "the text, sink left out",
-}
 _CURVES = ("text", "content", "function", "prefix", "suffix", "self", "sink", "entropy")
 _COLUMNS = ("sink", "prefix", "text", "suffix", "self", "content", "function", "number", "punctuation")
-_TRAINING = ("text", "content", "prefix", "suffix", "sink", "entropy")
 # Perceptually even and told apart with every common colour vision deficiency: one for amounts, one for signed changes.
 _AMOUNTS, _CHANGES = "cividis", "PuOr_r"
 _TEXT_SHADE, _GREY = "#F0F0F0", "#555555"
@@ -219,37 +205,6 @@ def faithfulness_curves(table: pd.DataFrame) -> Figure:
     axis.set_title(f"Attention on words against their effect when left out ({count} texts)", fontsize=9)
     axis.legend(frameon=False, fontsize=8, ncols=2, loc="lower left")
     axis.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def training_shares(over_training: pd.DataFrame, scores: pd.DataFrame, quality: str) -> Figure:
-    """Shares over the optimiser steps with intervals over texts, and the quality of the same checkpoints; step 0 is the base model."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9.5, 5.6), layout="constrained")
-    axes = figure.subplots(2, 4, sharex=True).ravel()
-    overall = over_training[over_training["layer"].astype(str) == ALL]
-    for axis, measure in zip(axes, _TRAINING, strict=False):
-        found = overall[overall["measure"] == measure].sort_values("step")
-        axis.fill_between(found["step"], found["low"], found["high"], color=ADAPTED_COLOUR, alpha=0.2, linewidth=0)
-        axis.plot(found["step"], found["mean"], color=ADAPTED_COLOUR, marker="D", markersize=3)
-        axis.plot(found["step"].iloc[:1], found["mean"].iloc[:1], "o", color=BASE_COLOUR)
-        axis.set_title(TITLES[measure], fontsize=9)
-        axis.set_ylabel("nats" if measure == "entropy" else "share of attention", fontsize=8)
-    known = scores.dropna(subset=[quality]) if quality in scores else pd.DataFrame({"step": [], quality: []})
-    axes[-2].plot(known["step"], known[quality], color="black", marker="s", markersize=3)
-    axes[-2].set_title(quality.replace("_", " "), fontsize=9)
-    axes[-2].set_ylabel("score", fontsize=8)
-    axes[-1].set_axis_off()
-    axes[-1].plot([], [], "o", color=BASE_COLOUR, label="base (step 0)")
-    axes[-1].plot([], [], "D-", color=ADAPTED_COLOUR, label="adapted")
-    axes[-1].legend(frameon=False, fontsize=9, loc="center")
-    positive = overall.loc[overall["step"] > 0, "step"]
-    for axis in axes[:-1]:
-        axis.set_xscale("symlog", linthresh=max(1.0, float(positive.min()) if len(positive) else 1.0))
-        axis.set_xlabel("optimiser step", fontsize=8)
-        axis.tick_params(labelsize=8)
-        axis.spines[["top", "right"]].set_visible(False)
     return figure
 
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from embedding_adaptation.attention.options import AttentionOptions
 from embedding_adaptation.embedder.attention import AttentionError, AttentionRecording, AttentionRows
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
-from embedding_adaptation.pipelines.attention_analysis.options import AttentionOptions
-from embedding_adaptation.text_stream import TableStream
+from embedding_adaptation.texts.stream import TableStream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ def record_attention(
     Raises:
         AttentionError: If the adapter belongs to another base model.
     """
-    from embedding_adaptation.pipelines.attention_analysis.faithfulness import occlude_words
+    from embedding_adaptation.attention.faithfulness import occlude_words
     from embedding_adaptation.runtime import build_strategy, load_embedder
 
     if model.card.sha256 != base_model.card.sha256:
@@ -56,7 +56,7 @@ def record_attention(
             "template %r has no words behind the text: its last token is the text's own last one, and there is no suffix to look at",
             template.name,
         )
-    drawn = draw_texts(texts, options)
+    drawn = options.draw(texts)
     embedder = load_embedder(model, embedder_options)
     recording = AttentionRecording(
         embedder, template, drawn["text"], drawn["id"], layers=options.layers, heads=options.heads, examples=options.examples
@@ -70,11 +70,6 @@ def record_attention(
     return recording, occlusion
 
 
-def draw_texts(texts: pd.DataFrame, options: AttentionOptions) -> pd.DataFrame:
-    """The texts that are looked at."""
-    return texts.sample(min(options.max_texts, len(texts)), random_state=options.seed)
-
-
 def measure_attention(rows: AttentionRows, options: AttentionOptions) -> tuple[TableStream, TableStream]:
     """Divide recorded attention into shares.
 
@@ -85,7 +80,7 @@ def measure_attention(rows: AttentionRows, options: AttentionOptions) -> tuple[T
     Returns:
         Shares and other measures, a row for each text, layer and head; and the attention on each word of each prompt.
     """
-    from embedding_adaptation.pipelines.attention_analysis.shares import measure_rows, measure_words
+    from embedding_adaptation.attention.shares import measure_rows, measure_words
 
     division = options.division
     return (
@@ -107,7 +102,7 @@ def compare_attention(
     Returns:
         A row for each layer and measure; those over all layers, a row a measure; and the heads, those that changed most first.
     """
-    from embedding_adaptation.pipelines.attention_analysis.comparison import ALL, compare_heads, compare_layers
+    from embedding_adaptation.attention.comparison import ALL, compare_heads, compare_layers
 
     layers = compare_layers(base_attention, adapted_attention, **_bootstrap(options))
     overall = layers[layers["layer"] == ALL].drop(columns="layer").reset_index(drop=True)
@@ -116,7 +111,7 @@ def compare_attention(
 
 def compare_words(base_words: pd.DataFrame, adapted_words: pd.DataFrame, options: AttentionOptions) -> pd.DataFrame:
     """Rank words by what they gained or lost over the texts."""
-    from embedding_adaptation.pipelines.attention_analysis import comparison
+    from embedding_adaptation.attention import comparison
 
     return comparison.compare_words(base_words, adapted_words, min_texts=options.min_texts_of_word, **_bootstrap(options))
 
@@ -140,7 +135,7 @@ def compare_with_occlusion(
     Returns:
         Mean rank correlations, a row a layer.
     """
-    from embedding_adaptation.pipelines.attention_analysis.faithfulness import compare_faithfulness, word_ranks
+    from embedding_adaptation.attention.faithfulness import compare_faithfulness, word_ranks
 
     base, adapted = (
         word_ranks(rows, occlusion, options.division)
@@ -172,8 +167,8 @@ def plot_words(
         options: Which texts to show.
         embedder_options: The template, for the page's heading.
     """
+    from embedding_adaptation.attention.comparison import paired_words
     from embedding_adaptation.pipelines.attention_analysis import figures
-    from embedding_adaptation.pipelines.attention_analysis.comparison import paired_words
     from embedding_adaptation.pipelines.attention_analysis.page import attention_page
     from embedding_adaptation.runtime import build_strategy
 

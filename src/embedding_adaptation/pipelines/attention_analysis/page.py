@@ -7,8 +7,8 @@ from html import escape
 
 import pandas as pd
 
+from embedding_adaptation.attention.shares import PARTS
 from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
-from embedding_adaptation.pipelines.attention_analysis.shares import PARTS
 
 _STRONGEST = 0.75  # opacity of the heaviest word: black letters stay readable on it
 _STYLE = """

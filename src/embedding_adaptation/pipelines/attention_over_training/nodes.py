@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from embedding_adaptation.attention.options import AttentionOptions
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
-from embedding_adaptation.pipelines.attention_analysis.options import AttentionOptions
 from embedding_adaptation.pipelines.attention_over_training.options import OverTrainingOptions
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ def measure_checkpoints(
     Returns:
         A row for each step, layer and measure, with intervals.
     """
-    from embedding_adaptation.pipelines.attention_analysis.nodes import draw_texts
-    from embedding_adaptation.pipelines.attention_analysis.over_training import CheckpointError, attention_over_training
+    from embedding_adaptation.attention.over_training import CheckpointError, attention_over_training
     from embedding_adaptation.runtime import build_strategy, load_embedder
 
     missing = [step for step in options.steps if step and step not in checkpoints]
@@ -54,7 +53,7 @@ def measure_checkpoints(
         {step: path for step, path in checkpoints.items() if not options.steps or step in options.steps},
         partial(load_embedder, options=embedder_options),
         build_strategy(embedder_options.adapt, embedder_options).templates[0],
-        draw_texts(texts, attention_options)["text"].tolist(),
+        attention_options.draw(texts)["text"].tolist(),
         spans=attention_options.division,
         layers=attention_options.layers,
         heads=attention_options.heads,
@@ -78,7 +77,7 @@ def relate_attention(
     Returns:
         A row a signal.
     """
-    from embedding_adaptation.pipelines.attention_analysis.over_training import relate_to_quality
+    from embedding_adaptation.attention.over_training import relate_to_quality
 
     return relate_to_quality(
         attention_by_step,
@@ -92,6 +91,6 @@ def relate_attention(
 
 def plot_over_training(attention_by_step: pd.DataFrame, scores: pd.DataFrame, options: OverTrainingOptions) -> Figure:
     """Draw shares and quality over the steps."""
-    from embedding_adaptation.pipelines.attention_analysis.figures import training_shares
+    from embedding_adaptation.pipelines.attention_over_training.figures import training_shares
 
     return training_shares(attention_by_step, scores, options.quality)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.comparison_table import ALL_TASKS, BEST, NOT_WORSE, PUBLISHED, WORSE
 from embedding_adaptation.pipelines.clustering_evaluation.grid import RESAMPLED
-from embedding_adaptation.pipelines.clustering_evaluation.options import ALL_TASKS, LABELLED_TEXTS
 from embedding_adaptation.pipelines.clustering_evaluation.significance import (
     Estimate,
     SeedScores,
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from embedding_adaptation.options import EmbedderOptions
     from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions, StatisticsOptions
 
-PUBLISHED = "published"
-BEST, NOT_WORSE, WORSE = "best", "not worse than best", "worse than best"
 LONG_COLUMNS = (
     "task", "strategy", "kind", "seed", "part", "metric", "value", "documents", "unique_documents", "clusters", "revision", "content",
 )  # fmt: skip
@@ -114,13 +112,6 @@ def pivot(comparison: pd.DataFrame) -> pd.DataFrame:
         table.setdefault(str(row["strategy"]), {})[str(row["task"])] = cell(row)
     tasks = list(dict.fromkeys(comparison["task"]))
     return pd.DataFrame([{"strategy": name, **{task: scores.get(task, "") for task in tasks}} for name, scores in table.items()])
-
-
-def overview(comparison: pd.DataFrame) -> pd.DataFrame:
-    """The rows that sum up a comparison: of all tasks, or of the only one."""
-    tasks = set(comparison["task"])
-    chosen = ALL_TASKS if ALL_TASKS in tasks else LABELLED_TEXTS if LABELLED_TEXTS in tasks else comparison["task"].iloc[0]
-    return comparison[comparison["task"] == chosen].reset_index(drop=True)
 
 
 def _seed_scores(part: pd.DataFrame, metric: str) -> SeedScores:

@@ -5,17 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
 
+from embedding_adaptation.comparison_table import ALL_TASKS
 from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
 from embedding_adaptation.pipelines.clustering_evaluation.comparison import PUBLISHED
-from embedding_adaptation.pipelines.clustering_evaluation.options import ALL_TASKS
 from embedding_adaptation.pipelines.clustering_evaluation.vectors import COMPARATOR
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     import pandas as pd
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
+_LABEL_COLOURS = ("#000000", "#E69F00", "#56B4E9", "#009E73", "#0072B2", "#D55E00", "#CC79A7", "#999999")
+_MARKERS = "osD^vP*X"
+_MAP_COMPONENTS = 50
+_PERPLEXITY = 30.0
+_MAP_ITERATIONS = 500  # after which a map of a thousand points hardly changes
 _COLOURS = {"base": BASE_COLOUR, "adapted": ADAPTED_COLOUR, COMPARATOR: "#999999", PUBLISHED: "white"}
 _TITLES = {"base": "base", "adapted": "adapted", COMPARATOR: "comparator", PUBLISHED: "published (by mteb's protocol, not tested)"}
 _METRICS = {
@@ -36,8 +44,6 @@ def strategy_heatmap(comparison: pd.DataFrame) -> Figure:
     Args:
         comparison: Rows of one task, or of all tasks' mean.
     """
-    from matplotlib.figure import Figure
-
     chosen = comparison[comparison["kind"].isin(["base", "adapted"])]
     kinds = [kind for kind in ("base", "adapted") if (chosen["kind"] == kind).any()]
     templates = list(dict.fromkeys(chosen["template"]))
@@ -78,7 +84,6 @@ def comparison_bars(comparison: pd.DataFrame, metric: str, confidence: float) ->
         metric: The metric that intervals are about. Published scores are V-measures by mteb's protocol, drawn without interval.
         confidence: Of the intervals.
     """
-    from matplotlib.figure import Figure
     from matplotlib.patches import Patch
 
     tasks = [task for task in dict.fromkeys(comparison["task"]) if task != ALL_TASKS]
@@ -104,8 +109,6 @@ def seed_spread(scores: pd.DataFrame, metrics: tuple[str, ...] = ("v_measure", "
         scores: The long table; of several tasks, each seed's mean over them.
         metrics: A panel each.
     """
-    from matplotlib.figure import Figure
-
     whole = scores[scores["part"] == "all"]
     table = whole.groupby(["metric", "kind", "strategy", "task", "seed"], sort=False)["value"].mean().reset_index()
     # Tasks have seeds of their own: the k-th seeds belong together.
@@ -134,6 +137,31 @@ def seed_spread(scores: pd.DataFrame, metrics: tuple[str, ...] = ("v_measure", "
     for tick, name in zip(axes[0].get_yticklabels(), ranked.index, strict=True):
         tick.set_color(_COLOURS[kinds[name]] if kinds[name] != COMPARATOR else "#555555")
     figure.suptitle(f"Seeds around their mean (in brackets: {_METRICS[metrics[0]]}, percent)", fontsize=9)
+    return figure
+
+
+def cluster_map(vectors: Mapping[str, np.ndarray], labels: Sequence[str], *, seed: int) -> Figure:
+    """Vectors in two dimensions (PCA, then t-SNE), one panel a strategy, a colour and marker a label."""
+    names = sorted(set(labels))
+    by_label = np.asarray(labels)
+    figure = Figure(figsize=(5.2 * len(vectors), 5.6), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(1, len(vectors)))
+    for axis, (strategy, matrix) in zip(axes, vectors.items(), strict=True):
+        points = _two_dimensions(matrix, seed)  # [N, 2]
+        for number, name in enumerate(names):
+            chosen = points[by_label == name]
+            marker = _MARKERS[(number // len(_LABEL_COLOURS)) % len(_MARKERS)]
+            colour = _LABEL_COLOURS[number % len(_LABEL_COLOURS)]
+            axis.scatter(chosen[:, 0], chosen[:, 1], s=14, color=colour, marker=marker, linewidths=0, label=name)
+        axis.set_title(strategy)
+        axis.set_xlabel("t-SNE 1 (no unit)")
+        axis.set_ylabel("t-SNE 2 (no unit)")
+        axis.set_xticks([])
+        axis.set_yticks([])
+    most_named = 20
+    if len(names) <= most_named:
+        handles, texts = axes[0].get_legend_handles_labels()
+        figure.legend(handles, texts, loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     return figure
 
 
@@ -169,3 +197,10 @@ def _look(kind: str) -> dict[str, Any]:
 def _subject(comparison: pd.DataFrame) -> str:
     task = str(comparison["task"].iloc[0])
     return "mean of all tasks" if task == ALL_TASKS else task
+
+
+def _two_dimensions(matrix: np.ndarray, seed: int) -> np.ndarray:
+    components = min(_MAP_COMPONENTS, *matrix.shape)
+    reduced = PCA(components, random_state=seed).fit_transform(matrix)  # [N, C]
+    perplexity = min(_PERPLEXITY, (len(matrix) - 1) / 3)
+    return TSNE(2, perplexity=perplexity, init="pca", max_iter=_MAP_ITERATIONS, random_state=seed).fit_transform(reduced)  # [N, 2]

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.comparison_table import LABELLED_TEXTS
 from embedding_adaptation.datasets.embedding_store import settings_key
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
-from embedding_adaptation.pipelines.clustering_evaluation.options import LABELLED_TEXTS
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import evaluate_with_mteb, preserved_random_state, score_parts
 from embedding_adaptation.pipelines.clustering_evaluation.tasks import CLUSTERING, EvaluationTask, OfficialTask, PreparedTask
 

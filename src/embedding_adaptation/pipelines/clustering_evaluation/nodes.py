@@ -180,7 +180,7 @@ def collect_mteb_results(scored_cells: pd.DataFrame, options: EvaluationOptions,
 
 def plot_heatmap(strategy_comparison: pd.DataFrame) -> Figure:
     """Draw scores of templates against poolings."""
-    from embedding_adaptation.pipelines.clustering_evaluation.comparison import overview
+    from embedding_adaptation.comparison_table import overview
     from embedding_adaptation.pipelines.clustering_evaluation.figures import strategy_heatmap
 
     return strategy_heatmap(overview(strategy_comparison))
@@ -239,7 +239,7 @@ def plot_cluster_map(
     Raises:
         EvaluationError: If ``map_strategies`` names a strategy that was not extracted.
     """
-    from embedding_adaptation.figures import cluster_map
+    from embedding_adaptation.pipelines.clustering_evaluation.figures import cluster_map
 
     vectors = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
     for name in options.map_strategies:

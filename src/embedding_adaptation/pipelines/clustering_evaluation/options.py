@@ -6,11 +6,10 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from embedding_adaptation.comparison_table import ALL_TASKS, LABELLED_TEXTS
 from embedding_adaptation.options import RANDOM_STRATEGY, Names, Options
 
-LABELLED_TEXTS = "labelled_texts"
 TFIDF_STRATEGY = "tfidf_svd"
-ALL_TASKS = "all tasks"
 
 TestedMetric = Literal["v_measure_unique", "ami_unique", "ari_unique", "accuracy_unique"]
 

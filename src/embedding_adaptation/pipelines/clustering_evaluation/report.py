@@ -5,8 +5,8 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.comparison_table import LABELLED_TEXTS
 from embedding_adaptation.options import RANDOM_STRATEGY
-from embedding_adaptation.pipelines.clustering_evaluation.options import LABELLED_TEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

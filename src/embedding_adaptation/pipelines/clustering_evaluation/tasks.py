@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedding_adaptation.comparison_table import LABELLED_TEXTS
 from embedding_adaptation.datasets.embedding_store import settings_key
 from embedding_adaptation.datasets.texts import TextsDataset
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
-from embedding_adaptation.pipelines.clustering_evaluation.options import LABELLED_TEXTS
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import (
     Label,
     Part,

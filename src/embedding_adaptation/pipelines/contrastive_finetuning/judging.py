@@ -80,7 +80,7 @@ class Judge:
             - Alignment and uniformity: https://arxiv.org/abs/2005.10242
             - RankMe (``effective_rank``): https://arxiv.org/abs/2210.02885
         """
-        from embedding_adaptation.pipelines.strategy_selection import criteria
+        from embedding_adaptation.vectors import criteria
 
         vectors = encode([*self.anchors, *self.positives, *self.texts])  # [2 M + N, D]
         count = len(self.anchors)

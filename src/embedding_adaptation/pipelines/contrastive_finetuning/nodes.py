@@ -12,7 +12,7 @@ from embedding_adaptation.datasets.adapter import TrainedAdapter
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -125,6 +125,6 @@ def describe_training(
 
 def plot_training_curve(training_history: pd.DataFrame) -> Figure:
     """Draw training and held-out loss over the steps."""
-    from embedding_adaptation.figures import training_curve
+    from embedding_adaptation.pipelines.contrastive_finetuning.figures import training_curve
 
     return training_curve(training_history)

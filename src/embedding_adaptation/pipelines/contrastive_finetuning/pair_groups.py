@@ -50,7 +50,7 @@ def conflicts(groups: np.ndarray) -> np.ndarray:
 
 
 def _near_duplicates(texts: Sequence[str], threshold: float) -> list[tuple[int, int]]:
-    from embedding_adaptation.pipelines.data_augmentation.near_duplicates import NearDuplicates
+    from embedding_adaptation.texts.near_duplicates import NearDuplicates
 
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
         finder = NearDuplicates(Path(folder), threshold)

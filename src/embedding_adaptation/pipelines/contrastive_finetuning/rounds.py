@@ -47,9 +47,8 @@ class NeighbourRounds:
         import numpy as np
         import pandas as pd
 
-        from embedding_adaptation.pipelines.data_augmentation.generators.neighbours import mutual_neighbours
-        from embedding_adaptation.pipelines.data_augmentation.options import NeighboursOptions
-        from embedding_adaptation.pipelines.strategy_selection.criteria import effective_rank
+        from embedding_adaptation.vectors.criteria import effective_rank
+        from embedding_adaptation.vectors.neighbours import mutual_neighbours
 
         rank = effective_rank(vectors)
         if rank < self.options.min_rank * self.first_rank:
@@ -58,14 +57,14 @@ class NeighbourRounds:
         centred = vectors - vectors.mean(axis=0)
         unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
         ids, texts = self.corpus["id"].astype(str).tolist(), self.corpus["text"].tolist()
-        mining = NeighboursOptions(
-            templates=("-",),
+        found = mutual_neighbours(
+            unit.astype(np.float32),
+            texts,
             neighbours=self.options.neighbours,
             min_similarity=self.options.min_similarity,
-            max_pairs_per_text=self.options.max_pairs_per_text,
             near_duplicate=self.options.near_duplicate,
+            max_pairs_per_text=self.options.max_pairs_per_text,
         )
-        found = mutual_neighbours(unit.astype(np.float32), texts, mining)
         edges = {frozenset((ids[one], ids[other])) for one, other, _ in found}
         change = len(edges - self._edges) / max(len(edges), 1)
         if change <= self.options.min_change:

@@ -281,7 +281,7 @@ class _Run:
         import numpy as np
 
         from embedding_adaptation.pipelines.contrastive_finetuning.rounds import NeighbourRounds
-        from embedding_adaptation.pipelines.strategy_selection.criteria import effective_rank
+        from embedding_adaptation.vectors.criteria import effective_rank
 
         rounds = self.options.rounds
         assert rounds is not None  # noqa: S101  asked before

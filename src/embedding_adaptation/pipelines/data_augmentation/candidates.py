@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import EmbedderOptions
-    from embedding_adaptation.text_stream import TextStream
+    from embedding_adaptation.texts.stream import TextStream
 
 logger = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.identity import TextsIdentity, text_words
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
-from embedding_adaptation.pipelines.data_augmentation.near_duplicates import NearDuplicates
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.near_duplicates import NearDuplicates
+from embedding_adaptation.texts.stream import TextStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

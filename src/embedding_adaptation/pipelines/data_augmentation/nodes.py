@@ -12,7 +12,7 @@ from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
-from embedding_adaptation.text_stream import TableStream, TextStream
+from embedding_adaptation.texts.stream import TableStream, TextStream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -136,6 +136,6 @@ def select_pairs(
 
 def plot_augmentation(augmentation_report: dict[str, Any]) -> Figure:
     """Draw what became of the candidates of each generator and style."""
-    from embedding_adaptation.figures import augmentation_overview
+    from embedding_adaptation.pipelines.data_augmentation.figures import augmentation_overview
 
     return augmentation_overview(augmentation_report)

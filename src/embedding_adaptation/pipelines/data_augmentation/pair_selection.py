@@ -16,7 +16,7 @@ from embedding_adaptation.identity import TextsIdentity
 from embedding_adaptation.pipelines.data_augmentation.candidates import present, texts_digest
 from embedding_adaptation.pipelines.data_augmentation.filters import ACCEPTED, Positives, Report, judge
 from embedding_adaptation.pipelines.data_augmentation.scoring import drift_reference, score
-from embedding_adaptation.text_stream import TableStream
+from embedding_adaptation.texts.stream import TableStream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.pipelines.data_augmentation.generators.request import Context
     from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions, DriftFilter
-    from embedding_adaptation.text_stream import TextStream
+    from embedding_adaptation.texts.stream import TextStream
 
 logger = logging.getLogger(__name__)
 

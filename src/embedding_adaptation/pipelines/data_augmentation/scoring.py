@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,57 +14,22 @@ import pandas as pd
 
 from embedding_adaptation.pipelines.data_augmentation.cleaning import count_words
 from embedding_adaptation.pipelines.data_augmentation.facts import Facts
+from embedding_adaptation.texts.answers import SENTENCE_END, cut_back, is_preamble, is_refusal, plain, tidy_answer
+from embedding_adaptation.texts.language import identify_language
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
-    from py3langid.langid import LanguageIdentifier
 
     Similarity = Callable[[list[str], list[str]], np.ndarray]
 
 # Their answers are a language model's free text, which is tidied; of other generators every character is as it should be.
 WRITTEN = ("rewrite", "back_translation")
 
-_LANGUAGE_LENGTH = 2000  # characters by which a text's language is told
-_NO_LANGUAGE = "zxx"  # the model's class of symbols, code and the like
 _FEWEST_TEXTS = 3  # from which there are random pairs worth the name
 _REFERENCE_SHIFTS = 50  # random pairs for each text
 _FEWEST_LOOPING_WORDS = 4
 _FEWEST_WORDS = 6  # from which repeated 3-grams tell
 
-# What instruct models say instead of an answer; these patterns are for lower case with plain apostrophes.
-_REFUSAL = re.compile(
-    r"\b(?:as an? (?:ai\b|(?:large )?language model)|"
-    r"i(?:'m| am)(?: very| so)? sorry,? (?:but )?i(?:'m| am| can| do| could)|"
-    r"(?:sorry|i apologi[sz]e),? (?:but )?(?:for (?:the|any) (?:confusion|error|inconvenience)|i can)|"
-    r"i do(?:n't| not) have (?:access|enough (?:information|context))|"
-    r"i(?:'m| am) not sure (?:i understand|what you (?:mean|are)|how to (?:translate|rewrite|rephrase|answer|respond|help))|"
-    r"i(?:'m| am) (?:not able|unable) to (?:help|assist|provide|answer|rewrite|complete|fulfil)|"
-    r"i (?:can(?:no|')t|can not|won't) (?:help (?:you|with)|assist|fulfil|comply|rewrite|rephrase|answer (?:this|that|your)|"
-    r"translate (?:this|that|the)|provide (?:you|any|a (?:rewrite|response|translation))|generate|engage in)|"
-    r"i(?:'d| would) (?:be (?:happy|glad) to (?:help|assist)|need (?:more|additional|further) (?:information|context|details))|"
-    r"how (?:can|may) i (?:help|assist) you|"
-    r"please (?:provide|share|give|paste|clarify)\b[^.?!]{0,40}\b(?:text|message|sentence|context|information|details)\b|"
-    r"(?:es tut mir leid|lo siento|je suis désolée?|mi dispiace|sinto muito),? (?:aber|pero|mais|ma|mas)\b)",
-)
-# What small instruct models say about their answer.
-_PREAMBLE = re.compile(
-    r"^(?:(?:sure|certainly|of course|absolutely|okay|ok)(?=[,!.:]| here| thing)|here(?:'s| is| are)\b|re:|note:)|"
-    r"^(?:hier (?:ist|is)|voici|aquí (?:está|tienes)|aqui está|ecco)\b[^.!?]{0,80}:|"
-    r"\b(?:re-?writt?en?|rewriting|paraphras\w*|rephras\w*|revised version|original (?:text|message|sentence)|"
-    r"simpler (?:words|terms)|(?:perfect|possible|correct|suggested) (?:answer|alternative|rewrite)|"
-    r"this (?:message|text|sentence)|the (?:message|text|sentence|phrase) (?:is|was|says|could|can|should))\b",
-)
-_LABEL = re.compile(r"^(?:message|text|sentence|answer|title|topic|subject|question|phrase|output)\s*:\s*", re.IGNORECASE)
-_QUOTES = '"“”„«»「」'
-_SINGLE_QUOTES = "'‘’‚`"
-_INNER_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
-
-_CLOSING = "[\"'”’»)\\]」』）]*"
-# A full stop after a single letter or digit, or after these abbreviations, ends no sentence.
-_SENTENCE_END = re.compile(
-    rf"(?:(?<!\b[^\WI])(?<!\b[DM]r|\bMs|\bSt|\bvs)(?<!\bMrs)\.|[!?…؟۔।]){_CLOSING}(?=\s|$)|[。！？]+{_CLOSING}",
-)
 _QUESTION_MARKS = "?？؟"
 _OTHER_MARKS = ".!…。！;:؛۔।"
 _AUXILIARY = r"(?:is|are|am|was|were|does|did|can|could|will|would|should|shall|may|might|must|has)(?:n't)?"
@@ -125,8 +89,8 @@ def score(candidates: pd.DataFrame, similarity: Similarity | None, reference: np
             "answer": _strings(answers),
             "copy_similarity": _copy_similarities(sources, answers),
             "length_ratio": np.array([length_ratio(*pair) for pair in pairs], np.float64),
-            "refusal": np.array([_speaks(_REFUSAL, *pair) for pair in pairs], np.int8),
-            "preamble": np.array([_speaks(_PREAMBLE, *pair) for pair in pairs], np.int8),
+            "refusal": np.array([is_refusal(*pair) for pair in pairs], np.int8),
+            "preamble": np.array([is_preamble(*pair) for pair in pairs], np.int8),
             **_languages_and_facts(pairs),
             "source_question": np.array([is_question(text) for text in sources], bool),
             "question": np.array([is_question(text) for text in answers], bool),
@@ -159,23 +123,6 @@ def drift_reference(texts: list[str], similarity: Similarity) -> np.ndarray:
     return np.sort(np.asarray(similarity(mixed * len(shifts), shifted), np.float64))
 
 
-def tidy_answer(answer: str) -> str:
-    """An answer without the wrapping that carries no meaning: a leading label, enclosing quotation marks, runs of white space."""
-    text = _LABEL.sub("", _unquoted(" ".join(answer.split())))
-    return _unquoted(text)
-
-
-def cut_back(answer: str) -> str:
-    """An unfinished answer up to the end of its last full sentence; empty if it has none."""
-    ends = list(_SENTENCE_END.finditer(answer))
-    return answer[: ends[-1].end()].rstrip() if ends else ""
-
-
-def has_end(answer: str) -> bool:
-    """Whether an answer ends with a full sentence."""
-    return cut_back(answer) == answer
-
-
 def length_ratio(source: str, answer: str) -> float:
     """Words of the answer for each word of the text."""
     return count_words(answer) / max(count_words(source), 1)
@@ -196,9 +143,9 @@ def is_question(text: str) -> bool:
     if is_closed:
         return False
     start = 0
-    for end in _SENTENCE_END.finditer(text):
+    for end in SENTENCE_END.finditer(text):
         start = end.end()
-    return _QUESTION_START.match(_plain(text[start:]).lstrip(" \t\n\"'“„«(-")) is not None
+    return _QUESTION_START.match(plain(text[start:]).lstrip(" \t\n\"'“„«(-")) is not None
 
 
 def new_words(source: str, answer: str) -> float:
@@ -246,29 +193,8 @@ def _answers(candidates: pd.DataFrame) -> list[str]:
     return answers
 
 
-def _unquoted(text: str) -> str:
-    """A text without quotation marks around all of it, or a first one that is never closed."""
-    for marks in (_QUOTES, _SINGLE_QUOTES):
-        if len(text) > 1 and text[0] in marks and text[-1] in marks:
-            inner = text[1:-1]
-            if not any(mark in _INNER_APOSTROPHE.sub("", inner) for mark in marks):
-                return inner.strip()
-    if text[:1] and text[0] in _QUOTES and not any(mark in text[1:] for mark in _QUOTES):
-        return text[1:].strip()
-    return text
-
-
 def _strings(values: Iterable[str]) -> pd.Series:
     return pd.Series(list(values), dtype=str)
-
-
-def _speaks(pattern: re.Pattern[str], source: str, answer: str) -> bool:
-    """Whether an answer has words of a kind that its text does not have."""
-    return pattern.search(_plain(answer)) is not None and pattern.search(_plain(source)) is None
-
-
-def _plain(text: str) -> str:
-    return text.lower().replace("’", "'")
 
 
 def _copy_similarities(sources: list[str], answers: list[str]) -> np.ndarray:
@@ -282,8 +208,8 @@ def _copy_similarities(sources: list[str], answers: list[str]) -> np.ndarray:
 def _languages_and_facts(pairs: list[tuple[str, str]]) -> dict[str, pd.Series | np.ndarray]:
     source_languages, languages, confidences, lost, invented = [], [], [], [], []
     for source, answer in pairs:
-        source_language, source_confidence = _language(source)
-        language, confidence = _language(answer)
+        source_language, source_confidence = identify_language(source)
+        language, confidence = identify_language(answer)
         facts, answered = Facts(source, source_language), Facts(answer, language)
         source_languages.append(source_language)
         languages.append(language)
@@ -297,23 +223,6 @@ def _languages_and_facts(pairs: list[tuple[str, str]]) -> dict[str, pd.Series | 
         "lost_facts": np.array(lost, np.float64),
         "invented_facts": np.array(invented, np.int64),
     }
-
-
-@cache
-def _identifier() -> LanguageIdentifier:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-@lru_cache(1024)  # a text's candidates stand side by side
-def _language(text: str) -> tuple[str, float]:
-    """A text's language and how sure that is; no language where there are no letters, or none of a language."""
-    start = text[:_LANGUAGE_LENGTH]
-    if not any(map(str.isalpha, start)):
-        return "", 0.0
-    language, confidence = _identifier().classify(start)
-    return ("", 0.0) if language == _NO_LANGUAGE else (language, float(confidence))
 
 
 def _similarities(sources: list[str], answers: list[str], similarity: Similarity | None) -> np.ndarray:

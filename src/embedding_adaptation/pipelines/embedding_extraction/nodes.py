@@ -9,7 +9,7 @@ from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.embedding_extraction.options import ExtractionOptions
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 
 def extract_embeddings(

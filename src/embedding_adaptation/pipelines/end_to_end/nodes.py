@@ -6,13 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from embedding_adaptation.comparison_table import BEST, METRIC_TITLES, NOT_WORSE, PUBLISHED, overview
 from embedding_adaptation.options import EmbedderOptions
 
-METRIC_TITLES = {
-    "v_measure": "V-measure (mteb)",
-    "v_measure_unique": "V-measure (unique)",
-    "ami_unique": "AMI (unique)",
-}
 _ATTENTION_TITLES = {
     "text": "the text",
     "content": "its content words",
@@ -42,8 +38,6 @@ def write_report(
     Returns:
         The report.
     """
-    from embedding_adaptation.pipelines.clustering_evaluation.comparison import BEST, NOT_WORSE, PUBLISHED, overview
-
     shown = overview(strategy_comparison)
     ours = shown[shown["kind"].isin(["base", "adapted"])]
     best = ours[ours["standing"] == BEST].iloc[0]

@@ -9,7 +9,7 @@ import pandas as pd
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
-from embedding_adaptation.text_stream import TextStream
+from embedding_adaptation.texts.stream import TextStream
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +51,6 @@ def rank_strategies(
 
 def plot_ranking(strategy_ranking: pd.DataFrame, options: SelectionOptions) -> Figure:
     """Draw the best strategies' rank under each criterion."""
-    from embedding_adaptation.figures import ranking_map
+    from embedding_adaptation.pipelines.strategy_selection.figures import ranking_map
 
     return ranking_map(strategy_ranking, options.criteria)

@@ -10,8 +10,8 @@ import pandas as pd
 
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.embedder import finish_vectors
-from embedding_adaptation.pipelines.strategy_selection.criteria import CRITERIA, combined_rank, criteria_table
 from embedding_adaptation.runtime import load_embedder
+from embedding_adaptation.vectors.criteria import CRITERIA, combined_rank, criteria_table
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -15,14 +15,14 @@ from embedding_adaptation.pipelines.text_clustering.corpus import (
     smallest_cluster,
 )
 from embedding_adaptation.pipelines.text_clustering.density import cluster_by_density, density_count, density_labels, reduced
-from embedding_adaptation.pipelines.text_clustering.kmeans import assign, cluster_by_cosine, unit
 from embedding_adaptation.pipelines.text_clustering.stability import Choice, agreement_curve, choose_number
+from embedding_adaptation.vectors.kmeans import assign, cluster_by_cosine, unit
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
-    from embedding_adaptation.vector_store import VectorStore
+    from embedding_adaptation.vectors.store import VectorStore
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
-    from embedding_adaptation.text_stream import TextStream
+    from embedding_adaptation.texts.stream import TextStream
 
 # A resample has at least so many texts a cluster, on average: with fewer, agreement says little.
 FEWEST_A_CLUSTER = 5

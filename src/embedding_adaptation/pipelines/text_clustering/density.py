@@ -8,12 +8,12 @@ import numpy as np
 
 from embedding_adaptation.datasets.clusters import NOISE
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
-from embedding_adaptation.pipelines.text_clustering.kmeans import add_to, assign, unit
 from embedding_adaptation.pipelines.text_clustering.layout import umap_coordinates
+from embedding_adaptation.vectors.kmeans import add_to, assign, unit
 
 if TYPE_CHECKING:
     from embedding_adaptation.pipelines.text_clustering.options import HdbscanOptions
-    from embedding_adaptation.vector_store import VectorStore
+    from embedding_adaptation.vectors.store import VectorStore
 
 # A text that was not clustered joins a cluster if it is as near to the centre as this share of the cluster's own texts.
 _NEAR_SHARE = 0.95

@@ -6,7 +6,10 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from embedding_adaptation.embedder.chat import end_ids, has_chat_template, load_chat_model
+from embedding_adaptation.embedder.sampling import AnswerSampler, Prompt, Sampling
 from embedding_adaptation.pipelines.text_clustering.options import TEXTS_SLOT
+from embedding_adaptation.texts.answers import is_preamble, is_refusal, tidy_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,27 +81,15 @@ def usable_names(answers: Sequence[tuple[str, bool]], texts: Sequence[Sequence[s
         texts: What it was shown.
         options: What a name may be.
     """
-    import pandas as pd
-
-    from embedding_adaptation.pipelines.data_augmentation.scoring import score
-
-    lines = [next((line.strip() for line in answer.splitlines() if line.strip()), "") for answer, _ in answers]
-    candidates = pd.DataFrame(
-        {
-            "key": [str(number) for number in range(len(lines))],
-            "source_text": [" ".join(shown) for shown in texts],
-            "generated_text": lines,
-            "generator": "rewrite",
-            "finished": True,
-        }
-    )
-    judged = score(candidates, None, None)
     shown_names = {example.name.lower() for example in options.examples}
     names = []
-    for answer, refusal, preamble, (_, finished) in zip(judged["answer"], judged["refusal"], judged["preamble"], answers, strict=True):
+    for (written, finished), shown in zip(answers, texts, strict=True):
+        answer = tidy_answer(next((line.strip() for line in written.splitlines() if line.strip()), ""))
+        source = " ".join(shown)
         name = " ".join(answer.split()).strip(" .,:;!-*#")
         few = 0 < len(name) <= _MOST_CHARACTERS and len(name.split()) <= options.max_words and any(map(str.isalpha, name))
-        names.append(name if finished and few and not refusal and not preamble and name.lower() not in shown_names else "")
+        is_name = few and not is_refusal(source, answer) and not is_preamble(source, answer) and name.lower() not in shown_names
+        names.append(name if finished and is_name else "")
     return names
 
 
@@ -118,13 +109,10 @@ def _question(texts: Sequence[str], options: NamingOptions) -> str:
 def _answers(
     texts: Sequence[Sequence[str]], weights: DecoderWeights, options: NamingOptions, embedder_options: EmbedderOptions
 ) -> list[str]:
-    from embedding_adaptation.pipelines.data_augmentation.generators.decoding import AnswerSampler, Prompt, Sampling
-    from embedding_adaptation.pipelines.data_augmentation.generators.rewrite import end_ids, has_chat_template, load_generator
-
-    if not has_chat_template(weights):
+    if not has_chat_template(weights.base):
         logger.warning("base_model %r has no chat template: clusters are named by their distinctive words", weights.card.source)
         return [""] * len(texts)
-    model, tokenizer = load_generator(weights, embedder_options)
+    model, tokenizer = load_chat_model(weights, device=embedder_options.device, dtype=embedder_options.dtype)
     sampling = Sampling(temperature=0.0, top_p=1.0, max_new_tokens=_TOKENS_A_WORD * options.max_words)
     room = int(model.config.get_text_config().max_position_embeddings) - sampling.max_new_tokens
     prompts, asked = [], []

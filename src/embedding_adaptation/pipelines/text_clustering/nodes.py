@@ -18,8 +18,8 @@ from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.text_clustering.corpus import Census, check_number, count_texts, texts_at
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
-from embedding_adaptation.text_stream import TableStream, TextStream
-from embedding_adaptation.vector_store import VectorStore
+from embedding_adaptation.texts.stream import TableStream, TextStream
+from embedding_adaptation.vectors.store import VectorStore
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -9,14 +9,14 @@ import numpy as np
 import pandas as pd
 
 from embedding_adaptation.datasets.clusters import NOISE
-from embedding_adaptation.function_words import FUNCTION_WORDS
 from embedding_adaptation.pipelines.text_clustering.corpus import texts_at
 from embedding_adaptation.pipelines.text_clustering.words import WordCounts
+from embedding_adaptation.texts.function_words import FUNCTION_WORDS
 
 if TYPE_CHECKING:
     from embedding_adaptation.datasets.clusters import Clusters
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
-    from embedding_adaptation.text_stream import TextStream
+    from embedding_adaptation.texts.stream import TextStream
 
 # So many texts are looked at for one that is shown: equal ones are shown once.
 _SPARE = 4

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from embedding_adaptation.pipelines.text_clustering.kmeans import labels_from_ward, unit
+from embedding_adaptation.vectors.kmeans import labels_from_ward, unit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence

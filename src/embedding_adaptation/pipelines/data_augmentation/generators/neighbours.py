@@ -15,6 +15,7 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
     digest_fraction,
     text_key,
 )
+from embedding_adaptation.vectors.neighbours import mutual_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -22,11 +23,6 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.data_augmentation.options import NeighboursOptions
 
 logger = logging.getLogger(__name__)
-
-# Similarities computed at once: 64 MB.
-_SCORES_AT_ONCE = 1 << 24
-# Neighbours looked at beyond those wanted, in case some are near-duplicates.
-_SPARE = 5
 
 
 def generate(requests: Iterable[Request], options: NeighboursOptions, context: Context) -> Iterator[Candidate]:
@@ -55,7 +51,14 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
         )
         raise GenerationError(msg)
     vectors = ensemble_vectors([row.source_text for row in rows], options, context)
-    pairs = mutual_neighbours(vectors, [row.source_text for row in rows], options)
+    pairs = mutual_neighbours(
+        vectors,
+        [row.source_text for row in rows],
+        neighbours=options.neighbours,
+        min_similarity=options.min_similarity,
+        near_duplicate=options.near_duplicate,
+        max_pairs_per_text=options.max_pairs_per_text,
+    )
     logger.info("neighbours: %d pairs of %d texts", len(pairs), len(rows))
     for one, other, similarity in pairs:
         first, second = rows[one], rows[other]
@@ -80,51 +83,3 @@ def ensemble_vectors(texts: Sequence[str], options: NeighboursOptions, context: 
             part = part - part.mean(axis=0)
         parts.append(part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12))
     return np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
-
-
-def mutual_neighbours(vectors: np.ndarray, texts: Sequence[str], options: NeighboursOptions) -> list[tuple[int, int, float]]:
-    """Pairs of rows that are among each other's nearest, the most similar first.
-
-    Args:
-        vectors: ``[N, D]`` of unit length.
-        texts: Their texts, to keep near-duplicates apart: a near-duplicate takes no place among the nearest.
-        options: Bounds and caps.
-
-    Returns:
-        Row, other row (the smaller first) and similarity. No text stands in more than ``max_pairs_per_text`` pairs; where there are
-        more, the most similar stay.
-    """
-    from rapidfuzz.distance import Indel
-
-    count = len(vectors)
-    looked_at = min(options.neighbours + _SPARE, count - 1)
-    cleaned = [" ".join(text.casefold().split()) for text in texts]
-    nearest: list[dict[int, float]] = []
-    step = max(1, _SCORES_AT_ONCE // count)
-    for start in range(0, count, step):
-        scores = vectors[start : start + step] @ vectors.T  # [n, N]
-        rows = np.arange(len(scores))
-        scores[rows, start + rows] = -np.inf
-        places = np.argpartition(-scores, looked_at - 1, axis=1)[:, :looked_at]
-        values = np.take_along_axis(scores, places, axis=1)
-        # The number breaks ties, so that pairs do not depend on the order in which a partition leaves equals.
-        order = np.lexsort((places, -values), axis=1)
-        for row in rows.tolist():
-            found: dict[int, float] = {}
-            for column in order[row].tolist():
-                other, similarity = int(places[row, column]), float(values[row, column])
-                if len(found) == options.neighbours or similarity < options.min_similarity:
-                    break
-                if Indel.normalized_similarity(cleaned[start + row], cleaned[other]) <= options.near_duplicate:
-                    found[other] = similarity
-            nearest.append(found)
-    pairs = [(one, other, s) for one, found in enumerate(nearest) for other, s in found.items() if one < other and one in nearest[other]]
-    pairs.sort(key=lambda pair: (-pair[2], pair[0], pair[1]))
-    used = np.zeros(count, np.int64)
-    kept = []
-    for one, other, similarity in pairs:
-        if max(used[one], used[other]) < options.max_pairs_per_text:
-            used[one] += 1
-            used[other] += 1
-            kept.append((one, other, similarity))
-    return kept

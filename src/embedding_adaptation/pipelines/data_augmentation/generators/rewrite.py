@@ -5,18 +5,17 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING
 
-from embedding_adaptation.embedder.device import choose_device, choose_dtype
+from embedding_adaptation.embedder.chat import end_ids, has_chat_template, has_vocabulary_head, load_chat_model
+from embedding_adaptation.embedder.sampling import AnswerSampler, Prompt, Sampling
 from embedding_adaptation.embedder.template import SLOT
-from embedding_adaptation.pipelines.data_augmentation.generators.decoding import AnswerSampler, Prompt, Sampling
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from embedding_adaptation.embedder.weights import DecoderWeights
-    from embedding_adaptation.options import EmbedderOptions
     from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
 
 # Requests looked at together: sorted by length, those of one style share the beginning of their prompts.
@@ -52,7 +51,9 @@ def generate(requests: Iterable[Request], options: RewriteOptions, context: Cont
     first = list(itertools.islice(stream, _WINDOW))
     if not first:
         return
-    model, tokenizer = load_generator(context.base_model, context.embedder_options)
+    if not has_chat_template(context.base_model.base):
+        raise GenerationError(_no_chat_template(context.base_model.card.source))
+    model, tokenizer = load_chat_model(context.base_model, device=context.embedder_options.device, dtype=context.embedder_options.dtype)
     sampler = AnswerSampler(
         model,
         end_ids(model, tokenizer),
@@ -72,32 +73,14 @@ def check(options: RewriteOptions, model: DecoderWeights) -> None:
     Raises:
         GenerationError: If it has no chat template or no vocabulary head, and no server is asked instead.
     """
-    if options.server is None and not has_chat_template(model):
+    if options.server is None and not has_chat_template(model.base):
         raise GenerationError(_no_chat_template(model.card.source))
-    if options.server is None and not has_vocabulary_head(model):
+    if options.server is None and not has_vocabulary_head(model.base):
         msg = (
             f"the base model {model.card.source!r} has no vocabulary head, so it cannot write; leave 'rewrite' out of "
             "data_augmentation.generators, ask a server (rewrite.server), or give a checkpoint with lm_head.weight"
         )
         raise GenerationError(msg)
-
-
-def has_chat_template(model: DecoderWeights) -> bool:
-    """Whether a model's tokenizer folder holds a chat template."""
-    import json
-
-    if (model.base / "chat_template.jinja").exists():
-        return True
-    config = model.base / "tokenizer_config.json"
-    return config.exists() and bool(json.loads(config.read_text(encoding="utf-8")).get("chat_template"))
-
-
-def has_vocabulary_head(model: DecoderWeights) -> bool:
-    """Whether a converted model was saved with what turns hidden states into tokens."""
-    import json
-
-    named = json.loads((model.base / "config.json").read_text(encoding="utf-8")).get("architectures") or ["ForCausalLM"]
-    return "LMHead" in str(named[0]) or not str(named[0]).endswith("Model")
 
 
 def conversation(request: Request, options: RewriteOptions) -> list[dict[str, str]]:
@@ -108,31 +91,6 @@ def conversation(request: Request, options: RewriteOptions) -> list[dict[str, st
         turns.append({"role": "user", "content": style.instruction.replace(SLOT, example.text)})
         turns.append({"role": "assistant", "content": example.rewrite})
     return [*turns, {"role": "user", "content": style.instruction.replace(SLOT, request.source_text)}]
-
-
-def load_generator(weights: DecoderWeights, options: EmbedderOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model with its vocabulary head, and its tokenizer.
-
-    Raises:
-        GenerationError: If the tokenizer has no chat template.
-    """
-    from transformers import AutoTokenizer
-
-    from embedding_adaptation.embedder.loading import load_causal
-
-    tokenizer = AutoTokenizer.from_pretrained(weights.base)
-    if tokenizer.chat_template is None:
-        raise GenerationError(_no_chat_template(weights.card.source))
-    device = choose_device(options.device)
-    model = load_causal(weights.base, dtype=choose_dtype(options.dtype, device))
-    return model.to(device).eval(), tokenizer
-
-
-def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Tokens that end an answer."""
-    ids = model.generation_config.eos_token_id
-    listed = ids if isinstance(ids, list) else [ids]
-    return frozenset(i for i in [*listed, tokenizer.eos_token_id] if i is not None)
 
 
 def _answer(

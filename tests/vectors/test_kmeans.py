@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from embedding_adaptation.pipelines.text_clustering import kmeans
 from embedding_adaptation.pipelines.text_clustering.options import KMeansOptions
-from embedding_adaptation.vector_store import VectorStore
+from embedding_adaptation.vectors import kmeans
+from embedding_adaptation.vectors.store import VectorStore
 
 
 @pytest.mark.parametrize("options", [KMeansOptions(), KMeansOptions(full_up_to=1, batch_size=64)], ids=["full", "mini_batches"])

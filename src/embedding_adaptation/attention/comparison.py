@@ -7,9 +7,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from embedding_adaptation.pipelines.attention_analysis.shares import DERIVED, KEYS
-from embedding_adaptation.pipelines.attention_analysis.statistics import paired_bootstrap
+from embedding_adaptation.attention.shares import DERIVED, KEYS
+from embedding_adaptation.attention.statistics import paired_bootstrap
 
+# What figures and reports call each measure.
+TITLES = {
+    "sink": "first token (sink)",
+    "prefix": "template before the text",
+    "text": "the text",
+    "suffix": "template behind the text",
+    "self": "the last token itself",
+    "content": "content words",
+    "function": "function words",
+    "number": "numbers",
+    "punctuation": "punctuation",
+    "entropy": "entropy of the row",
+    "text_without_sink": "the text, sink left out",
+}
 ALL = "all"
 _HEAD_MEASURES = ("text", "content", "sink")
 

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from embedding_adaptation.pipelines.attention_analysis.comparison import (
+from embedding_adaptation.attention.comparison import (
     PairingError,
     compare_heads,
     compare_layers,
@@ -12,7 +12,7 @@ from embedding_adaptation.pipelines.attention_analysis.comparison import (
     layer_values,
     paired_words,
 )
-from embedding_adaptation.pipelines.attention_analysis.shares import Spans, measure_rows, measure_words
+from embedding_adaptation.attention.shares import Spans, measure_rows, measure_words
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from embedding_adaptation.function_words import FUNCTION_WORDS
+from embedding_adaptation.texts.function_words import FUNCTION_WORDS
 
 if TYPE_CHECKING:
     from embedding_adaptation.embedder.attention import AttentionRows, TextAttention

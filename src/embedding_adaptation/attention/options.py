@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from embedding_adaptation.function_words import FUNCTION_WORDS
+from embedding_adaptation.attention.shares import DERIVED, KEYS, Spans
 from embedding_adaptation.options import Layers, Names, Options
-from embedding_adaptation.pipelines.attention_analysis.shares import DERIVED, KEYS, Spans
+from embedding_adaptation.texts.function_words import FUNCTION_WORDS
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class SpanOptions(Options):
@@ -63,6 +66,10 @@ class AttentionOptions(Options):
             patterns=self.spans.patterns,
             top_k=self.top_k,
         )
+
+    def draw(self, texts: pd.DataFrame) -> pd.DataFrame:
+        """The texts to look at: a random draw of at most ``max_texts`` rows."""
+        return texts.sample(min(self.max_texts, len(texts)), random_state=self.seed)
 
     @model_validator(mode="after")
     def _check_examples(self) -> Self:

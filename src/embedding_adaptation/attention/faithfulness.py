@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.attention.comparison import ALL, PairingError
+from embedding_adaptation.attention.shares import Spans
+from embedding_adaptation.attention.statistics import paired_bootstrap, rank_correlation
+from embedding_adaptation.attention.words import prompt_words, split_words
 from embedding_adaptation.embedder.strategy import Strategy
-from embedding_adaptation.function_words import FUNCTION_WORDS
-from embedding_adaptation.pipelines.attention_analysis.comparison import ALL, PairingError
-from embedding_adaptation.pipelines.attention_analysis.shares import Spans
-from embedding_adaptation.pipelines.attention_analysis.statistics import paired_bootstrap, rank_correlation
-from embedding_adaptation.pipelines.attention_analysis.words import prompt_words, split_words
+from embedding_adaptation.texts.function_words import FUNCTION_WORDS
 
 if TYPE_CHECKING:
     from embedding_adaptation.embedder.attention import AttentionRows

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from embedding_adaptation.attention.shares import PARTS, Spans, measure_rows, measure_words, row_measures
+from embedding_adaptation.attention.words import WORD_KINDS
 from embedding_adaptation.embedder.attention import TextAttention, record_attention
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.pipelines.attention_analysis.shares import PARTS, Spans, measure_rows, measure_words, row_measures
-from embedding_adaptation.pipelines.attention_analysis.words import WORD_KINDS
 
 #         sink  pre   The   bus   12    ?     suf   self
 WEIGHTS = [0.30, 0.05, 0.05, 0.20, 0.10, 0.04, 0.06, 0.20]
@@ -50,7 +50,7 @@ def test_a_single_token_is_the_sink():
 
 
 def test_shares_add_up_for_every_text_layer_and_head_and_examples_are_left_out(recorded, monkeypatch):
-    import embedding_adaptation.pipelines.attention_analysis.shares as module
+    import embedding_adaptation.attention.shares as module
 
     monkeypatch.setattr(module, "_PIECE", 2)
     pieces = list(measure_rows(recorded["base"], Spans()))

@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from embedding_adaptation.embedder.embedder import Embedder
-from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.pipelines.attention_analysis.over_training import (
+from embedding_adaptation.attention.over_training import (
     CheckpointError,
     attention_over_training,
     checkpoint_folders,
     relate_to_quality,
 )
+from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.template import PromptTemplate
 
 ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
 TEXTS = ["the bus is late", "a house on the street", "who will come"]

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from embedding_adaptation.pipelines.strategy_selection import criteria
-from embedding_adaptation.pipelines.strategy_selection.criteria import CRITERIA, combined_rank, criteria_table
+from embedding_adaptation.vectors import criteria
+from embedding_adaptation.vectors.criteria import CRITERIA, combined_rank, criteria_table
 
 RANDOM = np.random.default_rng(0)
 NOISE = RANDOM.normal(size=(300, 16)).astype(np.float32)

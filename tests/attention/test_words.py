@@ -3,9 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embedding_adaptation.embedder.attention import record_attention
-from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.pipelines.attention_analysis.words import (
+from embedding_adaptation.attention.words import (
     FUNCTION_WORDS,
     Word,
     overlap,
@@ -14,6 +12,8 @@ from embedding_adaptation.pipelines.attention_analysis.words import (
     split_words,
     word_kind,
 )
+from embedding_adaptation.embedder.attention import record_attention
+from embedding_adaptation.embedder.template import PromptTemplate
 
 
 @pytest.mark.parametrize(

@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from embedding_adaptation.function_words import FUNCTION_WORDS
-from embedding_adaptation.pipelines.attention_analysis.words import (
+from embedding_adaptation.attention.words import (
     WORD_KINDS,
     overlap,
     prompt_words,
     spans_of_parts,
     split_words,
 )
+from embedding_adaptation.texts.function_words import FUNCTION_WORDS
 
 if TYPE_CHECKING:
     from embedding_adaptation.embedder.attention import AttentionRows, TextAttention

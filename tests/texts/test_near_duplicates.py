@@ -6,8 +6,8 @@ import random
 import numpy as np
 import pytest
 
-from embedding_adaptation.pipelines.data_augmentation import near_duplicates
-from embedding_adaptation.pipelines.data_augmentation.near_duplicates import NearDuplicates, bands, minhash, shingle_hashes
+from embedding_adaptation.texts import near_duplicates
+from embedding_adaptation.texts.near_duplicates import NearDuplicates, bands, minhash, shingle_hashes
 
 THRESHOLD = 0.8
 

@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from embedding_adaptation.atomic import scratch_prefix
+from embedding_adaptation.attention.comparison import ALL, layer_values
+from embedding_adaptation.attention.shares import Spans, measure_rows
+from embedding_adaptation.attention.statistics import bootstrapped_rank_correlation, paired_bootstrap
 from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
-from embedding_adaptation.pipelines.attention_analysis.comparison import ALL, layer_values
-from embedding_adaptation.pipelines.attention_analysis.shares import Spans, measure_rows
-from embedding_adaptation.pipelines.attention_analysis.statistics import bootstrapped_rank_correlation, paired_bootstrap
 
 if TYPE_CHECKING:
     from embedding_adaptation.embedder.embedder import Embedder

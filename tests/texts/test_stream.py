@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from embedding_adaptation.text_stream import TableStream, TextStream
+from embedding_adaptation.texts.stream import TableStream, TextStream
 
 TABLE = pd.DataFrame({"id": [str(n) for n in range(50)], "text": [f"text {n % 40}" for n in range(50)]})
 

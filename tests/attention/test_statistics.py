@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embedding_adaptation.pipelines.attention_analysis.statistics import (
+from embedding_adaptation.attention.statistics import (
     bootstrapped_rank_correlation,
     paired_bootstrap,
     rank_correlation,

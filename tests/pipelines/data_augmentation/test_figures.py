@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from embedding_adaptation.figures import augmentation_overview
+from embedding_adaptation.pipelines.data_augmentation.figures import augmentation_overview
 from embedding_adaptation.pipelines.data_augmentation.filters import REASONS
 
 

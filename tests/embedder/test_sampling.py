@@ -16,8 +16,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from embedding_adaptation.pipelines.data_augmentation.generators import decoding as module
-from embedding_adaptation.pipelines.data_augmentation.generators.decoding import (
+from embedding_adaptation.embedder.sampling import (
     AnswerSampler,
     Prompt,
     Sampling,
@@ -26,6 +25,7 @@ from embedding_adaptation.pipelines.data_augmentation.generators.decoding import
     plain_answers,
     slots_are_exact,
 )
+from embedding_adaptation.pipelines.data_augmentation.generators import decoding as module
 
 ENDS = frozenset(range(30))
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 300}

@@ -4,11 +4,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from embedding_adaptation.attention.comparison import PairingError
+from embedding_adaptation.attention.faithfulness import compare_faithfulness, occlude_words, word_ranks
+from embedding_adaptation.attention.shares import Spans, measure_words
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.pipelines.attention_analysis.comparison import PairingError
-from embedding_adaptation.pipelines.attention_analysis.faithfulness import compare_faithfulness, occlude_words, word_ranks
-from embedding_adaptation.pipelines.attention_analysis.shares import Spans, measure_words
 
 ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
 

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from embedding_adaptation.pipelines.text_clustering.options import KMeansOptions
-    from embedding_adaptation.vector_store import VectorStore
+    from embedding_adaptation.vectors.store import VectorStore
 
 # Numbers in a block of vectors, or of their similarities to all centres: 64 MB.
 _BLOCK_NUMBERS = 1 << 24

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from embedding_adaptation.vector_store import VectorError, VectorStore, mapped_array
+from embedding_adaptation.vectors.store import VectorError, VectorStore, mapped_array
 
 
 def unit(matrix):
@@ -34,7 +34,7 @@ def test_blocks_over_several_files_are_the_unit_vectors_in_their_order(matrix, t
 
 @pytest.mark.parametrize("window", [7, 1000])
 def test_rows_come_in_the_order_asked_for_whatever_the_window(matrix, tmp_path, monkeypatch, window):
-    monkeypatch.setattr("embedding_adaptation.vector_store._WINDOW", window)
+    monkeypatch.setattr("embedding_adaptation.vectors.store._WINDOW", window)
     np.save(tmp_path / "a.npy", matrix)
     rows = np.array([99, 0, 40, 41, 41, 3])
     for store in (

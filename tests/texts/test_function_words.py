@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedding_adaptation.function_words import FUNCTION_WORDS
+from embedding_adaptation.texts.function_words import FUNCTION_WORDS
 
 
 def test_words_are_written_as_they_are_compared():
