@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
@@ -80,6 +80,14 @@ class GeneratorOptions(Options):
 
     weight: float = Field(1.0, ge=0.0, description="Candidates for each text: 0.5 takes every other text, 2 makes two of each, 0 none.")
 
+    # How many are made, how fast and how often it is tried: fields that change no candidate.
+    speed: ClassVar[frozenset[str]] = frozenset({"weight"})
+
+    @property
+    def style_names(self) -> tuple[str, ...]:
+        """The styles that a text's candidates go round; one without a name where there are none."""
+        return ("",)
+
 
 class ServerOptions(Options):
     """A server that speaks OpenAI's chat protocol (vLLM, Ollama, TGI, transformers serve); its key comes from Kedro's credentials."""
@@ -106,6 +114,15 @@ class RewriteOptions(GeneratorOptions):
     batch_size: int | None = Field(None, ge=1, description="Texts generated at once; null fills memory_mb.")
     server: ServerOptions | None = Field(None, description="A chat server that rewrites instead of the base model.")
 
+    speed: ClassVar[frozenset[str]] = frozenset(
+        {"weight", "memory_mb", "batch_size", "server.concurrency", "server.timeout", "server.retries"}
+    )
+
+    @property
+    def style_names(self) -> tuple[str, ...]:
+        """The styles that a text's rewrites go round."""
+        return tuple(self.styles)
+
     @model_validator(mode="before")
     @classmethod
     def _keep_used(cls, values: Any) -> Any:
@@ -130,6 +147,8 @@ class BackTranslationOptions(GeneratorOptions):
     beams: int = Field(1, ge=1, description="Beams of the search.")
     max_new_tokens: int = Field(128, ge=1, description="Longest translation in tokens.")
     batch_tokens: int = Field(2048, ge=16, description="Tokens translated at once.")
+
+    speed: ClassVar[frozenset[str]] = frozenset({"weight", "batch_tokens"})
 
 
 class SpanPairsOptions(GeneratorOptions):
