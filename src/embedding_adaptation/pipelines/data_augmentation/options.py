@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from embedding_adaptation.embedder.pooling import PoolingName
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.options import Layers, Names, Options, StrategyOptions
+from embedding_adaptation.options import EmbedderOptions, Layers, Names, Options, StrategyOptions
 
 GeneratorName = Literal["rewrite", "back_translation", "span_pairs", "neighbours", "noise", "identity", "given"]
 _WRITTEN: tuple[GeneratorName, ...] = ("rewrite", "back_translation")
@@ -334,3 +334,20 @@ class AugmentationOptions(Options):
     filters: FiltersOptions = Field(FiltersOptions(), description="When a candidate is rejected.")
     shard_size: int = Field(256, ge=1, description="Candidates written at once: what a crash can cost at most.")
     seed: int = Field(ge=0, description="Every random choice follows from it.")
+
+    def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  the signature of all options
+        """Check that templates and strategies exist; see :meth:`Options.check`."""
+        neighbours, drift = self.generators.neighbours, self.filters.drift
+        if neighbours:
+            try:
+                embedder.check_strategies(neighbours.strategies)
+            except ValueError as error:
+                msg = f"data_augmentation.generators.neighbours: {error}"
+                raise ValueError(msg) from error
+        usable = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base" and not strategy.after.title]
+        if drift and drift.strategy not in usable:
+            msg = (
+                f"data_augmentation.filters.drift.strategy names the strategy {drift.strategy!r}; it takes those of the base weights "
+                f"without after-processing: {', '.join(usable)}"
+            )
+            raise ValueError(msg)
