@@ -12,6 +12,7 @@ from embedding_adaptation.comparison_table import comparison_table
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.parameters import OPTION_TYPES, read_options
 from embedding_adaptation.paths import set_project_root
+from embedding_adaptation.pipeline_registry import DEFAULT
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -95,7 +96,7 @@ def _way_out(name: str) -> str:
     makers = [
         pipeline_name
         for pipeline_name, pipeline in pipelines.items()
-        if pipeline_name not in {"__default__", "end_to_end"} and name in Pipeline(pipeline.nodes).all_outputs()
+        if pipeline_name not in {"__default__", DEFAULT} and name in Pipeline(pipeline.nodes).all_outputs()
     ]
     if makers:
         return f"run 'kedro run --pipelines={makers[0]}' first"

@@ -133,7 +133,7 @@ class TextClusteringOptions(Options):
         return self.strategies.base if weights == "base" else self.strategies.adapted
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:
-        """Check that strategies exist and have the weights they stand for, and that there is the adapter asked for; see :meth:`Options.check`."""
+        """Check that strategies exist and have the weights they stand for, and the adapter asked for exists; see :meth:`Options.check`."""
         every = embedder.every_strategy
         weights: Literal["base", "adapted"]
         for weights in ("base", "adapted"):
