@@ -66,7 +66,7 @@ class Embedder:
         corpus: The corpus that the weights were adapted to; ``None`` for base weights, and where it is not known.
 
     Example:
-        >>> from embedding_adaptation.embedder.embedder import Embedder
+        >>> from embedding_adaptation import Embedder
         >>> embedder = Embedder.load("models/my-llama")  # doctest: +SKIP
         >>> embedder.encode(["a text", "another"]).shape  # doctest: +SKIP
         (2, 576)
