@@ -8,7 +8,7 @@ from kedro.config import OmegaConfigLoader
 from pydantic import BaseModel, Field
 
 from embedding_adaptation.options import Options
-from embedding_adaptation.parameters import OPTION_TYPES, option_type
+from embedding_adaptation.parameters import OPTION_TYPES, read_options
 from embedding_adaptation.settings import CONFIG_LOADER_ARGS
 
 # Options that have one value in conf/base and another by default, each with the reason.
@@ -58,7 +58,7 @@ def in_base(project) -> dict[str, tuple[Any, Any]]:
     assert set(parameters) == set(OPTION_TYPES)
     found: dict[str, tuple[Any, Any]] = {}
     for group, given in parameters.items():
-        found |= differences(group, option_type(group).model_validate(given))
+        found |= differences(group, read_options(group, given))
     return found
 
 

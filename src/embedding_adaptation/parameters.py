@@ -24,6 +24,8 @@ from embedding_adaptation.errors import alike, suggestion
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from embedding_adaptation.options import Options
+
 # The type of each group of options, by name: looked up only where a name in the group is given.
 OPTION_TYPES = {
     "embedder": "embedding_adaptation.options:EmbedderOptions",
@@ -232,14 +234,23 @@ def _accepts(kind: TypeAdapter[Any], value: Any) -> bool:
 def _option_type(name: str) -> Any:
     """The type of an option in a group, by its name with dots; ``None`` if there is no such option."""
     group, *names = name.split(".")
-    kinds = [option_type(group)] if group in OPTION_TYPES else []
+    kinds = [_group_type(group)] if group in OPTION_TYPES else []
     for part in names:
         kinds = _below(kinds, part)
     return Union[tuple(kinds)] if kinds else None  # noqa: UP007  the types are known only here
 
 
-def option_type(group: str) -> type[BaseModel]:
-    """The type of a group of options."""
+def read_options(group: str, values: Any) -> Options:
+    """Values of one of the :data:`OPTION_TYPES`, given as a mapping or as options, as its options.
+
+    Raises:
+        pydantic.ValidationError: If a value cannot be used.
+    """
+    options: Options = TypeAdapter(_group_type(group)).validate_python(values)
+    return options
+
+
+def _group_type(group: str) -> Any:
     module, _, name = OPTION_TYPES[group].partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -285,7 +296,7 @@ def _field_type(field: FieldInfo) -> Any:
 
 def _unknown_options(group: str, given: Any) -> Iterator[str]:
     """What is wrong with the names of a group's options that were given."""
-    kinds = [option_type(group)]
+    kinds = [_group_type(group)]
     if isinstance(given, Mapping):
         yield from _wrong_below(group, kinds, given)
     else:
@@ -314,7 +325,7 @@ def _near(name: str, names: Iterable[str]) -> list[str]:
 
 def _in_groups(name: str, names: list[str]) -> list[str]:
     """Options of this name in the groups among the names."""
-    return [f"{group}.{name}" for group in OPTION_TYPES if group in names and name in _names([option_type(group)])][:_SHOWN]
+    return [f"{group}.{name}" for group in OPTION_TYPES if group in names and name in _names([_group_type(group)])][:_SHOWN]
 
 
 def _hint(near: list[str], every: list[str]) -> str:
