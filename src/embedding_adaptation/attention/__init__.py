@@ -1,0 +1,1 @@
+"""What is said of attention once it is recorded: shares of words and spans, comparisons, statistics."""

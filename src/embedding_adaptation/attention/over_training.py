@@ -16,6 +16,7 @@ from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.attention.comparison import ALL, layer_values
 from embedding_adaptation.attention.shares import Spans, measure_rows
 from embedding_adaptation.attention.statistics import bootstrapped_rank_correlation, paired_bootstrap
+from embedding_adaptation.embedder.attention import record_attention
 from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -85,8 +86,6 @@ def attention_over_training(
     Raises:
         CheckpointError: If a checkpoint is not there, or there is none beside step 0.
     """
-    from embedding_adaptation.embedder.attention import record_attention
-
     wanted = {int(step): Path(path) for step, path in sorted(checkpoints.items()) if int(step) != 0}
     if not wanted:
         msg = "there is no checkpoint beside step 0, which is the base model; give at least one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.stats import rankdata
 
 
 def paired_bootstrap(
@@ -43,8 +44,6 @@ def paired_bootstrap(
 
 def rank_correlation(left: np.ndarray, right: np.ndarray) -> float:
     """Spearman's rank correlation over the pairs that have both values; NaN for fewer than three pairs or a constant side."""
-    from scipy.stats import rankdata
-
     both = ~(np.isnan(left) | np.isnan(right))
     if both.sum() < 3:  # noqa: PLR2004  two points always lie on a line
         return float("nan")

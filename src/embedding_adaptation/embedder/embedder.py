@@ -13,18 +13,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from tqdm.auto import tqdm
 
+from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.checksums import is_intact
+from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.batching import token_budget_batches
+from embedding_adaptation.embedder.checkpoint import BaseModelError
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, RowGroup, UnsupportedDecoderError, Wanted
 from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_dtype
+from embedding_adaptation.embedder.loading import load_backbone
 from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
 from embedding_adaptation.embedder.positions import position_limit
 from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
+from embedding_adaptation.embedder.storage import load_adapter, resolve_source, save_embedder, strategy_to_dict
 from embedding_adaptation.embedder.strategy import Strategy, StrategyError
 from embedding_adaptation.embedder.template import Frame, PromptTemplate, encode_texts, fallback_id
 
 if TYPE_CHECKING:
-    import torch
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -123,10 +132,6 @@ class Embedder:
                 sentence-transformers does not say its strategy and none is given; the message says what to do.
             StrategyError: If the strategy asks for a layer that the model does not have.
         """
-        from embedding_adaptation.embedder.checkpoint import BaseModelError
-        from embedding_adaptation.embedder.loading import load_backbone
-        from embedding_adaptation.embedder.storage import load_adapter, resolve_source
-
         place = resolve_source(source, base=base, has_strategy=strategy is not None)
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
@@ -171,13 +176,11 @@ class Embedder:
         Raises:
             FileExistsError: If there is something at that path.
         """
-        from embedding_adaptation.embedder.storage import save_embedder
-
         save_embedder(self, Path(folder))
 
     def decoder(self, template: PromptTemplate) -> PromptedDecoder:
         """The decoder behind one template, sharing this embedder's weights."""
-        from embedding_adaptation.embedder.modules import PromptedDecoder
+        from embedding_adaptation.embedder.modules import PromptedDecoder  # sentence-transformers takes seconds to import
 
         return PromptedDecoder(self.backbone, self.tokenizer, template, self.max_length)
 
@@ -187,7 +190,7 @@ class Embedder:
         Raises:
             StrategyError: If the strategy needs more than the last layer's token vectors under one template.
         """
-        from sentence_transformers import SentenceTransformer
+        from sentence_transformers import SentenceTransformer  # takes seconds to import, and encoding does without
         from sentence_transformers.base.modules import Normalize
 
         from embedding_adaptation.embedder.modules import TokenPooling
@@ -313,12 +316,6 @@ class Embedder:
         Raises:
             TypeError: If a text is no string.
         """
-        from safetensors import safe_open
-        from safetensors.numpy import save_file
-
-        from embedding_adaptation.atomic import replacing_file
-        from embedding_adaptation.checksums import is_intact
-
         strategy = strategy or self.strategy
         self.check([strategy])
         settings = self._fingerprint(strategy)
@@ -354,8 +351,6 @@ class Embedder:
         Returns:
             The strategy with fitted after-processing.
         """
-        from embedding_adaptation.embedder.after_processing import AfterProcessing
-
         plain = replace(strategy, after=None)
         return replace(strategy, after=AfterProcessing.fit(self.encode(texts, plain, progress=progress), steps))
 
@@ -376,8 +371,6 @@ class Embedder:
     def _encode_packed(
         self, texts: Sequence[str], strategies: Sequence[Strategy], vectors: dict[str, np.ndarray], *, progress: bool
     ) -> None:
-        from tqdm.auto import tqdm
-
         decoder = PackedDecoder(self.backbone)
         readings = self._readings(strategies)
         with (
@@ -449,15 +442,11 @@ class Embedder:
 
     def _fingerprint(self, strategy: Strategy) -> bytes:
         """A digest of everything that decides a text's vector."""
-        from embedding_adaptation.embedder.storage import strategy_to_dict
-
         digest = hashlib.blake2b(json.dumps([strategy_to_dict(strategy), self.max_length], sort_keys=True).encode())
         if strategy.after is not None:
             for array in (strategy.after.mean, strategy.after.matrix):
                 digest.update(b"" if array is None else array.tobytes())
         for name, tensor in self.backbone.state_dict().items():
-            import torch
-
             digest.update(name.encode() + str(tensor.dtype).encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.digest()
@@ -490,16 +479,12 @@ class _GroupPooler:
 
     def pool(self, part: _Part) -> torch.Tensor:
         """The strategy's vectors, ``[n, D]`` float32; of an ensemble its share in the mean."""
-        import torch
-
         vectors = self._pool(part).float()  # [n, D]
         if part.strategy.normalise:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
         return vectors / len(part.strategy.templates)
 
     def _pool(self, part: _Part) -> torch.Tensor:
-        import torch
-
         layout, pooling = self.group.layout, part.strategy.pooling
         text, last = layout.text[part.frame], layout.last[part.frame]
         if pooling == "value_weighted":
@@ -521,8 +506,6 @@ class _GroupPooler:
 
     def _text_weights(self, part: _Part, text: slice) -> torch.Tensor:
         """The last token's attention to the text's tokens, mean over layers and heads, ``[n, text]``."""
-        import torch
-
         shared = self.group.layout.shared
         columns = slice(shared + text.start, shared + text.stop)
         heads, layers = list(part.strategy.attention_heads), []
@@ -536,8 +519,6 @@ class _GroupPooler:
 
     def _hidden(self, layers: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Token vectors of the rows ``[n, R, D]`` and of what is before them ``[P, D]``, mean over layers."""
-        import torch
-
         if layers not in self._means:
             rows = [self._rows(self.result.hidden[layer]) for layer in layers]
             before = [self.prefix.hidden[layer] for layer in layers if layer in self.prefix.hidden]

@@ -7,6 +7,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+import transformers
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoModel, AutoModelForCausalLM
+from transformers.utils import logging
+
 from embedding_adaptation.embedder.checkpoint import (
     ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
@@ -62,8 +67,6 @@ def read_configuration(folder: Path) -> PreTrainedConfig:
     Raises:
         BaseModelError: If transformers does not.
     """
-    from transformers import AutoConfig
-
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
@@ -81,8 +84,6 @@ def check_contents(folder: Path, tensors: Mapping[str, TensorInfo]) -> Contents:
     Raises:
         BaseModelError: If a tensor is missing, of another shape, or has no place in the model.
     """
-    import torch
-
     config = read_configuration(folder)
     text = text_configuration(config)
     kind = _whole_class(config) if text is not config else _causal_class(config)
@@ -110,8 +111,6 @@ def load_backbone(model: str | Path, **loading: Any) -> PreTrainedModel:
     Raises:
         BaseModelError: If a tensor is missing or of another shape.
     """
-    from transformers import AutoModel
-
     found, gaps = _load(AutoModel, str(model), **loading)
     # The head, which is not asked for here, is unexpected; a layer that the configuration does not count is one too many.
     inside, parts = f"{found.base_model_prefix}.", {name for name, _ in found.named_children()}
@@ -126,8 +125,6 @@ def load_causal(model: str | Path, **loading: Any) -> PreTrainedModel:
     Raises:
         BaseModelError: If a tensor is missing, of another shape, or has no place in the model.
     """
-    from transformers import AutoModelForCausalLM
-
     found, gaps = _load(AutoModelForCausalLM, str(model), **loading)
     gaps.check()
     return found
@@ -167,8 +164,7 @@ def merge_adapter_folder(model: PreTrainedModel, adapter: Path) -> PreTrainedMod
     Raises:
         BaseModelError: If the adapter is of another model.
     """
-    import torch
-    from peft import PeftModel, get_peft_model_state_dict
+    from peft import PeftModel, get_peft_model_state_dict  # takes seconds to import, and a model without adapter does without
 
     check_adapter_files(adapter)
     given = safetensors_header(adapter / ADAPTER_WEIGHTS)
@@ -226,8 +222,6 @@ def _load(kind: Any, name: str | None, **loading: Any) -> tuple[PreTrainedModel,
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Within, transformers does not print its table of missing tensors: the caller refuses them."""
-    from transformers.utils import logging
-
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -237,8 +231,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _causal_class(config: PreTrainedConfig) -> Any:
-    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
-
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         msg = f"transformers has no language model for {config.model_type!r}; give a decoder-only language model"
         raise BaseModelError(msg)
@@ -247,8 +239,6 @@ def _causal_class(config: PreTrainedConfig) -> Any:
 
 def _whole_class(config: PreTrainedConfig) -> Any:
     """The class that a multimodal model was saved from."""
-    import transformers
-
     for name in config.architectures or ():
         kind = getattr(transformers, name, None)
         if kind is not None and getattr(kind, "config_class", None) is type(config):
@@ -266,8 +256,6 @@ def _whole_class(config: PreTrainedConfig) -> Any:
 
 def _untie(model: PreTrainedModel) -> None:
     """Give the vocabulary head weights of its own: an update of the head or of the embedding is not to be added to both."""
-    import torch
-
     head, tokens = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is tokens.weight:
         head.weight = torch.nn.Parameter(tokens.weight.detach().clone())
@@ -290,8 +278,6 @@ def _decoder_name(model: PreTrainedModel) -> str:
 
 
 def _load_text_decoder(folder: Path, contents: Contents) -> PreTrainedModel:
-    import torch
-
     whole, gaps = _load(_whole_class(contents.config), str(folder), dtype="auto", trust_remote_code=False)
     gaps.check()
     decoder, head = whole.get_decoder(), whole.get_output_embeddings()

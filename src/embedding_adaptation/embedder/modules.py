@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from sentence_transformers.base.modules import InputModule, Module
 
 from embedding_adaptation.embedder.pooling import POOLINGS, PoolingName
@@ -82,8 +83,6 @@ class PromptedDecoder(InputModule):
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
         """Run the decoder; adds ``token_embeddings`` ``[B, T, D]``."""
-        import torch
-
         dtype = self.backbone.dtype
         # An adapter's weights are float32; autocast multiplies them in the base's format, which is twice as fast on a CPU.
         with torch.autocast(self.backbone.device.type, dtype=dtype, enabled=dtype != torch.float32):

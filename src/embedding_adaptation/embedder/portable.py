@@ -20,6 +20,10 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors.torch import save_file
+from transformers import AutoConfig
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -112,8 +116,6 @@ def write_config(folder: Path, padding_id: int | None) -> bool:
     Returns:
         Whether transformers 4 reads it as transformers 5 does. If not, it has no older names.
     """
-    from transformers import AutoConfig
-
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     if config.get("pad_token_id") is None:
@@ -198,9 +200,6 @@ def write_modules(folder: Path, pooling: tuple[str, ...], width: int, max_length
 
 def _write_order(folder: Path, order: list[int], width: int) -> None:
     """Put pooled vectors into another order: with keys that are true or false, sentence-transformers has an order of its own."""
-    import torch
-    from safetensors.torch import save_file
-
     folder.mkdir()
     total = len(order) * width
     columns = torch.cat([torch.arange(place * width, (place + 1) * width) for place in order])  # [total]

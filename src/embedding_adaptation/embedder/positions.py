@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -14,8 +16,6 @@ def position_limit(backbone: PreTrainedModel) -> int | None:
     Args:
         backbone: A decoder, or a PEFT model around one.
     """
-    import torch
-
     inner = getattr(backbone, "get_base_model", None)
     decoder = inner() if inner else backbone
     config = decoder.config

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+from transformers.masking_utils import sdpa_mask
+
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder, UnsupportedDecoderError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import torch
     from transformers import PreTrainedConfig
 
 _IMPLEMENTATION = "mask_probe"
@@ -46,8 +48,6 @@ def check_masks(decoder: PackedDecoder, longest: int, *, vocabulary: int) -> Non
     Raises:
         UnsupportedDecoderError: If a layer's own mask is another one, or the model's positions change with the length.
     """
-    import torch
-
     config = decoder.decoder.config
     _check_rope(config, longest)
     limits = limits_within(config, longest)
@@ -86,15 +86,11 @@ def check_masks(decoder: PackedDecoder, longest: int, *, vocabulary: int) -> Non
 
 def _whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
     """The model's own mask, also where it could be left out."""
-    from transformers.masking_utils import sdpa_mask
-
     return sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
 
 
 def _allowed(mask: torch.Tensor) -> torch.Tensor | None:
     """Where a mask lets look, or ``None`` where it adds something in between (a bias of positions)."""
-    import torch
-
     mask = mask.cpu()
     if mask.dtype == torch.bool:
         return mask

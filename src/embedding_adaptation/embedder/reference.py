@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from tqdm.auto import tqdm
 
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder, RowGroup, Wanted, trying_out
 from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
@@ -17,8 +19,6 @@ from embedding_adaptation.embedder.template import Frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.strategy import Strategy
@@ -41,9 +41,6 @@ def encode_one_by_one(
         vectors: For each strategy's name zeros ``[N, D]``, to which its vectors are added; an ensemble's are not yet of unit length.
         progress: Whether to show a bar.
     """
-    import torch
-    from tqdm.auto import tqdm
-
     for strategy in strategies:
         for template in strategy.templates:
             prompts = template.tokenize(texts, embedder.tokenizer, embedder.max_length)
@@ -55,8 +52,6 @@ def encode_one_by_one(
 
 
 def _pool(embedder: Embedder, prompt: TokenizedPrompt, strategy: Strategy) -> torch.Tensor:
-    import torch
-
     count = embedder.layer_count
     inner = getattr(embedder.backbone, "get_base_model", None)
     decoder = inner() if inner else embedder.backbone
@@ -111,8 +106,6 @@ def packing_is_exact(embedder: Embedder) -> bool:
 
 
 def _packing_is_exact(embedder: Embedder) -> bool:
-    import torch
-
     decoder = PackedDecoder(embedder.backbone)
     vocabulary = int(decoder.decoder.get_input_embeddings().weight.shape[0])
     check_masks(decoder, embedder.max_length, vocabulary=vocabulary)

@@ -15,12 +15,15 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import torch
+from transformers import AttentionInterface, GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.masking_utils import AttentionMaskInterface
+
 from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError, plain_attention
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import torch
     from transformers import PreTrainedModel
 
 _IMPLEMENTATION = "answer_slots"
@@ -167,8 +170,6 @@ class AnswerSampler:
 
     def slots(self, tokens: int) -> int:
         """How many texts of so many tokens are generated at once."""
-        import torch
-
         device = self.model.device.type
         if self.batch_size is not None:
             return self.batch_size
@@ -196,8 +197,6 @@ class AnswerSampler:
 
     def _lanes(self, prompts: Sequence[Prompt], groups: Sequence[int]) -> list[_Lane]:
         """A lane a group, each with its share of the slots and its beginning read."""
-        import torch
-
         layers, heads, width = _shape(self.model)
         members: dict[int, list[int]] = {}
         for number, group in enumerate(groups):
@@ -244,8 +243,6 @@ class AnswerSampler:
 
     def _write(self, lanes: list[_Lane]) -> Iterator[tuple[int, list[int], bool]]:
         """Add one token to every answer under way."""
-        import torch
-
         running = _Pass()
         start = 0
         for lane in lanes:
@@ -262,8 +259,6 @@ class AnswerSampler:
 
     def _choose(self, lanes: list[tuple[_Lane, int]], logits: torch.Tensor) -> Iterator[tuple[int, list[int], bool]]:
         """Choose a token for each lane's rows from its first one on; finished ones are given out, their slots filled from behind."""
-        import torch
-
         rows = [row for lane, first in lanes for row in lane.active[first:]]
         draws = torch.tensor([row.draws[len(row.answer)] for row in rows], device=logits.device)  # [B]
         for row, token in zip(rows, choose_tokens(logits, draws, self.sampling).tolist(), strict=True):
@@ -284,8 +279,6 @@ class AnswerSampler:
 
     def _pass(self, running: _Pass, ids: list[int], positions: list[int], kept: list[int]) -> torch.Tensor:
         """Logits of the kept tokens, ``[n, V]`` float32."""
-        import torch
-
         device = self.model.device
         padding = -len(ids) % (_WRITE_STEP if running.lanes else _READ_STEP)
         token = _running.set(running)
@@ -323,8 +316,6 @@ def plain_answers(
     Returns:
         For each prompt the tokens of its answer without the end token, and whether the model came to an end.
     """
-    import torch
-    from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
     class Draw(LogitsProcessor):
         """Leaves only the token that a row's own random number chooses."""
@@ -373,8 +364,6 @@ def choose_tokens(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling)
     Returns:
         Token ids ``[B]``.
     """
-    import torch
-
     if sampling.temperature == 0.0:
         return logits.argmax(dim=1)
     scaled = logits / sampling.temperature  # [B, V]
@@ -395,8 +384,6 @@ def choose_tokens(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling)
 
 def slots_are_exact(model: PreTrainedModel) -> bool:
     """Whether this model's next tokens from slots are its own: tried with a shared beginning, three prompts and two tokens."""
-    import torch
-
     vocabulary = int(model.config.get_text_config().vocab_size)
     prompts = [[token % vocabulary for token in ids] for ids in ([3, 5, 7, 11, 13, 17], [3, 5, 19, 23], [3, 5, 29, 31])]
     sampler = AnswerSampler(model, frozenset(), Sampling(0.0, 1.0, 2))
@@ -445,9 +432,6 @@ def _shape(model: PreTrainedModel) -> tuple[int, int, int]:
 @contextmanager
 def _attending(model: PreTrainedModel) -> Iterator[None]:
     """Within, the model's attention is that of slots."""
-    from transformers import AttentionInterface
-    from transformers.masking_utils import AttentionMaskInterface
-
     AttentionInterface.register(_IMPLEMENTATION, _slot_attention)
     AttentionMaskInterface.register(_IMPLEMENTATION, _no_mask)
     before = model.config._attn_implementation  # noqa: SLF001  there is no public getter
@@ -523,8 +507,6 @@ def _wants_more(lane: _Lane) -> bool:
 
 
 def _behind(prefix: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    import torch
-
     return torch.cat([prefix.expand(len(rows), -1, -1, -1), rows], dim=2)
 
 
@@ -541,8 +523,6 @@ def _writing(
     softcap: float | None,
 ) -> torch.Tensor:
     """Attention of one new token a slot to the shared beginning and its slot; query ``[H, B, d]`` -> ``[B, H, d]``."""
-    import torch
-
     count, shared, heads = len(lengths), lane.shared, key.shape[0]
     rows = torch.arange(count, device=lengths.device)
     lane.keys[layer, rows, :, lengths] = key.transpose(0, 1)
@@ -570,8 +550,6 @@ def _writing(
 
 def _writing_mask(running: _Pass, lane: _Lane, lengths: torch.Tensor, window: int | None, like: torch.Tensor) -> torch.Tensor:
     """Additive, ``[B, 1, 1, P + T]``, made once a pass."""
-    import torch
-
     key = ("writing", id(lane), window)
     if key not in running.masks:
         seen = -(-(int(lengths.max()) + 1) // _SEEN_STEP) * _SEEN_STEP
@@ -587,8 +565,6 @@ def _writing_mask(running: _Pass, lane: _Lane, lengths: torch.Tensor, window: in
 
 def _reading_mask(running: _Pass, shared: int, length: int, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
     """Additive and causal, ``[G R, P + R]``, made once a pass."""
-    import torch
-
     key = (shared, length, window)
     if key not in running.masks:
         here = shared + torch.arange(length)[:, None]  # [R, 1]

@@ -11,6 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from filelock import FileLock
+from huggingface_hub import hf_hub_download, snapshot_download
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
 from embedding_adaptation.atomic import replacing_folder
 from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file, is_intact
 from embedding_adaptation.embedder.after_processing import AfterProcessing
@@ -32,6 +39,7 @@ from embedding_adaptation.embedder.checkpoint import (
 )
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation.embedder.tokenizer import load_tokenizer
 from embedding_adaptation.embedder.weights import (
     ADAPTER_CARD_FILE,
     CARD_FILE,
@@ -99,10 +107,6 @@ class Place:
         Raises:
             BaseModelError: If it gives texts ids beyond the embedding, or adds words to every text and what it did without is not known.
         """
-        from tokenizers import Tokenizer
-
-        from embedding_adaptation.embedder.tokenizer import load_tokenizer
-
         tokenizer = load_tokenizer(self.model, rows)
         if self.post_processor != "own":
             description = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -159,8 +163,6 @@ def _check_intact(folder: Path) -> None:
 
 def _of_base_model(setting: str, *, has_strategy: bool) -> Place:
     """A base model as the setting ``base_model`` names it, or an exported embedder on the Hub."""
-    from filelock import FileLock
-
     found = check_source(setting)
     if found.kind == "hub":
         # An adapter's base may be an exported embedder too, which is not what is asked for.
@@ -192,8 +194,7 @@ def load_adapter(backbone: PreTrainedModel, folder: Path) -> PeftModel:
         BaseModelError: If a weight of the adapter has no place in the decoder, or the other way about: PEFT would leave it out, or leave it
             as it is made, with a warning.
     """
-    from peft import PeftModel, get_peft_model_state_dict
-    from safetensors import safe_open
+    from peft import PeftModel, get_peft_model_state_dict  # takes seconds to import, and a model without adapter does without
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # said below, and refused
@@ -218,8 +219,6 @@ def load_adapter(backbone: PreTrainedModel, folder: Path) -> PeftModel:
 
 def save_embedder(embedder: Embedder, folder: Path) -> None:
     """Write an embedder; see :meth:`Embedder.save`."""
-    from safetensors.numpy import save_file
-
     if folder.exists():
         msg = f"{folder} is already there; choose another folder or remove it"
         raise FileExistsError(msg)
@@ -291,8 +290,6 @@ def _strategy_from_dict(values: dict[str, Any], after: AfterProcessing | None = 
 
 
 def _saved(folder: Path) -> Place:
-    from safetensors import safe_open
-
     with reading(folder / _SETTINGS):
         settings = read_json_object(folder / _SETTINGS)
     if settings.get("format") not in {_FORMAT, _EXPORTED_FORMAT}:
@@ -318,8 +315,6 @@ def _saved(folder: Path) -> Place:
 
 def _exported_on_the_hub(found: BaseModelSource, *, has_strategy: bool) -> Place | None:
     """An exported embedder on the Hub; ``None`` where the repository holds a model only."""
-    from huggingface_hub import hf_hub_download, snapshot_download
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     def has(file: str) -> bool:
         try:

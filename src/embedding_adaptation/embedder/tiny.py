@@ -5,6 +5,10 @@ from __future__ import annotations
 import string
 from typing import TYPE_CHECKING
 
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -29,10 +33,6 @@ def write_tiny_llama(folder: Path, *, seed: int = 0, hidden_size: int = 32, laye
         hidden_size: Width; a multiple of four.
         layers: Number of layers.
     """
-    import torch
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
-
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

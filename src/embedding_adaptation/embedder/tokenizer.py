@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers import AutoTokenizer
+
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.embedder.checkpoint import BaseModelError, beyond_message, read_json_object
 
@@ -75,8 +77,6 @@ def give_padding(tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _read(folder: str | Path, **loading: Any) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
     try:
         return AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **loading)
     except Exception as error:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from os import SEEK_END
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from datasketch import MinHash
+
 if TYPE_CHECKING:
     from io import FileIO
     from pathlib import Path
 
-    import numpy as np
     from numpy.typing import NDArray
 
 SHINGLE = 5  # characters
@@ -69,8 +71,6 @@ class NearDuplicates:
         Returns:
             Of each position, the position of the earlier text it resembles most; -1 where it resembles none.
         """
-        import numpy as np
-
         self._sign()
         like = np.full(self._count, -1, dtype=np.int64)
         if not self._count:
@@ -96,8 +96,6 @@ class NearDuplicates:
         return like
 
     def _sign(self) -> None:
-        import numpy as np
-
         if not self._batch:
             return
         values = minhash(self._batch)  # [texts, PERMUTATIONS]
@@ -114,8 +112,6 @@ class NearDuplicates:
 
     def _link(self, band: int, skip: NDArray[np.bool_]) -> None:
         """Replace a band's keys by links: of each position, 1 + the last earlier position with the same key; 0 where there is none."""
-        import numpy as np
-
         path = self._path(f"band{band}")
         keys = np.fromfile(path, np.uint32).astype(np.uint64)
         keys <<= np.uint64(32)
@@ -130,8 +126,6 @@ class NearDuplicates:
         link.tofile(path)
 
     def _links(self, start: int, rows: int) -> NDArray[np.uint32]:
-        import numpy as np
-
         paths = [self._path(f"band{band}") for band in range(self._bands)]
         return np.stack([np.fromfile(path, np.uint32, rows, offset=start * 4) for path in paths], axis=1)  # [rows, bands]
 
@@ -170,9 +164,6 @@ def minhash(texts: list[str]) -> NDArray[np.uint32]:
     Returns:
         Array of shape (texts, 128).
     """
-    import numpy as np
-    from datasketch import MinHash
-
     hashes, counts = shingle_hashes(texts)
     hashes ^= hashes >> np.uint32(16)  # MurmurHash3's finaliser, which datasketch applies before it permutes
     hashes *= np.uint32(0x85EBCA6B)
@@ -195,8 +186,6 @@ def shingle_hashes(texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int
     Returns:
         Hashes of all texts, and how many each text has.
     """
-    import numpy as np
-
     padded = [text.lower().ljust(SHINGLE, "\0") for text in texts]
     lengths = np.array([len(text) for text in padded])
     characters = np.frombuffer("".join(padded).encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
@@ -230,8 +219,6 @@ class _Records:
         self._file.write(self.held.tobytes())
 
     def read(self, start: int, rows: int) -> NDArray[Any]:
-        import numpy as np
-
         width = self._width * self._dtype.itemsize
         self._file.seek(start * width)
         return np.frombuffer(self._file.read(rows * width), self._dtype).reshape(rows, self._width)
@@ -242,8 +229,6 @@ class _Records:
 
 def _candidates(row: int, links: _Records, like: NDArray[np.int64]) -> set[int]:
     """Earlier kept positions that share a band with one, by its links; these are corrected to lead to kept positions only."""
-    import numpy as np
-
     own = links[row]
     nearest = {}  # by band
     for band in np.flatnonzero(own).tolist():

@@ -5,11 +5,16 @@ Vectors are ``[N, D]`` in any scale and compared by direction: every criterion s
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import logsumexp
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 _NEIGHBOURS = 10
 _TEMPERATURE = 0.05
@@ -92,8 +97,6 @@ def pair_accuracy(first: np.ndarray, second: np.ndarray) -> float:
 
 def pair_contrast(first: np.ndarray, second: np.ndarray) -> float:
     """Minus the InfoNCE loss of the pairs at temperature 0.05, at most 0."""
-    from scipy.special import logsumexp
-
     scores = unit_vectors(first) @ unit_vectors(second).T / _TEMPERATURE  # [M, M]
     own = np.diag(scores)
     return float(((own - logsumexp(scores, axis=1)).mean() + (own - logsumexp(scores, axis=0)).mean()) / 2)
@@ -101,8 +104,6 @@ def pair_contrast(first: np.ndarray, second: np.ndarray) -> float:
 
 def silhouette(vectors: np.ndarray, clusters: Sequence[int], seed: int = 0) -> float:
     """Silhouette of k-means clusters by cosine, mean over numbers of clusters; between -1 and 1."""
-    from sklearn.metrics import silhouette_score
-
     unit = unit_vectors(vectors)
     values = []
     for count in usable_counts(clusters, len(unit)):
@@ -117,8 +118,6 @@ def cluster_stability(vectors: np.ndarray, clusters: Sequence[int], seed: int = 
     References:
         https://doi.org/10.1162/089976604773717621
     """
-    from sklearn.metrics import adjusted_rand_score
-
     unit = unit_vectors(vectors)
     counts = usable_counts(clusters, len(unit))
     if _is_one_point(unit):
@@ -184,8 +183,6 @@ def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 def partition_consensus(vectors: Mapping[str, np.ndarray], clusters: int, seed: int = 0) -> dict[str, float]:
     """For each strategy the mean adjusted Rand index of its k-means clusters with those of all others; 0 where all vectors are one."""
-    from sklearn.metrics import adjusted_rand_score
-
     units = {name: unit_vectors(matrix) for name, matrix in vectors.items()}
     assigned = {name: None if _is_one_point(unit) else _kmeans(unit, clusters, seed).labels_ for name, unit in units.items()}
     names = list(assigned)
@@ -301,11 +298,6 @@ def _nearest(scores: np.ndarray) -> np.ndarray:
 
 
 def _kmeans(unit: np.ndarray, count: int, seed: int) -> Any:
-    import warnings
-
-    from sklearn.cluster import MiniBatchKMeans
-    from sklearn.exceptions import ConvergenceWarning
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters: the criterion says so by itself
         return MiniBatchKMeans(count, batch_size=_BATCH, n_init=1, random_state=seed).fit(unit)

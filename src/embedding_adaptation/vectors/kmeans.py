@@ -6,6 +6,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+from scipy.sparse import csr_array
+from sklearn.cluster import KMeans, MiniBatchKMeans
+from tqdm.auto import tqdm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,9 +82,6 @@ def labels_from_ward(points: np.ndarray, numbers: Sequence[int]) -> dict[int, np
     References:
         Ward, Hierarchical grouping to optimize an objective function (JASA 58, 1963).
     """
-    from scipy.cluster.hierarchy import fcluster, linkage
-    from sklearn.cluster import KMeans
-
     links = linkage(points, "ward")
     found: dict[int, np.ndarray] = {}
     for number in numbers:
@@ -116,8 +117,6 @@ def assign(vectors: VectorStore, centres: np.ndarray) -> Assignment:
 
 def add_to(sums: np.ndarray, labels: np.ndarray, block: np.ndarray) -> None:
     """Add vectors ``[n, D]`` to the sums ``[K, D]`` of their clusters ``[n]``."""
-    from scipy.sparse import csr_array
-
     count = len(labels)
     members = csr_array((np.ones(count, np.float32), (labels, np.arange(count))), shape=(len(sums), count))  # [K, n]
     sums += members @ block
@@ -130,17 +129,12 @@ def unit(vectors: np.ndarray) -> np.ndarray:
 
 
 def _full(vectors: VectorStore, clusters: int, options: KMeansOptions, seed: int) -> np.ndarray:
-    from sklearn.cluster import KMeans
-
     matrix = vectors.take(np.arange(vectors.rows))
     centres: np.ndarray = KMeans(clusters, n_init=options.starts, random_state=seed).fit(matrix).cluster_centers_
     return centres
 
 
 def _in_batches(vectors: VectorStore, clusters: int, options: KMeansOptions, seed: int) -> np.ndarray:
-    from sklearn.cluster import KMeans, MiniBatchKMeans
-    from tqdm.auto import tqdm
-
     rng = np.random.default_rng(seed)
     start = rng.choice(vectors.rows, min(vectors.rows, max(options.batch_size, _START_TEXTS * clusters)), replace=False)
     first = KMeans(clusters, n_init=options.starts, random_state=seed).fit(vectors.take(start))

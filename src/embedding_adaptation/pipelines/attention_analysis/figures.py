@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from embedding_adaptation.attention.comparison import ALL, TITLES
 from embedding_adaptation.attention.faithfulness import TOKENS
@@ -15,7 +16,6 @@ from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 _CURVES = ("text", "content", "function", "prefix", "suffix", "self", "sink", "entropy")
 _COLUMNS = ("sink", "prefix", "text", "suffix", "self", "content", "function", "number", "punctuation")
@@ -28,8 +28,6 @@ _LIGHT = 0.65
 
 def layer_curves(layers: pd.DataFrame) -> Figure:
     """Mean shares over the layers, base and adapted; the band is the interval of the paired shift, drawn around the adapted curve."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     axes = figure.subplots(2, 4).ravel()
     table = _by_layer(layers)
@@ -55,8 +53,6 @@ def layer_curves(layers: pd.DataFrame) -> Figure:
 
 def layer_span_map(layers: pd.DataFrame) -> Figure:
     """Heat maps of layers and spans: base, adapted, and the shift between them."""
-    from matplotlib.figure import Figure
-
     table = _by_layer(layers)
     sides = {
         side: table.pivot_table(index="layer", columns="measure", values=side)[list(_COLUMNS)] for side in ("base", "adapted", "shift")
@@ -89,8 +85,6 @@ def layer_span_map(layers: pd.DataFrame) -> Figure:
 
 def head_map(heads: pd.DataFrame) -> Figure:
     """How far each head's attention to the text shifted; the heads that changed most are numbered."""
-    from matplotlib.figure import Figure
-
     values = heads.pivot_table(index="layer", columns="head", values="text_shift")
     count, width = values.shape
     figure = Figure(figsize=(2.6 + 0.42 * width, 2.0 + 0.16 * count), layout="constrained")
@@ -119,8 +113,6 @@ def word_bars(words: pd.DataFrame, ids: Sequence[str], *, layers: str = "all lay
         ids: The texts to draw, six at most.
         layers: Which layers were averaged, for the axis.
     """
-    from matplotlib.figure import Figure
-
     shown = [words[words["id"] == text_id] for text_id in list(ids)[:_MOST_EXAMPLES]]
     bars = [found[found["part"] != "sink"].head(_MOST_BARS) for found in shown]
     width = min(18.0, max(6.5, 0.3 * max(len(found) for found in bars)))
@@ -158,8 +150,6 @@ def _draw_words(axis: Axes, found: pd.DataFrame, full: pd.DataFrame, layers: str
 
 def word_changes(words: pd.DataFrame, *, layers: str = "all layers") -> Figure:
     """Words whose attention rose and fell most: mean share on one occurrence, base and adapted."""
-    from matplotlib.figure import Figure
-
     gained = words[words["shift"] > 0].head(_RANKED_WORDS)
     lost = words[words["shift"] < 0].tail(_RANKED_WORDS).iloc[::-1]
     figure = Figure(figsize=(9, 1.8 + 0.24 * max(len(gained), len(lost), 1)), layout="constrained")
@@ -186,8 +176,6 @@ def word_changes(words: pd.DataFrame, *, layers: str = "all layers") -> Figure:
 
 def faithfulness_curves(table: pd.DataFrame) -> Figure:
     """Rank correlation of attention and occlusion over the layers; the dotted lines need no attention, only the length of words."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     axis = figure.subplots()
     layers = table[~table["layer"].isin([ALL, TOKENS])]

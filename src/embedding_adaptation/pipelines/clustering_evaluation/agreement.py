@@ -5,6 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import MiniBatchKMeans
+from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, pairwise_distances, silhouette_score, v_measure_score
+from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 
@@ -23,8 +27,6 @@ def cluster_vectors(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
     Raises:
         EvaluationError: If there are fewer vectors than clusters.
     """
-    from sklearn.cluster import MiniBatchKMeans
-
     if count > len(vectors):
         msg = f"{count} clusters were asked for, but there are {len(vectors)} different documents; give more documents or fewer labels"
         raise EvaluationError(msg)
@@ -47,8 +49,6 @@ def estimate_cluster_count(vectors: np.ndarray, seed: int, *, candidates: int, m
     References:
         Rousseeuw 1987, https://doi.org/10.1016/0377-0427(87)90125-7
     """
-    from sklearn.metrics import pairwise_distances, silhouette_score
-
     count = len(vectors)
     drawn = vectors
     if count > max_documents:
@@ -72,8 +72,6 @@ def estimate_cluster_count(vectors: np.ndarray, seed: int, *, candidates: int, m
 
 def agreement(labels: Sequence[str] | np.ndarray, clusters: np.ndarray) -> dict[str, float]:
     """V-measure, adjusted mutual information, adjusted Rand index, and the accuracy of the best one-to-one matching (Hungarian method)."""
-    from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, v_measure_score
-
     table = _Contingency(labels, clusters)
     return {
         "v_measure": float(v_measure_score(labels, clusters)),
@@ -126,8 +124,6 @@ class _Contingency:
 
     def matched(self) -> np.ndarray:
         """Whether each document's cluster is the one that is matched with its label: ``[N]`` of bool."""
-        from scipy.optimize import linear_sum_assignment
-
         table = np.zeros(self.shape)
         np.add.at(table, (self.rows, self.columns), 1)
         partner = np.full(self.shape[0], -1)
@@ -147,8 +143,6 @@ class _Contingency:
 
     def expected_information(self) -> float:
         """Mutual information expected by chance, in nats."""
-        from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
-
         return float(expected_mutual_information(contingency_matrix(self.rows, self.columns, sparse=True), self.documents))
 
     def metrics(self, counts: np.ndarray, expected: float, correct: np.ndarray) -> dict[str, np.ndarray]:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from huggingface_hub import snapshot_download
+from sklearn.decomposition import TruncatedSVD
+from sklearn.feature_extraction.text import TfidfVectorizer
 
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
@@ -42,9 +45,6 @@ def random_source(seed: int) -> VectorSource:
 
 def tfidf_vectors(texts: Sequence[str], dimensions: int, seed: int) -> np.ndarray:
     """Words weighted by TF-IDF, reduced by SVD to unit vectors ``[N, D]`` float32 (latent semantic analysis); fitted on these texts."""
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
     try:
         counts = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)  # [N, V]
     except ValueError:  # no text has a word
@@ -107,7 +107,6 @@ def _model_folder(name: str, model: str) -> Path:
             msg = f"comparators.models.{name}: {folder} holds no modules.json; give a folder written by sentence-transformers"
             raise EvaluationError(msg)
         return folder
-    from huggingface_hub import snapshot_download
 
     repository, _, revision = model.partition("@")
     if repository.count("/") != 1:

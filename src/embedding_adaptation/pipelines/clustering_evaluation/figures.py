@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 
-from embedding_adaptation.comparison_table import ALL_TASKS
+from embedding_adaptation.comparison_table import ALL_TASKS, PUBLISHED
 from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
-from embedding_adaptation.pipelines.clustering_evaluation.comparison import PUBLISHED
 from embedding_adaptation.pipelines.clustering_evaluation.vectors import COMPARATOR
 
 if TYPE_CHECKING:
@@ -84,8 +84,6 @@ def comparison_bars(comparison: pd.DataFrame, metric: str, confidence: float) ->
         metric: The metric that intervals are about. Published scores are V-measures by mteb's protocol, drawn without interval.
         confidence: Of the intervals.
     """
-    from matplotlib.patches import Patch
-
     tasks = [task for task in dict.fromkeys(comparison["task"]) if task != ALL_TASKS]
     if len(tasks) > _MOST_PANELS:
         tasks = [ALL_TASKS]

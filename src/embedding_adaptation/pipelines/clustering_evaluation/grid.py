@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
 from embedding_adaptation.comparison_table import LABELLED_TEXTS
 from embedding_adaptation.datasets.embedding_store import settings_key
@@ -109,8 +110,6 @@ def score_missing(
     Yields:
         One cell at a time: one row with facts, metrics and resampled metrics.
     """
-    from tqdm.auto import tqdm
-
     cells = planned.drop_duplicates("cell")  # strategies that differ by name only have one
     missing = cells[~cells["cell"].isin(set(finished))]
     logger.info("%d of %d scores are there already", len(cells) - len(missing), len(cells))

@@ -14,8 +14,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import mteb
 import numpy as np
+import torch
+from mteb.abstasks.clustering import AbsTaskClustering
+from mteb.abstasks.task_metadata import TaskMetadata
+from mteb.models import ModelMeta
+from mteb.models.abs_encoder import AbsEncoder
 
+from datasets import Dataset, DatasetDict
 from embedding_adaptation.pipelines.clustering_evaluation.agreement import (
     METRICS,
     agreement,
@@ -48,8 +55,6 @@ _TWO_CLASSES = 2
 @contextmanager
 def preserved_random_state() -> Iterator[None]:
     """Put Python's, NumPy's and torch's random state back when the block ends."""
-    import torch
-
     python, numpy, pytorch = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002  the global state is the point
     try:
         yield
@@ -61,10 +66,6 @@ def preserved_random_state() -> Iterator[None]:
 
 def labelled_texts_task(texts: Sequence[str], labels: Sequence[Label], seed: int, name: str = TASK_NAME) -> AbsTask:
     """A fresh mteb clustering task (fast protocol) over the given texts; all of them are embedded."""
-    from mteb.abstasks.clustering import AbsTaskClustering
-    from mteb.abstasks.task_metadata import TaskMetadata
-
-    from datasets import Dataset, DatasetDict
 
     class LabelledTexts(AbsTaskClustering):
         metadata = TaskMetadata(
@@ -101,9 +102,6 @@ def evaluate_with_mteb(task: AbsTask, source: VectorSource) -> tuple[TaskResult,
     Raises:
         EvaluationError: If a vector is not finite.
     """
-    import mteb
-    from mteb.models import ModelMeta
-    from mteb.models.abs_encoder import AbsEncoder
 
     class VectorEncoder(AbsEncoder):
         """Looks up each text's vector."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.stats import t
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -123,8 +124,6 @@ def in_words(difference: Estimate, p_corrected: float, other: str, *, confidence
 
 def _estimate(value: float, documents: float, luck: list[tuple[float, int]], confidence: float) -> Estimate:
     """Args: the variance over resamples, and of each strategy the variance of its mean over seeds with their number."""
-    from scipy.stats import t
-
     variance = documents + sum(part for part, _ in luck)
     if variance <= 0:
         return Estimate(value, value, value, 1.0 if value == 0 else 0.0)

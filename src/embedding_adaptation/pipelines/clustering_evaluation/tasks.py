@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from mteb.abstasks import AbsTaskRetrieval
+from mteb.abstasks.clustering import AbsTaskClustering
+from mteb.abstasks.clustering_legacy import AbsTaskClusteringLegacy
 
+from datasets import get_dataset_config_names, get_dataset_split_names
 from embedding_adaptation.comparison_table import LABELLED_TEXTS
 from embedding_adaptation.datasets.embedding_store import settings_key
 from embedding_adaptation.datasets.texts import TextsDataset
@@ -183,9 +187,6 @@ class _PreparedOfficial(PreparedTask):
         return self._parts[1]
 
     def _find_parts(self, seen: Seen) -> list[Part]:
-        from mteb.abstasks.clustering import AbsTaskClustering
-        from mteb.abstasks.clustering_legacy import AbsTaskClusteringLegacy
-
         task, name = self.loaded, self.task.name
         if not isinstance(task, AbsTaskClustering | AbsTaskClusteringLegacy):
             return []
@@ -359,10 +360,6 @@ def _fetch(template: AbsTask, mirror: TaskMirror) -> LocalCopy:
 
 def _check_splits(official: OfficialTask, task: AbsTask) -> None:
     """Look for the splits before mteb does, whose message names neither file nor remedy."""
-    from mteb.abstasks import AbsTaskRetrieval
-
-    from datasets import get_dataset_config_names, get_dataset_split_names
-
     folder = str(official.files.folder)
     try:
         configs = get_dataset_config_names(folder)

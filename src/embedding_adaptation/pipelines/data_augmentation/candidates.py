@@ -11,6 +11,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
@@ -31,9 +35,6 @@ from embedding_adaptation.pipelines.data_augmentation.options import (
 from embedding_adaptation.runtime import load_embedder
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
     from embedding_adaptation.datasets.chat_server import ChatServerKey
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.weights import DecoderWeights
@@ -153,8 +154,6 @@ def present(
     Yields:
         A shard's name, and its rows whose request is still made today. Rows keep the order they have in the shard.
     """
-    import numpy as np
-
     for name, chosen in options.generators.chosen.items():
         folder = folder_name(name, chosen, corpus, context)
         planned = None
@@ -189,9 +188,6 @@ def _make(
     shard_size: int,
     context: Context,
 ) -> Iterator[dict[str, pd.DataFrame]]:
-    import numpy as np
-    from tqdm.auto import tqdm
-
     def missing() -> Iterator[Request]:
         for request in plan(corpus, name, options, context.seed):
             if name in _WHOLE or not _contained(keys, np.array([int(request.key, 16)], np.uint64))[0]:
@@ -256,8 +252,6 @@ def _shards(candidates: Iterator[Candidate], size: int, bar: Any) -> Iterator[li
 
 
 def _frame(candidates: list[Candidate], name: GeneratorName, provenance: Mapping[str, Any]) -> pd.DataFrame:
-    import pandas as pd
-
     columns = {field: [getattr(candidate, field) for candidate in candidates] for field in Candidate.__dataclass_fields__}
     frame = pd.DataFrame(columns)
     strings = [field for field in columns if field not in {"finished", "own_score"}]
@@ -285,16 +279,12 @@ def _provenance(name: GeneratorName, options: GeneratorOptions, context: Context
 
 def _keys(done: Mapping[str, pd.DataFrame], shards: Iterable[str]) -> np.ndarray:
     """Keys of the candidates that are there, sorted, eight bytes each."""
-    import numpy as np
-
     found = [done[shard]["key"].map(lambda key: int(key, 16)).to_numpy(np.uint64) for shard in shards]
     return np.sort(np.concatenate(found)) if found else np.empty(0, np.uint64)
 
 
 def _contained(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
     """Which keys are among the sorted ones."""
-    import numpy as np
-
     if not len(ordered):
         return np.zeros(len(keys), bool)
     places = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)

@@ -9,6 +9,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pandas as pd
+from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from tqdm.auto import tqdm
+
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.identity import TextsIdentity, text_words
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
@@ -18,8 +23,6 @@ from embedding_adaptation.texts.stream import TextStream
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    import numpy as np
-    import pandas as pd
     from numpy.typing import NDArray
 
     from embedding_adaptation.pipelines.data_augmentation.options import CleaningOptions
@@ -82,8 +85,6 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
     Raises:
         AugmentationError: If fewer than two texts are left, or a language is unknown.
     """
-    import numpy as np
-
     identify = _language_identifier(options.languages) if options.languages else None
     with TemporaryDirectory(prefix=scratch_prefix()) as folder:
         repeated = None if options.max_repeats is None else _repeated_passages(corpus, options, options.max_repeats, Path(folder))
@@ -163,8 +164,6 @@ def _without_repeats(line: str, repeated: NDArray[np.uint64]) -> str:
 
 
 def _is_repeated(passage: str, repeated: NDArray[np.uint64]) -> bool:
-    import numpy as np
-
     digest = np.uint64(_passage_digest(passage))
     place = np.searchsorted(repeated, digest)
     return bool(place < len(repeated) and repeated[place] == digest)
@@ -183,8 +182,6 @@ def _repeated_passages(corpus: TextStream, options: CleaningOptions, max_repeats
 
     The digests of all passages go to disk, divided by their first bits, so that each part can be counted in memory.
     """
-    import numpy as np
-
     cutter = _Cutter(options)
     paths = [folder / f"passages{part}" for part in range(_PARTITIONS)]
     for piece in corpus.pieces():
@@ -215,8 +212,6 @@ def _passages(lines: str) -> set[int]:
 
 def _language_identifier(languages: Iterable[str]) -> Callable[[str], tuple[str, float]]:
     """Tells a text's language and how sure that is."""
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     unknown = [language for language in languages if language not in identifier.labels]
     if unknown:
@@ -241,9 +236,6 @@ def _judge(
 
     Texts that are not left out are added to the search for near-duplicates.
     """
-    import numpy as np
-    from tqdm.auto import tqdm
-
     verdicts, digests, words = [np.empty(0, np.uint8)], [np.empty(0, np.uint64)], [np.empty((0, 2), np.uint64)]
     identity, cut = TextsIdentity(), 0
     with tqdm(unit="text", desc="clean") as bar:
@@ -269,8 +261,6 @@ def _judge(
 
 def _equals(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Positions of the digests that equal an earlier one, and of the first one they equal."""
-    import numpy as np
-
     order = digests.argsort(kind="stable")
     in_order = digests[order]
     is_later = np.zeros(len(order), dtype=bool)
@@ -320,8 +310,6 @@ def _examples(
     corpus: TextStream, verdicts: NDArray[np.uint8], passed: NDArray[np.int64], like: NDArray[np.int64]
 ) -> dict[str, list[dict[str, str]]]:
     """The first texts left out for each reason, by reason."""
-    import numpy as np
-
     rows = [row for reason in REASONS for row in np.flatnonzero(verdicts == _verdict(reason))[:_EXAMPLES].tolist()]
     alike = {}
     for row in rows:
@@ -347,8 +335,6 @@ def _selected(corpus: TextStream, cutter: _Cutter, kept: NDArray[np.bool_]) -> T
     """The clean texts of some rows."""
 
     def pieces() -> Iterator[pd.DataFrame]:
-        import pandas as pd
-
         start = 0
         for piece in corpus.pieces():
             rows = piece[kept[start : start + len(piece)]]

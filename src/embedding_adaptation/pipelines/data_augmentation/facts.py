@@ -11,6 +11,8 @@ from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from rapidfuzz import fuzz, process
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -102,8 +104,6 @@ class Facts:
 
 
 def _is_similar(name: str, words: frozenset[str]) -> bool:
-    from rapidfuzz import fuzz, process
-
     return process.extractOne(name, words, scorer=fuzz.ratio, score_cutoff=_SIMILAR) is not None
 
 

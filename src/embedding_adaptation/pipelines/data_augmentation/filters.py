@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from embedding_adaptation.pipelines.data_augmentation.scoring import has_end
+from embedding_adaptation.texts.answers import has_end
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -11,6 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+from tqdm.auto import tqdm
+
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.identity import TextsIdentity
 from embedding_adaptation.pipelines.data_augmentation.candidates import present, texts_digest
@@ -20,7 +25,6 @@ from embedding_adaptation.texts.stream import TableStream
 
 if TYPE_CHECKING:
     import numpy as np
-    import pandas as pd
 
     from embedding_adaptation.pipelines.data_augmentation.generators.request import Context
     from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions, DriftFilter
@@ -60,8 +64,6 @@ def score_shards(
     Yields:
         Scores of one shard.
     """
-    from tqdm.auto import tqdm
-
     folder = score_folder(corpus, options, context)
     there = ((name, frame) for name, frame in present(corpus, candidates, options, context) if len(frame))
     missing = list(dict.fromkeys(name for name, frame in there if not _covers(done, f"{folder}/{name}", frame)))
@@ -99,8 +101,6 @@ def select_pairs(
     Raises:
         MissingScoresError: If a shard has no scores.
     """
-    import pandas as pd
-
     folder = score_folder(corpus, options, context)
     work = _Workplace()
     total = 0
@@ -190,9 +190,6 @@ class _Writer:
         self._writer: Any = None
 
     def write(self, frame: pd.DataFrame) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
         if self._writer is None:
             table = pa.Table.from_pandas(frame, preserve_index=False)
             self._writer = pq.ParquetWriter(self.path, table.schema)
@@ -219,8 +216,6 @@ class _Buckets:
             self._writers[int(number)].write(group)
 
     def in_order(self) -> Iterator[pd.DataFrame]:
-        import pandas as pd
-
         for writer in self._writers:
             writer.close()
         for writer in self._writers:

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from rapidfuzz import fuzz, process
+from rapidfuzz.distance import Indel
+from rapidfuzz.process import cpdist
 
 from embedding_adaptation.pipelines.data_augmentation.cleaning import count_words
 from embedding_adaptation.pipelines.data_augmentation.facts import Facts
@@ -154,8 +157,6 @@ def new_words(source: str, answer: str) -> float:
     Alike are words with the same first four letters, and words that differ in few letters: endings, compounds and slips count as known. In
     scripts without spaces there are hardly such words, and the share is 0.
     """
-    from rapidfuzz import fuzz, process
-
     known = set(_LONG_WORD.findall(source.casefold()))
     starts = {word[:_STEM] for word in known}
     words = set(_LONG_WORD.findall(answer.casefold()))
@@ -198,9 +199,6 @@ def _strings(values: Iterable[str]) -> pd.Series:
 
 
 def _copy_similarities(sources: list[str], answers: list[str]) -> np.ndarray:
-    from rapidfuzz.distance import Indel
-    from rapidfuzz.process import cpdist
-
     left, right = ([" ".join(text.casefold().split()) for text in texts] for texts in (sources, answers))
     return cpdist(left, right, scorer=Indel.normalized_similarity, dtype=np.float64)
 

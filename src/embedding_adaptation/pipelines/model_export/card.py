@@ -6,6 +6,8 @@ import json
 import re
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import EvalResult, ModelCardData
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -42,8 +44,6 @@ def model_card(facts: Mapping[str, Any]) -> str:
 
 def front_matter(facts: Mapping[str, Any]) -> str:
     """The YAML between the card's dashes."""
-    from huggingface_hub import EvalResult, ModelCardData
-
     evaluation = facts["evaluation"]
     results = [
         EvalResult(

@@ -6,6 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from embedding_adaptation.datasets.clusters import NOISE, Clusters
 from embedding_adaptation.pipelines.text_clustering.corpus import (
@@ -19,8 +20,6 @@ from embedding_adaptation.pipelines.text_clustering.stability import Choice, agr
 from embedding_adaptation.vectors.kmeans import assign, cluster_by_cosine, unit
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
     from embedding_adaptation.vectors.store import VectorStore
 
@@ -168,8 +167,6 @@ def too_few(clusters: int, matrix: np.ndarray, options: TextClusteringOptions) -
 
 
 def _unknown(numbers: list[int]) -> pd.DataFrame:
-    import pandas as pd
-
     return pd.DataFrame({"clusters": numbers, "agreement": np.nan, "standard_error": np.nan, "pairs": 0})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from sklearn.cluster import HDBSCAN
 
 from embedding_adaptation.datasets.clusters import NOISE
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
@@ -36,8 +37,6 @@ def density_labels(points: np.ndarray, smallest: int, options: HdbscanOptions) -
     References:
         Campello, Moulavi and Sander, Density-based clustering based on hierarchical density estimates (PAKDD 2013).
     """
-    from sklearn.cluster import HDBSCAN
-
     samples = min(options.min_samples or smallest, len(points))
     labels: np.ndarray = HDBSCAN(min_cluster_size=smallest, min_samples=samples, copy=True).fit_predict(points)
     return labels

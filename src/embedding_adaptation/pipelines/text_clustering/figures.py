@@ -7,6 +7,9 @@ import textwrap
 from typing import TYPE_CHECKING
 
 import numpy as np
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from scipy.cluster.hierarchy import dendrogram
 
 from embedding_adaptation.datasets.clusters import NOISE
 
@@ -14,8 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import pandas as pd
-    import plotly.graph_objects as go
-    from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, told apart with every common colour vision deficiency; yellow is left out, which is hardly seen on white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
@@ -46,8 +47,6 @@ def stability_figure(curve: pd.DataFrame, method: str) -> go.Figure:
             ``explained`` and ``hdbscan_clusters``.
         method: kmeans or hdbscan.
     """
-    import plotly.graph_objects as go
-
     figure = go.Figure()
     known = curve.dropna(subset=["agreement"])
     figure.add_scatter(
@@ -106,8 +105,6 @@ def text_map(
         hover_characters: Characters of a text that are shown.
         total: Number of texts that were clustered.
     """
-    import plotly.graph_objects as go
-
     figure = go.Figure()
     scatter = go.Scatter if len(labels) <= _MOST_SVG_POINTS else go.Scattergl
     shown = len(labels)
@@ -160,9 +157,6 @@ def hover_text(text: str, characters: int) -> str:
 
 def cluster_tree(links: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -> Figure:
     """The tree of clusters, its leaves named; where there are very many clusters, its upper part."""
-    from matplotlib.figure import Figure
-    from scipy.cluster.hierarchy import dendrogram
-
     leaves = min(len(names), _MOST_LEAVES)
     figure = Figure(figsize=(8.0, 1.4 + 0.26 * max(leaves, 2)), layout="constrained")
     axis = figure.subplots()

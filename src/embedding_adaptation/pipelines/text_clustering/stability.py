@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import adjusted_rand_score
+from tqdm.auto import tqdm
 
 from embedding_adaptation.vectors.kmeans import labels_from_ward, unit
 
@@ -121,8 +123,6 @@ def resample_agreement(points: np.ndarray, clustering: Clustering, share: float,
         Ben-Hur, Elisseeff and Guyon, A stability based method for discovering structure in clustered data (PSB 2002); von Luxburg,
         Clustering stability: an overview (arXiv 1007.1075).
     """
-    from sklearn.metrics import adjusted_rand_score
-
     size = max(2, round(share * len(points)))
     draws = [np.sort(rng.choice(len(points), size, replace=False)) for _ in range(2)]
     _, *common = np.intersect1d(draws[0], draws[1], assume_unique=True, return_indices=True)
@@ -184,8 +184,6 @@ def choose_number(matrix: np.ndarray, numbers: Sequence[int], options: Stability
     References:
         Tibshirani, Walther and Hastie, Estimating the number of clusters in a data set via the gap statistic (JRSS B 63, 2001).
     """
-    from tqdm.auto import tqdm
-
     components = Components.of(matrix, options.dimensions)
     points = components(matrix)
 

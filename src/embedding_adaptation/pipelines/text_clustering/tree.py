@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
+from scipy.cluster.hierarchy import linkage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,8 +21,6 @@ def cluster_linkage(centres: np.ndarray) -> np.ndarray:
     Returns:
         scipy's linkage matrix ``[K - 1, 4]``; empty where there are fewer than two.
     """
-    from scipy.cluster.hierarchy import linkage
-
     if len(centres) < 2:  # noqa: PLR2004
         return np.empty((0, 4))
     links: np.ndarray = linkage(centres.astype(np.float64), "average", metric="cosine", optimal_ordering=True)

@@ -8,13 +8,13 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import regex
 
 from embedding_adaptation.datasets.clusters import NOISE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import regex
 
 # Scripts that put no space between words.
 _UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
@@ -48,8 +48,6 @@ def words_of(text: str) -> list[str]:
 
 @cache
 def _pattern() -> regex.Pattern[str]:
-    import regex
-
     spaced = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+"
     return regex.compile(rf"(?V1)(?P<unspaced>[{_UNSPACED}]+)|(?P<spaced>{spaced}(?:['’\-]{spaced})*)")
 

@@ -9,6 +9,12 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+from safetensors import SafetensorError
+from tqdm.auto import tqdm
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.models.auto import modeling_auto
+
 from embedding_adaptation.embedder.batching import token_budget_batches
 from embedding_adaptation.embedder.device import choose_device, choose_dtype
 from embedding_adaptation.paths import project_path
@@ -50,8 +56,6 @@ def generate(requests: Iterable[Request], options: BackTranslationOptions, conte
     Raises:
         GenerationError: If a model cannot be loaded; the message says why and what to do.
     """
-    from tqdm.auto import tqdm
-
     stream = _first_turns(requests)
     window = list(itertools.islice(stream, _WINDOW))
     if not window:
@@ -170,8 +174,6 @@ class Translator:
 
     def _generate(self, rows: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
         """Translations of one batch, and whether they came to an end."""
-        import torch
-
         longest = max(map(len, rows))
         padding = self._tokenizer.pad_token_id or 0
         ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows])  # [B, T]
@@ -214,10 +216,6 @@ def _first_turns(requests: Iterable[Request]) -> Iterator[Request]:
 
 
 def _load(name: str, shown: str, options: EmbedderOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
-    from transformers.models.auto import modeling_auto
-
     path = project_path(name)
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(path) if path.exists() else name, "trust_remote_code": False}
     try:

@@ -15,6 +15,8 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
     digest_fraction,
     text_key,
 )
+from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
+from embedding_adaptation.texts.reading import TextFile
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -79,9 +81,6 @@ def _read(options: GivenOptions) -> tuple[pd.Series, pd.Series]:
     Raises:
         GenerationError: If the file cannot be used, or no row has both texts.
     """
-    from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
-    from embedding_adaptation.texts.reading import TextFile
-
     columns = [options.first_column, options.second_column]
     file = TextFile(project_path(options.path), encoding=options.encoding, separator=options.separator)
     try:
