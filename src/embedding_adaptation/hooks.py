@@ -92,6 +92,8 @@ def _check_names(pipeline: Pipeline, catalog: DataCatalog) -> None:
         _check_tasks(catalog.load("params:clustering_evaluation"))
     if "params:data_augmentation" in pipeline.inputs():
         _check_augmentation(catalog.load("params:data_augmentation"), embedder)
+    if "params:contrastive_finetuning" in pipeline.inputs():
+        _check_finetuning(catalog.load("params:contrastive_finetuning"), embedder)
     if "params:text_clustering" in pipeline.inputs():
         _check_clustering(catalog, embedder)
 
@@ -142,6 +144,16 @@ def _check_augmentation(given: Any, embedder: EmbedderOptions) -> None:
             f"after-processing: {', '.join(usable)}"
         )
         raise DatasetError(msg)
+
+
+def _check_finetuning(given: Any, embedder: EmbedderOptions) -> None:
+    """Check that the strategy which training compares neighbours with is there."""
+    from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+
+    try:
+        FinetuningOptions.model_validate(given if isinstance(given, dict) else given.model_dump()).check(embedder)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
 
 
 def _check_clustering(catalog: DataCatalog, embedder: EmbedderOptions) -> None:

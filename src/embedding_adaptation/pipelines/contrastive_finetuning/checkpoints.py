@@ -115,7 +115,8 @@ class Checkpoints:
         if last is None:
             others = {folder.parent for folder in self.folder.parent.glob("*/step-*")}
             if earlier := sum(not folder.name.endswith(f"-v{FORMAT}") for folder in others):
-                logger.info("%s holds checkpoints of %d runs in an earlier format; none is resumed", self.folder.parent, earlier)
+                runs = f"{earlier} run{'s' if earlier > 1 else ''}"
+                logger.info("%s holds checkpoints of %s in an earlier format: they are not resumed", self.folder.parent, runs)
         return last
 
 

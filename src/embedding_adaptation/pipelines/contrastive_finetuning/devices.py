@@ -44,7 +44,8 @@ def train(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
         job: What to train on, and how.
 
     Returns:
-        The adapter, and its history: a row a step with the columns of :data:`.loop.HISTORY_COLUMNS` (NaN where not measured) and ``chosen``.
+        The adapter, and its history: one row for each step, with the columns of :data:`.loop.HISTORY_COLUMNS` (NaN where not measured)
+        and ``chosen``.
 
     Raises:
         TrainingError: If there are fewer pairs than one batch needs, the loss is no longer a number, something that the options ask for

@@ -103,9 +103,9 @@ def fit(setup: Setup) -> TrainingState:
             with counting(cache, setup.lower_states, layers) as spent:
                 embedded = cache.forward(now.rows(batch))
                 loss = contrastive_loss(embedded.columns, now.groups[batch], options)
-                if not math.isfinite(loss):
+                if not math.isfinite(loss_value := loss.item()):
                     msg = (
-                        f"the training loss is {loss:.3g} at step {done + 1}; lower contrastive_finetuning.learning_rate "
+                        f"the training loss is {loss_value} at step {done + 1}; lower contrastive_finetuning.learning_rate "
                         "or set dtype to float32 in conf/base/globals.yml"
                     )
                     raise TrainingError(msg)
@@ -114,9 +114,9 @@ def fit(setup: Setup) -> TrainingState:
                 optimizer.step()
                 optimizer.zero_grad()
             done += 1
-            row = {"step": done, "train_loss": float(loss), "gradient_norm": float(norm), "learning_rate": rate, "pairs": done * size}
+            row = {"step": done, "train_loss": loss_value, "gradient_norm": norm.item(), "learning_rate": rate, "pairs": done * size}
             row |= {name: state.rows[-1].get(name, 0) + value for name, value in spent.items()}
-            bar.set_postfix_str(f"loss {row['train_loss']:.3f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss_value:.3f}", refresh=False)
             bar.update(size)
             is_look = (done - now.first_step) % options.validate_every == 0 or done == now.last_step
             if is_look:

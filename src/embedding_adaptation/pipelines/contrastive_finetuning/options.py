@@ -73,7 +73,7 @@ class StoppingOptions(Options):
     pairs: int = Field(200, ge=2, description="Held-out pairs that are looked at, at most.")
     reference: str | None = Field(
         "prompted_values",
-        description="Strategy of the base weights whose neighbours neighbour_agreement compares with; null measures none.",
+        description="Strategy of the base weights that neighbour_agreement compares with; null leaves it out.",
     )
 
     @model_validator(mode="after")
@@ -171,7 +171,7 @@ class FinetuningOptions(Options):
         usable = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base" and not strategy.after.title]
         if self.stopping.reference is not None and self.stopping.reference not in usable:
             msg = (
-                f"unknown strategy {self.stopping.reference!r} in contrastive_finetuning.stopping.reference; choose one of the base weights "
-                f"without after-processing ({', '.join(usable) or 'there is none'}), or null to leave out neighbour_agreement"
+                f"unknown strategy {self.stopping.reference!r} in contrastive_finetuning.stopping.reference; choose one of the base "
+                f"weights without after-processing ({', '.join(usable) or 'there is none'}), or null to leave out neighbour_agreement"
             )
             raise ValueError(msg)

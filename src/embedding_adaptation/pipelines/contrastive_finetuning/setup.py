@@ -35,9 +35,11 @@ if TYPE_CHECKING:
 
     import pandas as pd
     from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
 
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.strategy import Strategy
+    from embedding_adaptation.embedder.template import PromptTemplate
     from embedding_adaptation.embedder.training_pass import GradientPass
     from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import TrainingState
     from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import Row
@@ -140,11 +142,8 @@ class Setup:
         return [weight for weight in self.model.parameters() if weight.requires_grad]
 
     def rows(self, texts: Sequence[str]) -> Iterator[Row]:
-        """Token ids of texts, behind the template's words that all of them begin with."""
-        template, training_pass = self.strategy.templates[0], self.cache.training_pass
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            for ids in template.text_ids(texts[start : start + _TEXTS_AT_ONCE], self.embedder.tokenizer):
-                yield training_pass.row(ids)
+        """Token ids of texts, as :func:`token_rows` makes them."""
+        return token_rows(texts, self.strategy.templates[0], self.embedder.tokenizer, self.cache.training_pass)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors of texts under the present weights, ``[N, D]`` float32."""
@@ -270,6 +269,15 @@ def cache_of(
         )
         training_pass.lower_source = lower_states.of
     return GradCache(training_pass, chunk_tokens=options.chunk_tokens, activation_mb=options.activation_mb), lower_states
+
+
+def token_rows(
+    texts: Sequence[str], template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, training_pass: GradientPass
+) -> Iterator[Row]:
+    """Token ids of texts under a template, without the words that all of them begin with."""
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        for ids in template.text_ids(texts[start : start + _TEXTS_AT_ONCE], tokenizer):
+            yield training_pass.row(ids)
 
 
 def training_pass_of(embedder: Embedder, strategy: Strategy, first_layer: int) -> GradientPass:
