@@ -1,7 +1,7 @@
 """The sentence-transformers modules that carry template and pooling.
 
 sentence-transformers' own prompts are prefixes only, and its ``Transformer`` wraps plain strings in a chat template where the tokenizer
-has one. These two modules keep its losses and ``encode`` and replace just the step from text to token ids and from token vectors
+has one. These two modules keep its trainer, losses and ``encode`` and replace just the step from text to token ids and from token vectors
 to one vector.
 """
 

@@ -99,7 +99,7 @@ def test_the_curve_is_that_of_plain_steps_over_whole_padded_batches(job_of, seed
         loss = (torch.nn.functional.cross_entropy(scores, own) + torch.nn.functional.cross_entropy(scores.T, own)) / 2
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(weights, options.max_gradient_norm)
-        expected.append((float(loss), float(norm), schedule.get_last_lr()[0]))
+        expected.append((loss.item(), norm.item(), schedule.get_last_lr()[0]))
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""The training loop."""
+"""The training loop: batches of token rows, forward, loss, backward, clip, step; now and then a look at held-out pairs and a checkpoint."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingEr
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import best_step, is_exhausted
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import load_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import conflicts
-from embedding_adaptation.pipelines.contrastive_finetuning.ranks import rank
+from embedding_adaptation.pipelines.contrastive_finetuning.ranks import from_first, rank
 from embedding_adaptation.pipelines.contrastive_finetuning.setup import prepare
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def train_in_process(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         setup = prepare(job, Path(scratch))
         state = fit(setup)
-        steps = keep_best(setup, state)
+        steps = from_first(lambda: keep_best(setup, state))
     setup.model.eval()
     strategy, template = setup.strategy, setup.strategy.templates[0].pattern
     adapter = TrainedAdapter(
@@ -103,12 +103,7 @@ def fit(setup: Setup) -> TrainingState:
             with counting(cache, setup.lower_states, layers) as spent:
                 embedded = cache.forward(now.rows(batch))
                 loss = contrastive_loss(embedded.columns, now.groups[batch], options)
-                if not math.isfinite(loss_value := loss.item()):
-                    msg = (
-                        f"the training loss is {loss_value} at step {done + 1}; lower contrastive_finetuning.learning_rate "
-                        "or set dtype to float32 in conf/base/globals.yml"
-                    )
-                    raise TrainingError(msg)
+                loss_value = finite(loss, done + 1)
                 cache.backward(embedded, loss)
                 norm = torch.nn.utils.clip_grad_norm_(setup.weights, options.max_gradient_norm or math.inf)
                 optimizer.step()
@@ -126,6 +121,22 @@ def fit(setup: Setup) -> TrainingState:
             if is_look and rank() == 0:
                 save(setup, optimizer, state)
     return state
+
+
+def finite(loss: torch.Tensor, step: int) -> float:
+    """The loss as a number.
+
+    Raises:
+        TrainingError: If it is none.
+    """
+    value = loss.item()
+    if not math.isfinite(value):
+        msg = (
+            f"the training loss is {value} at step {step}; lower contrastive_finetuning.learning_rate "
+            "or set dtype to float32 in conf/base/globals.yml"
+        )
+        raise TrainingError(msg)
+    return value
 
 
 def adamw(setup: Setup, options: FinetuningOptions) -> torch.optim.AdamW:
