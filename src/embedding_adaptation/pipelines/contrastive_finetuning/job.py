@@ -78,7 +78,7 @@ class TrainingJob:
         """
         options = self.options
         try:
-            options.check(self.embedder_options)
+            options.check_reference(self.embedder_options)
         except ValueError as error:
             raise TrainingError(str(error)) from error
         if len(self.train_pairs) < options.batch_size:

@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from embedding_adaptation.options import Options
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from embedding_adaptation.options import EmbedderOptions
 
 Criterion = Literal[
@@ -162,8 +164,12 @@ class FinetuningOptions(Options):
             },
         )  # fmt: skip
 
-    def check(self, embedder: EmbedderOptions) -> None:
-        """Check that the strategy which the options name is among the embedder's.
+    def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002
+        """Check that the strategy which neighbours are compared with exists; see :meth:`Options.check`."""
+        self.check_reference(embedder)
+
+    def check_reference(self, embedder: EmbedderOptions) -> None:
+        """Check that the strategy which neighbours are compared with is among the embedder's.
 
         Raises:
             ValueError: If it is not, or is not one of the base weights without after-processing.
