@@ -29,8 +29,7 @@ import numpy as np
 import torch
 from _workload import ONE_WORD, default_weights, sample_texts
 
-from embedding_adaptation.embedder.embedder import Embedder
-from embedding_adaptation.embedder.strategy import Strategy
+from embedding_adaptation import Embedder, Strategy
 from embedding_adaptation.pipelines.contrastive_finetuning.loop import contrastive_loss
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter, linear_modules
 from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates

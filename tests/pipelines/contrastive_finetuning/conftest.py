@@ -58,7 +58,8 @@ def job_of(
         values = {"steps": 3, "batch_size": 6, "chunk_tokens": 64, "learning_rate": 5e-3, "validate_every": 2, "seed": 0}
         values |= {"false_negatives": {"near_duplicate": None}}  # the texts here differ in a number
         stopping = {"criterion": None, "reference": None} | changes.pop("stopping", {})
-        options = FinetuningOptions.model_validate(values | {"stopping": stopping} | changes)
+        lora = {"layers": "all"} | changes.pop("lora", {})
+        options = FinetuningOptions.model_validate(values | {"stopping": stopping, "lora": lora} | changes)
         given = pairs(train_pairs) if isinstance(train_pairs, int) else train_pairs
         return TrainingJob(tiny_weights, given, pairs(held_out), options, embedder_options(**(embedder or {})), corpus, checkpoints)
 

@@ -12,7 +12,7 @@ def trainable(embedder):
 
 
 def test_only_the_adapter_trains_on_every_linear_layer(tiny_embedder):
-    add_adapter(tiny_embedder, LoraOptions())
+    add_adapter(tiny_embedder, LoraOptions(layers="all"))
     names = trainable(tiny_embedder)
     assert all("lora_" in name for name in names)
     linear = {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -30,7 +30,7 @@ def test_the_adapter_sits_on_the_chosen_layers_only(tiny_embedder, layers, expec
 
 
 def test_the_adapter_sits_on_the_chosen_modules_only(tiny_embedder):
-    add_adapter(tiny_embedder, LoraOptions(target_modules=["q_proj", "v_proj"]))
+    add_adapter(tiny_embedder, LoraOptions(layers="all", target_modules=["q_proj", "v_proj"]))
     assert {name.split(".lora_")[0].rpartition(".")[2] for name in trainable(tiny_embedder)} == {"q_proj", "v_proj"}
 
 
