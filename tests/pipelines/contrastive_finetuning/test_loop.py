@@ -106,27 +106,29 @@ def test_the_curve_is_that_of_plain_steps_over_whole_padded_batches(job_of, seed
     np.testing.assert_allclose(history[["train_loss", "gradient_norm", "learning_rate"]].iloc[1:], expected, rtol=2e-4)
 
 
-CHANGES = {
-    "plain": {},
-    "dropout": {"lora": {"dropout": 0.2}},
-    "chunks embedded twice": {"lora": {"dropout": 0.2}, "activation_mb": 0},
-    "warm-up": {"schedule": "cosine", "warmup_pairs": 12},
-    "hard negatives": {"hard_negatives": NEGATIVES},
-    "rounds": {"rounds": ROUNDS},
+# Options, the step in which the run dies, and the last checkpoint before it.
+CRASHES = {
+    "plain": ({}, 6, 4),
+    "dropout": ({"lora": {"dropout": 0.2}}, 6, 4),
+    "chunks embedded twice": ({"lora": {"dropout": 0.2}, "activation_mb": 0}, 6, 4),
+    "warm-up": ({"schedule": "cosine", "warmup_pairs": 12}, 6, 4),
+    "hard negatives": ({"hard_negatives": NEGATIVES}, 6, 4),
+    "in a round": ({"rounds": ROUNDS}, 6, 5),
+    "between rounds": ({"rounds": ROUNDS, "hard_negatives": NEGATIVES}, 4, 3),
 }
 
 
-@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
-def test_an_interrupted_run_ends_with_the_same_adapter_to_the_bit(job_of, corpus, tmp_path, monkeypatch, caplog, changes):
+@pytest.mark.parametrize(("changes", "dies", "checkpoint"), CRASHES.values(), ids=CRASHES)
+def test_an_interrupted_run_ends_with_the_same_adapter_to_the_bit(job_of, corpus, tmp_path, monkeypatch, caplog, changes, dies, checkpoint):
     caplog.set_level("INFO")
     expected, history = train(job_of(steps=7, corpus=corpus, checkpoints=tmp_path / "whole", **changes))
     job = job_of(steps=7, corpus=corpus, checkpoints=tmp_path / "torn", **changes)
     with monkeypatch.context() as patch:
-        crash_in(patch, 6)
+        crash_in(patch, dies)
         with pytest.raises(CrashError):
             train(job)
     adapter, again = train(job)
-    assert f"training goes on from step {5 if 'rounds' in changes else 4} of 7" in caplog.messages
+    assert f"training goes on from step {checkpoint} of 7" in caplog.messages
     assert_equal(weights_of(adapter), weights_of(expected))
     assert_same_history(again, history)
 
