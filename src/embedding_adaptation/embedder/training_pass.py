@@ -8,10 +8,12 @@ the gradients of the plain pass over padded prompts.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
 
 from embedding_adaptation.embedder.decoder_pass import (
     PackedDecoder,
@@ -23,12 +25,14 @@ from embedding_adaptation.embedder.decoder_pass import (
     trying_out,
 )
 from embedding_adaptation.embedder.pooling import POOLINGS
+from embedding_adaptation.embedder.probe import check_masks
 from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
+from embedding_adaptation.embedder.template import TokenizedPrompt, pad_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
-    import torch
     from transformers import PreTrainedModel
 
     from embedding_adaptation.embedder.pooling import PoolingName
@@ -67,14 +71,51 @@ class _Running:
 _running: ContextVar[_Running | None] = ContextVar("packed_training_running", default=None)
 
 
+class GradientPass(Protocol):
+    """Prompted texts to pooled vectors, with gradients: what training asks of a decoder.
+
+    Attributes:
+        decoder: The decoder, inside its adapter.
+        frame: The template's token ids.
+        first_layer: The lowest layer that gradients reach, counted from 0.
+    """
+
+    decoder: PreTrainedModel
+    frame: Frame
+    first_layer: int
+
+    def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids computed for one text, cut to the room the template leaves."""
+        ...
+
+    def training(self) -> AbstractContextManager[None]:
+        """Within, :meth:`embed` may be called and its gradients taken."""
+        ...
+
+    def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Pooled vectors of rows that :meth:`row` made, ``[n, D]`` in the decoder's number format, not normalised."""
+        ...
+
+    def check(self, rows: Sequence[Sequence[int]]) -> None:
+        """Check on a few rows that the vectors are this model's own.
+
+        Raises:
+            UnsupportedDecoderError: If they are not.
+        """
+        ...
+
+
 class TrainingPass:
-    """Prompted texts to pooled vectors, with gradients.
+    """The fast pass: packed rows, begun above the layers that never change.
 
     Args:
         backbone: A decoder without vocabulary head, or a PEFT model around one.
         frame: The template's token ids.
         pooling: How token vectors become one vector.
-        first_layer: Layers below this one (counted from 0) are never changed by training; their output is given to :meth:`embed`.
+        first_layer: Layers below this one (counted from 0) are never changed by training; their output comes from :attr:`lower_source`.
+
+    Attributes:
+        lower_source: Gives the output of the layers below for rows; :meth:`lower_states`, or a store in front of it.
 
     Raises:
         UnsupportedDecoderError: If the decoder's layers cannot be found.
@@ -87,10 +128,11 @@ class TrainingPass:
         self.frame = frame
         self.pooling = pooling
         self.first_layer = first_layer
+        self.lower_source: Callable[[Sequence[tuple[int, ...]]], list[torch.Tensor]] = self.lower_states
         self._lower_prefix: Prefix | None = None
 
     def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids computed for one text: everything but the template's shared beginning."""
+        """The ids computed for one text, cut to the room there is: everything but the template's shared beginning."""
         return tuple(self.tree.row(text_ids))
 
     @contextmanager
@@ -113,7 +155,7 @@ class TrainingPass:
             For each row ``[R, D]`` in the decoder's number format.
         """
         wanted = Wanted(hidden=frozenset({self.first_layer}))
-        with self.packed.packing():
+        with self.packed.packing(), torch.autocast(self.decoder.device.type, enabled=False):
             prefix = self._read_lower_prefix()
             order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
             groups: list[RowGroup] = []
@@ -134,12 +176,11 @@ class TrainingPass:
             at += width
         return [state for state in states if state is not None]
 
-    def embed(self, rows: Sequence[Sequence[int]], lower: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+    def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Pooled vectors of rows; within :meth:`training`, and with gradients where they are switched on.
 
         Args:
-            rows: Rows that :meth:`row` made. Equally long ones side by side are fastest.
-            lower: For each row what :meth:`lower_states` returned; not needed where every layer is computed.
+            rows: Rows that :meth:`row` made. Rows of the same length side by side are fastest.
 
         Returns:
             ``[n, D]`` in the decoder's number format, not normalised.
@@ -147,8 +188,7 @@ class TrainingPass:
         Raises:
             UnsupportedDecoderError: If a layer did not use the attention given to it, so that rows would have seen each other.
         """
-        import torch
-
+        lower = self.lower_source([tuple(row) for row in rows]) if self.first_layer else None
         device, shared = self.decoder.device, len(self.tree.shared)
         lengths = [len(row) for row in rows]
         input_ids = torch.tensor([*self.tree.shared, *(token for row in rows for token in row)], device=device)  # [N]
@@ -156,22 +196,21 @@ class TrainingPass:
         state = _Running(shared, _blocks(lengths, device))
         token = _running.set(state)
         try:
-            with self._starting_above(lower):
+            with self._starting_above(lower), _matching_formats(self.decoder):
                 output = self.decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
         finally:
             _running.reset(token)
-        expected = len(self.packed.layers) - (self.first_layer if lower is not None else 0)
+        expected = len(self.packed.layers) - self.first_layer
         if state.calls != expected:
             msg = (
                 f"{type(self.decoder).__name__} used the attention given to it in {state.calls} of {expected} layers; "
                 "the others mix tokens in their own way"
             )
             raise UnsupportedDecoderError(msg)
-        return self._pool(output.last_hidden_state[0], lengths)  # [n, D]
+        with _matching_formats(self.decoder):
+            return self._pool(output.last_hidden_state[0], lengths)  # [n, D]
 
     def _pool(self, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        import torch
-
         shared = len(self.tree.shared)
         ends = shared + torch.tensor(lengths).cumsum(0)  # [n]
         if self.pooling in {"last", "eos"}:
@@ -201,24 +240,14 @@ class TrainingPass:
         Raises:
             UnsupportedDecoderError: If they do not.
         """
-        import torch
-
-        from embedding_adaptation.embedder.probe import check_masks
-
         longest = len(self.frame.prefix) + self.frame.room + len(self.frame.suffix)
-        was_training = self.decoder.training
-        self.decoder.eval()
-        try:
-            with trying_out(type(self.decoder).__name__), torch.no_grad():
+        with evaluating(self.decoder):
+            with trying_out(type(self.decoder).__name__):
                 check_masks(self.packed, longest, vocabulary=int(self.decoder.get_input_embeddings().weight.shape[0]))
                 with self.training():
-                    packed = self.embed(rows, self.lower_states(rows) if self.first_layer else None).float()  # [n, D]
-            with torch.no_grad():
-                plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
-        finally:
-            self.decoder.train(was_training)
-        least = float(torch.nn.functional.cosine_similarity(packed, plain).min())
-        if not least >= _LEAST_COSINE[self.decoder.dtype == torch.float32]:
+                    packed = self.embed(rows).float()  # [n, D]
+            plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
+        if (least := _least_cosine(packed, plain)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
             msg = f"{type(self.decoder).__name__} gives other vectors in packed rows (cosine {least:.4f})"
             raise UnsupportedDecoderError(msg)
 
@@ -230,9 +259,7 @@ class TrainingPass:
     @contextmanager
     def _starting_above(self, lower: Sequence[torch.Tensor] | None) -> Iterator[None]:
         """Within, layers below the first trained one pass on what they get, and that one is given their stored output."""
-        import torch
-
-        if lower is None or not self.first_layer:
+        if lower is None:
             yield
             return
         with self.packed.packing():
@@ -265,22 +292,40 @@ def _passing_on(layer: torch.nn.Module) -> Iterator[None]:
         del layer.forward
 
 
-class PaddedPass(TrainingPass):
-    """The same for decoders whose attention cannot be replaced: padded batches through the whole decoder, as transformers does it."""
+class PaddedPass:
+    """The slow pass, for decoders whose attention cannot be replaced: padded batches through the whole decoder, as transformers does it.
+
+    Args:
+        backbone: A decoder without vocabulary head, or a PEFT model around one.
+        frame: The template's token ids.
+        pooling: How token vectors become one vector.
+    """
+
+    first_layer = 0
 
     def __init__(self, backbone: PreTrainedModel, frame: Frame, pooling: PoolingName) -> None:
-        self.backbone = backbone
         inner = getattr(backbone, "get_base_model", None)
         self.decoder = inner() if inner else backbone
         self.tree = PromptTree((frame,))
         self.frame = frame
         self.pooling = pooling
-        self.first_layer = 0
 
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Nothing is to be prepared."""
-        yield
+    def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids of one text behind the template's shared beginning, cut to the room there is."""
+        return tuple(self.tree.row(text_ids))
+
+    def training(self) -> AbstractContextManager[None]:
+        """Nothing has to be prepared."""
+        return nullcontext()
+
+    def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Pooled vectors of rows, ``[n, D]``."""
+        start, end = len(self.frame.prefix), len(self.frame.suffix)
+        prompts = [TokenizedPrompt((*self.tree.shared, *row), start, len(self.tree.shared) + len(row) - end) for row in rows]
+        features = {name: value.to(self.decoder.device) for name, value in pad_prompts(prompts, 0).items()}
+        with _matching_formats(self.decoder):
+            output = self.decoder(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
+            return POOLINGS[self.pooling](output.last_hidden_state, features["attention_mask"], features["text_mask"])  # [n, D]
 
     def check(self, rows: Sequence[Sequence[int]]) -> None:
         """Check on a few rows that padding changes nothing.
@@ -288,36 +333,38 @@ class PaddedPass(TrainingPass):
         Raises:
             UnsupportedDecoderError: If it does.
         """
-        import torch
-
-        was_training = self.decoder.training
-        self.decoder.eval()
-        try:
-            with torch.no_grad():
-                together = self.embed(rows).float()  # [n, D]
-                alone = torch.cat([self.embed([row]) for row in rows]).float()  # [n, D]
-        finally:
-            self.decoder.train(was_training)
-        least = float(torch.nn.functional.cosine_similarity(together, alone).min())
-        if not least >= _LEAST_COSINE[self.decoder.dtype == torch.float32]:
+        with evaluating(self.decoder):
+            together = self.embed(rows).float()  # [n, D]
+            alone = torch.cat([self.embed([row]) for row in rows]).float()  # [n, D]
+        if (least := _least_cosine(together, alone)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
             msg = f"{type(self.decoder).__name__} gives other vectors in padded batches (cosine {least:.4f}), so it cannot be trained"
             raise UnsupportedDecoderError(msg)
 
-    def embed(self, rows: Sequence[Sequence[int]], lower: Sequence[torch.Tensor] | None = None) -> torch.Tensor:  # noqa: ARG002
-        """Pooled vectors of rows, ``[n, D]``."""
-        from embedding_adaptation.embedder.template import TokenizedPrompt, pad_prompts
 
-        start, end = len(self.frame.prefix), len(self.frame.suffix)
-        prompts = [TokenizedPrompt((*self.tree.shared, *row), start, len(self.tree.shared) + len(row) - end) for row in rows]
-        features = {name: value.to(self.decoder.device) for name, value in pad_prompts(prompts, 0).items()}
-        output = self.decoder(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
-        return POOLINGS[self.pooling](output.last_hidden_state, features["attention_mask"], features["text_mask"])  # [n, D]
+@contextmanager
+def evaluating(decoder: torch.nn.Module) -> Iterator[None]:
+    """Within, there is no dropout and no gradient."""
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        decoder.train(was_training)
+
+
+def _matching_formats(decoder: PreTrainedModel) -> AbstractContextManager[Any]:
+    """Within, an adapter's float32 weights are multiplied in the decoder's own format, which is twice as fast on a CPU."""
+    return torch.autocast(decoder.device.type, dtype=decoder.dtype, enabled=decoder.dtype != torch.float32)
+
+
+def _least_cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The lowest cosine of rows ``[n, D]`` with each other's; below every bound where one is not a number."""
+    return float(torch.nn.functional.cosine_similarity(one, other).min().nan_to_num(nan=-2.0))
 
 
 def _blocks(lengths: Sequence[int], device: torch.device) -> list[_Block]:
     """Consecutive rows of about the same length."""
-    import torch
-
     blocks: list[_Block] = []
     start = at = 0
     while at < len(lengths):
@@ -355,8 +402,6 @@ def _training_attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each row and to the shared prefix; query ``[1, H, N, d]`` -> ``[1, N, H, d]``."""
-    import torch
-
     running = _running.get()
     if running is None or kwargs.get("s_aux") is not None:
         msg = "this model's attention has learned sinks, which packed rows do not know" if running else "no packed pass is running"
@@ -386,8 +431,6 @@ def _training_attention(
 
 
 def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
-    import torch
-
     if q.device.type == "cpu" or softcap:  # on a CPU the fused kernel's backward is slow
         return plain_attention(q, k, v, mask, scale=scale, softcap=softcap)
     allowed = mask[: q.shape[2]]  # [W, P + W]
@@ -396,8 +439,6 @@ def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Te
 
 def _causal_mask(running: _Running, shared: int, width: int, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
     """Additive mask ``[repeats * W, P + W]``: padding stands behind the real tokens, and no real token looks ahead."""
-    import torch
-
     key = (shared, width, window)
     if key not in running.masks:
         distance = shared + torch.arange(width)[:, None] - torch.arange(shared + width)[None, :]  # [W, P + W]
@@ -411,44 +452,37 @@ def _causal_mask(running: _Running, shared: int, width: int, window: int | None,
 
 def _padded(states: torch.Tensor, block: _Block) -> torch.Tensor:
     """``[tokens, H, d]`` -> ``[n W, H, d]``; behind a row's end its last token stands again, and nobody sees it."""
-    return states if block.padded is None or block.real is None else _rearrange()[0].apply(states, block.padded, block.real)
+    return states if block.padded is None or block.real is None else _Pad.apply(states, block.padded, block.real)
 
 
 def _unpadded(states: torch.Tensor, block: _Block) -> torch.Tensor:
     """``[n W, H, d]`` -> ``[tokens, H, d]``."""
-    return states if block.real is None else _rearrange()[1].apply(states, block.real)
+    return states if block.real is None else _Unpad.apply(states, block.real)
 
 
-def _rearrange() -> tuple[Any, Any]:
-    """The two rearrangements as functions whose gradients are plain copies: torch would add up row by row."""
-    global _functions  # noqa: PLW0603  torch is imported late, and classes need it
-    if _functions is None:
-        import torch
+class _Pad(torch.autograd.Function):
+    """``[tokens, H, d]`` -> ``[n W, H, d]``; its gradient is a plain copy, where torch would add up row by row."""
 
-        class Pad(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, states: torch.Tensor, padded: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-                ctx.save_for_backward(real)
-                return states.index_select(0, padded)
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, padded: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(real)
+        return states.index_select(0, padded)
 
-            @staticmethod
-            def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-                return gradient.index_select(0, ctx.saved_tensors[0]), None, None  # padding has no gradient: nobody saw it
-
-        class Unpad(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-                ctx.save_for_backward(real)
-                ctx.rows = states.shape[0]
-                return states.index_select(0, real)
-
-            @staticmethod
-            def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-                whole = gradient.new_zeros(ctx.rows, *gradient.shape[1:])
-                return whole.index_copy_(0, ctx.saved_tensors[0], gradient), None
-
-        _functions = (Pad, Unpad)
-    return _functions
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None  # padding has no gradient: nobody saw it
 
 
-_functions: tuple[Any, Any] | None = None
+class _Unpad(torch.autograd.Function):
+    """``[n W, H, d]`` -> ``[tokens, H, d]``; its gradient is a plain copy, too."""
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(real)
+        ctx.rows = states.shape[0]
+        return states.index_select(0, real)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        whole = gradient.new_zeros(ctx.rows, *gradient.shape[1:])
+        return whole.index_copy_(0, ctx.saved_tensors[0], gradient), None
