@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.errors import first_few
 from embedding_adaptation.texts.characters import COMPRESSIONS
 from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
 from embedding_adaptation.texts.reading import TextFile
 from embedding_adaptation.texts.stream import TextStream
+from embedding_adaptation.wording import first_few
 
 if TYPE_CHECKING:
     import numpy as np

@@ -6,7 +6,6 @@ import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from embedding_adaptation.errors import first_few
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
@@ -19,6 +18,7 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
 )
 from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
 from embedding_adaptation.texts.reading import TextFile
+from embedding_adaptation.wording import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from embedding_adaptation.embedder.chat import end_ids, has_chat_template, has_vocabulary_head, load_chat_model
 from embedding_adaptation.embedder.sampling import AnswerSampler, Prompt, Sampling
 from embedding_adaptation.embedder.template import SLOT
+from embedding_adaptation.pipelines.data_augmentation.generators.chat_server import answers
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Generator, Request
 
 if TYPE_CHECKING:
@@ -41,8 +42,6 @@ def generate(requests: Iterable[Request], options: RewriteOptions, context: Cont
         GenerationError: If the model cannot be asked; the message says why and what to do.
     """
     if options.server is not None:
-        from embedding_adaptation.pipelines.data_augmentation.generators.chat_server import answers
-
         asked = ((request, conversation(request, options)) for request in requests)
         for request, text, finished in answers(asked, options, context):
             yield Candidate.answering(request, text, finished=finished)
