@@ -267,7 +267,7 @@ def _contenders(
 
     every = [name for name in embedder_options.every_strategy if name in extracted]
     names = chosen_names(options.strategies, every, "clustering_evaluation.strategies")
-    if adapter.card.sha256 != base_model.card.sha256 and any(embedder_options.every_strategy[name].weights == "adapted" for name in names):
+    if not adapter.shares_base(base_model) and any(embedder_options.every_strategy[name].weights == "adapted" for name in names):
         msg = (
             f"the adapter belongs to {adapter.card.source!r}, not to {base_model.card.source!r}, so that base and adapted vectors would be "
             "of two models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"

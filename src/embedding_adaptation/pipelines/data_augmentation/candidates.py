@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import itertools
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -15,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from embedding_adaptation.identity import digest_of, files_sha256, format_folder, tell_of_other_formats, texts_in_order
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
@@ -49,6 +48,8 @@ _SPEED = {"weight", "memory_mb", "batch_size", "batch_tokens", "server.concurren
 _WHOLE: frozenset[GeneratorName] = frozenset({"neighbours", "given"})
 # A second turn would be the first again.
 _ALWAYS_ALIKE: frozenset[GeneratorName] = frozenset({"back_translation", "identity"})
+# Counted up where a generator begins to make other pairs of the same texts and options, or these are named otherwise.
+_FORMATS: Mapping[GeneratorName, int] = {"neighbours": 2}
 COMPLETE = "complete"
 
 
@@ -104,6 +105,8 @@ def generate(
         if f"{folder}/{COMPLETE}" in done and not damaged:
             logger.info("%s: all candidates are there already", name)
             continue
+        if name in _FORMATS:
+            tell_of_other_formats(f"candidate_pairs ({name})", (shard for shard in done if f"{name}-" in shard), _FORMATS[name])
         taken = {int(shard.rpartition("/")[2]) for shard in shards}
         free = (number for number in itertools.count() if number not in taken)  # damaged ones are written over
         keys = _keys(done, shards)
@@ -133,17 +136,14 @@ def folder_name(name: GeneratorName, options: GeneratorOptions, corpus: TextStre
         parts.append(context.base_model.card.sha256)
     if isinstance(options, NeighboursOptions):
         used = context.embedder_options
-        parts += [
-            context.base_model.card.sha256,
-            used.max_length,
-            options.weight,
-            *(str(used.templates[name]) for name in options.templates),
-        ]
-        parts.append(texts_digest(text for _, text in corpus.rows()))
+        templates = [used.template(template) for template in chosen.pop("templates")]
+        parts += [context.base_model.card.sha256, used.max_length, options.weight, templates]
+        parts.append(texts_in_order(text for _, text in corpus.rows()))
     if isinstance(options, GivenOptions):
         path = project_path(options.path)
-        parts += [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "", options.weight]
-    return f"{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
+        parts += [files_sha256([path]) if path.is_file() else "", options.weight]
+    folder = f"{name}-{digest_of(parts)[:12]}"
+    return f"{format_folder(_FORMATS[name])}/{folder}" if name in _FORMATS else folder
 
 
 def present(
@@ -168,14 +168,6 @@ def present(
             mine = np.ones(len(frame), bool) if planned is None else _contained(planned, keys)
             fresh = np.fromiter((key not in seen and not seen.add(key) for key in keys.tolist()), np.bool_, len(keys))  # type: ignore[func-returns-value]
             yield shard, frame[mine & fresh]
-
-
-def texts_digest(texts: Iterable[str]) -> str:
-    """A digest of texts in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
 
 
 def _make(

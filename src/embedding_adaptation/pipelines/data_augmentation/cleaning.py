@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from pathlib import Path
@@ -15,7 +14,7 @@ from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from tqdm.auto import tqdm
 
 from embedding_adaptation.atomic import scratch_prefix
-from embedding_adaptation.identity import TextsIdentity, text_words
+from embedding_adaptation.identity import TextsIdentity, text_digest, text_words
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.texts.near_duplicates import NearDuplicates
 from embedding_adaptation.texts.stream import TextStream
@@ -174,7 +173,7 @@ def _is_passage(sentence: str, sentences: list[str]) -> bool:
 
 
 def _passage_digest(passage: str) -> int:
-    return int.from_bytes(hashlib.blake2b(" ".join(passage.lower().split()).encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(text_digest(" ".join(passage.lower().split()), 8), "big")
 
 
 def _repeated_passages(corpus: TextStream, options: CleaningOptions, max_repeats: int, folder: Path) -> NDArray[np.uint64]:
@@ -249,7 +248,7 @@ def _judge(
                 verdict = _verdict_on(text, options, identify, is_cut=is_cut)
                 piece_verdicts.append(verdict)
                 piece_words[row] = text_words(text)
-                piece_digests += hashlib.blake2b(f"{seed}/{text.lower()}".encode(), digest_size=8).digest()
+                piece_digests += text_digest(f"{seed}/{text.lower()}", 8)
                 if search and verdict == _KEPT:
                     search.add(text)
             verdicts.append(np.frombuffer(piece_verdicts, np.uint8))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from embedding_adaptation.identity import text_digest
 
 if TYPE_CHECKING:
     from embedding_adaptation.datasets.chat_server import ChatServerKey
@@ -118,8 +119,7 @@ class Generator(Protocol[_OptionsT_contra]):
 
 def text_key(*parts: object) -> str:
     """16 hexadecimal digits that follow from the given values."""
-    joined = "\0".join(str(part) for part in parts)
-    return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return text_digest("\0".join(str(part) for part in parts), 8).hex()
 
 
 def digest_fraction(*parts: object) -> float:
