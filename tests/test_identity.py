@@ -162,6 +162,7 @@ def test_a_store_of_another_format_is_told_of_until_todays_is_begun(caplog):
 
 
 PAIRS = pd.DataFrame({"source_id": ["1", "2"], "other_id": ["", "3"], "source_text": ["a", "b"], "generated_text": ["c", "d"]})
+TABLES = {"train": PAIRS, "validation": PAIRS.tail(1), "corpus": pd.DataFrame({"text": ["x"]})}
 
 
 def training(**changes):
@@ -172,7 +173,7 @@ def training(**changes):
         "reference": strategy(pooling="value_weighted", attention_layers=()),
         "max_length": 64,
         "dtype": "float32",
-        "tables": {"train": PAIRS, "validation": PAIRS.tail(1), "corpus": pd.DataFrame({"text": ["x"]})},
+        "tables": TABLES,
     }
     return training_identity(**(values | changes))
 
@@ -187,19 +188,10 @@ def training(**changes):
         {"reference": strategy(pooling="value_weighted", layers=(-2,), attention_layers=())},
         {"max_length": 32},
         {"dtype": "bfloat16"},
-        *(
-            {
-                "tables": {
-                    "train": PAIRS.assign(**{column: ["1", "x"]}),
-                    "validation": PAIRS.tail(1),
-                    "corpus": pd.DataFrame({"text": ["x"]}),
-                }
-            }
-            for column in PAIRS
-        ),
-        {"tables": {"train": PAIRS[::-1], "validation": PAIRS.tail(1), "corpus": pd.DataFrame({"text": ["x"]})}},
-        {"tables": {"train": PAIRS, "validation": PAIRS.head(1), "corpus": pd.DataFrame({"text": ["x"]})}},
-        {"tables": {"train": PAIRS, "validation": PAIRS.tail(1), "corpus": pd.DataFrame({"text": ["y"]})}},
+        *({"tables": TABLES | {"train": PAIRS.assign(**{column: ["1", "x"]})}} for column in PAIRS),
+        {"tables": TABLES | {"train": PAIRS[::-1]}},
+        {"tables": TABLES | {"validation": PAIRS.head(1)}},
+        {"tables": TABLES | {"corpus": pd.DataFrame({"text": ["y"]})}},
         {"tables": {"train": PAIRS, "validation": PAIRS.tail(1)}},
     ],
 )

@@ -54,7 +54,7 @@ def test_each_task_has_its_table_and_its_caution(embedder_options):
 def test_the_cost_is_divided_by_what_was_gained(embedder_options):
     history = pd.DataFrame({"step": [0, 1, 2], "seconds": [1.0, 50.0, 100.0], "operations": [0.0, 1e12, 8e12], "joules": [None] * 3})
     options = embedder_options()
-    base = next(n for n, s in options.strategies.items() if s == options.strategies[options.adapt].model_copy(update={"weights": "base"}))
+    base = options.base_twin(options.adapt, options.strategies)
     scores = pd.DataFrame({"strategy": [base, options.adapt], "v_measure": [0.5, 0.54]})
     lines = cost_lines(history, scores, options)
     assert "| seconds | 100 | 25 |" in lines
