@@ -16,6 +16,7 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
+from embedding_adaptation.embedder import sampling as module
 from embedding_adaptation.embedder.sampling import (
     AnswerSampler,
     Prompt,
@@ -25,7 +26,6 @@ from embedding_adaptation.embedder.sampling import (
     plain_answers,
     slots_are_exact,
 )
-from embedding_adaptation.pipelines.data_augmentation.generators import decoding as module
 
 ENDS = frozenset(range(30))
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 300}
