@@ -13,7 +13,7 @@ from embedding_adaptation.embedder.device import DeviceName, DtypeName
 from embedding_adaptation.embedder.pooling import ATTENTION_POOLINGS, PoolingName
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.identity import base_twin, canonical
+from embedding_adaptation.identity import base_twin, canonical, digest_of
 
 RANDOM_STRATEGY = "random"
 
@@ -160,6 +160,11 @@ class EmbedderOptions(Options):
         """All that makes a strategy what it is, for JSON: two are the same if these are equal, whatever their names and the templates'."""
         chosen = self.every_strategy[name]
         return chosen.model_dump(mode="json") | {"template": [canonical(self.template(template)) for template in chosen.template]}
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """For each strategy's name what its vectors are known by, given weights and the texts that after-processing is fitted on."""
+        return {name: digest_of([self.definition(name), self.max_length]) for name in self.every_strategy}
 
     def base_twin(self, name: str, among: Iterable[str]) -> str | None:
         """Which of some strategies differs from an adapted one by its weights alone; ``None`` where none does."""

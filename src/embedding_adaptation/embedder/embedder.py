@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import logging
 import time
@@ -469,13 +468,13 @@ class Embedder:
         return hash((id(self.backbone), *(parameter._version for parameter in self.backbone.parameters())))  # noqa: SLF001
 
     def _identity_in_memory(self) -> str:
-        weights = hashlib.sha256()
-        for name, tensor in self.backbone.state_dict().items():
-            weights.update(f"{name} {tensor.dtype}".encode())
-            weights.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        weights = [
+            [name, str(tensor.dtype), tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()]
+            for name, tensor in self.backbone.state_dict().items()
+        ]
         config = {name: str(value) for name, value in self.backbone.config.to_diff_dict().items() if name not in _NOT_DECIDING}
         adapters = {name: adapter_settings(adapter.to_dict()) for name, adapter in getattr(self.backbone, "peft_config", {}).items()}
-        return weights_identity(digest_of([weights.hexdigest(), config, adapters, sorted(self.tokenizer.get_vocab().items())]))
+        return weights_identity(digest_of([weights, config, adapters, sorted(self.tokenizer.get_vocab().items())]))
 
 
 @dataclass(frozen=True)
