@@ -199,13 +199,9 @@ def test_all_that_training_reads_counts(change):
     assert training(**change) != training()
 
 
-def test_names_scores_and_unread_columns_do_not_count_for_training():
+def test_names_and_the_kind_of_table_do_not_count_for_training():
     renamed = strategy(name="b", pooling="value_weighted", attention_layers=())
-    tables = {
-        "train": PAIRS.assign(pair_id=["p", "q"], similarity=[0.1, 0.2]),
-        "validation": PAIRS.tail(1),
-        "corpus": pd.DataFrame({"id": ["7"], "text": ["x"]}),
-    }
+    tables = {name: table.to_dict("list") for name, table in TABLES.items()}
     assert training(strategy=strategy(name="b"), reference=renamed, tables=tables) == training()
 
 

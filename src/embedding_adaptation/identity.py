@@ -13,7 +13,7 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -27,7 +27,6 @@ _DIGITS = 32
 _WORDS = 2
 _MODULUS = 1 << 64
 _WEIGHTS_FORMAT = 2
-_TRAINING_FORMAT = 2
 _FIRST_FORMAT_DIGITS = 64
 # What an adapter's configuration says of where it came from and how it was trained, which changes no vector.
 _TRAINED_WITH = frozenset(
@@ -36,8 +35,6 @@ _TRAINED_WITH = frozenset(
         "peft_version", "revision", "task_type",
     }
 )  # fmt: skip
-# Columns that decide which pairs stand in a batch, and what is computed of them.
-_PAIR_COLUMNS = ("source_id", "other_id", "source_text", "generated_text", "text")
 
 
 def canonical(value: Any) -> Any:
@@ -56,10 +53,10 @@ def canonical(value: Any) -> Any:
         return {str(key): canonical(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [canonical(item) for item in value]
-    if hasattr(value, "tobytes"):
-        return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
+    if hasattr(value, "tobytes"):
+        return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
     msg = f"an identity cannot be made of {value!r} ({type(value).__name__}); give plain values, arrays or dataclasses"
     raise TypeError(msg)
 
@@ -124,7 +121,8 @@ def vectors_identity(weights: str, strategy: object, *, max_length: int, dtype: 
 
     Args:
         weights: See :func:`weights_identity`.
-        strategy: A :class:`~embedding_adaptation.embedder.strategy.Strategy`, with its after-processing as fitted.
+        strategy: A :class:`~embedding_adaptation.embedder.strategy.Strategy`, with its after-processing as fitted, or the definition of
+            one.
         max_length: Longest sequence in tokens.
         dtype: Number format of the weights in memory.
     """
@@ -147,16 +145,6 @@ def base_twin(name: str, definitions: Mapping[str, Mapping[str, Any]]) -> str | 
     return next((other for other, definition in definitions.items() if definition == {**own, "weights": "base"}), None)
 
 
-class Table(Protocol):
-    """Columns by name, such as a data frame's."""
-
-    def __contains__(self, column: object, /) -> bool:
-        """Whether there is such a column."""
-
-    def __getitem__(self, column: str, /) -> Any:
-        """The column's values, row by row."""
-
-
 def training_identity(
     *,
     options: Mapping[str, Any],
@@ -164,7 +152,7 @@ def training_identity(
     strategy: object,
     max_length: int,
     dtype: str,
-    tables: Mapping[str, Table],
+    tables: Mapping[str, Any],
     reference: object = None,
 ) -> str:
     """The identity of all that a training run's result depends on: 16 hexadecimal digits.
@@ -175,15 +163,13 @@ def training_identity(
         strategy: The strategy that is trained.
         max_length: Longest sequence in tokens.
         dtype: Number format of the weights in memory.
-        tables: Pairs and texts by what they are for. Texts count, and the ids by which batches keep pairs apart, each column once.
+        tables: Pairs and texts by what they are for, each as columns by name (a data frame, for example): those that training reads, such
+            as the texts and the ids by which batches keep pairs apart.
         reference: The strategy that texts' neighbours are compared with, or ``None``.
     """
-    columns = {
-        name: {column: texts_in_order(map(str, table[column])) for column in _PAIR_COLUMNS if column in table}
-        for name, table in tables.items()
-    }
-    made_with = {"options": options, "vectors": vectors_identity(weights, strategy, max_length=max_length, dtype=dtype)}
-    return digest_of({"format": _TRAINING_FORMAT, "tables": columns, "reference": reference, **made_with})[:16]
+    rows = {name: {column: texts_in_order(map(str, table[column])) for column in table} for name, table in tables.items()}
+    vectors = vectors_identity(weights, strategy, max_length=max_length, dtype=dtype)
+    return digest_of({"options": options, "vectors": vectors, "reference": reference, "tables": rows})[:16]
 
 
 def format_folder(number: int) -> str:
