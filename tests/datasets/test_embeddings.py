@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from kedro.io import Version
 from kedro.io.core import DatasetError
+from safetensors.numpy import save_file
 
 from embedding_adaptation.datasets.embeddings import Embeddings, EmbeddingsDataset
 
-VALUE = Embeddings(("1", "ü"), {"prompted": np.arange(6, dtype=np.float32).reshape(2, 3)}, weights="abc")
+VALUE = Embeddings(("1", "ü"), {"prompted": np.arange(6, dtype=np.float32).reshape(2, 3)}, weights="abc", identities={"prompted": "p"})
 
 
 def test_ids_and_vectors_come_back_in_order(tmp_path):
@@ -16,6 +17,7 @@ def test_ids_and_vectors_come_back_in_order(tmp_path):
     loaded = dataset.load()
     assert loaded.ids == VALUE.ids
     assert loaded.weights == "abc"
+    assert loaded.identities == {"prompted": "p"}
     np.testing.assert_array_equal(loaded.vectors["prompted"], VALUE.vectors["prompted"])
     assert dataset.exists()
     assert [path.name for path in tmp_path.rglob(".*")] == [".e.safetensors.xxh128"]
@@ -24,6 +26,26 @@ def test_ids_and_vectors_come_back_in_order(tmp_path):
 def test_rows_and_ids_must_match():
     with pytest.raises(ValueError, match=r"strategy 'prompted' has vectors of shape \(2, 3\) for 3 texts"):
         Embeddings(("1", "2", "3"), VALUE.vectors)
+
+
+def test_a_strategy_is_known_by_what_it_is_and_not_by_its_name(caplog):
+    value = Embeddings(("1",), {name: np.full((1, 2), number) for number, name in enumerate("ab")}, identities={"a": "A", "b": "B"})
+    assert {name: matrix[0, 0] for name, matrix in value.of_today(value.vectors, {"c": "A", "a": "B", "d": "D"}).items()} == {
+        "c": 0,
+        "a": 1,
+    }
+    assert value.of_today({"a": "fitted for a"}, {"c": "A", "e": "B"}) == {"c": "fitted for a"}
+    assert caplog.messages == []
+    assert value.of_today(value.vectors, {"a": "other"}) == {}
+    assert "what is called 'a' today is not what was embedded under that name" in caplog.text
+    assert set(Embeddings(("1",), value.vectors).of_today(value.vectors, {"c": "A"})) == {"a", "b"}
+
+
+def test_a_file_of_an_earlier_version_is_recognised(tmp_path):
+    path = tmp_path / "e.safetensors"
+    save_file(VALUE.vectors, path, metadata={"ids": '["1", "2"]', "weights": "ab" * 32})
+    with pytest.raises(DatasetError, match="is of another format than 2, which this version reads; run embedding_extraction again"):
+        EmbeddingsDataset(filepath=str(path)).load()
 
 
 def test_a_foreign_file_is_refused(tmp_path):

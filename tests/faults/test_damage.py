@@ -14,9 +14,9 @@ from faults.results import differences, newest
 pytestmark = pytest.mark.faults
 
 STORES = {
-    "candidates": ("data_augmentation", "03_primary/candidate_pairs/*/[!.]*.parquet"),
-    "scores": ("data_augmentation", "03_primary/pair_scores/*/*/[!.]*.parquet"),
-    "cells": ("clustering_evaluation", "07_model_output/evaluation_cells/*/*/[!.]*.parquet"),
+    "candidates": ("data_augmentation", "03_primary/candidate_pairs/**/[!.]*.parquet"),
+    "scores": ("data_augmentation", "03_primary/pair_scores/**/[!.]*.parquet"),
+    "cells": ("clustering_evaluation", "07_model_output/evaluation_cells/**/[!.]*.parquet"),
 }
 
 
@@ -154,7 +154,7 @@ def test_damaged_vectors_of_the_embedding_store_are_made_again(way, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     for part in (slice(0, 4), slice(4, 8)):
         EmbeddingStore(tmp_path).add("key", texts[part], vectors[part])
-    victim = sorted(tmp_path.glob("key/[!.]*.safetensors"))[0]
+    victim = sorted(tmp_path.glob("*/key/[!.]*.safetensors"))[0]
     damage(victim, way)
     store = EmbeddingStore(tmp_path)
     missing = store.missing("key", texts)

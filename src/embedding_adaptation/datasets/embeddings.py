@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from kedro.io.core import DatasetError
@@ -13,9 +14,15 @@ from kedro.io.core import DatasetError
 from embedding_adaptation.datasets.versioned import LocalVersions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kedro.io import Version
 
-_IDS, _WEIGHTS = "ids", "weights"
+logger = logging.getLogger(__name__)
+
+_FORMAT = 2  # counted up where the same header begins to stand for something else
+_IDS, _WEIGHTS, _IDENTITIES, _FORMAT_FIELD = "ids", "weights", "identities", "format"
+ValueT = TypeVar("ValueT")
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,8 @@ class Embeddings:
         vectors: For each strategy's name a float32 array ``[N, D]``, rows in the order of ``ids``.
         weights: Fingerprint of the weights that made them, see :meth:`~embedding_adaptation.embedder.weights.DecoderWeights.fingerprint`;
             empty where it is not known.
+        identities: For each strategy's name what it is known by, see :attr:`~embedding_adaptation.options.EmbedderOptions.identities`;
+            empty where the vectors were made by other means, whose names then count.
 
     Raises:
         ValueError: If an array's rows do not match the ids.
@@ -35,12 +44,31 @@ class Embeddings:
     ids: tuple[str, ...]
     vectors: dict[str, np.ndarray]
     weights: str = ""
+    identities: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, matrix in self.vectors.items():
             if matrix.ndim != 2 or matrix.shape[0] != len(self.ids):  # noqa: PLR2004  rows and columns
                 msg = f"strategy {name!r} has vectors of shape {matrix.shape} for {len(self.ids)} texts; one row a text is needed"
                 raise ValueError(msg)
+
+    def of_today(self, values: Mapping[str, ValueT], identities: Mapping[str, str]) -> dict[str, ValueT]:
+        """Values of the strategies that there are today, by their names of today: when these were embedded, they may have had others.
+
+        Args:
+            values: Vectors or anything else, by the names of then.
+            identities: For each of today's strategies what it is known by.
+        """
+        if not self.identities:
+            return dict(values)
+        then = {identity: name for name, identity in self.identities.items()}
+        changed = [name for name, identity in identities.items() if name in self.identities and identity not in then]
+        if changed:
+            logger.warning(
+                "what is called %s today is not what was embedded under that name, and is left out; run embedding_extraction again",
+                ", ".join(map(repr, changed)),
+            )
+        return {name: values[then[identity]] for name, identity in identities.items() if then.get(identity) in values}
 
 
 class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
@@ -60,7 +88,7 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
         """Read the vectors.
 
         Raises:
-            DatasetError: If the file is not one of this project's.
+            DatasetError: If the file is not one of this project's, or was written by an earlier version.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -68,20 +96,29 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
         try:
             with safe_open(path, framework="np") as file:
                 header = file.metadata() or {}
+                if _IDS in header and header.get(_FORMAT_FIELD) != str(_FORMAT):
+                    msg = f"{path} is of another format than {_FORMAT}, which this version reads; run embedding_extraction again"
+                    raise DatasetError(msg)
                 ids = json.loads(header[_IDS])
                 vectors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         except (SafetensorError, KeyError) as error:
             msg = f"{path} holds no embeddings of this project ({error}); run embedding_extraction again"
             raise DatasetError(msg) from error
-        return Embeddings(tuple(ids), vectors, header.get(_WEIGHTS, ""))
+        return Embeddings(tuple(ids), vectors, header[_WEIGHTS], json.loads(header[_IDENTITIES]))
 
     def save(self, data: Embeddings) -> None:
         """Write the vectors; the file is there in full or not at all."""
         from safetensors.numpy import save_file
 
         tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}
+        header = {
+            _FORMAT_FIELD: str(_FORMAT),
+            _IDS: json.dumps(list(data.ids)),
+            _WEIGHTS: data.weights,
+            _IDENTITIES: json.dumps(data.identities),
+        }
         with self.replacing() as work:
-            save_file(tensors, work, metadata={_IDS: json.dumps(list(data.ids)), _WEIGHTS: data.weights})
+            save_file(tensors, work, metadata=header)
 
     def _exists(self) -> bool:
         return Path(self._get_load_path()).is_file()

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.datasets.task_mirror import TaskMirror
+from embedding_adaptation.embedder.after_processing import AfterProcessing, AfterSteps
 from embedding_adaptation.pipelines.clustering_evaluation import nodes
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.nodes import (
@@ -96,6 +97,29 @@ def test_vectors_of_other_texts_are_refused(sources, evaluation_options, embedde
         plan_evaluation(*given, evaluation_options(), embedder_options())
 
 
+def test_vectors_are_found_by_what_their_strategies_are_whatever_they_are_called(sources, evaluation_options, embedder_options, caplog):
+    def options(before, after, words='"{text}" in short: "'):
+        strategies = {
+            before: {"weights": "base", "template": "words", "pooling": "last", "after": {"centre": True}},
+            after: {"weights": "adapted", "template": "words", "pooling": "last"},
+        }
+        return embedder_options(templates={"words": words}, strategies=strategies, adapt=after)
+
+    then = options("before", "after")
+    base, adapted = (dataclasses.replace(embeddings(name), identities={name: then.identities[name]}) for name in ("before", "after"))
+    fitted = AfterProcessing.fit(np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32), AfterSteps(centre=True))
+    given = sources(base_embeddings=base, adapted_embeddings=adapted, base_after_processing={"before": fitted})
+    planned = plan_evaluation(*given, evaluation_options(), then)
+    renamed = plan_evaluation(*given, evaluation_options(), options("one", "other"))
+    assert planned["strategy"].unique().tolist()[-2:] == ["before", "after"]
+    assert renamed["strategy"].unique().tolist()[-2:] == ["one", "other"]
+    assert renamed["cell"].tolist() == planned["cell"].tolist()
+    assert caplog.messages == []
+    with pytest.raises(EvaluationError, match="no vectors of any strategy of today; run embedding_extraction again"):
+        plan_evaluation(*given, evaluation_options(), options("before", "after", '"{text}" is about "'))
+    assert "what is called 'before' today is not what was embedded under that name" in caplog.text
+
+
 def test_an_adapter_of_another_base_model_is_refused_unless_it_is_not_scored(sources, tiny_adapted, evaluation_options, embedder_options):
     other = dataclasses.replace(tiny_adapted, card=dataclasses.replace(tiny_adapted.card, sha256="0" * 64, source="random:other"))
     with pytest.raises(
@@ -124,17 +148,19 @@ def test_only_the_chosen_strategies_are_planned(sources, evaluation_options, emb
     assert set(planned["strategy"]) == {"random", "tfidf_svd", "prompted_last", "prompted_last_adapted"}
 
 
-def test_the_map_shows_two_strategies_side_by_side(evaluation_options):
-    figure = plot_cluster_map(embeddings("prompted_last"), embeddings("prompted_last_adapted"), TEXTS, evaluation_options())
+def test_the_map_shows_two_strategies_side_by_side(evaluation_options, embedder_options):
+    options, embedder = evaluation_options(), embedder_options()
+    figure = plot_cluster_map(embeddings("prompted_last"), embeddings("prompted_last_adapted"), TEXTS, options, embedder)
     assert [axis.get_title() for axis in figure.axes] == ["prompted_last", "prompted_last_adapted"]
     assert all(sum(len(c.get_offsets()) for c in axis.collections) == 40 for axis in figure.axes)
     with pytest.raises(EvaluationError, match="map_strategies names 'prompted_last'; there are: other, more"):
-        plot_cluster_map(embeddings("other"), embeddings("more"), TEXTS, evaluation_options())
+        plot_cluster_map(embeddings("other"), embeddings("more"), TEXTS, options, embedder)
 
 
-def test_the_map_draws_what_can_be_read(evaluation_options, monkeypatch):
+def test_the_map_draws_what_can_be_read(evaluation_options, embedder_options, monkeypatch):
     monkeypatch.setattr(nodes, "_MAP_DOCUMENTS", 30)
-    figure = plot_cluster_map(embeddings("prompted_last"), embeddings("prompted_last_adapted"), TEXTS, evaluation_options())
+    vectors = embeddings("prompted_last"), embeddings("prompted_last_adapted")
+    figure = plot_cluster_map(*vectors, TEXTS, evaluation_options(), embedder_options())
     assert all(sum(len(c.get_offsets()) for c in axis.collections) == 30 for axis in figure.axes)
 
 

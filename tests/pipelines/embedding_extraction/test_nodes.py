@@ -37,6 +37,7 @@ def test_weights_decide_which_strategies_are_extracted(tiny_weights, embedder_op
     tuned, _ = extract_embeddings(adapted(tiny_weights, tmp_path), TEXTS, CORPUS, OPTIONS, embedder_options())
     assert set(tuned.vectors) == {"prompted_last_adapted"}
     assert base.weights == tiny_weights.fingerprint() != tuned.weights
+    assert base.identities | tuned.identities == embedder_options().identities
     assert np.abs(tuned.vectors["prompted_last_adapted"] - base.vectors["prompted_last"]).max() > 1e-3
 
 

@@ -40,7 +40,7 @@ def record_attention(
     from embedding_adaptation.attention.faithfulness import occlude_words
     from embedding_adaptation.runtime import build_strategy, load_embedder
 
-    if model.card.sha256 != base_model.card.sha256:
+    if not model.shares_base(base_model):
         msg = (
             f"the adapter belongs to {model.card.source!r}, not to {base_model.card.source!r}, so that the comparison would be of two base "
             "models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"

@@ -65,10 +65,11 @@ def plan_evaluation(
     from embedding_adaptation.pipelines.clustering_evaluation.grid import check_data, plan
     from embedding_adaptation.pipelines.clustering_evaluation.tasks import resolve_tasks
 
-    extracted = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
+    extracted = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts, embedder_options)
     tasks = resolve_tasks(options, labelled_texts, task_mirror)
     check_data(tasks, finished_cells)
-    after = {**base_after_processing, **adapted_after_processing}
+    known_by = embedder_options.identities
+    after = base_embeddings.of_today(base_after_processing, known_by) | adapted_embeddings.of_today(adapted_after_processing, known_by)
     contenders = _contenders(extracted, labelled_texts, base_model, adapter, after, embedding_store, options, embedder_options)
     return plan(tasks, contenders, options)
 
@@ -113,9 +114,10 @@ def score_cells(
 
     if evaluation_plan["cell"].isin(set(finished_cells)).all():
         return
-    extracted = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
+    extracted = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts, embedder_options)
     tasks = resolve_tasks(options, labelled_texts, task_mirror)
-    after = {**base_after_processing, **adapted_after_processing}
+    known_by = embedder_options.identities
+    after = base_embeddings.of_today(base_after_processing, known_by) | adapted_embeddings.of_today(adapted_after_processing, known_by)
     contenders = _contenders(extracted, labelled_texts, base_model, adapter, after, embedding_store, options, embedder_options)
     yield from score_missing(evaluation_plan, tasks, contenders, finished_cells, options)
 
@@ -230,6 +232,7 @@ def plot_cluster_map(
     adapted_embeddings: Embeddings,
     labelled_texts: pd.DataFrame,
     options: EvaluationOptions,
+    embedder_options: EmbedderOptions,
 ) -> Figure:
     """Draw two strategies' vectors of the labelled texts, of up to a thousand of them, in two dimensions, coloured by label.
 
@@ -238,7 +241,7 @@ def plot_cluster_map(
     """
     from embedding_adaptation.pipelines.clustering_evaluation.figures import cluster_map
 
-    vectors = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
+    vectors = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts, embedder_options)
     for name in options.map_strategies:
         if name not in vectors:
             msg = f"clustering_evaluation.map_strategies names {name!r}; there are: {', '.join(vectors)}"
@@ -264,7 +267,7 @@ def _contenders(
 
     every = [name for name in embedder_options.every_strategy if name in extracted]
     names = chosen_names(options.strategies, every, "clustering_evaluation.strategies")
-    if adapter.card.sha256 != base_model.card.sha256 and any(embedder_options.every_strategy[name].weights == "adapted" for name in names):
+    if not adapter.shares_base(base_model) and any(embedder_options.every_strategy[name].weights == "adapted" for name in names):
         msg = (
             f"the adapter belongs to {adapter.card.source!r}, not to {base_model.card.source!r}, so that base and adapted vectors would be "
             "of two models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
@@ -290,7 +293,10 @@ def _contenders(
     )
 
 
-def _aligned_vectors(base_embeddings: Embeddings, adapted_embeddings: Embeddings, labelled_texts: pd.DataFrame) -> dict[str, np.ndarray]:
+def _aligned_vectors(
+    base_embeddings: Embeddings, adapted_embeddings: Embeddings, labelled_texts: pd.DataFrame, embedder_options: EmbedderOptions
+) -> dict[str, np.ndarray]:
+    """Vectors of the labelled texts under the strategies of today, by their names of today."""
     ids = tuple(labelled_texts["id"])
     for embeddings, namespace in ((base_embeddings, "base"), (adapted_embeddings, "adapted")):
         if embeddings.ids != ids:
@@ -299,4 +305,10 @@ def _aligned_vectors(base_embeddings: Embeddings, adapted_embeddings: Embeddings
                 "run embedding_extraction again with the same labelled_texts"
             )
             raise EvaluationError(msg)
-    return base_embeddings.vectors | adapted_embeddings.vectors
+    known_by = embedder_options.identities
+    base, adapted = (embeddings.of_today(embeddings.vectors, known_by) for embeddings in (base_embeddings, adapted_embeddings))
+    vectors = base | adapted
+    if not vectors:
+        msg = "base_embeddings and adapted_embeddings hold no vectors of any strategy of today; run embedding_extraction again"
+        raise EvaluationError(msg)
+    return vectors

@@ -97,7 +97,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
             ),
             Node(
                 func=plot_cluster_map,
-                inputs=[*vectors, "params:clustering_evaluation"],
+                inputs=[*vectors, *options],
                 outputs="cluster_map",
                 name="plot_cluster_map_node",
             ),

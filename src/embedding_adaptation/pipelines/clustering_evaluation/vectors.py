@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedding_adaptation.datasets.embedding_store import EmbeddingStore, settings_key
-from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.embedder.device import choose_device, choose_dtype
 from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
-from embedding_adaptation.embedder.storage import strategy_to_dict
+from embedding_adaptation.identity import canonical, vectors_identity
 from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions
 from embedding_adaptation.pipelines.clustering_evaluation.comparators import (
     RANDOM_DIMENSION,
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.weights import DecoderWeights
 
 COMPARATOR = "comparator"
-_FORMAT = 1  # of keys in the store: raised when the same settings begin to give other vectors
 _CHUNK = 2048  # texts embedded between two writes
 
 
@@ -89,9 +86,8 @@ class Contenders:
         if name in self.comparators.models:
             return {"key": self._key(name)}
         if given:
-            matrix = np.ascontiguousarray(self.extracted[name])
-            return {"vectors": hashlib.blake2b(matrix.data, digest_size=16).hexdigest(), "shape": matrix.shape}
-        return {"key": self._key(name), "after": self._after_key(name)}
+            return {"vectors": canonical(self.extracted[name])}
+        return {"key": self._vectors_identity(self._fitted(name), self.kind(name))}
 
     def source(self, name: str, seed: int, *, given: bool, company: Sequence[str] = ()) -> VectorSource:
         """Vectors of a contender on a task.
@@ -113,7 +109,7 @@ class Contenders:
             self._embed(name, texts, company)
             vectors = self.store.vectors(self._key(name), texts)  # [N, D]
             if name in self.after:
-                vectors = finish_vectors(vectors, dataclasses.replace(self._plain(name), after=self.after[name]))
+                vectors = finish_vectors(vectors, self._fitted(name))
             return vectors
 
         return source
@@ -147,36 +143,21 @@ class Contenders:
 
     def _key(self, name: str) -> str:
         if name in self.comparators.models:
-            return settings_key({"format": _FORMAT, **self._models[name].settings})
-        settings = strategy_to_dict(self._plain(name))
-        # Names decide nothing: a strategy or template that is called something else keeps its vectors.
-        templates = [{key: value for key, value in template.items() if key != "name"} for template in settings.pop("templates")]
-        settings.pop("name")
-        return settings_key(
-            {
-                "format": _FORMAT,
-                "weights": self._weight_hashes[self.kind(name)],
-                "templates": templates,
-                "max_length": self.embedder_options.max_length,
-                "dtype": self._dtype,
-                **settings,
-            }
-        )
+            return self._models[name].identity
+        return self._vectors_identity(self._plain(name), self.kind(name))
 
-    def _after_key(self, name: str) -> str:
-        if name not in self.after:
-            if self.embedder_options.every_strategy[name].after.title:
-                msg = f"strategy {name!r} has after-processing that was not fitted; run embedding_extraction again with this strategy"
-                raise EvaluationError(msg)
-            return ""
-        after = self.after[name]
-        digest = hashlib.blake2b(str(after.dimensions).encode() + after.mean.tobytes(), digest_size=16)
-        digest.update(b"" if after.matrix is None else after.matrix.tobytes())
-        return digest.hexdigest()
+    def _fitted(self, name: str) -> Strategy:
+        if name not in self.after and self.embedder_options.every_strategy[name].after.title:
+            msg = f"strategy {name!r} has after-processing that was not fitted; run embedding_extraction again with this strategy"
+            raise EvaluationError(msg)
+        return dataclasses.replace(self._plain(name), after=self.after.get(name))
+
+    def _vectors_identity(self, strategy: Strategy, kind: str) -> str:
+        return vectors_identity(self._weights[kind], strategy, max_length=self.embedder_options.max_length, dtype=self._dtype)
 
     @cached_property
-    def _weight_hashes(self) -> dict[str, list[str]]:
-        return {kind: weight_hashes(weights) for kind, weights in self.weights.items()}
+    def _weights(self) -> dict[str, str]:
+        return {kind: weights.fingerprint() for kind, weights in self.weights.items()}
 
     @cached_property
     def _dtype(self) -> str:
@@ -187,17 +168,6 @@ class Contenders:
     def _models(self) -> dict[str, SentenceModel]:
         device = choose_device(self.embedder_options.device)
         return {name: SentenceModel(name, options, device) for name, options in self.comparators.models.items()}
-
-
-def weight_hashes(weights: DecoderWeights) -> list[str]:
-    """Hash of the base weights, and of the adapter's where there is one."""
-    hashes = [weights.card.sha256]
-    if weights.adapter is not None:
-        digest = hashlib.sha256()
-        for path in sorted(weights.adapter.glob("adapter_*.safetensors")) + sorted(weights.adapter.glob(ADAPTER_CONFIG)):
-            digest.update(path.read_bytes())
-        hashes.append(digest.hexdigest())
-    return hashes
 
 
 def _chunks(texts: Sequence[str]) -> list[Sequence[str]]:

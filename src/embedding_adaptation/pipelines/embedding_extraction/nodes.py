@@ -44,4 +44,6 @@ def extract_embeddings(
     chosen = {name: every[name] for name in names if every[name].weights == weights}
     strategies = fitted_strategies(embedder, chosen, embedder_options, fitting_texts)
     vectors = embedder.encode_strategies(texts["text"].tolist(), strategies)
-    return Embeddings(tuple(texts["id"]), vectors, model.fingerprint()), {s.name: s.after for s in strategies if s.after is not None}
+    known_by = embedder_options.identities
+    embeddings = Embeddings(tuple(texts["id"]), vectors, model.fingerprint(), {name: known_by[name] for name in vectors})
+    return embeddings, {s.name: s.after for s in strategies if s.after is not None}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from embedding_adaptation.identity import text_digest
 
 if TYPE_CHECKING:
     from embedding_adaptation.datasets.chat_server import ChatServerKey
@@ -131,7 +132,9 @@ class Generator(Generic[_OptionsT]):
         from_corpus: Whether the texts of its pairs are the corpus's, and not the user's from elsewhere.
         is_written: Whether the candidates are a language model's free text, whose wrapping is taken off before it is scored.
         check: Raises :class:`GenerationError` before any work where the generator cannot work.
-        identity: What decides the candidates of a text beside the generator's name, its options and the seed; values for JSON.
+        identity: What decides the candidates of a text beside the generator's name, its options and the seed; values of which
+            :func:`~embedding_adaptation.identity.canonical` knows what counts.
+        format: Counted up where the candidates of the same texts and options begin to be others, or are named otherwise.
         provenance: Whose words the candidates are: model and revision, empty where no model has a part in it.
     """
 
@@ -143,6 +146,7 @@ class Generator(Generic[_OptionsT]):
     check: Callable[[_OptionsT, Context], None] = _nothing_to_check
     identity: Callable[[_OptionsT, TextStream, Context], list[Any]] = _nothing_more
     provenance: Callable[[_OptionsT, Context], tuple[str, str]] = _no_model
+    format: int = 1
 
 
 def load_generator(name: str) -> Generator[Any]:
@@ -153,18 +157,9 @@ def load_generator(name: str) -> Generator[Any]:
 
 def text_key(*parts: object) -> str:
     """16 hexadecimal digits that follow from the given values."""
-    joined = "\0".join(str(part) for part in parts)
-    return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return text_digest("\0".join(str(part) for part in parts), 8).hex()
 
 
 def digest_fraction(*parts: object) -> float:
     """A number from 0 up to 1 that follows from the given values alone."""
     return int(text_key(*parts), 16) / 2.0**64
-
-
-def texts_digest(texts: Iterable[str]) -> str:
-    """A digest of texts in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
