@@ -43,7 +43,7 @@ def recorded(tiny_weights, checkpoints, tmp_path_factory):
     """Recordings of the base model and of one adapter, with one example before the texts."""
     from dataclasses import replace
 
-    from embedding_adaptation.embedder.attention import record_attention
+    from embedding_adaptation.attention.recording import record_attention
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.template import PromptTemplate
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from embedding_adaptation.embedder.decoder_pass import PackedDecoder, UnsupportedDecoderError, Wanted
+from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Wanted
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.reference import encode_one_by_one, packing_is_exact
 from embedding_adaptation.embedder.strategy import Strategy
@@ -144,7 +145,7 @@ def test_a_layer_that_ignores_its_attention_is_noticed(tiny_embedder, monkeypatc
     first = decoder.attentions[0]
     monkeypatch.setattr(first, "forward", lambda hidden_states, **_: (hidden_states, None))
     with pytest.raises(UnsupportedDecoderError, match="in 2 of 3 layers"), decoder.packing():
-        decoder.read_prefix([1, 2, 3], causal_layout(3), Wanted(frozenset({3})))
+        decoder.read_prefix([1, 2, 3], Wanted(frozenset({3})))
 
 
 def test_the_attention_implementation_is_put_back(tiny_embedder):
@@ -154,15 +155,9 @@ def test_the_attention_implementation_is_put_back(tiny_embedder):
 
 
 def test_long_rows_take_the_fused_kernel_with_the_same_result(tiny_embedder, monkeypatch):
-    import embedding_adaptation.embedder.decoder_pass as module
+    import embedding_adaptation.embedder.attention_swap as module
 
     strategy = Strategy("a", TEMPLATES[2], "mean")
     plain = tiny_embedder.encode(TEXTS, strategy, progress=False)
     monkeypatch.setattr(module, "_LONG_ROW", 1)
     np.testing.assert_allclose(tiny_embedder.encode(TEXTS, strategy, progress=False), plain, atol=1e-5)
-
-
-def causal_layout(width):
-    from embedding_adaptation.embedder.prompt_tree import causal_layout
-
-    return causal_layout(width)

@@ -16,16 +16,10 @@ from transformers import (
     Qwen3ForCausalLM,
 )
 
-from embedding_adaptation.embedder.sampling import (
-    AnswerSampler,
-    Prompt,
-    Sampling,
-    choose_tokens,
-    common_prefix,
-    plain_answers,
-    slots_are_exact,
-)
-from embedding_adaptation.pipelines.data_augmentation.generators import decoding as module
+from embedding_adaptation.embedder import sampling as module
+from embedding_adaptation.embedder.reference import plain_answers
+from embedding_adaptation.embedder.sampling import AnswerSampler, common_prefix, slots_are_exact
+from embedding_adaptation.embedder.token_choice import Prompt, Sampling, choose_tokens
 
 ENDS = frozenset(range(30))
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 300}
@@ -92,8 +86,8 @@ def test_a_model_whose_attention_stays_its_own_takes_the_plain_way(model, monkey
 
 def test_a_wrong_mask_is_noticed(model, monkeypatch):
     assert slots_are_exact(model)
-    right = module._writing_mask
-    monkeypatch.setattr(module, "_writing_mask", lambda *a: (right(*a) * 0).nan_to_num())
+    right = module.additive
+    monkeypatch.setattr(module, "additive", lambda *a: (right(*a) * 0).nan_to_num())
     assert not slots_are_exact(model)
 
 

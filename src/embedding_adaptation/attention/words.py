@@ -13,7 +13,7 @@ import numpy as np
 from embedding_adaptation.texts.function_words import FUNCTION_WORDS
 
 if TYPE_CHECKING:
-    from embedding_adaptation.embedder.attention import AttentionRows, TextAttention
+    from embedding_adaptation.attention.rows import AttentionRows, TextAttention
 
 WordKind = Literal["content", "function", "punctuation", "number", "template"]
 WORD_KINDS: tuple[WordKind, ...] = ("content", "function", "punctuation", "number")

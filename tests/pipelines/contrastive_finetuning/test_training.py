@@ -148,7 +148,7 @@ def test_rank_stabilised_and_weight_decomposed_adapters_are_made(tiny_embedder):
 
 
 def test_a_decoder_that_does_not_pack_is_trained_the_slow_way(tiny_weights, embedder_options, monkeypatch, caplog):
-    from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError
+    from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
     from embedding_adaptation.embedder.training_pass import TrainingPass
 
     def refuse(self, rows):

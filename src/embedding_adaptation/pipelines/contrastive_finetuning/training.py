@@ -574,7 +574,7 @@ def training_pass_of(embedder: Embedder, strategy: Strategy, first_layer: int) -
     Raises:
         UnsupportedDecoderError: If neither does.
     """
-    from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError
+    from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
     from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
 
     frame = strategy.templates[0].frame(embedder.tokenizer, embedder.max_length)
@@ -659,7 +659,8 @@ def _judge(
     if strategy.templates[0].suffix and texts:
 
         def share() -> float:
-            from embedding_adaptation.embedder.attention import AttentionError, record_attention
+            from embedding_adaptation.attention.recording import record_attention
+            from embedding_adaptation.attention.rows import AttentionError
 
             was_training = embedder.backbone.training
             embedder.backbone.eval()

@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from embedding_adaptation.embedder.attention import (
-    CARD_FILE,
-    AttentionError,
-    AttentionRecording,
-    AttentionRows,
-    record_attention,
-    recorded_last_rows,
-)
+from embedding_adaptation.attention.last_rows import recorded_last_rows
+from embedding_adaptation.attention.recording import AttentionRecording, record_attention
+from embedding_adaptation.attention.rows import CARD_FILE, AttentionError, AttentionRows
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.template import PromptTemplate, pad_prompts
@@ -168,7 +163,7 @@ def test_special_tokens_are_told_from_the_templates_words(tiny_embedder, tmp_pat
 
 
 def test_memory_does_not_grow_with_the_texts(tiny_embedder, tmp_path, monkeypatch):
-    import embedding_adaptation.embedder.attention as module
+    import embedding_adaptation.attention.recording as module
 
     monkeypatch.setattr(module, "_WINDOW", 3)
     read = []
