@@ -44,7 +44,8 @@ def test_a_missing_result_of_another_pipeline_names_that_pipeline(tmp_path):
 
 def test_strategies_that_are_not_there_stop_the_run_before_it_starts(embedder_options):
     run = pipeline("params:embedder", "params:embedding_extraction", "params:clustering_evaluation")
-    values = {"embedding_extraction": {"strategies": None}, "clustering_evaluation": {"strategies": ["bare_*"]}}
+    evaluation = {"seeds": [0], "statistics": {"seed": 0}, "map_strategies": ["a", "b"]}
+    values = {"embedding_extraction": {"strategies": None, "seed": 0}, "clustering_evaluation": evaluation | {"strategies": ["bare_*"]}}
     catalog = DataCatalog(
         {"params:embedder": MemoryDataset(embedder_options()), **{f"params:{k}": MemoryDataset(v) for k, v in values.items()}}
     )
@@ -106,9 +107,12 @@ def test_reports_that_are_optional_may_be_missing(tmp_path):
 
 
 def test_earlier_candidates_may_be_missing(tmp_path):
-    empty = {name: ShardsDataset(filepath=str(tmp_path / "none")) for name in ("finished_candidates", "finished_scores")}
+    empty = {name: ShardsDataset(filepath=str(tmp_path / "none"), optional=True) for name in ("finished_candidates", "finished_scores")}
     InputChecks().before_pipeline_run(pipeline=pipeline(*empty), catalog=DataCatalog(empty))
     assert not (tmp_path / "none").exists()
+    needed = {"candidate_pairs": ShardsDataset(filepath=str(tmp_path / "none"))}
+    with pytest.raises(DatasetError, match="the input 'candidate_pairs' is not there yet"):
+        InputChecks().before_pipeline_run(pipeline=pipeline(*needed), catalog=DataCatalog(needed))
 
 
 def comparison(*tasks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Literal, Self
 
@@ -29,6 +29,17 @@ class Options(BaseModel):
     """Options of a pipeline: read-only, and an unknown name is an error, not a silent default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:
+        """Check, before a run that uses these options starts, what they cannot know by themselves.
+
+        Args:
+            embedder: The templates and strategies of the run.
+            is_there: Tells whether a dataset, by its name, has been made.
+
+        Raises:
+            ValueError: If the options name something that does not exist; the message says what to change.
+        """
 
 
 class TemplateOptions(Options):

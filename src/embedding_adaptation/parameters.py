@@ -24,6 +24,8 @@ from embedding_adaptation.errors import alike, suggestion
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
 
+    from embedding_adaptation.options import Options
+
 # The type of each group of options, by name: looked up only where a name in the group is given.
 OPTION_TYPES = {
     "embedder": "embedding_adaptation.options:EmbedderOptions",
@@ -236,6 +238,16 @@ def _option_type(name: str) -> Any:
     for part in names:
         kinds = _below(kinds, part)
     return Union[tuple(kinds)] if kinds else None  # noqa: UP007  the types are known only here
+
+
+def read_options(group: str, values: Any) -> Options:
+    """Values of one of the :data:`OPTION_TYPES`, given as a mapping or as options, as its options.
+
+    Raises:
+        pydantic.ValidationError: If a value cannot be used.
+    """
+    options: Options = TypeAdapter(_group_type(group)).validate_python(values)
+    return options
 
 
 def _group_type(group: str) -> Any:

@@ -205,7 +205,7 @@ def test_a_multimodal_model_that_lacks_a_layer_is_refused(tiny_embedder, tmp_pat
 
 
 def test_a_model_without_vocabulary_head_embeds_and_says_that_it_cannot_write(folder, tmp_path):
-    from embedding_adaptation.pipelines.data_augmentation.generators.request import GenerationError
+    from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, GenerationError
     from embedding_adaptation.pipelines.data_augmentation.generators.rewrite import check
     from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
 
@@ -218,16 +218,18 @@ def test_a_model_without_vocabulary_head_embeds_and_says_that_it_cannot_write(fo
     with pytest.raises(BaseModelError, match="1 tensor missing from the weights: lm_head"):
         load_causal(weights.base)
     with pytest.raises(GenerationError, match="has no vocabulary head, so it cannot write"):
-        check(RewriteOptions(system_prompt="Rewrite.", styles={"plain": {"instruction": "Rewrite: {text}"}}), weights)
+        check(
+            RewriteOptions(system_prompt="Rewrite.", styles={"plain": {"instruction": "Rewrite: {text}"}}),
+            Context(0, weights, None, lambda: None),
+        )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "xlnet", "llama"])
 def test_a_model_with_a_vocabulary_head_is_asked_to_write(name, tiny_embedder, tmp_path):
     from embedding_adaptation.embedder.chat import has_vocabulary_head
-    from embedding_adaptation.embedder.weights import ModelCard
 
     write_family(name, tmp_path, tiny_embedder.tokenizer)
-    assert has_vocabulary_head(DecoderWeights(tmp_path, ModelCard("", "", "", name, 1, "", "")))
+    assert has_vocabulary_head(tmp_path)
 
 
 def test_weights_that_were_damaged_after_their_conversion_are_not_filled_up(folder, tmp_path):

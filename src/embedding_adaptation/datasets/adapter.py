@@ -137,6 +137,8 @@ class OptionalAdapterDataset(AdapterDataset):
     A version that is asked for by name has to be there. Arguments are those of :class:`AdapterDataset`.
     """
 
+    optional = True  # a run may start without it
+
     def load(self) -> DecoderWeights | None:  # type: ignore[override]
         """The base weights with the adapter, or ``None``."""
         asked_for = self._version is not None and self._version.load

@@ -17,6 +17,8 @@ class FolderDataset(AbstractDataset[None, Path]):
         metadata: Free values for other tools.
     """
 
+    optional = True  # a run may start without it
+
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = self.exclusive_folder = Path(filepath)
         self.metadata = metadata

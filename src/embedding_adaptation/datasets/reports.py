@@ -19,6 +19,8 @@ class OptionalReportDataset(JSONDataset):
     A version that is asked for by name has to be there. Arguments are those of ``json.JSONDataset``.
     """
 
+    optional = True  # a run may start without it
+
     def load(self) -> Any:
         """The report, or an empty mapping."""
         asked_for = self._version is not None and self._version.load

@@ -69,11 +69,13 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", Shards]):
     Args:
         filepath: The directory. A shard's name may hold ``/`` for a folder in it.
         exclusive: Whether one run at a time may work here, because shards are numbered.
+        optional: Whether a run may start without any shards.
         metadata: Free values for other tools.
     """
 
-    def __init__(self, *, filepath: str, exclusive: bool = False, metadata: dict[str, Any] | None = None) -> None:
+    def __init__(self, *, filepath: str, exclusive: bool = False, optional: bool = False, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath)
+        self.optional = optional
         self.exclusive_folder = self._path if exclusive else None
         self.metadata = metadata
 

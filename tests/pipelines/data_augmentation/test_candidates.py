@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pandas as pd
 import pytest
 
 from embedding_adaptation.pipelines.data_augmentation import candidates as module
 from embedding_adaptation.pipelines.data_augmentation.candidates import COMPLETE, folder_name, generate, make_context, plan, present
 from embedding_adaptation.pipelines.data_augmentation.generators import noise
-from embedding_adaptation.pipelines.data_augmentation.generators.request import GenerationError
-from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
+from embedding_adaptation.pipelines.data_augmentation.generators.request import GenerationError, load_generator
+from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions, GeneratorsOptions
 from embedding_adaptation.texts.stream import TextStream
 
 TABLE = pd.DataFrame({"id": [str(n) for n in range(20)], "text": [f"the bus number {n} is late in the street" for n in range(20)]})
@@ -137,15 +139,15 @@ def test_weights_say_how_often_a_text_is_taken():
 
 
 def test_a_generator_that_fails_loses_nothing_it_has_made(made, monkeypatch, tiny_weights, embedder_options):
-    right = noise.generate
+    right = noise.GENERATOR
 
     def failing(requests, chosen, context):
-        for number, candidate in enumerate(right(requests, chosen, context)):
+        for number, candidate in enumerate(right.generate(requests, chosen, context)):
             if number == 8:
                 raise GenerationError("the server went away")
             yield candidate
 
-    monkeypatch.setattr(noise, "generate", failing)
+    monkeypatch.setattr(noise, "GENERATOR", dataclasses.replace(right, generate=failing))
     chosen, shards = options(), {}
     context = make_context(tiny_weights, chosen, embedder_options())
     made_of = generate(TextStream.of(TABLE), {}, chosen, context)
@@ -153,7 +155,7 @@ def test_a_generator_that_fails_loses_nothing_it_has_made(made, monkeypatch, tin
     with pytest.raises(GenerationError, match="the server went away"):
         next(made_of)
     assert [len(shard) for shard in shards.values()] == [6, 2]
-    monkeypatch.setattr(noise, "generate", right)
+    monkeypatch.setattr(noise, "GENERATOR", right)
     rest = made(chosen, done=shards)
     pd.testing.assert_frame_equal(together(shards | rest), together(made(chosen)))
 
@@ -201,3 +203,12 @@ def test_damaged_shards_are_made_again_under_their_names(made, generators, tmp_p
     now = {name: frame for name, frame in dataset.load().items() if not name.endswith(COMPLETE)}
     pd.testing.assert_frame_equal(together(now), together({name: whole[name] for name in names}))
     assert made(chosen, done=dataset.load()) == {}
+
+
+def test_every_generator_named_in_the_options_is_a_plug_in():
+    """What is asked of a generator stands in its module; no other code knows it by name."""
+    generators = {name: load_generator(name) for name in GeneratorsOptions.model_fields}
+    assert {name for name, generator in generators.items() if generator.whole_corpus} == {"neighbours", "given"}
+    assert {name for name, generator in generators.items() if not generator.repeatable} == {"back_translation", "identity"}
+    assert {name for name, generator in generators.items() if generator.is_written} == {"rewrite", "back_translation"}
+    assert {name for name, generator in generators.items() if not generator.from_corpus} == {"given"}

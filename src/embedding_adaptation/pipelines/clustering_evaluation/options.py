@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from embedding_adaptation.comparison_table import ALL_TASKS, LABELLED_TEXTS
-from embedding_adaptation.options import RANDOM_STRATEGY, Names, Options
+from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions, Names, Options, chosen_names
 
 TFIDF_STRATEGY = "tfidf_svd"
 
@@ -93,3 +94,11 @@ class EvaluationOptions(Options):
                 msg = f"comparators.models names {taken!r}, which is taken; choose another name"
                 raise ValueError(msg)
         return self
+
+    def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  the signature of all options
+        """Check that strategies and tasks exist; mteb is imported only where a task of its own is named. See :meth:`Options.check`."""
+        chosen_names(self.strategies, embedder.every_strategy, "clustering_evaluation.strategies")
+        if set(self.tasks) != {LABELLED_TEXTS} or self.labelled_files:
+            from embedding_adaptation.pipelines.clustering_evaluation.tasks import check_task_names
+
+            check_task_names(self)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import itertools
 import json
 import logging
@@ -15,23 +14,14 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
     Context,
-    Generator,
     Request,
     digest_fraction,
+    load_generator,
 )
-from embedding_adaptation.pipelines.data_augmentation.options import (
-    AugmentationOptions,
-    BackTranslationOptions,
-    GeneratorName,
-    GeneratorOptions,
-    GivenOptions,
-    NeighboursOptions,
-    RewriteOptions,
-)
+from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions, GeneratorName, GeneratorOptions
 from embedding_adaptation.runtime import load_embedder
 
 if TYPE_CHECKING:
@@ -43,12 +33,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# How much is done at once, and how often it is tried: nothing that changes what comes out.
-_SPEED = {"weight", "memory_mb", "batch_size", "batch_tokens", "server.concurrency", "server.timeout", "server.retries"}
-# Pairs that follow from the corpus or a file as a whole: not planned one by one, but made in one go.
-_WHOLE: frozenset[GeneratorName] = frozenset({"neighbours", "given"})
-# A second turn would be the first again.
-_ALWAYS_ALIKE: frozenset[GeneratorName] = frozenset({"back_translation", "identity"})
 COMPLETE = "complete"
 
 
@@ -74,9 +58,7 @@ def check_generators(options: AugmentationOptions, context: Context) -> None:
         GenerationError: If a chosen generator cannot work; the message says why and what to do.
     """
     for name, chosen in options.generators.chosen.items():
-        check = getattr(_module(name), "check", None)
-        if check is not None:
-            check(chosen, context.base_model) if name == "rewrite" else check(chosen)
+        load_generator(name).check(chosen, context)
 
 
 def generate(
@@ -115,11 +97,10 @@ def plan(corpus: TextStream, name: GeneratorName, options: GeneratorOptions, see
 
     All of it follows from each text alone, so that texts may come, go and change their order without a change for the others.
     """
-    styles = list(options.styles) if isinstance(options, RewriteOptions) else [""]
-    whole = name in _WHOLE
+    generator, styles = load_generator(name), options.style_names
     for source_id, text in corpus.rows():
-        count = 1 if whole else int(options.weight + digest_fraction(seed, name, text))
-        count = min(count, 1) if name in _ALWAYS_ALIKE else count
+        count = 1 if generator.whole_corpus else int(options.weight + digest_fraction(seed, name, text))
+        count = count if generator.repeatable else min(count, 1)
         first = int(digest_fraction(seed, "style", text) * len(styles))
         for turn in range(count):
             yield Request.of(source_id, text, turn, styles[(first + turn) % len(styles)])
@@ -127,22 +108,8 @@ def plan(corpus: TextStream, name: GeneratorName, options: GeneratorOptions, see
 
 def folder_name(name: GeneratorName, options: GeneratorOptions, corpus: TextStream, context: Context) -> str:
     """Where a generator's shards lie: changes with everything that decides what it makes of a text."""
-    chosen = _without_speed(options.model_dump(mode="json"))
-    parts: list[Any] = [name, chosen, context.seed]
-    if isinstance(options, RewriteOptions) and options.server is None:
-        parts.append(context.base_model.card.sha256)
-    if isinstance(options, NeighboursOptions):
-        used = context.embedder_options
-        parts += [
-            context.base_model.card.sha256,
-            used.max_length,
-            options.weight,
-            *(str(used.templates[name]) for name in options.templates),
-        ]
-        parts.append(texts_digest(text for _, text in corpus.rows()))
-    if isinstance(options, GivenOptions):
-        path = project_path(options.path)
-        parts += [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "", options.weight]
+    deciding = _without(options.model_dump(mode="json"), options.speed)
+    parts = [name, deciding, context.seed, *load_generator(name).identity(options, corpus, context)]
     return f"{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
 
 
@@ -157,7 +124,7 @@ def present(
     for name, chosen in options.generators.chosen.items():
         folder = folder_name(name, chosen, corpus, context)
         planned = None
-        if name not in _WHOLE:
+        if not load_generator(name).whole_corpus:
             planned = np.sort(np.fromiter((int(r.key, 16) for r in plan(corpus, name, chosen, options.seed)), np.uint64))
         seen: set[int] = set()
         for shard in done:
@@ -170,14 +137,6 @@ def present(
             yield shard, frame[mine & fresh]
 
 
-def texts_digest(texts: Iterable[str]) -> str:
-    """A digest of texts in their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()
-
-
 def _make(
     name: GeneratorName,
     options: GeneratorOptions,
@@ -188,13 +147,16 @@ def _make(
     shard_size: int,
     context: Context,
 ) -> Iterator[dict[str, pd.DataFrame]]:
+    generator = load_generator(name)
+    whole = generator.whole_corpus
+
     def missing() -> Iterator[Request]:
         for request in plan(corpus, name, options, context.seed):
-            if name in _WHOLE or not _contained(keys, np.array([int(request.key, 16)], np.uint64))[0]:
+            if whole or not _contained(keys, np.array([int(request.key, 16)], np.uint64))[0]:
                 yield request
 
     total = None
-    if name not in _WHOLE:
+    if not whole:
         planned = np.fromiter((int(r.key, 16) for r in plan(corpus, name, options, context.seed)), np.uint64)
         there = int(_contained(keys, planned).sum())
         total = len(planned) - there
@@ -202,14 +164,14 @@ def _make(
             logger.info("%s: %d of %d candidates are there already and are kept", name, there, len(planned))
         if not total:
             return
-    provenance = _provenance(name, options, context) | {"fingerprint": folder.rpartition("-")[2]}
-    generator: Generator[Any] = _module(name).generate
+    model, revision = generator.provenance(options, context)
+    provenance = {"model": model, "revision": revision, "seed": context.seed, "fingerprint": folder.rpartition("-")[2]}
     fresh = (
         candidate
-        for candidate in generator(missing(), options, context)
-        if name not in _WHOLE or not _contained(keys, np.array([int(candidate.key, 16)], np.uint64))[0]
+        for candidate in generator.generate(missing(), options, context)
+        if not whole or not _contained(keys, np.array([int(candidate.key, 16)], np.uint64))[0]
     )
-    with tqdm(total=total, unit="text" if name not in _WHOLE else "pair", desc=name, disable=not context.progress) as bar:
+    with tqdm(total=total, unit="pair" if whole else "text", desc=name, disable=not context.progress) as bar:
         try:
             for shard in _shards(fresh, shard_size, bar):
                 yield {f"{folder}/{next(numbers):06d}": _frame(shard, name, provenance)}
@@ -217,7 +179,7 @@ def _make(
             if interrupted.rest:
                 yield {f"{folder}/{next(numbers):06d}": _frame(interrupted.rest, name, provenance)}
             raise interrupted.error from None
-    if name in _WHOLE:
+    if whole:
         yield {f"{folder}/{COMPLETE}": _frame([], name, provenance)}
 
 
@@ -263,20 +225,6 @@ def _frame(candidates: list[Candidate], name: GeneratorName, provenance: Mapping
     )
 
 
-def _provenance(name: GeneratorName, options: GeneratorOptions, context: Context) -> dict[str, Any]:
-    """Whose words these are: model and revision of generators that have one."""
-    model, revision = "", ""
-    if isinstance(options, RewriteOptions) and options.server is not None:
-        model, revision = options.server.model, options.server.url
-    elif isinstance(options, BackTranslationOptions):
-        model = f"{options.there} + {options.back}"
-    elif isinstance(options, GivenOptions):
-        model = options.path
-    elif name in {"rewrite", "neighbours"}:
-        model, revision = context.base_model.card.source, context.base_model.card.sha256
-    return {"model": model, "revision": revision, "seed": context.seed}
-
-
 def _keys(done: Mapping[str, pd.DataFrame], shards: Iterable[str]) -> np.ndarray:
     """Keys of the candidates that are there, sorted, eight bytes each."""
     found = [done[shard]["key"].map(lambda key: int(key, 16)).to_numpy(np.uint64) for shard in shards]
@@ -291,13 +239,9 @@ def _contained(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return np.asarray(ordered[places] == keys)
 
 
-def _without_speed(options: dict[str, Any], path: str = "") -> dict[str, Any]:
+def _without(options: dict[str, Any], left_out: frozenset[str], path: str = "") -> dict[str, Any]:
     kept = {}
     for field, value in options.items():
-        if path + field not in _SPEED:
-            kept[field] = _without_speed(value, f"{path}{field}.") if isinstance(value, dict) else value
+        if path + field not in left_out:
+            kept[field] = _without(value, left_out, f"{path}{field}.") if isinstance(value, dict) else value
     return kept
-
-
-def _module(name: GeneratorName) -> Any:
-    return importlib.import_module(f"{__package__}.generators.{name}")

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from embedding_adaptation.embedder.pooling import PoolingName
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.options import Layers, Names, Options, StrategyOptions
+from embedding_adaptation.options import EmbedderOptions, Layers, Names, Options, StrategyOptions
 
 GeneratorName = Literal["rewrite", "back_translation", "span_pairs", "neighbours", "noise", "identity", "given"]
 _WRITTEN: tuple[GeneratorName, ...] = ("rewrite", "back_translation")
@@ -80,6 +80,14 @@ class GeneratorOptions(Options):
 
     weight: float = Field(1.0, ge=0.0, description="Candidates for each text: 0.5 takes every other text, 2 makes two of each, 0 none.")
 
+    # How many are made, how fast and how often it is tried: fields that change no candidate.
+    speed: ClassVar[frozenset[str]] = frozenset({"weight"})
+
+    @property
+    def style_names(self) -> tuple[str, ...]:
+        """The styles that a text's candidates go round; one without a name where there are none."""
+        return ("",)
+
 
 class ServerOptions(Options):
     """A server that speaks OpenAI's chat protocol (vLLM, Ollama, TGI, transformers serve); its key comes from Kedro's credentials."""
@@ -106,6 +114,15 @@ class RewriteOptions(GeneratorOptions):
     batch_size: int | None = Field(None, ge=1, description="Texts generated at once; null fills memory_mb.")
     server: ServerOptions | None = Field(None, description="A chat server that rewrites instead of the base model.")
 
+    speed: ClassVar[frozenset[str]] = frozenset(
+        {"weight", "memory_mb", "batch_size", "server.concurrency", "server.timeout", "server.retries"}
+    )
+
+    @property
+    def style_names(self) -> tuple[str, ...]:
+        """The styles that a text's rewrites go round."""
+        return tuple(self.styles)
+
     @model_validator(mode="before")
     @classmethod
     def _keep_used(cls, values: Any) -> Any:
@@ -130,6 +147,8 @@ class BackTranslationOptions(GeneratorOptions):
     beams: int = Field(1, ge=1, description="Beams of the search.")
     max_new_tokens: int = Field(128, ge=1, description="Longest translation in tokens.")
     batch_tokens: int = Field(2048, ge=16, description="Tokens translated at once.")
+
+    speed: ClassVar[frozenset[str]] = frozenset({"weight", "batch_tokens"})
 
 
 class SpanPairsOptions(GeneratorOptions):
@@ -315,3 +334,20 @@ class AugmentationOptions(Options):
     filters: FiltersOptions = Field(FiltersOptions(), description="When a candidate is rejected.")
     shard_size: int = Field(256, ge=1, description="Candidates written at once: what a crash can cost at most.")
     seed: int = Field(ge=0, description="Every random choice follows from it.")
+
+    def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  the signature of all options
+        """Check that templates and strategies exist; see :meth:`Options.check`."""
+        neighbours, drift = self.generators.neighbours, self.filters.drift
+        if neighbours:
+            try:
+                embedder.check_strategies(neighbours.strategies)
+            except ValueError as error:
+                msg = f"data_augmentation.generators.neighbours: {error}"
+                raise ValueError(msg) from error
+        usable = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base" and not strategy.after.title]
+        if drift and drift.strategy not in usable:
+            msg = (
+                f"data_augmentation.filters.drift.strategy names the strategy {drift.strategy!r}; it takes those of the base weights "
+                f"without after-processing: {', '.join(usable)}"
+            )
+            raise ValueError(msg)

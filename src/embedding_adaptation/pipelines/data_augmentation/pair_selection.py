@@ -18,8 +18,9 @@ from tqdm.auto import tqdm
 
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.identity import TextsIdentity
-from embedding_adaptation.pipelines.data_augmentation.candidates import present, texts_digest
+from embedding_adaptation.pipelines.data_augmentation.candidates import present
 from embedding_adaptation.pipelines.data_augmentation.filters import ACCEPTED, Positives, Report, judge
+from embedding_adaptation.pipelines.data_augmentation.generators.request import load_generator, texts_digest
 from embedding_adaptation.pipelines.data_augmentation.scoring import drift_reference, score
 from embedding_adaptation.texts.stream import TableStream
 
@@ -231,6 +232,6 @@ def _tidied(judged: pd.DataFrame, identity: str) -> pd.DataFrame:
     """
     table = judged.drop(columns="generated_text").rename(columns={"answer": "generated_text"})
     table.insert(0, "pair_id", table["generator"] + ":" + table["key"])
-    table["corpus"] = table["generator"].map(lambda name: "" if name == "given" else identity)
+    table["corpus"] = table["generator"].map(lambda name: identity if load_generator(name).from_corpus else "")
     others = [column for column in table.columns if column not in {*PAIR_COLUMNS, "key"}]
     return table[[*PAIR_COLUMNS, *others]]

@@ -17,6 +17,7 @@ from rapidfuzz.process import cpdist
 
 from embedding_adaptation.pipelines.data_augmentation.cleaning import count_words
 from embedding_adaptation.pipelines.data_augmentation.facts import Facts
+from embedding_adaptation.pipelines.data_augmentation.generators.request import load_generator
 from embedding_adaptation.texts.answers import SENTENCE_END, cut_back, is_preamble, is_refusal, plain, tidy_answer
 from embedding_adaptation.texts.language import identify_language
 
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     Similarity = Callable[[list[str], list[str]], np.ndarray]
-
-# Their answers are a language model's free text, which is tidied; of other generators every character is as it should be.
-WRITTEN = ("rewrite", "back_translation")
 
 _FEWEST_TEXTS = 3  # from which there are random pairs worth the name
 _REFERENCE_SHIFTS = 50  # random pairs for each text
@@ -187,7 +185,7 @@ def repetition(text: str) -> float:
 def _answers(candidates: pd.DataFrame) -> list[str]:
     answers = []
     for text, generator, finished in zip(candidates["generated_text"], candidates["generator"], candidates["finished"], strict=True):
-        if generator in WRITTEN:
+        if load_generator(generator).is_written:
             answers.append(tidy_answer(text if finished else cut_back(text) or text))
         else:
             answers.append(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from pydantic import Field
@@ -45,3 +46,7 @@ class ExportOptions(Options):
             )
             raise ValueError(msg) from error
         return name
+
+    def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  the signature of all options
+        """Check that the strategy exists and can be exported; see :meth:`Options.check`."""
+        self.chosen(embedder)

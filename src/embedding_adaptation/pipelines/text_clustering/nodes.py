@@ -58,7 +58,7 @@ def embed_corpus(
     """
     from embedding_adaptation.runtime import fitted_strategies, load_embedder
 
-    options.check(embedder_options)
+    options.check(embedder_options, lambda _: trained_adapter is not None)
     census = count_texts(corpus)
     check_number(census.distinct, options)
     model, reason = choose_weights(base_model, trained_adapter, census, corpus.name, options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -131,12 +132,8 @@ class TextClusteringOptions(Options):
         """Name of the strategy for these weights."""
         return self.strategies.base if weights == "base" else self.strategies.adapted
 
-    def check(self, embedder: EmbedderOptions) -> None:
-        """Check that the strategies are among the embedder's and have the weights they stand for.
-
-        Raises:
-            ValueError: If they are or have not.
-        """
+    def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:
+        """Check that strategies exist and have the weights they stand for, and the adapter asked for exists; see :meth:`Options.check`."""
         every = embedder.every_strategy
         weights: Literal["base", "adapted"]
         for weights in ("base", "adapted"):
@@ -148,3 +145,9 @@ class TextClusteringOptions(Options):
                     f"there are: {', '.join(fitting) or 'none'}"
                 )
                 raise ValueError(msg)
+        if self.weights == "adapted" and not is_there("trained_adapter"):
+            msg = (
+                "text_clustering.weights is adapted, but there is no adapter; run 'kedro run --pipelines=contrastive_finetuning' first, or "
+                "set it to base"
+            )
+            raise ValueError(msg)

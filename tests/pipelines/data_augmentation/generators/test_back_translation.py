@@ -172,23 +172,23 @@ def test_the_bar_counts_texts(pair, context, capfd):
 @pytest.mark.parametrize("path", ["{tmp}/none", "./none", "~/none/at/all"])
 def test_a_missing_folder_is_found_before_anything_is_loaded(pair, tmp_path, path):
     with pytest.raises(GenerationError, match=r"back_translation\.back '.*none.*': there is no such folder"):
-        check(options((pair[0], path.format(tmp=tmp_path))))
-    check(options(pair))
-    check(options(("team/model", "team/model-back")))
+        check(options((pair[0], path.format(tmp=tmp_path))), None)
+    check(options(pair), None)
+    check(options(("team/model", "team/model-back")), None)
 
 
 def test_relative_folders_start_at_the_projects_root(pair, tmp_path, monkeypatch):
     root = Path(pair[0]).parent
     monkeypatch.setenv(paths._ROOT, str(root))
     monkeypatch.chdir(tmp_path)
-    check(options(tuple(f"./{Path(folder).relative_to(root)}" for folder in pair)))
+    check(options(tuple(f"./{Path(folder).relative_to(root)}" for folder in pair)), None)
     with pytest.raises(GenerationError, match="there is no such folder"):
-        check(options((pair[0], "./none")))
+        check(options((pair[0], "./none")), None)
 
 
 def test_a_folder_that_holds_no_model_is_found_early(pair, tmp_path):
     with pytest.raises(GenerationError, match=r"holds no config\.json"):
-        check(options((str(tmp_path), pair[1])))
+        check(options((str(tmp_path), pair[1])), None)
 
 
 def test_a_tokenizer_of_sentencepiece_says_what_to_install(pair, context, tmp_path, monkeypatch):
@@ -198,7 +198,7 @@ def test_a_tokenizer_of_sentencepiece_says_what_to_install(pair, context, tmp_pa
         (folder / name).write_bytes(b"")
     (folder / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "MarianTokenizer"}))
     monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
-    for attempt in (lambda: check(options((str(folder), pair[1]))), lambda: module._load(str(folder), "x", context.embedder_options)):
+    for attempt in (lambda: check(options((str(folder), pair[1])), None), lambda: module._load(str(folder), "x", context.embedder_options)):
         with pytest.raises(GenerationError, match="needs the package sentencepiece; install it with 'pip install sentencepiece'"):
             attempt()
 

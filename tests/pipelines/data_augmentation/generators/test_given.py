@@ -41,7 +41,7 @@ def made(path, seed=0, **changes):
 @pytest.mark.parametrize("suffix", [".csv", ".tsv", ".jsonl", ".parquet"])
 def test_every_format_gives_the_pairs_in_order_without_reading_the_corpus(tmp_path, suffix):
     path = write(tmp_path, suffix)
-    check(GivenOptions(path=path))
+    check(GivenOptions(path=path), None)
     assert made(path) == [
         Candidate(text_key(first, second), f"given:{number}", first, second) for number, (first, second) in enumerate(ROWS, start=1)
     ]
@@ -117,6 +117,6 @@ def test_a_file_that_cannot_be_used_is_explained_early(tmp_path, name, content, 
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    for attempt in (lambda: check(GivenOptions(path=str(path))), lambda: made(str(path))):
+    for attempt in (lambda: check(GivenOptions(path=str(path)), None), lambda: made(str(path))):
         with pytest.raises(GenerationError, match=message):
             attempt()

@@ -72,13 +72,13 @@ def test_a_text_beyond_the_window_is_cut_and_the_pair_shows_it(context):
 def test_a_model_without_chat_template_is_refused(context, tmp_path):
     folder = tmp_path / "model"
     shutil.copytree(context.base_model.base, folder)
-    rewrite.check(options(), context.base_model)
+    rewrite.check(options(), context)
     (folder / "chat_template.jinja").unlink()
     other = dataclasses.replace(context.base_model, base=folder)
     for attempt in (
-        lambda: rewrite.check(options(), other),
+        lambda: rewrite.check(options(), dataclasses.replace(context, base_model=other)),
         lambda: list(rewrite.generate(REQUESTS, options(), dataclasses.replace(context, base_model=other))),
     ):
         with pytest.raises(GenerationError, match=r"has no chat template.*choose its instruction-tuned version"):
             attempt()
-    rewrite.check(options(server={"url": "http://localhost:1/v1", "model": "m"}), other)
+    rewrite.check(options(server={"url": "http://localhost:1/v1", "model": "m"}), dataclasses.replace(context, base_model=other))

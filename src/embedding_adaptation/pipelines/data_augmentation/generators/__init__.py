@@ -1,1 +1,1 @@
-"""Generators of candidate pairs, one module each, all with the signature of :class:`~.request.Generator`."""
+"""Generators of candidate pairs, one module each, with a :class:`~.request.Generator` by the name ``GENERATOR``."""

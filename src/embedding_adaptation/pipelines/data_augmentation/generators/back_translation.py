@@ -18,7 +18,7 @@ from transformers.models.auto import modeling_auto
 from embedding_adaptation.embedder.batching import token_budget_batches
 from embedding_adaptation.embedder.device import choose_device, choose_dtype
 from embedding_adaptation.paths import project_path
-from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Request
+from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Generator, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -60,7 +60,7 @@ def generate(requests: Iterable[Request], options: BackTranslationOptions, conte
     window = list(itertools.islice(stream, _WINDOW))
     if not window:
         return
-    check(options)
+    check(options, context)
     there, back = load_translators(options, context.embedder_options)
     with tqdm(unit="text", desc="back-translate", disable=not context.progress) as bar:
         while window:
@@ -73,7 +73,7 @@ def generate(requests: Iterable[Request], options: BackTranslationOptions, conte
             window = list(itertools.islice(stream, _WINDOW))
 
 
-def check(options: BackTranslationOptions) -> None:
+def check(options: BackTranslationOptions, context: Context) -> None:  # noqa: ARG001  one signature
     """Check, before anything is loaded, that models named by a path are there and that what reads their words is installed.
 
     Raises:
@@ -272,3 +272,11 @@ def _no_sentencepiece(shown: str) -> str:
 def _first_line(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     return lines[0] if lines else type(error).__name__
+
+
+def _provenance(options: BackTranslationOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  one signature
+    return f"{options.there} + {options.back}", ""
+
+
+# A second turn would be the first again: a beam search does not sample.
+GENERATOR = Generator(generate, repeatable=False, is_written=True, check=check, provenance=_provenance)

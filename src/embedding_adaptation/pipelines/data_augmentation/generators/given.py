@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.errors import first_few
 from embedding_adaptation.paths import project_path
@@ -11,6 +12,7 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
     Candidate,
     Context,
     GenerationError,
+    Generator,
     Request,
     digest_fraction,
     text_key,
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from embedding_adaptation.pipelines.data_augmentation.options import GivenOptions
+    from embedding_adaptation.texts.stream import TextStream
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +54,7 @@ def generate(requests: Iterable[Request], options: GivenOptions, context: Contex
         yield Candidate(key, f"given:{number}", first, second)
 
 
-def check(options: GivenOptions) -> None:
+def check(options: GivenOptions, context: Context) -> None:  # noqa: ARG001  one signature
     """Check that the file can be used.
 
     Raises:
@@ -100,3 +103,15 @@ def _read(options: GivenOptions) -> tuple[pd.Series, pd.Series]:
         msg = f"given pairs: {options.path} has no row with a text in both {options.first_column!r} and {options.second_column!r}"
         raise GenerationError(f"{msg}; name the columns that hold them")
     return first, second
+
+
+def _identity(options: GivenOptions, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  one signature
+    path = project_path(options.path)
+    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "", options.weight]
+
+
+def _provenance(options: GivenOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  one signature
+    return options.path, ""
+
+
+GENERATOR = Generator(generate, whole_corpus=True, from_corpus=False, check=check, identity=_identity, provenance=_provenance)

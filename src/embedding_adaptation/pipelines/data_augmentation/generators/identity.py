@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, Request
+from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, Generator, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -28,3 +28,7 @@ def generate(requests: Iterable[Request], options: IdentityOptions, context: Con
     for request in requests:
         if request.turn == 0:
             yield Candidate.answering(request, request.source_text)
+
+
+# A second turn would be the first again.
+GENERATOR = Generator(generate, repeatable=False)

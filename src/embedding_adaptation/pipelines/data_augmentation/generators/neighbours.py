@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -11,9 +11,11 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
     Candidate,
     Context,
     GenerationError,
+    Generator,
     Request,
     digest_fraction,
     text_key,
+    texts_digest,
 )
 from embedding_adaptation.vectors.neighbours import mutual_neighbours
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from embedding_adaptation.pipelines.data_augmentation.options import NeighboursOptions
+    from embedding_adaptation.texts.stream import TextStream
 
 logger = logging.getLogger(__name__)
 
@@ -83,3 +86,21 @@ def ensemble_vectors(texts: Sequence[str], options: NeighboursOptions, context: 
             part = part - part.mean(axis=0)
         parts.append(part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12))
     return np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
+
+
+def _identity(options: NeighboursOptions, corpus: TextStream, context: Context) -> list[Any]:
+    used = context.embedder_options
+    return [
+        context.base_model.card.sha256,
+        used.max_length,
+        options.weight,
+        *(str(used.templates[name]) for name in options.templates),
+        texts_digest(text for _, text in corpus.rows()),
+    ]
+
+
+def _provenance(options: NeighboursOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  one signature
+    return context.base_model.card.source, context.base_model.card.sha256
+
+
+GENERATOR = Generator(generate, whole_corpus=True, identity=_identity, provenance=_provenance)

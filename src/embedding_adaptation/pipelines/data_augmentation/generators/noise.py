@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, Request
+from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, Generator, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -55,3 +55,6 @@ def _swapped(word: str, rate: float, randomness: random.Random) -> str:
             place += 1
         place += 1
     return "".join(letters)
+
+
+GENERATOR = Generator(generate)

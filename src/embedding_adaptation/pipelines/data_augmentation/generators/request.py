@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 if TYPE_CHECKING:
     from embedding_adaptation.datasets.chat_server import ChatServerKey
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.pipelines.data_augmentation.options import GeneratorOptions
+    from embedding_adaptation.texts.stream import TextStream
 
 
 class GenerationError(RuntimeError):
@@ -99,21 +102,53 @@ class Context:
     progress: bool = True
 
 
-_OptionsT_contra = TypeVar("_OptionsT_contra", contravariant=True)
+_OptionsT = TypeVar("_OptionsT", bound="GeneratorOptions")
 
 
-class Generator(Protocol[_OptionsT_contra]):
-    """A generator: the module-level function ``generate`` of each module here.
+def _nothing_to_check(options: Any, context: Context) -> None:
+    """Nothing can be wrong that the options do not check themselves."""
 
-    Candidates may come in any order. A generator that finds nothing to make of a text leaves it out.
+
+def _nothing_more(options: Any, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  one signature
+    """Name, options and seed decide everything."""
+    return []
+
+
+def _no_model(options: Any, context: Context) -> tuple[str, str]:  # noqa: ARG001  one signature
+    """No model has a part in it."""
+    return "", ""
+
+
+@dataclass(frozen=True)
+class Generator(Generic[_OptionsT]):
+    """A generator of candidates: each module of this package has one, by the name ``GENERATOR``.
+
+    Attributes:
+        generate: Makes candidates of requests, in any order; what nothing can be made of is left out. Raises :class:`GenerationError` where
+            none can be made.
+        whole_corpus: Whether the pairs follow from the corpus, or from a file, as a whole: they are made in one go, not planned one by one.
+        repeatable: Whether another turn for the same text gives another candidate.
+        from_corpus: Whether the texts of its pairs are the corpus's, and not the user's from elsewhere.
+        is_written: Whether the candidates are a language model's free text, whose wrapping is taken off before it is scored.
+        check: Raises :class:`GenerationError` before any work where the generator cannot work.
+        identity: What decides the candidates of a text beside the generator's name, its options and the seed; values for JSON.
+        provenance: Whose words the candidates are: model and revision, empty where no model has a part in it.
     """
 
-    def __call__(self, requests: Iterable[Request], options: _OptionsT_contra, context: Context) -> Iterator[Candidate]:
-        """Make candidates of requests.
+    generate: Callable[[Iterable[Request], _OptionsT, Context], Iterator[Candidate]]
+    whole_corpus: bool = False
+    repeatable: bool = True
+    from_corpus: bool = True
+    is_written: bool = False
+    check: Callable[[_OptionsT, Context], None] = _nothing_to_check
+    identity: Callable[[_OptionsT, TextStream, Context], list[Any]] = _nothing_more
+    provenance: Callable[[_OptionsT, Context], tuple[str, str]] = _no_model
 
-        Raises:
-            GenerationError: If none can be made; the message says why and what to do.
-        """
+
+def load_generator(name: str) -> Generator[Any]:
+    """The generator of that name: ``GENERATOR`` of the module ``generators/<name>.py``."""
+    generator: Generator[Any] = importlib.import_module(f"{__package__}.{name}").GENERATOR
+    return generator
 
 
 def text_key(*parts: object) -> str:
@@ -125,3 +160,11 @@ def text_key(*parts: object) -> str:
 def digest_fraction(*parts: object) -> float:
     """A number from 0 up to 1 that follows from the given values alone."""
     return int(text_key(*parts), 16) / 2.0**64
+
+
+def texts_digest(texts: Iterable[str]) -> str:
+    """A digest of texts in their order."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()

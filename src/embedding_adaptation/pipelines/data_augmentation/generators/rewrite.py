@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.embedder.chat import end_ids, has_chat_template, has_vocabulary_head, load_chat_model
 from embedding_adaptation.embedder.sampling import AnswerSampler
 from embedding_adaptation.embedder.template import SLOT
 from embedding_adaptation.embedder.token_choice import Prompt, Sampling
-from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Request
+from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Generator, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from transformers import PreTrainedTokenizerBase
 
-    from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
+    from embedding_adaptation.texts.stream import TextStream
 
 # Requests looked at together: sorted by length, those of one style share the beginning of their prompts.
 _WINDOW = 4096
@@ -68,12 +68,13 @@ def generate(requests: Iterable[Request], options: RewriteOptions, context: Cont
         window = list(itertools.islice(stream, _WINDOW))
 
 
-def check(options: RewriteOptions, model: DecoderWeights) -> None:
+def check(options: RewriteOptions, context: Context) -> None:
     """Check, before anything is loaded, that the model can be asked.
 
     Raises:
         GenerationError: If it has no chat template or no vocabulary head, and no server is asked instead.
     """
+    model = context.base_model
     if options.server is None and not has_chat_template(model.base):
         raise GenerationError(_no_chat_template(model.card.source))
     if options.server is None and not has_vocabulary_head(model.base):
@@ -141,3 +142,16 @@ def _no_chat_template(source: str) -> str:
         f"base_model {source!r} has no chat template, so it cannot be asked to rewrite texts; choose its instruction-tuned version, name a "
         "server in data_augmentation.generators.rewrite.server, or use other generators"
     )
+
+
+def _identity(options: RewriteOptions, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  one signature
+    return [context.base_model.card.sha256] if options.server is None else []
+
+
+def _provenance(options: RewriteOptions, context: Context) -> tuple[str, str]:
+    if options.server is not None:
+        return options.server.model, options.server.url
+    return context.base_model.card.source, context.base_model.card.sha256
+
+
+GENERATOR = Generator(generate, is_written=True, check=check, identity=_identity, provenance=_provenance)

@@ -6,7 +6,7 @@ import itertools
 import re
 from typing import TYPE_CHECKING
 
-from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, Request
+from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, Generator, Request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -60,3 +60,6 @@ def spans(text: str, min_words: int) -> list[tuple[str, str]]:
         middle = len(words) // 2
         pairs.append((" ".join(words[:middle]), " ".join(words[middle:])))
     return pairs
+
+
+GENERATOR = Generator(generate)
