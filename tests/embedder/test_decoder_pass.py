@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
-from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Wanted
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Wanted, row_groups
 from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.prompt_tree import causal_layout
 from embedding_adaptation.embedder.reference import encode_one_by_one, packing_is_exact
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
@@ -161,3 +162,10 @@ def test_long_rows_take_the_fused_kernel_with_the_same_result(tiny_embedder, mon
     plain = tiny_embedder.encode(TEXTS, strategy, progress=False)
     monkeypatch.setattr(module, "_LONG_ROW", 1)
     np.testing.assert_allclose(tiny_embedder.encode(TEXTS, strategy, progress=False), plain, atol=1e-5)
+
+
+def test_rows_of_one_width_side_by_side_make_one_group():
+    groups = row_groups([5, 5, 3, 5], causal_layout)
+    assert [(group.layout.width, group.count) for group in groups] == [(5, 2), (3, 1), (5, 1)]
+    assert [(group.span.start, group.span.stop) for group in groups] == [(0, 10), (10, 13), (13, 18)]
+    assert [(group.members.start, group.members.stop) for group in groups] == [(0, 2), (2, 3), (3, 4)]

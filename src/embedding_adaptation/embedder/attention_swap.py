@@ -112,7 +112,7 @@ class AttentionPass(ABC):
     def __init__(self) -> None:
         self.calls: Counter[int] = Counter()
         self._shape = (0, 0)
-        self._masks: dict[tuple[int, int | None, int], torch.Tensor] = {}
+        self._masks: dict[tuple[int, int | None, int], torch.Tensor] = {}  # by identity of what is seen, window and repeats
 
     @abstractmethod
     def attend(self, call: AttentionCall) -> torch.Tensor:

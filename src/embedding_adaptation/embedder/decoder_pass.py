@@ -184,6 +184,15 @@ class RowAttention(AttentionPass):
             wanted.append(torch.cat(weights))
 
 
+def prefix_attention(width: int, keys_values: KeysValues) -> RowAttention:
+    """Attention of a pass over a prefix of ``width`` tokens, whose keys and values are put into ``keys_values``."""
+
+    def keep(layer: int, _: RowGroup, keys: torch.Tensor, values: torch.Tensor) -> None:
+        keys_values[layer] = (keys[0].contiguous(), values[0].contiguous())
+
+    return RowAttention([RowGroup(0, 0, 1, causal_layout(width))], {}, keep=keep)
+
+
 class _Enough(BaseException):
     pass
 
@@ -222,11 +231,7 @@ class PackedDecoder:
         """
         prefix = Prefix()
         if ids:
-
-            def keep(layer: int, _: RowGroup, keys: torch.Tensor, values: torch.Tensor) -> None:
-                prefix.keys_values[layer] = (keys[0].contiguous(), values[0].contiguous())
-
-            attention = RowAttention([RowGroup(0, 0, 1, causal_layout(len(ids)))], {}, keep=keep)
+            attention = prefix_attention(len(ids), prefix.keys_values)
             result = self._run([ids], attention, Wanted(wanted.hidden | {wanted.highest}))
             prefix.hidden = {layer: result.hidden[layer] for layer in wanted.hidden}
         return prefix

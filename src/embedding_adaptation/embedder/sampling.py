@@ -1,9 +1,8 @@
 """Sampling from a language model for many prompts at once: finished answers make room for the next prompt at every step.
 
 The common prefix of a group's prompts is read and kept once. The tokens of all texts form one packed sequence without padding; attention
-keeps the texts apart, and the keys and values of each in a slot of its own. Every prompt brings its own random numbers, so
-that an answer does not depend on what else is generated beside it (but for rounding: in bfloat16 a tie between two tokens may fall either
-way).
+keeps the texts apart, and the keys and values of each in a slot of its own. Every prompt brings its own random numbers, so that an answer
+does not depend on what is generated beside it (except for rounding: in bfloat16 a tie between two tokens may fall either way).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from embedding_adaptation.embedder.attention_swap import (
     replaced_attention,
     visible,
 )
-from embedding_adaptation.embedder.decoder_pass import KeysValues, RowAttention, RowGroup, row_groups
+from embedding_adaptation.embedder.decoder_pass import KeysValues, RowAttention, RowGroup, prefix_attention, row_groups
 from embedding_adaptation.embedder.prompt_tree import causal_layout
 from embedding_adaptation.embedder.reference import plain_answers
 from embedding_adaptation.embedder.token_choice import Prompt, Sampling, choose_tokens
@@ -76,14 +75,6 @@ class _Lane:
     def free(self) -> int:
         return int(self.keys.shape[1]) - len(self.active)
 
-    def prefix_attention(self) -> RowAttention:
-        """Attention of a pass over the prefix, which is kept."""
-
-        def keep(layer: int, _: RowGroup, keys: torch.Tensor, values: torch.Tensor) -> None:
-            self.prefix[layer] = (keys[0].contiguous(), values[0].contiguous())
-
-        return RowAttention([RowGroup(0, 0, 1, causal_layout(self.shared))], {}, keep=keep)
-
     def reading_attention(self, lengths: Sequence[int]) -> RowAttention:
         """Attention of a pass over the own tokens of prompts that take the next free slots; equal lengths stand side by side."""
         groups = row_groups(lengths, lambda length: causal_layout(length, self.shared))
@@ -107,7 +98,6 @@ class _SlotAttention(AttentionPass):
     def __init__(self, lanes: list[tuple[_Lane, torch.Tensor]]) -> None:
         super().__init__()
         self.lanes = lanes
-        self._lane_masks: dict[tuple[int, int | None], torch.Tensor] = {}
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attention of all lanes, ``[1, N, H, d]``; zero where tokens only fill up the pass."""
@@ -149,12 +139,12 @@ class _SlotAttention(AttentionPass):
 
     def _lane_mask(self, lane: _Lane, lengths: torch.Tensor, call: AttentionCall) -> torch.Tensor:
         """Additive mask of a lane, ``[B, 1, 1, P + T]``, made once a pass."""
-        key = (id(lane), call.window)
-        if key not in self._lane_masks:
+        key = (id(lane), call.window, 1)
+        if key not in self._masks:
             seen = -(-(int(lengths.max()) + 1) // _SEEN_STEP) * _SEEN_STEP
             places = torch.arange(lane.shared + seen, device=lengths.device)  # [P + T]
-            self._lane_masks[key] = additive(visible(lane.shared + lengths, places, call.window), call.query)[:, None, None]
-        return self._lane_masks[key]
+            self._masks[key] = additive(visible(lane.shared + lengths, places, call.window), call.query)[:, None, None]
+        return self._masks[key]
 
 
 class AnswerSampler:
@@ -189,7 +179,7 @@ class AnswerSampler:
 
         Args:
             prompts: Prompts.
-            groups: For each prompt the number of its group: what a group's prompts begin with is read once. ``None`` puts all into one.
+            groups: For each prompt the number of its group, whose common prefix is read once. ``None`` puts all into one.
 
         Yields:
             As they are finished: a prompt's number, the tokens of its answer without the end token, and whether the model came to an end.
@@ -231,7 +221,7 @@ class AnswerSampler:
                     yield from self._write([lane for lane in lanes if lane.active])
 
     def _lanes(self, prompts: Sequence[Prompt], groups: Sequence[int]) -> list[_Lane]:
-        """A lane a group, each with its share of the slots and its beginning read."""
+        """One lane for each group, with its share of the slots and its prefix read."""
         layers, heads, width = _shape(self.model)
         members: dict[int, list[int]] = {}
         for number, group in enumerate(groups):
@@ -251,7 +241,7 @@ class AnswerSampler:
             lane = _Lane(shared, deque(numbers), store[0], store[1])
             if shared:
                 ids = prompts[numbers[0]].ids[:shared]
-                self._pass(lane.prefix_attention(), list(ids), list(range(shared)), [shared - 1])
+                self._pass(prefix_attention(shared, lane.prefix), list(ids), list(range(shared)), [shared - 1])
             lanes.append(lane)
         return lanes
 
@@ -335,7 +325,7 @@ class AnswerSampler:
 
 
 def slots_are_exact(model: PreTrainedModel) -> bool:
-    """Whether this model's next tokens from slots are its own: tried with a shared beginning, three prompts and two tokens."""
+    """Whether this model's next tokens from slots are its own: tried with a prefix, three prompts and two tokens."""
     vocabulary = int(model.config.get_text_config().vocab_size)
     prompts = [[token % vocabulary for token in ids] for ids in ([3, 5, 7, 11, 13, 17], [3, 5, 19, 23], [3, 5, 29, 31])]
     sampler = AnswerSampler(model, frozenset(), Sampling(0.0, 1.0, 2))
@@ -346,7 +336,7 @@ def slots_are_exact(model: PreTrainedModel) -> bool:
         store = [torch.zeros(layers, 3, heads, _SEEN_STEP, width, dtype=model.dtype, device=model.device) for _ in range(2)]
         lane = _Lane(2, deque(), store[0], store[1])
         with replaced_attention(model):
-            sampler._pass(lane.prefix_attention(), prompts[0][:2], [0, 1], [1])  # noqa: SLF001  the same module
+            sampler._pass(prefix_attention(2, lane.prefix), prompts[0][:2], [0, 1], [1])  # noqa: SLF001  the same module
             tails = [token for ids in order for token in ids[2:]]
             read = sampler._pass(lane.reading_attention([2, 2, 4]), tails, [2, 3, 2, 3, 2, 3, 4, 5], [1, 3, 7])  # noqa: SLF001
             writing = _SlotAttention([(lane, torch.tensor([2, 2, 4], device=model.device))])
