@@ -10,20 +10,33 @@ _LANGUAGE_LENGTH = 2000  # characters by which a text's language is told
 _NO_LANGUAGE = "zxx"  # the model's class of symbols, code and the like
 
 
-@cache
-def _identifier() -> LanguageIdentifier:
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-@lru_cache(1024)  # a text's candidates stand side by side
 def identify_language(text: str) -> tuple[str, float]:
-    """A text's language and the confidence in it.
+    """A text's language, by its first 2,000 characters, and the confidence in it.
 
     Returns:
         An ISO 639-1 code and a probability; an empty code where there are no letters, or none of a language.
     """
-    start = text[:_LANGUAGE_LENGTH]
-    if not any(map(str.isalpha, start)):
+    return _of_start(text[:_LANGUAGE_LENGTH])
+
+
+def language_of_all(text: str) -> tuple[str, float]:
+    """The same by all of a text, which takes time with its length."""
+    if not any(map(str.isalpha, text)):
         return "", 0.0
-    language, confidence = _identifier().classify(start)
-    return ("", 0.0) if language == _NO_LANGUAGE else (language, float(confidence))
+    language, confidence = _identifier().classify(text)
+    return ("", 0.0) if language == _NO_LANGUAGE else (str(language), float(confidence))
+
+
+def known_languages() -> list[str]:
+    """The ISO 639-1 codes that can be told, in order."""
+    return sorted({*_identifier().labels} - {_NO_LANGUAGE})
+
+
+@lru_cache(1024)  # a text's candidates stand side by side
+def _of_start(start: str) -> tuple[str, float]:
+    return language_of_all(start)
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

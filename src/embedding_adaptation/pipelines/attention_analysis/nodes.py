@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
@@ -13,13 +13,9 @@ from embedding_adaptation.attention.options import AttentionOptions
 from embedding_adaptation.attention.recording import AttentionRecording
 from embedding_adaptation.attention.rows import AttentionError, AttentionRows
 from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.texts.stream import TableStream
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-else:
-    Figure = Any  # Kedro evaluates the annotations at start, and matplotlib takes a while to import
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ Pattern = Annotated[str, BeforeValidator(_checked_pattern)]
 class CleaningOptions(Options):
     """What happens to the corpus before anything is generated."""
 
-    max_texts: int | None = Field(None, ge=2, description="Draw at most this many texts at random; null takes all.")
+    max_texts: int | None = Field(2000, ge=2, description="Draw at most this many texts at random; null takes all.")
     min_words: int = Field(3, ge=1, description="Shorter texts are left out.")
     max_words: int | None = Field(None, ge=1, description="Longer texts are left out; null keeps them.")
     languages: tuple[str, ...] | None = Field(None, description="ISO 639-1 codes of the languages to keep; null keeps all.")
@@ -107,7 +107,7 @@ class RewriteOptions(GeneratorOptions):
     system_prompt: str = Field(description="What the model is told to be.")
     styles: dict[str, StyleOptions] = Field(min_length=1, description="Named ways to rewrite; those in use, once they are checked.")
     use: tuple[str, ...] | None = Field(None, min_length=1, description="Names of the styles a text's rewrites go round; null takes all.")
-    temperature: float = Field(0.6, ge=0.0, le=2.0, description="Sampling temperature; 0 takes the likeliest word.")
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="Sampling temperature; 0 takes the likeliest word.")
     top_p: float = Field(0.9, gt=0.0, le=1.0, description="Sampling keeps the likeliest words up to this share.")
     max_new_tokens: int = Field(40, ge=1, description="Longest answer in tokens.")
     memory_mb: int | None = Field(None, ge=64, description="Memory for texts under way; null takes what suits the device.")
@@ -166,7 +166,7 @@ class NeighboursOptions(GeneratorOptions):
     layers: Layers = Field(tuple(range(-1, -9, -1)), min_length=1, description="Hidden state, or several that are averaged.")
     centre: bool = Field(True, description="Centre the vectors of each template on the corpus first.")
     neighbours: int = Field(3, ge=1, description="How many nearest neighbours are looked at.")
-    min_similarity: float = Field(0.6, ge=-1.0, le=1.0, description="Pairs that are less similar are left out.")
+    min_similarity: float = Field(0.5, ge=-1.0, le=1.0, description="Pairs that are less similar are left out.")
     max_pairs_per_text: int = Field(3, ge=1, description="In how many pairs a text may stand.")
     near_duplicate: Share = Field(0.9, description="Texts whose characters agree more than this (edit similarity) are kept apart.")
 
@@ -270,7 +270,7 @@ class QuestionFilter(FilterOptions):
     """A question for a statement, or the other way round."""
 
     generators: tuple[GeneratorName, ...] = _WRITTEN
-    styles: tuple[str, ...] = Field((), description="Styles whose answers may be questions or statements as they please.")
+    styles: tuple[str, ...] = Field(("summary",), description="Styles whose answers may be questions or statements as they please.")
 
 
 class RepetitionFilter(FilterOptions):
@@ -320,7 +320,7 @@ class FiltersOptions(Options):
     language: LanguageFilter | None = LanguageFilter()
     question: QuestionFilter | None = QuestionFilter()
     repetition: RepetitionFilter | None = RepetitionFilter()
-    new_words: NewWordsFilter | None = None
+    new_words: NewWordsFilter | None = NewWordsFilter()
     facts: FactsFilter | None = FactsFilter()
     drift: DriftFilter | None = DriftFilter()
     duplicate: DuplicateFilter | None = DuplicateFilter()
@@ -332,7 +332,7 @@ class AugmentationOptions(Options):
     cleaning: CleaningOptions
     generators: GeneratorsOptions
     filters: FiltersOptions = Field(FiltersOptions(), description="When a candidate is rejected.")
-    shard_size: int = Field(256, ge=1, description="Candidates written at once: what a crash can cost at most.")
+    shard_size: int = Field(128, ge=1, description="Candidates written at once: what a crash can cost at most.")
     seed: int = Field(ge=0, description="Every random choice follows from it.")
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  the signature of all options
