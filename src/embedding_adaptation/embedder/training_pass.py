@@ -8,20 +8,23 @@ the gradients of the plain pass over padded prompts.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from embedding_adaptation.embedder.attention_swap import AttentionCall, AttentionPass, UnsupportedDecoderError, behind, trying_out
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, decoder_of, row_groups
 from embedding_adaptation.embedder.pooling import POOLINGS
+from embedding_adaptation.embedder.probe import check_masks
 from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
+from embedding_adaptation.embedder.template import TokenizedPrompt, pad_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from transformers import PreTrainedModel
 
@@ -99,14 +102,51 @@ class _TrainingAttention(AttentionPass):
         return torch.cat(outputs)[None]
 
 
+class GradientPass(Protocol):
+    """Prompted texts to pooled vectors, with gradients: what training asks of a decoder.
+
+    Attributes:
+        decoder: The decoder, inside its adapter.
+        frame: The template's token ids.
+        first_layer: The lowest layer that gradients reach, counted from 0.
+    """
+
+    decoder: PreTrainedModel
+    frame: Frame
+    first_layer: int
+
+    def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids computed for one text, cut to the room the template leaves."""
+        ...
+
+    def training(self) -> AbstractContextManager[None]:
+        """Within, :meth:`embed` may be called and its gradients taken."""
+        ...
+
+    def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Pooled vectors of rows that :meth:`row` made, ``[n, D]`` in the decoder's number format, not normalised."""
+        ...
+
+    def check(self, rows: Sequence[Sequence[int]]) -> None:
+        """Check on a few rows that the vectors are this model's own.
+
+        Raises:
+            UnsupportedDecoderError: If they are not.
+        """
+        ...
+
+
 class TrainingPass:
-    """Prompted texts to pooled vectors, with gradients.
+    """The fast pass: packed rows, begun above the layers that never change.
 
     Args:
         backbone: A decoder without vocabulary head, or a PEFT model around one.
         frame: The template's token ids.
         pooling: How token vectors become one vector.
-        first_layer: Layers below this one (counted from 0) are never changed by training; their output is given to :meth:`embed`.
+        first_layer: Layers below this one (counted from 0) are never changed by training; their output comes from :attr:`lower_source`.
+
+    Attributes:
+        lower_source: Gives the output of the layers below for rows; :meth:`lower_states`, or a store in front of it.
 
     Raises:
         UnsupportedDecoderError: If the decoder's layers cannot be found.
@@ -119,21 +159,20 @@ class TrainingPass:
         self.frame = frame
         self.pooling = pooling
         self.first_layer = first_layer
+        self.lower_source: Callable[[Sequence[tuple[int, ...]]], list[torch.Tensor]] = self.lower_states
         self._lower_prefix: Prefix | None = None
 
     def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids computed for one text: everything but the template's shared beginning."""
+        """The ids computed for one text, cut to the room there is: everything but the template's shared beginning."""
         return tuple(self.tree.row(text_ids))
 
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Within, the decoder's attention is that of packed rows with gradients.
+    def training(self) -> AbstractContextManager[None]:
+        """Within, the decoder's attention is that of packed rows.
 
         Raises:
             UnsupportedDecoderError: If the model's attention cannot be replaced.
         """
-        with self.packed.packing():
-            yield
+        return self.packed.packing()
 
     def lower_states(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """What the layers below :attr:`first_layer` make of rows, without gradients.
@@ -145,7 +184,7 @@ class TrainingPass:
             For each row ``[R, D]`` in the decoder's number format.
         """
         wanted = Wanted(hidden=frozenset({self.first_layer}))
-        with self.packed.packing():
+        with self.packed.packing(), torch.autocast(self.decoder.device.type, enabled=False):
             prefix = self._read_lower_prefix()
             order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
             groups = row_groups([len(rows[index]) for index in order], self.tree.layout_of_row)
@@ -158,12 +197,11 @@ class TrainingPass:
             at += width
         return [state for state in states if state is not None]
 
-    def embed(self, rows: Sequence[Sequence[int]], lower: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+    def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Pooled vectors of rows; within :meth:`training`, and with gradients where they are switched on.
 
         Args:
-            rows: Rows that :meth:`row` made. Equally long ones side by side are fastest.
-            lower: For each row what :meth:`lower_states` returned; not needed where every layer is computed.
+            rows: Rows that :meth:`row` made. Rows of the same length side by side are fastest.
 
         Returns:
             ``[n, D]`` in the decoder's number format, not normalised.
@@ -171,24 +209,22 @@ class TrainingPass:
         Raises:
             UnsupportedDecoderError: If a layer did not use the attention given to it, so that rows would have seen each other.
         """
-        import torch
-
+        lower = self.lower_source([tuple(row) for row in rows]) if self.first_layer else None
         device, shared = self.decoder.device, len(self.tree.shared)
         lengths = [len(row) for row in rows]
         input_ids = torch.tensor([*self.tree.shared, *(token for row in rows for token in row)], device=device)  # [N]
         positions = torch.cat([torch.arange(shared), *(shared + torch.arange(length) for length in lengths)]).to(device)  # [N]
         attention = _TrainingAttention(shared, _padded_groups(lengths, shared, device))
-        lowest = self.first_layer if lower is not None else 0
         with (
             self._starting_above(lower),
-            attention.running(self.decoder, range(lowest, len(self.packed.layers)), (1, len(input_ids))),
+            attention.running(self.decoder, range(self.first_layer, len(self.packed.layers)), (1, len(input_ids))),
+            _matching_formats(self.decoder),
         ):
             output = self.decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
-        return self._pool(output.last_hidden_state[0], lengths)  # [n, D]
+        with _matching_formats(self.decoder):
+            return self._pool(output.last_hidden_state[0], lengths)  # [n, D]
 
     def _pool(self, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        import torch
-
         shared = len(self.tree.shared)
         ends = shared + torch.tensor(lengths).cumsum(0)  # [n]
         if self.pooling in {"last", "eos"}:
@@ -217,33 +253,21 @@ class TrainingPass:
         Raises:
             UnsupportedDecoderError: If they do not.
         """
-        import torch
-
-        from embedding_adaptation.embedder.probe import check_masks
-
         longest = len(self.frame.prefix) + self.frame.room + len(self.frame.suffix)
-        was_training = self.decoder.training
-        self.decoder.eval()
-        try:
-            with trying_out(type(self.decoder).__name__), torch.no_grad():
+        with evaluating(self.decoder):
+            with trying_out(type(self.decoder).__name__):
                 check_masks(self.decoder, longest)
                 with self.training():
-                    packed = self.embed(rows, self.lower_states(rows) if self.first_layer else None).float()  # [n, D]
-            with torch.no_grad():
-                plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
-        finally:
-            self.decoder.train(was_training)
-        least = float(torch.nn.functional.cosine_similarity(packed, plain).min())
-        if not least >= _LEAST_COSINE[self.decoder.dtype == torch.float32]:
+                    packed = self.embed(rows).float()  # [n, D]
+            plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
+        if (least := _least_cosine(packed, plain)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
             msg = f"{type(self.decoder).__name__} gives other vectors in packed rows (cosine {least:.4f})"
             raise UnsupportedDecoderError(msg)
 
     @contextmanager
     def _starting_above(self, lower: Sequence[torch.Tensor] | None) -> Iterator[None]:
         """Within, layers below the first trained one pass on what they get, and that one is given their stored output."""
-        import torch
-
-        if lower is None or not self.first_layer:
+        if lower is None:
             yield
             return
         with self.packed.packing():
@@ -276,21 +300,39 @@ def _passing_on(layer: torch.nn.Module) -> Iterator[None]:
         del layer.forward
 
 
-class PaddedPass(TrainingPass):
-    """The same for decoders whose attention cannot be replaced: padded batches through the whole decoder, as transformers does it."""
+class PaddedPass:
+    """The slow pass, for decoders whose attention cannot be replaced: padded batches through the whole decoder, as transformers does it.
+
+    Args:
+        backbone: A decoder without vocabulary head, or a PEFT model around one.
+        frame: The template's token ids.
+        pooling: How token vectors become one vector.
+    """
+
+    first_layer = 0
 
     def __init__(self, backbone: PreTrainedModel, frame: Frame, pooling: PoolingName) -> None:
-        self.backbone = backbone
         self.decoder = decoder_of(backbone)
         self.tree = PromptTree((frame,))
         self.frame = frame
         self.pooling = pooling
-        self.first_layer = 0
 
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Nothing is to be prepared."""
-        yield
+    def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids of one text behind the template's shared beginning, cut to the room there is."""
+        return tuple(self.tree.row(text_ids))
+
+    def training(self) -> AbstractContextManager[None]:
+        """Nothing has to be prepared."""
+        return nullcontext()
+
+    def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Pooled vectors of rows, ``[n, D]``."""
+        start, end = len(self.frame.prefix), len(self.frame.suffix)
+        prompts = [TokenizedPrompt((*self.tree.shared, *row), start, len(self.tree.shared) + len(row) - end) for row in rows]
+        features = {name: value.to(self.decoder.device) for name, value in pad_prompts(prompts, 0).items()}
+        with _matching_formats(self.decoder):
+            output = self.decoder(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
+            return POOLINGS[self.pooling](output.last_hidden_state, features["attention_mask"], features["text_mask"])  # [n, D]
 
     def check(self, rows: Sequence[Sequence[int]]) -> None:
         """Check on a few rows that padding changes nothing.
@@ -298,30 +340,34 @@ class PaddedPass(TrainingPass):
         Raises:
             UnsupportedDecoderError: If it does.
         """
-        import torch
-
-        was_training = self.decoder.training
-        self.decoder.eval()
-        try:
-            with torch.no_grad():
-                together = self.embed(rows).float()  # [n, D]
-                alone = torch.cat([self.embed([row]) for row in rows]).float()  # [n, D]
-        finally:
-            self.decoder.train(was_training)
-        least = float(torch.nn.functional.cosine_similarity(together, alone).min())
-        if not least >= _LEAST_COSINE[self.decoder.dtype == torch.float32]:
+        with evaluating(self.decoder):
+            together = self.embed(rows).float()  # [n, D]
+            alone = torch.cat([self.embed([row]) for row in rows]).float()  # [n, D]
+        if (least := _least_cosine(together, alone)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
             msg = f"{type(self.decoder).__name__} gives other vectors in padded batches (cosine {least:.4f}), so it cannot be trained"
             raise UnsupportedDecoderError(msg)
 
-    def embed(self, rows: Sequence[Sequence[int]], lower: Sequence[torch.Tensor] | None = None) -> torch.Tensor:  # noqa: ARG002
-        """Pooled vectors of rows, ``[n, D]``."""
-        from embedding_adaptation.embedder.template import TokenizedPrompt, pad_prompts
 
-        start, end = len(self.frame.prefix), len(self.frame.suffix)
-        prompts = [TokenizedPrompt((*self.tree.shared, *row), start, len(self.tree.shared) + len(row) - end) for row in rows]
-        features = {name: value.to(self.decoder.device) for name, value in pad_prompts(prompts, 0).items()}
-        output = self.decoder(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
-        return POOLINGS[self.pooling](output.last_hidden_state, features["attention_mask"], features["text_mask"])  # [n, D]
+@contextmanager
+def evaluating(decoder: torch.nn.Module) -> Iterator[None]:
+    """Within, there is no dropout and no gradient."""
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        decoder.train(was_training)
+
+
+def _matching_formats(decoder: PreTrainedModel) -> AbstractContextManager[Any]:
+    """Within, an adapter's float32 weights are multiplied in the decoder's own format, which is twice as fast on a CPU."""
+    return torch.autocast(decoder.device.type, dtype=decoder.dtype, enabled=decoder.dtype != torch.float32)
+
+
+def _least_cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The lowest cosine of rows ``[n, D]`` with each other's; below every bound where one is not a number."""
+    return float(torch.nn.functional.cosine_similarity(one, other).min().nan_to_num(nan=-2.0))
 
 
 def _padded_groups(lengths: Sequence[int], shared: int, device: torch.device) -> list[_PaddedGroup]:
