@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from embedding_adaptation.embedder.attention import record_attention
+from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder
 from embedding_adaptation.embedder.export import prompting_tokenizer
 from embedding_adaptation.embedder.modules import PromptedDecoder

@@ -5,7 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, GemmaConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
 
-from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError, layers_name
+from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
+from embedding_adaptation.embedder.decoder_pass import layers_name
 from embedding_adaptation.embedder.template import Frame
 from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
 

@@ -19,14 +19,16 @@ from tqdm.auto import tqdm
 from embedding_adaptation.atomic import replacing_file
 from embedding_adaptation.checksums import is_intact
 from embedding_adaptation.embedder.after_processing import AfterProcessing
+from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
 from embedding_adaptation.embedder.batching import token_budget_batches
 from embedding_adaptation.embedder.checkpoint import BaseModelError
-from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, RowGroup, UnsupportedDecoderError, Wanted
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, row_groups
 from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_dtype
 from embedding_adaptation.embedder.loading import load_backbone
 from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
 from embedding_adaptation.embedder.positions import position_limit
-from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
+from embedding_adaptation.embedder.prompt_tree import PromptTree
+from embedding_adaptation.embedder.reference import encode_one_by_one, packing_is_exact
 from embedding_adaptation.embedder.storage import load_adapter, resolve_source, save_embedder
 from embedding_adaptation.embedder.strategy import Strategy, StrategyError
 from embedding_adaptation.embedder.template import Frame, PromptTemplate, encode_texts, fallback_id
@@ -38,7 +40,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from embedding_adaptation.embedder.after_processing import AfterSteps
-    from embedding_adaptation.embedder.decoder_pass import PassResult
+    from embedding_adaptation.embedder.decoder_pass import PassResult, RowGroup
     from embedding_adaptation.embedder.modules import PromptedDecoder
     from embedding_adaptation.embedder.storage import Place
     from embedding_adaptation.embedder.weights import DecoderWeights
@@ -300,8 +302,6 @@ class Embedder:
             if self.can_pack():
                 self._encode_packed(unique, chosen, vectors, progress=progress)
             else:
-                from embedding_adaptation.embedder.reference import encode_one_by_one
-
                 encode_one_by_one(self, unique, chosen, vectors, progress=progress)
         finished = {s.name: finish_vectors(vectors.pop(s.name), s) for s in chosen}
         if len(unique) == len(given):
@@ -381,8 +381,6 @@ class Embedder:
     def can_pack(self) -> bool:
         """Whether packed rows give this model's own results: tried out once on a few tokens."""
         if self._packs is None:
-            from embedding_adaptation.embedder.reference import packing_is_exact
-
             try:
                 self._packs = packing_is_exact(self)
             except UnsupportedDecoderError as error:
@@ -402,7 +400,7 @@ class Embedder:
             tqdm(total=len(texts) * len(readings), unit="text", desc="embed", disable=not progress) as bar,
         ):
             for reading in readings:
-                reading.prefix = decoder.read_prefix(reading.tree.shared, causal_layout(len(reading.tree.shared)), reading.wanted)
+                reading.prefix = decoder.read_prefix(reading.tree.shared, reading.wanted)
                 self.tokens_computed += len(reading.tree.shared)
             start, computed = time.perf_counter(), self.tokens_computed
             for first in range(0, len(texts), _WINDOW):
@@ -447,18 +445,12 @@ class Embedder:
             text_ids = [ids or [fallback_id(self.tokenizer)] for ids in text_ids]
         rows = [tree.row(ids) for ids in text_ids]
         for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
-            groups: list[RowGroup] = []
-            start = 0
-            for width, members in itertools.groupby(batch, key=lambda index: len(rows[index])):
-                count = len(list(members))
-                groups.append(RowGroup(start, count, tree.layout(len(text_ids[batch[_rows_in(groups)]]))))
-                start += count * width
+            widths = [len(rows[index]) for index in batch]
+            groups = row_groups(widths, tree.layout_of_row)
             result = decoder.run([rows[index] for index in batch], groups, reading.prefix, reading.wanted)
-            self.tokens_computed += start
-            done = 0
+            self.tokens_computed += sum(widths)
             for number, group in enumerate(groups):
-                places = [first + index for index in batch[done : done + group.count]]
-                done += group.count
+                places = [first + index for index in batch[group.members]]
                 pooler = _GroupPooler(tree, group, number, result, reading.prefix)
                 for part in reading.parts:
                     vectors[part.strategy.name][places] += pooler.pool(part).cpu().numpy()
@@ -578,10 +570,6 @@ def checked_texts(texts: Iterable[Any], *, first: int = 0) -> list[str]:
             )
             raise TypeError(msg)
     return given
-
-
-def _rows_in(groups: Sequence[RowGroup]) -> int:
-    return sum(group.count for group in groups)
 
 
 def finish_vectors(vectors: np.ndarray, strategy: Strategy) -> np.ndarray:

@@ -9,21 +9,14 @@ the gradients of the plain pass over padded prompts.
 from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager, nullcontext
-from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from embedding_adaptation.embedder.decoder_pass import (
-    PackedDecoder,
-    Prefix,
-    RowGroup,
-    UnsupportedDecoderError,
-    Wanted,
-    plain_attention,
-    trying_out,
-)
+from embedding_adaptation.embedder.attention_swap import AttentionCall, AttentionPass, UnsupportedDecoderError, behind, trying_out
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, decoder_of, row_groups
 from embedding_adaptation.embedder.pooling import POOLINGS
 from embedding_adaptation.embedder.probe import check_masks
 from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
@@ -36,9 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from embedding_adaptation.embedder.pooling import PoolingName
+    from embedding_adaptation.embedder.prompt_tree import RowLayout
     from embedding_adaptation.embedder.template import Frame
 
-_IMPLEMENTATION = "packed_training"
 # Rows that differ by no more than this share in length are padded to one width, in attention only.
 _PADDED_SHARE = 0.15
 # Of packed and padded vectors, by whether the decoder computes in float32.
@@ -46,29 +39,67 @@ _LEAST_COSINE = {True: 0.99999, False: 0.99}
 
 
 @dataclass
-class _Block:
+class _PaddedGroup:
     """Rows computed in one attention call, padded to the longest."""
 
     start: int
     lengths: list[int]
-    width: int
-    padded: torch.Tensor | None  # [n W] int64, place of each padded token among the block's real ones
+    layout: RowLayout
+    padded: torch.Tensor | None  # [n R] int64, place of each padded token among the group's real ones
     real: torch.Tensor | None  # [tokens] int64, place of each real token among the padded ones
 
     @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
+    def span(self) -> slice:
+        """Their tokens in the packed sequence."""
+        return slice(self.start, self.start + sum(self.lengths))
+
+    def rows(self, states: torch.Tensor) -> torch.Tensor:
+        """The group's part of a layer's queries, keys or values: ``[N, H, d]`` -> ``[n, H, R, d]``.
+
+        Behind a row's end its last token stands again, and nobody sees it.
+        """
+        tokens = states[self.span]  # [tokens, H, d]
+        if self.padded is not None and self.real is not None:
+            tokens = _Pad.apply(tokens, self.padded, self.real)  # [n R, H, d]
+        return tokens.unflatten(0, (len(self.lengths), self.layout.width)).transpose(1, 2)
+
+    def tokens(self, rows: torch.Tensor) -> torch.Tensor:
+        """The way back for attention's output: ``[n, H, R, d]`` -> ``[tokens, H, d]``."""
+        tokens = rows.transpose(1, 2).flatten(0, 1)  # [n R, H, d]
+        if self.real is None:
+            return tokens
+        unpadded: torch.Tensor = _Unpad.apply(tokens, self.real)
+        return unpadded
 
 
-@dataclass
-class _Running:
-    shared: int
-    blocks: list[_Block]
-    calls: int = 0
-    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+class _TrainingAttention(AttentionPass):
+    """Attention of rows to a prefix, with which the sequence begins, and to themselves; gradients flow back into both.
 
+    Args:
+        shared: Tokens of the prefix.
+        groups: The rows behind it.
+    """
 
-_running: ContextVar[_Running | None] = ContextVar("packed_training_running", default=None)
+    def __init__(self, shared: int, groups: Sequence[_PaddedGroup]) -> None:
+        super().__init__()
+        self.groups = groups
+        self.prefix = causal_layout(shared)
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Attention of the prefix and of all groups, ``[1, N, H, d]``."""
+        q, k, v = (states[0].transpose(0, 1) for states in (call.query, call.key, call.value))  # [N, H, d], [N, KV, d] twice
+        before = [states[: self.prefix.width].transpose(0, 1) for states in (q, k, v)]  # [H, P, d], [KV, P, d] twice
+        outputs = []
+        with torch.autocast(call.query.device.type, enabled=False):
+            if self.prefix.width:
+                attended = self.attend_rows(call, self.prefix, *(states[None] for states in before))  # [1, H, P, d]
+                outputs.append(attended[0].transpose(0, 1))
+            for group in self.groups:
+                keys, values = group.rows(k), group.rows(v)  # [n, KV, R, d]
+                if self.prefix.width:
+                    keys, values = behind(before[1], keys), behind(before[2], values)  # [n, KV, P + R, d]
+                outputs.append(group.tokens(self.attend_rows(call, group.layout, group.rows(q), keys, values)))
+        return torch.cat(outputs)[None]
 
 
 class GradientPass(Protocol):
@@ -135,15 +166,13 @@ class TrainingPass:
         """The ids computed for one text, cut to the room there is: everything but the template's shared beginning."""
         return tuple(self.tree.row(text_ids))
 
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Within, the decoder's attention is that of packed rows with gradients.
+    def training(self) -> AbstractContextManager[None]:
+        """Within, the decoder's attention is that of packed rows.
 
         Raises:
             UnsupportedDecoderError: If the model's attention cannot be replaced.
         """
-        with self.packed.implementation(_IMPLEMENTATION, _training_attention):
-            yield
+        return self.packed.packing()
 
     def lower_states(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """What the layers below :attr:`first_layer` make of rows, without gradients.
@@ -158,15 +187,7 @@ class TrainingPass:
         with self.packed.packing(), torch.autocast(self.decoder.device.type, enabled=False):
             prefix = self._read_lower_prefix()
             order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-            groups: list[RowGroup] = []
-            start = 0
-            for index in order:
-                width = len(rows[index])
-                if groups and groups[-1].layout.width == width:
-                    groups[-1].count += 1
-                else:
-                    groups.append(RowGroup(start, 1, self.tree.layout(width - self._around)))
-                start += width
+            groups = row_groups([len(rows[index]) for index in order], self.tree.layout_of_row)
             result = self.packed.run([rows[index] for index in order], groups, prefix, wanted)
         states: list[torch.Tensor | None] = [None] * len(rows)
         at = 0
@@ -193,20 +214,13 @@ class TrainingPass:
         lengths = [len(row) for row in rows]
         input_ids = torch.tensor([*self.tree.shared, *(token for row in rows for token in row)], device=device)  # [N]
         positions = torch.cat([torch.arange(shared), *(shared + torch.arange(length) for length in lengths)]).to(device)  # [N]
-        state = _Running(shared, _blocks(lengths, device))
-        token = _running.set(state)
-        try:
-            with self._starting_above(lower), _matching_formats(self.decoder):
-                output = self.decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
-        finally:
-            _running.reset(token)
-        expected = len(self.packed.layers) - self.first_layer
-        if state.calls != expected:
-            msg = (
-                f"{type(self.decoder).__name__} used the attention given to it in {state.calls} of {expected} layers; "
-                "the others mix tokens in their own way"
-            )
-            raise UnsupportedDecoderError(msg)
+        attention = _TrainingAttention(shared, _padded_groups(lengths, shared, device))
+        with (
+            self._starting_above(lower),
+            attention.running(self.decoder, range(self.first_layer, len(self.packed.layers)), (1, len(input_ids))),
+            _matching_formats(self.decoder),
+        ):
+            output = self.decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
         with _matching_formats(self.decoder):
             return self._pool(output.last_hidden_state[0], lengths)  # [n, D]
 
@@ -230,8 +244,7 @@ class TrainingPass:
         """What the lower layers make of the words before all texts, computed once; within packing."""
         if self._lower_prefix is None:
             shared = self.tree.shared
-            wanted = Wanted(hidden=frozenset({self.first_layer}))
-            self._lower_prefix = self.packed.read_prefix(shared, causal_layout(len(shared)), wanted)
+            self._lower_prefix = self.packed.read_prefix(shared, Wanted(hidden=frozenset({self.first_layer})))
         return self._lower_prefix
 
     def check(self, rows: Sequence[Sequence[int]]) -> None:
@@ -243,18 +256,13 @@ class TrainingPass:
         longest = len(self.frame.prefix) + self.frame.room + len(self.frame.suffix)
         with evaluating(self.decoder):
             with trying_out(type(self.decoder).__name__):
-                check_masks(self.packed, longest, vocabulary=int(self.decoder.get_input_embeddings().weight.shape[0]))
+                check_masks(self.decoder, longest)
                 with self.training():
                     packed = self.embed(rows).float()  # [n, D]
             plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
         if (least := _least_cosine(packed, plain)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
             msg = f"{type(self.decoder).__name__} gives other vectors in packed rows (cosine {least:.4f})"
             raise UnsupportedDecoderError(msg)
-
-    @property
-    def _around(self) -> int:
-        """Tokens of a row that are not the text's."""
-        return self.tree.lead + len(self.frame.suffix)
 
     @contextmanager
     def _starting_above(self, lower: Sequence[torch.Tensor] | None) -> Iterator[None]:
@@ -304,8 +312,7 @@ class PaddedPass:
     first_layer = 0
 
     def __init__(self, backbone: PreTrainedModel, frame: Frame, pooling: PoolingName) -> None:
-        inner = getattr(backbone, "get_base_model", None)
-        self.decoder = inner() if inner else backbone
+        self.decoder = decoder_of(backbone)
         self.tree = PromptTree((frame,))
         self.frame = frame
         self.pooling = pooling
@@ -363,10 +370,11 @@ def _least_cosine(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.nn.functional.cosine_similarity(one, other).min().nan_to_num(nan=-2.0))
 
 
-def _blocks(lengths: Sequence[int], device: torch.device) -> list[_Block]:
-    """Consecutive rows of about the same length."""
-    blocks: list[_Block] = []
-    start = at = 0
+def _padded_groups(lengths: Sequence[int], shared: int, device: torch.device) -> list[_PaddedGroup]:
+    """Consecutive rows of about the same length, behind a prefix of ``shared`` tokens."""
+    layout_of = cache(lambda width: causal_layout(width, shared))
+    groups: list[_PaddedGroup] = []
+    start, at = shared, 0
     while at < len(lengths):
         low = high = lengths[at]
         end = at + 1
@@ -379,89 +387,17 @@ def _blocks(lengths: Sequence[int], device: torch.device) -> list[_Block]:
         padded = real = None
         if low != high:
             starts = torch.tensor([0, *chosen[:-1]]).cumsum(0)  # [n]
-            within = torch.arange(high)[None, :]  # [1, W]
+            within = torch.arange(high)[None, :]  # [1, R]
             sizes = torch.tensor(chosen)[:, None]  # [n, 1]
-            padded = (starts[:, None] + within.minimum(sizes - 1)).flatten().to(device)  # [n W]
+            padded = (starts[:, None] + within.minimum(sizes - 1)).flatten().to(device)  # [n R]
             real = (within < sizes).flatten().nonzero()[:, 0].to(device)  # [tokens]
-        blocks.append(_Block(start, chosen, high, padded, real))
-        start += sum(chosen)
-        at = end
-    return blocks
-
-
-def _training_attention(
-    module: torch.nn.Module,  # noqa: ARG001  the registry's signature
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # noqa: ARG001  the blocks say what is seen
-    *,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row and to the shared prefix; query ``[1, H, N, d]`` -> ``[1, N, H, d]``."""
-    running = _running.get()
-    if running is None or kwargs.get("s_aux") is not None:
-        msg = "this model's attention has learned sinks, which packed rows do not know" if running else "no packed pass is running"
-        raise UnsupportedDecoderError(msg)
-    running.calls += 1
-    shared, heads, key_heads = running.shared, query.shape[1], key.shape[1]
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # [N, H, d], [N, KV, d] twice
-    outputs = []
-    with torch.autocast(query.device.type, enabled=False):
-        if shared:
-            prefix = [states[None, :shared].transpose(1, 2) for states in (q, k, v)]  # [1, H, P, d]
-            mask = _causal_mask(running, 0, shared, sliding_window, query, heads // key_heads)
-            outputs.append(_attention(prefix[0], prefix[1], prefix[2], mask, scale, softcap).transpose(1, 2)[0])  # [P, H, d]
-        for block in running.blocks:
-            n, width = len(block.lengths), block.width
-            span = slice(shared + block.start, shared + block.start + block.tokens)
-            rows = [_padded(states[span], block).unflatten(0, (n, width)).transpose(1, 2) for states in (q, k, v)]  # [n, H, W, d]
-            if shared:
-                for side, states in ((1, k), (2, v)):
-                    before = states[None, :shared].transpose(1, 2).expand(n, -1, -1, -1)  # [n, KV, P, d]
-                    rows[side] = torch.cat([before, rows[side]], dim=2)  # [n, KV, P + W, d]
-            mask = _causal_mask(running, shared, width, sliding_window, query, heads // key_heads)
-            attended = _attention(rows[0], rows[1], rows[2], mask, scale, softcap)  # [n, H, W, d]
-            outputs.append(_unpadded(attended.transpose(1, 2).flatten(0, 1), block))  # [tokens, H, d]
-    return torch.cat(outputs)[None], None
-
-
-def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
-    if q.device.type == "cpu" or softcap:  # on a CPU the fused kernel's backward is slow
-        return plain_attention(q, k, v, mask, scale=scale, softcap=softcap)
-    allowed = mask[: q.shape[2]]  # [W, P + W]
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
-
-
-def _causal_mask(running: _Running, shared: int, width: int, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
-    """Additive mask ``[repeats * W, P + W]``: padding stands behind the real tokens, and no real token looks ahead."""
-    key = (shared, width, window)
-    if key not in running.masks:
-        distance = shared + torch.arange(width)[:, None] - torch.arange(shared + width)[None, :]  # [W, P + W]
-        allowed = distance >= 0
-        if window is not None:
-            allowed &= distance < window
-        mask = torch.zeros(allowed.shape, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))
-        running.masks[key] = mask.repeat(repeats, 1).to(like.device)
-    return running.masks[key]
-
-
-def _padded(states: torch.Tensor, block: _Block) -> torch.Tensor:
-    """``[tokens, H, d]`` -> ``[n W, H, d]``; behind a row's end its last token stands again, and nobody sees it."""
-    return states if block.padded is None or block.real is None else _Pad.apply(states, block.padded, block.real)
-
-
-def _unpadded(states: torch.Tensor, block: _Block) -> torch.Tensor:
-    """``[n W, H, d]`` -> ``[tokens, H, d]``."""
-    return states if block.real is None else _Unpad.apply(states, block.real)
+        groups.append(_PaddedGroup(start, chosen, layout_of(high), padded, real))
+        start, at = groups[-1].span.stop, end
+    return groups
 
 
 class _Pad(torch.autograd.Function):
-    """``[tokens, H, d]`` -> ``[n W, H, d]``; its gradient is a plain copy, where torch would add up row by row."""
+    """``[tokens, H, d]`` -> ``[n R, H, d]``; its gradient is a plain copy, where torch's own would add up row by row."""
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, padded: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -474,7 +410,7 @@ class _Pad(torch.autograd.Function):
 
 
 class _Unpad(torch.autograd.Function):
-    """``[n W, H, d]`` -> ``[tokens, H, d]``; its gradient is a plain copy, too."""
+    """``[n R, H, d]`` -> ``[tokens, H, d]``; its gradient is a plain copy."""
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:

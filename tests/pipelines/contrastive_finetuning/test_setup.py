@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError
+from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
 from embedding_adaptation.embedder.training_pass import TrainingPass
 from embedding_adaptation.pipelines.contrastive_finetuning import setup as module
 from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import TrainingState

@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from embedding_adaptation.attention.options import AttentionOptions
-from embedding_adaptation.embedder.attention import AttentionError, AttentionRecording, AttentionRows
+from embedding_adaptation.attention.recording import AttentionRecording
+from embedding_adaptation.attention.rows import AttentionError, AttentionRows
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 
 from embedding_adaptation.atomic import scratch_prefix
-from embedding_adaptation.embedder.attention import AttentionError, record_attention
-from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError
+from embedding_adaptation.attention.recording import record_attention
+from embedding_adaptation.attention.rows import AttentionError
+from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
 from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import BatchError, PairBatches
 from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoints
