@@ -141,7 +141,7 @@ def test_a_damaged_result_is_refused_wherever_it_is_read(stages, tmp_path, recor
     shutil.rmtree(project)
 
 
-SPACED = ("embeddings", "after_processing", "attention_rows", "occlusion", "attention", "word_attention")
+SPACED = ("embeddings", "attention_rows", "occlusion", "attention", "word_attention")
 
 
 @pytest.mark.parametrize("way", WAYS)

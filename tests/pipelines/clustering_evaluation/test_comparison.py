@@ -15,6 +15,7 @@ from embedding_adaptation.pipelines.clustering_evaluation.comparison import (
     other_tasks_table,
     pivot,
 )
+from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
 from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report
 from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines
 from embedding_adaptation.pipelines.model_export.facts import gather_facts
@@ -108,8 +109,8 @@ def test_comparison_report_and_export_find_the_same_twin(options, embedder_optio
     assert pair == ["after", "before"]
     lines = cost_lines({"seconds": 100.0}, table, embedder)
     assert any("Gained: +0.5 points of V-measure (mteb) by after" in line for line in lines)
-    labelled = pd.DataFrame({"text": ["x"], "label": ["y"]})
-    report = evaluation_report(long_table(scored), {"base": "", "adapted": tiny_adapted.fingerprint()}, labelled, options, embedder)
+    texts, fingerprints = pd.DataFrame({"text": ["x"], "label": ["y"]}), {"base": "", "adapted": tiny_adapted.fingerprint()}
+    report = evaluation_report(long_table(scored), LabelledVectors(texts, {}, {}, {}, fingerprints), options, embedder)
     facts = gather_facts(tiny_adapted, training_report, report, ExportOptions(), embedder)
     assert facts["evaluation"]["adapted"]["v_measure"]["mean"] == pytest.approx(0.605)
     assert facts["evaluation"]["base"]["v_measure"]["mean"] == pytest.approx(0.6)

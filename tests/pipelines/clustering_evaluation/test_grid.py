@@ -18,6 +18,7 @@ from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.pipelines.clustering_evaluation import grid as module
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.grid import check_data, gather, plan, score_missing
+from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
 from embedding_adaptation.pipelines.clustering_evaluation.options import ComparatorOptions
 from embedding_adaptation.pipelines.clustering_evaluation.tasks import labelled_task, resolve_tasks
 from embedding_adaptation.pipelines.clustering_evaluation.vectors import Contenders
@@ -43,12 +44,11 @@ def contenders(tmp_path, tiny_weights, embedder_options):
         options = embedder_options(**({"templates": TEMPLATES, "strategies": strategies} | changes))
         rng = np.random.default_rng(0)
         names = list(options.every_strategy)
+        vectors = {name: rng.normal(size=(len(FRAME), 6)).astype(np.float32) for name in names}
+        adapted = dataclasses.replace(weights, card=dataclasses.replace(weights.card, sha256="adapted"))
         return Contenders(
             names=names,
-            extracted={name: rng.normal(size=(len(FRAME), 6)).astype(np.float32) for name in names},
-            labelled=FRAME["text"].tolist(),
-            weights={"base": weights, "adapted": dataclasses.replace(weights, card=dataclasses.replace(weights.card, sha256="adapted"))},
-            after={},
+            data=LabelledVectors(FRAME, vectors, {}, {"base": weights, "adapted": adapted}, {}),
             embedder_options=options,
             comparators=ComparatorOptions.model_validate({"random": False, "tfidf": False} if comparators is None else comparators),
             store=EmbeddingStore(tmp_path / store),
@@ -143,7 +143,8 @@ def test_renamed_strategies_and_templates_embed_and_score_nothing_again(contende
     }
     templates = {titles[name]: words for name, words in TEMPLATES.items()}
     renamed = contenders(templates=templates, strategies=strategies, adapt="renamed_prompted_last_adapted")
-    renamed.extracted = {f"renamed_{name}": matrix for name, matrix in before.extracted.items()}
+    vectors = {f"renamed_{name}": matrix for name, matrix in before.data.vectors.items()}
+    renamed.data = dataclasses.replace(renamed.data, vectors=vectors)
     again = run(tasks, renamed, evaluation_options(), cells)
     assert (sum(embedded), len(quick)) == (5 * len(FRAME), 15)
     assert again["metrics"].tolist() == first["metrics"].tolist()
@@ -156,7 +157,8 @@ def test_another_alpha_of_the_adapter_embeds_and_scores_its_strategy_again(
 ):
     def contending(adapter):
         compared = contenders()
-        compared.weights = {"base": tiny_weights, "adapted": dataclasses.replace(tiny_adapted, adapter=adapter)}
+        models = {"base": tiny_weights, "adapted": dataclasses.replace(tiny_adapted, adapter=adapter)}
+        compared.data = dataclasses.replace(compared.data, models=models)
         return run([labelled_task("mine", FRAME, (0,))], compared, evaluation_options(), tmp_path / "cells")
 
     first = contending(tiny_adapted.adapter)
@@ -215,7 +217,7 @@ def test_whatever_decides_a_score_is_in_its_fingerprint(contenders, evaluation_o
         values = {"strategies": strategies, "templates": {"bare": "{text}"}} | changes
         values["strategies"] = values["strategies"] | adapted
         compared = contenders(weights=weights, **values)
-        compared.after = after or {}
+        compared.data = dataclasses.replace(compared.data, after=after or {})
         planned = plan([labelled_task("mine", frame, seeds)], compared, options or evaluation_options())
         return planned[planned["strategy"] == "bare_mean"]["cell"].iloc[0]
 
@@ -238,7 +240,7 @@ def test_whatever_decides_a_score_is_in_its_fingerprint(contenders, evaluation_o
 def test_extracted_vectors_stand_for_themselves(contenders, evaluation_options):
     task = [labelled_task("labelled_texts", FRAME, (0,))]
     before, other = contenders(), contenders()
-    other.extracted["bare_mean"] = other.extracted["bare_mean"] + 1e-6
+    other.data.vectors["bare_mean"] = other.data.vectors["bare_mean"] + 1e-6
     cells = [dict(zip(p["strategy"], p["cell"], strict=True)) for p in (plan(task, c, evaluation_options()) for c in (before, other))]
     assert {name for name in cells[0] if cells[0][name] != cells[1][name]} == {"bare_mean"}
 
@@ -269,7 +271,7 @@ def test_vectors_from_the_store_are_those_of_the_embedder(contenders, tiny_embed
     expected = tiny_embedder.encode(texts[:5], strategy, progress=False)
     found = compared.source("prompted_last", 0, given=False, company=["bare_mean"])(texts)
     np.testing.assert_allclose(found[:5], expected, atol=1e-5)
-    np.testing.assert_array_equal(compared.source("prompted_last", 0, given=True)(texts[3:5]), compared.extracted["prompted_last"][3:5])
+    np.testing.assert_array_equal(compared.source("prompted_last", 0, given=True)(texts[3:5]), compared.data.vectors["prompted_last"][3:5])
 
 
 def test_after_processing_is_applied_to_stored_vectors(contenders, tiny_embedder):
@@ -283,14 +285,14 @@ def test_after_processing_is_applied_to_stored_vectors(contenders, tiny_embedder
         compared.identity("bare_mean", given=False)
     plain = compared.embedder_options.strategy("x", compared.embedder_options.every_strategy["bare_mean"])
     fitted = tiny_embedder.fit(texts, plain, AfterSteps(centre=True), progress=False)
-    compared.after = {"bare_mean": fitted.after}
+    compared.data = dataclasses.replace(compared.data, after={"bare_mean": fitted.after})
     found = compared.source("bare_mean", 0, given=False)(texts)
     np.testing.assert_allclose(found, tiny_embedder.encode(texts, fitted, progress=False), atol=1e-5)
 
 
 def test_vectors_that_are_not_finite_name_task_and_strategy(contenders, evaluation_options, tmp_path):
     compared = contenders()
-    compared.extracted["bare_last"][3] = np.nan
+    compared.data.vectors["bare_last"][3] = np.nan
     with pytest.raises(EvaluationError, match=r"labelled_texts, strategy 'bare_last': .*not finite"):
         run([labelled_task("labelled_texts", FRAME, (0,))], compared, evaluation_options(), tmp_path / "cells")
 
