@@ -76,7 +76,7 @@ def trained_cell(
     by_step: dict[int, Any] = {}
     records = json.loads(history.to_json(orient="records"))
     chosen = best_step(measured_only(records), recipe["stopping"]["criterion"])
-    for checkpoint in sorted(folder.glob("*/step-*")):
+    for checkpoint in sorted(folder.glob("*/*/step-*")):
         step = int(checkpoint.name.rpartition("-")[2])
         if arguments.chosen_only and step != chosen:
             continue

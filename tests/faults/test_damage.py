@@ -46,7 +46,7 @@ def test_a_damaged_checkpoint_is_left_out(way, stages, tmp_path):
     """Of the last step the weights, of another the optimizer's state: training goes on from what is whole, and ends as it should."""
     stage = stages("contrastive_finetuning")
     project = copied(stage.after, tmp_path / "project")
-    last = sorted((project / OUTPUT).glob("06_models/training_checkpoints/*/step-*"))[-1]
+    last = sorted((project / OUTPUT).glob("06_models/training_checkpoints/*/*/step-*"))[-1]
     damage(last / "adapter_model.safetensors", way)
     again = kedro(project, *stage.arguments)
     assert again.code == 0, again.output[-3000:]

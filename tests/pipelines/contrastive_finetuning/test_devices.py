@@ -23,7 +23,7 @@ def test_two_processes_give_the_gradients_of_one(job_of, corpus, tmp_path):
         torch.testing.assert_close(weight, two[name], atol=1e-5, rtol=0)
     np.testing.assert_allclose(shared["train_loss"], history["train_loss"], rtol=1e-5)
     np.testing.assert_allclose(shared["gradient_norm"], history["gradient_norm"], rtol=1e-4)
-    assert len(list(tmp_path.glob("*/step-000003"))) == 1
+    assert len(list(tmp_path.glob("*/*/step-000003"))) == 1
     again, whole = train(job_of(devices=2, checkpoints=tmp_path, **settings))
     assert weights_of(again).keys() == two.keys()
     assert whole["seconds"].equals(shared["seconds"])  # nothing was trained again

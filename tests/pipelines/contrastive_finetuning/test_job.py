@@ -9,7 +9,7 @@ from embedding_adaptation.pipelines.contrastive_finetuning import job as module
 from embedding_adaptation.pipelines.contrastive_finetuning import setup
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import BatchError
 from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
-from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError, TrainingJob, fingerprint_of
+from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError, TrainingJob
 
 
 @pytest.fixture
@@ -114,18 +114,3 @@ def test_names_and_what_only_costs_time_leave_the_fingerprint_as_it_is(job_of, p
         job_of(pairs(24).assign(key="nothing reads it"), stopping={"reference": "prompted_last"}),
     ]
     assert {fingerprint(job) for job in same} == {base}
-
-
-def test_the_fingerprint_of_tables_follows_their_texts():
-    one = pd.DataFrame({"source_text": ["a", "b"], "generated_text": ["c", "d"]})
-    texts = pd.DataFrame({"text": ["x"]})
-    base = fingerprint_of({"steps": 3}, {"train_pairs": one, "corpus": texts})
-    assert base == fingerprint_of({"steps": 3}, {"train_pairs": one.copy(), "corpus": texts})
-    others = [
-        fingerprint_of({"steps": 4}, {"train_pairs": one, "corpus": texts}),
-        fingerprint_of({"steps": 3}, {"train_pairs": one.iloc[::-1], "corpus": texts}),
-        fingerprint_of({"steps": 3}, {"train_pairs": one, "corpus": pd.DataFrame({"text": ["y"]})}),
-        fingerprint_of({"steps": 3}, {"train_pairs": one}),
-        fingerprint_of({"steps": 3}, {"train_pairs": one, "corpus": pd.DataFrame({"text": ["x", ""]})}),
-    ]
-    assert len({base, *others}) == 6

@@ -152,7 +152,7 @@ def test_other_options_never_go_on_from_these_checkpoints(job_of, tmp_path, chan
 
 def test_a_torn_checkpoint_is_skipped(job_of, tmp_path, caplog):
     expected, _ = train(job_of(steps=6, checkpoints=tmp_path))
-    (last,) = tmp_path.glob("*/step-000006")
+    (last,) = tmp_path.glob("*/*/step-000006")
     (last / "adapter_model.safetensors").write_bytes(b"half of it")
     adapter, _ = train(job_of(steps=6, checkpoints=tmp_path))
     assert "step-000006 is torn and not used" in caplog.text
@@ -176,7 +176,7 @@ def test_the_step_with_the_best_criterion_is_kept_and_training_ends_early(job_of
     assert history["step"].max() == 8
     assert history.loc[history["chosen"], "step"].tolist() == [4]
     assert adapter.steps == 4
-    (folder,) = tmp_path.glob("*/step-000004")
+    (folder,) = tmp_path.glob("*/*/step-000004")
     stored = load_file(folder / "adapter_model.safetensors")
     assert_equal({name.replace(".default", ""): weight for name, weight in weights_of(adapter).items()}, stored)
 
@@ -195,7 +195,7 @@ def test_pairs_are_mined_again_from_the_adapted_embedder(job_of, corpus, tmp_pat
     _, history = train(job_of(steps=7, corpus=corpus, rounds=ROUNDS, checkpoints=tmp_path))
     assert sum("mined" in line for line in caplog.messages) == 2
     assert history["step"].tolist() == list(range(8))
-    (folder,) = tmp_path.glob("*/step-000006")
+    (folder,) = tmp_path.glob("*/*/step-000006")
     assert set(pd.read_parquet(folder / "pairs.parquet")["source_id"]) <= set(corpus["id"])
 
 

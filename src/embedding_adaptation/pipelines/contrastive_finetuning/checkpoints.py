@@ -16,6 +16,7 @@ import pandas as pd
 from safetensors.torch import load_file, save_file
 
 from embedding_adaptation.atomic import replacing_folder
+from embedding_adaptation.identity import format_folder, tell_of_other_formats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 2
+_FORMAT = 2
 MANIFEST = "manifest.json"
 _STATE, _OPTIMIZER, _PAIRS = "state.json", "optimizer.safetensors", "pairs.parquet"
 
@@ -77,7 +78,8 @@ class Checkpoints:
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
-        self.folder = folder / f"{fingerprint}-v{FORMAT}"
+        self.all_runs = folder
+        self.folder = folder / format_folder(_FORMAT) / fingerprint
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
         """Write a checkpoint, and make the earlier ones smaller: only the last can be gone on from.
@@ -113,10 +115,7 @@ class Checkpoints:
         """The last checkpoint that training can go on from; the log says so where there are only those of an earlier format."""
         last = next((checkpoint for checkpoint in reversed(self.all()) if checkpoint.resumable), None)
         if last is None:
-            others = {folder.parent for folder in self.folder.parent.glob("*/step-*")}
-            if earlier := sum(not folder.name.endswith(f"-v{FORMAT}") for folder in others):
-                runs = f"{earlier} run{'s' if earlier > 1 else ''}"
-                logger.info("%s holds checkpoints of %s in an earlier format: they are not resumed", self.folder.parent, runs)
+            tell_of_other_formats(str(self.all_runs), (path.name for path in self.all_runs.glob("[!.]*") if path.is_dir()), _FORMAT)
         return last
 
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 import numpy as np
 import pandas as pd
 import torch
 
 from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
+from embedding_adaptation.identity import training_identity
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import pair_groups
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 _JOB, _GROUPS = "job.json", "groups.npy"
 _TABLES = ("train_pairs", "validation_pairs", "corpus")
@@ -99,22 +96,26 @@ class TrainingJob:
         PairBatches(self.groups, batch_size=options.batch_size, steps=options.steps, seed=options.seed)
 
     def fingerprint(self, *, max_length: int, dtype: str) -> str:
-        """A name for everything the result depends on.
+        """The identity of everything the result depends on.
 
         Args:
             max_length: Longest sequence in tokens that the loaded embedder takes.
             dtype: Number format it was loaded in.
         """
         embedder, reference = self.embedder_options, self.options.stopping.reference
-        parts = {
-            "options": self.options.deciding,
-            "weights": self.weights.card.sha256,
-            "strategy": embedder.definition(embedder.adapt),
-            "reference": None if reference is None else embedder.definition(reference),
-            "max_length": max_length,
-            "dtype": dtype,
-        }
-        return fingerprint_of(parts, {name: getattr(self, name) for name in _TABLES})
+        return training_identity(
+            options=self.options.deciding,
+            weights=self.weights.fingerprint(),
+            strategy=embedder.definition(embedder.adapt),
+            reference=None if reference is None else embedder.definition(reference),
+            max_length=max_length,
+            dtype=dtype,
+            tables={
+                name: table[[column for column in columns if column in table]]
+                for name, columns in _DECIDING.items()
+                if (table := getattr(self, name)) is not None
+            },
+        )
 
     def write(self, folder: Path) -> None:
         """Write everything a training process needs into a folder that all processes see."""
@@ -145,18 +146,3 @@ class TrainingJob:
         )
         read.__dict__["groups"] = np.load(folder / _GROUPS)  # the cached property's place
         return read
-
-
-def fingerprint_of(parts: Mapping[str, Any], tables: Mapping[str, pd.DataFrame | None]) -> str:
-    """A name for plain values and for what counts of tables.
-
-    Args:
-        parts: Plain values.
-        tables: ``train_pairs``, ``validation_pairs`` and ``corpus``; columns that nothing reads do not count.
-    """
-    digest = hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=8)
-    for name, table in tables.items():
-        for column in _DECIDING[name]:
-            if table is not None and column in table:
-                digest.update(json.dumps([name, column, table[column].astype(str).tolist()]).encode())
-    return digest.hexdigest()
