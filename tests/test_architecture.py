@@ -22,21 +22,10 @@ HEAVY = {"mteb", "openai", "peft", "sentence_transformers", "transformers", "uma
 # Imports between the project's own modules that cannot stand at the top: two modules that build on one another.
 OWN_INSIDE = {
     ("embedder.embedder", "embedder.modules"),  # an embedder becomes a sentence-transformers model, whose modules hold an embedder
-    ("embedder.embedder", "embedder.reference"),  # an embedder falls back on the slow passes, which are those of an embedder
 }
 
 # Debts: what does not keep to the rules yet. Nothing is to be added.
 UPWARDS = {("datasets.checkpoints", "pipelines.contrastive_finetuning.checkpoints")}
-INSIDE = {
-    "embedder.training_pass",
-    "pipelines.contrastive_finetuning.devices",
-    "pipelines.contrastive_finetuning.info_nce",
-    "pipelines.contrastive_finetuning.judging",
-    "pipelines.contrastive_finetuning.lower_states",
-    "pipelines.contrastive_finetuning.pair_groups",
-    "pipelines.contrastive_finetuning.rounds",
-    "pipelines.contrastive_finetuning.training",
-}
 
 
 @cache
@@ -183,7 +172,6 @@ def test_the_picture_shows_the_arrows_there_are():
 
 def test_debts_are_paid_off_the_list():
     assert {pair for pair in UPWARDS if pair[1] not in all_imports(pair[0])} == set()
-    assert {module for module in INSIDE if module not in modules() or not not_allowed_inside(module)} == set()
 
 
 def test_no_pipeline_imports_another_but_the_one_that_puts_them_together():
@@ -230,7 +218,7 @@ def not_allowed_inside(module: str) -> set[str]:
 
 
 def test_modules_that_compute_import_at_their_top():
-    late = {module: not_allowed_inside(module) for module in sorted(set(modules()) - loaded_at_start() - INSIDE)}
+    late = {module: not_allowed_inside(module) for module in sorted(set(modules()) - loaded_at_start())}
     assert {module: names for module, names in late.items() if names} == {}
 
 
