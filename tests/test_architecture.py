@@ -24,9 +24,6 @@ OWN_INSIDE = {
     ("embedder.embedder", "embedder.modules"),  # an embedder becomes a sentence-transformers model, whose modules hold an embedder
 }
 
-# Debts: what does not keep to the rules yet. Nothing is to be added.
-UPWARDS = {("datasets.checkpoints", "pipelines.contrastive_finetuning.checkpoints")}
-
 
 @cache
 def modules() -> dict[str, Path]:
@@ -109,7 +106,7 @@ def arrows() -> dict[tuple[str, str], frozenset[tuple[str, str]]]:
     found: dict[tuple[str, str], set[tuple[str, str]]] = defaultdict(set)
     for module in modules():
         for other in all_imports(module):
-            if other in modules() and room(module) != room(other) and (module, other) not in UPWARDS:
+            if other in modules() and room(module) != room(other):
                 found[room(module), room(other)].add((module, other))
     return {pair: frozenset(who) for pair, who in found.items()}
 
@@ -170,10 +167,6 @@ def test_the_picture_shows_the_arrows_there_are():
     assert set(re.findall(r"^ *(\w+)\[", picture, re.MULTILINE)) == set(rooms().values())
 
 
-def test_debts_are_paid_off_the_list():
-    assert {pair for pair in UPWARDS if pair[1] not in all_imports(pair[0])} == set()
-
-
 def test_no_pipeline_imports_another_but_the_one_that_puts_them_together():
     found = {
         (module, other)
@@ -188,7 +181,7 @@ def test_no_pipeline_imports_another_but_the_one_that_puts_them_together():
 def test_nothing_imports_a_pipeline():
     """Kedro finds pipelines by their folders, and parameters name options by text."""
     found = {(module, other) for module in modules() for other in all_imports(module) if pipeline_of(other) and not pipeline_of(module)}
-    assert found == UPWARDS
+    assert found == set()
 
 
 @pytest.mark.parametrize("name", sorted(LIBRARY))

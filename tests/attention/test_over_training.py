@@ -6,24 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from embedding_adaptation.attention.over_training import (
-    CheckpointError,
-    attention_over_training,
-    checkpoint_folders,
-    relate_to_quality,
-)
+from embedding_adaptation.attention.over_training import attention_over_training, relate_to_quality
+from embedding_adaptation.checkpoint_folders import CheckpointError, checkpoint_folders
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.template import PromptTemplate
 
 ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
 TEXTS = ["the bus is late", "a house on the street", "who will come"]
 LOAD = partial(Embedder.load, device="cpu", dtype="float32", max_length=64)
-
-
-def test_checkpoints_are_found_by_their_folders_names(checkpoints, tmp_path):
-    assert list(checkpoint_folders(checkpoints)) == [10, 25, 50]
-    with pytest.raises(CheckpointError, match="holds no checkpoints"):
-        checkpoint_folders(tmp_path)
 
 
 def test_every_checkpoint_is_measured_and_compared_with_the_base_model(tiny_weights, checkpoints):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -17,6 +16,7 @@ from embedding_adaptation.attention.comparison import ALL, layer_values
 from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.attention.shares import Spans, measure_rows
 from embedding_adaptation.attention.statistics import bootstrapped_rank_correlation, paired_bootstrap
+from embedding_adaptation.checkpoint_folders import CheckpointError
 from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
 
 if TYPE_CHECKING:
@@ -24,32 +24,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.template import PromptTemplate
     from embedding_adaptation.embedder.weights import DecoderWeights
 
-_STEP_FOLDER = re.compile(r"step-(\d+)")
 _FEWEST_STEPS = 3
-
-
-class CheckpointError(ValueError):
-    """Checkpoints that cannot be used; the message says which and why."""
-
-
-def checkpoint_folders(folder: str | Path) -> dict[int, Path]:
-    """Adapters of a training run by step.
-
-    Args:
-        folder: Holds PEFT folders ``step-000025``, ``step-000050`` and so on; anything else in it is passed over.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    found = {
-        int(match[1]): path
-        for path in sorted(Path(folder).glob("step-*"))
-        if (match := _STEP_FOLDER.fullmatch(path.name)) and (path / ADAPTER_CONFIG).is_file()
-    }
-    if not found:
-        msg = f"{folder} holds no checkpoints: adapters are looked for in folders named step-000025 and so on, each with {ADAPTER_CONFIG}"
-        raise CheckpointError(msg)
-    return dict(sorted(found.items()))
 
 
 def attention_over_training(

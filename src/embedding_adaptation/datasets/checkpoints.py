@@ -8,6 +8,8 @@ from typing import Any
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
+from embedding_adaptation.checkpoint_folders import MANIFEST, CheckpointError, checkpoint_folders, is_whole
+
 
 class CheckpointsDataset(AbstractDataset[None, "dict[int, Path]"]):
     """PEFT folders ``step-000025``, ``step-000050`` and so on below one directory. Loads their paths by step; it has no save.
@@ -35,9 +37,6 @@ class CheckpointsDataset(AbstractDataset[None, "dict[int, Path]"]):
         Raises:
             DatasetError: If there is none, or one is damaged.
         """
-        from embedding_adaptation.attention.over_training import CheckpointError, checkpoint_folders
-        from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import MANIFEST, is_whole
-
         found = [path for path in self._path.rglob("step-*") if path.is_dir()]
         newest = max(found, key=lambda path: path.stat().st_mtime).parent if found else self._path
         damaged = sorted(path.name for path in newest.glob("step-*") if (path / MANIFEST).is_file() and not is_whole(path))

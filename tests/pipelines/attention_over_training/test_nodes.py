@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from embedding_adaptation.attention.options import AttentionOptions
-from embedding_adaptation.attention.over_training import CheckpointError
+from embedding_adaptation.checkpoint_folders import CheckpointError
 from embedding_adaptation.datasets.checkpoints import CheckpointsDataset
 from embedding_adaptation.pipelines.attention_over_training import create_pipeline
 from embedding_adaptation.pipelines.attention_over_training.nodes import measure_checkpoints, plot_over_training, relate_attention

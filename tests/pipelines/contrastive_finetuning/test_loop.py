@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from embedding_adaptation.checkpoint_folders import Checkpoints
 from embedding_adaptation.pipelines.contrastive_finetuning import rounds
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
-from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoints
 from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
 from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCache
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError

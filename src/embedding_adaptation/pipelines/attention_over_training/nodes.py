@@ -35,7 +35,8 @@ def measure_checkpoints(
     Returns:
         A row for each step, layer and measure, with intervals.
     """
-    from embedding_adaptation.attention.over_training import CheckpointError, attention_over_training
+    from embedding_adaptation.attention.over_training import attention_over_training
+    from embedding_adaptation.checkpoint_folders import CheckpointError
     from embedding_adaptation.runtime import build_strategy, load_embedder
 
     missing = [step for step in options.steps if step and step not in checkpoints]

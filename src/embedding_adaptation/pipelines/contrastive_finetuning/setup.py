@@ -16,10 +16,10 @@ import torch
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.attention.rows import AttentionError
+from embedding_adaptation.checkpoint_folders import Checkpoints
 from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
 from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import BatchError, PairBatches
-from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoints
 from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCache
 from embedding_adaptation.pipelines.contrastive_finetuning.hard_negatives import mined_negatives
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
