@@ -37,7 +37,7 @@ def test_a_missing_result_of_another_pipeline_names_that_pipeline(tmp_path):
     with pytest.raises(DatasetError, match="run 'kedro run --pipelines=clustering_evaluation' first"):
         InputChecks().before_pipeline_run(pipeline=pipeline("clustering_scores"), catalog=catalog)
     catalog["unheard_of"] = CSVDataset(filepath=str(tmp_path / "y.csv"))
-    with pytest.raises(DatasetError, match="'unheard_of' is not there yet; see the catalog"):
+    with pytest.raises(DatasetError, match="'unheard_of' does not exist yet; see the catalog"):
         InputChecks().before_pipeline_run(pipeline=pipeline("unheard_of"), catalog=catalog)
     pipelines.set_requested(None)
 
@@ -60,8 +60,8 @@ def test_strategies_that_are_not_there_stop_the_run_before_it_starts(embedder_op
     ("changes", "message"),
     [
         ({"generators": {"neighbours": {"templates": ["bare", "none"]}}}, r"generators\.neighbours: .*names the template 'none'"),
-        ({"filters": {"drift": {"strategy": "prompted_last_adapted"}}}, "takes those of the base weights"),
-        ({"filters": {"drift": {"strategy": "none"}}}, r"filters\.drift\.strategy names the strategy 'none'"),
+        ({"filters": {"drift": {"strategy": "prompted_last_adapted"}}}, "it must have base weights and no after-processing; choose from"),
+        ({"filters": {"drift": {"strategy": "none"}}}, r"unusable strategy 'none' in data_augmentation\.filters\.drift\.strategy"),
         ({}, None),
     ],
 )
@@ -111,7 +111,7 @@ def test_earlier_candidates_may_be_missing(tmp_path):
     InputChecks().before_pipeline_run(pipeline=pipeline(*empty), catalog=DataCatalog(empty))
     assert not (tmp_path / "none").exists()
     needed = {"candidate_pairs": ShardsDataset(filepath=str(tmp_path / "none"))}
-    with pytest.raises(DatasetError, match="the input 'candidate_pairs' is not there yet"):
+    with pytest.raises(DatasetError, match="input 'candidate_pairs' does not exist yet"):
         InputChecks().before_pipeline_run(pipeline=pipeline(*needed), catalog=DataCatalog(needed))
 
 
@@ -220,15 +220,15 @@ def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embed
     [
         (
             {"corpus_column": {"corpus"}},
-            "corpus_column changes nothing in this run: it is for corpus, which the run",
+            "parameter corpus_column has no effect: this run does not use corpus",
         ),
-        ({"text_clustering": {"params:text_clustering"}}, "the parameter text_clustering changes nothing in this run"),
+        ({"text_clustering": {"params:text_clustering"}}, "parameter text_clustering has no effect: this run does not use text_clustering"),
         ({"labels": {"corpus", "labelled_texts"}, "embedder": {"params:embedder"}, "own": {"params:own"}}, ""),
     ],
 )
 def test_a_parameter_that_the_run_has_no_use_for_is_remarked(given, remarked, caplog, embedder_options):
     checks = InputChecks()
-    checks._takers = given
+    checks._consumers = given
     catalog = DataCatalog({"labelled_texts": MemoryDataset(1), "params:embedder": MemoryDataset(embedder_options())})
     checks.before_pipeline_run(pipeline=pipeline("labelled_texts", "params:embedder", "params:own.size"), catalog=catalog)
-    assert remarked in caplog.text if remarked else "changes nothing" not in caplog.text
+    assert remarked in caplog.text if remarked else "has no effect" not in caplog.text

@@ -29,7 +29,7 @@ SCORED = {"evaluation.data": "d", "evaluation.protocol": "p", "score.v_measure":
         (SCORED | {"score.v_measure": "0.61"}, SCORED, 0, True, "v_measure 0.6100 against the champion's 0.6000"),
         (SCORED, SCORED, 0, False, "v_measure 0.6000 against"),
         (SCORED | {"score.v_measure": "0.59"}, SCORED, 0, False, "0.5900"),
-        (SCORED | {"score.v_measure": "0.61"}, SCORED, 0.02, False, "more than 0.02 is to be gained"),
+        (SCORED | {"score.v_measure": "0.61"}, SCORED, 0.02, False, "a gain of more than 0.02 is required"),
         (SCORED | {"score.v_measure": "0.9", "evaluation.data": "x"}, SCORED, 0, False, "with different labelled texts"),
         (SCORED | {"score.v_measure": "0.9", "evaluation.protocol": "x"}, SCORED, 0, False, "with different evaluation protocols"),
         ({}, SCORED, 0, False, "the new version has no score 'v_measure'"),

@@ -244,8 +244,8 @@ def test_each_pipeline_runs_alone_from_what_is_persisted(finished, name):
     assert "Pipeline execution completed successfully" in result.stderr
     assert len(list((project / "build" / "kedro-test").rglob("*"))) > before
     if name == "data_augmentation":
-        assert re.search(r"rewrite: (\d+) of \1 candidates are there already", result.stderr)
-        assert "neighbours: all candidates are there already" in result.stderr
+        assert re.search(r"rewrite: (\d+) of \1 candidates already exist", result.stderr)
+        assert "neighbours: all candidates already exist" in result.stderr
 
 
 def test_attention_is_followed_over_the_checkpoints_of_a_run(finished, tmp_path):
@@ -288,7 +288,7 @@ def test_candidates_survive_a_killed_process_and_none_is_made_twice(finished, tm
     assert 3 <= len(left) < 30
     held = pd.concat(pd.read_parquet(path) for path in left)
     result = command(project, "kedro", *arguments)
-    assert f"rewrite: {len(held)} of 90 candidates are there already and are kept" in result.stderr
+    assert f"rewrite: {len(held)} of 90 candidates already exist and are kept" in result.stderr
     assert {path: path.stat().st_mtime_ns for path in left} == left
     command(projects["undisturbed"], "kedro", *arguments)
     outcomes = {}
@@ -423,7 +423,7 @@ def test_a_pipeline_that_is_not_there_is_told_with_the_nearest(finished):
     project, _, _ = finished
     result = command(project, "kedro", "run", "--pipelines=text_clusterin", check=False)
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == "Error: there is no pipeline 'text_clusterin'; did you mean 'text_clustering'?"
+    assert result.stderr.splitlines()[-1] == "Error: unknown pipeline 'text_clusterin'; did you mean 'text_clustering'?"
 
 
 def tracked(project: Path) -> list[tuple[str, dict[str, str], dict[str, float]]]:

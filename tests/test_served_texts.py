@@ -44,7 +44,7 @@ def test_texts_come_through_as_they_are(data):
         (np.array([["a", "b"]], dtype=object), r"input 0 is \['a', 'b'\] \(list\)"),
         ([{"text": "a"}], r"input 0 is \{'text': 'a'\} \(dict\)"),
         (None, "input 0 is missing"),
-        (pd.DataFrame({"t": ["a"], "u": ["b"]}), r"there are 2 columns \(t, u\), and only one can hold the texts"),
+        (pd.DataFrame({"t": ["a"], "u": ["b"]}), r"the input has 2 columns \(t, u\), but only one can hold the texts"),
     ],
 )
 def test_what_is_no_text_is_named_with_its_place_and_the_way_out(data, message):

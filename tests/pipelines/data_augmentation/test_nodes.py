@@ -142,7 +142,7 @@ def test_only_styles_in_use_are_looked_at():
     styles = {name: {"instruction": f"{name}: {{text}}"} for name in "abc"}
     rewrite = options(generators={"rewrite": {"system_prompt": "", "styles": styles, "use": ["c", "a"]}}).generators.rewrite
     assert list(rewrite.styles) == ["c", "a"]
-    with pytest.raises(ValidationError, match=r"rewrite.use names the style 'd'; there are: a, b, c"):
+    with pytest.raises(ValidationError, match=r"unknown style 'd' in rewrite\.use; choose from a, b, c"):
         options(generators={"rewrite": {"system_prompt": "", "styles": styles, "use": ["d"]}})
 
 

@@ -73,7 +73,7 @@ def test_rows_without_a_text_are_left_out_with_a_warning_and_keep_the_numbers(tm
     path = write(tmp_path, ".parquet", [("one", None), ROWS[0], ("  ", "two"), ROWS[1]])
     with caplog.at_level(logging.WARNING):
         assert [candidate.source_id for candidate in made(path)] == ["given:2", "given:4"]
-    assert "2 of 4 rows lack one of the two texts and are left out (row 1, 3)" in caplog.text
+    assert "leaving out 2 of 4 rows, which lack one of the two texts (row 1, 3)" in caplog.text
 
 
 def test_equal_pairs_are_taken_once(tmp_path):
