@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
+from embedding_adaptation import PromptTemplate
 from embedding_adaptation.datasets.base_model import BaseModelDataset
-from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.embedder.weights import DecoderWeights
 
 PROJECT = Path(__file__).parents[1]

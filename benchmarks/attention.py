@@ -36,10 +36,9 @@ import numpy as np
 import torch
 from _workload import ONE_WORD, default_weights, weights_of
 
+from embedding_adaptation import Embedder, Strategy
 from embedding_adaptation.datasets.texts import TextsDataset
 from embedding_adaptation.embedder.attention import ROWS_FILE, record_attention
-from embedding_adaptation.embedder.embedder import Embedder
-from embedding_adaptation.embedder.strategy import Strategy
 
 SEED = 0
 EAGER_BATCH, WARM_UP_TEXTS, PARITY_TEXTS = 32, 16, 8

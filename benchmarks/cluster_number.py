@@ -33,8 +33,9 @@ from embedding_adaptation.pipelines.text_clustering.clustering import cluster_ve
 from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
 from embedding_adaptation.pipelines.text_clustering.stability import choose_number
 from embedding_adaptation.runtime import build_strategy, load_embedder
-from embedding_adaptation.vectors.kmeans import assign, cluster_by_cosine, unit
+from embedding_adaptation.vectors.kmeans import assign, cluster_by_cosine
 from embedding_adaptation.vectors.store import VectorStore
+from embedding_adaptation.vectors.unit import unit_vectors
 
 PARTS = (8, 4, 2)  # mixtures hold an eighth, a quarter and half of the labels, at least two
 OLD_CANDIDATES = (2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 40, 50)
@@ -150,13 +151,13 @@ def measure(case: Case, options: TextClusteringOptions, old_pairs: int) -> dict[
     found: dict[str, Any] = {"name": case.name, "texts": len(case.labels), "chosen": int(curve.loc[curve["chosen"], "clusters"].iloc[0])}
     found |= {"hdbscan": clusters.facts["hdbscan_clusters"], "structure": clusters.facts["structure"], "steps": clusters.facts.get("steps")}
     found["corrected"] = clusters.facts.get("agreement_corrected")
-    found["old"] = earlier_rule(unit(case.vectors), old_pairs)
+    found["old"] = earlier_rule(unit_vectors(case.vectors), old_pairs)
     true = len(np.unique(case.labels))
     if true == 1:
         return found | {"true": STRUCTURELESS}
 
     def judged(number: int) -> float:
-        labels = assign(store, cluster_by_cosine(store, number, options.kmeans, options.seed)).labels
+        labels = assign(store, cluster_by_cosine(store, number, options.seed, **options.kmeans.model_dump())).labels
         return float(v_measure_score(case.labels, labels))
 
     scores = {number: judged(number) for number in sorted({*tried, true, found["old"]})}
@@ -216,7 +217,7 @@ def main() -> None:
         "within_0.03": sum(row["v_best"] - row["v_chosen"] <= 0.03 for row in judged),  # noqa: PLR2004
         "within_0.03_old": sum(row["v_best"] - row["v_old"] <= 0.03 for row in judged),  # noqa: PLR2004
         "judged": len(judged),
-        "cpu_seconds": cost(unit(first), options),
+        "cpu_seconds": cost(unit_vectors(first), options),
     }
     print(json.dumps(result))
 

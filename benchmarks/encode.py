@@ -46,10 +46,9 @@ import torch
 from _workload import ONE_WORD, default_weights, report, weights_of
 from kedro.io.core import DatasetError
 
+from embedding_adaptation import Embedder, Strategy
 from embedding_adaptation.datasets.texts import TextsDataset
 from embedding_adaptation.embedder.device import DeviceError, choose_device, choose_dtype
-from embedding_adaptation.embedder.embedder import Embedder
-from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import SLOT, TemplateError
 from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
 

@@ -22,10 +22,10 @@ import pandas as pd
 import torch
 from _workload import PROJECT, default_weights, weights_of
 
+from embedding_adaptation import Embedder
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.shards import ShardsDataset
 from embedding_adaptation.datasets.texts import TextsDataset
-from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.clustering_evaluation.comparison import compare

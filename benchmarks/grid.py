@@ -22,9 +22,7 @@ import torch
 import yaml
 from _workload import PROJECT, default_weights, weights_of
 
-from embedding_adaptation.embedder.embedder import Embedder
-from embedding_adaptation.embedder.strategy import Strategy
-from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation import Embedder, PromptTemplate, Strategy
 from embedding_adaptation.embedder.weights import DecoderWeights
 
 SHARED = (

@@ -21,8 +21,7 @@ SMALL = 2_000
 
 def embed(source: Path, count: int) -> None:
     """Embed and print the process's peak memory in MB."""
-    from embedding_adaptation.embedder.embedder import Embedder
-    from embedding_adaptation.embedder.strategy import Strategy
+    from embedding_adaptation import Embedder, Strategy
 
     lines = source.read_text(encoding="utf-8").splitlines()
     embedder = Embedder.load(default_weights())

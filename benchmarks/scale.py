@@ -68,7 +68,7 @@ def clean_texts(texts: TextStream) -> dict[str, int]:
     from embedding_adaptation.pipelines.data_augmentation.cleaning import clean
     from embedding_adaptation.pipelines.data_augmentation.options import CleaningOptions
 
-    cleaned, report = clean(texts, CleaningOptions(near_duplicates=0.8), seed=0)
+    cleaned, report = clean(texts, CleaningOptions(max_texts=None, near_duplicates=0.8), seed=0)
     rows = sum(len(piece) for piece in cleaned.pieces())
     return {name: number for name, number in report.items() if isinstance(number, int) and number} | {"rows": rows}
 
@@ -85,9 +85,15 @@ def noise_texts(texts: TextStream) -> dict[str, int]:
     logging.disable(logging.WARNING)
     strategy = {"weights": "base", "template": "bare", "pooling": "mean"}
     embedder = EmbedderOptions.model_validate({"templates": {"bare": "{text}"}, "strategies": {"a": strategy}, "adapt": "a"})
-    filters = {"drift": None, "language": None}
+    filters = {"drift": None, "language": None, "new_words": None}
     options = AugmentationOptions.model_validate(
-        {"cleaning": {"near_duplicates": 0.8}, "generators": {"noise": {}}, "filters": filters, "shard_size": PIECE, "seed": 0}
+        {
+            "cleaning": {"max_texts": None, "near_duplicates": 0.8},
+            "generators": {"noise": {}},
+            "filters": filters,
+            "shard_size": PIECE,
+            "seed": 0,
+        }
     )
     weights = _NoModel()
     with tempfile.TemporaryDirectory() as folder:

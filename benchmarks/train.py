@@ -28,8 +28,7 @@ from typing import Any
 import torch
 from _workload import ONE_WORD, default_weights, sample_texts
 
-from embedding_adaptation.embedder.embedder import Embedder
-from embedding_adaptation.embedder.strategy import Strategy
+from embedding_adaptation import Embedder, Strategy
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
 BATCH = 120

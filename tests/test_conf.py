@@ -1,9 +1,14 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from kedro.config import OmegaConfigLoader
+from kedro.framework.project import configure_project, pipelines
+from kedro.io import CatalogConfigResolver
 
 from embedding_adaptation.attention.options import AttentionOptions
+from embedding_adaptation.configuration import ProjectConfigLoader
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
@@ -45,3 +50,30 @@ def test_the_paper_environment_is_the_published_setting(project):
     augmentation = AugmentationOptions.model_validate(given["data_augmentation"])
     assert list(augmentation.generators.active) == ["rewrite"]
     assert "cluster" in EmbedderOptions.model_validate(given["embedder"]).strategies["prompted_last_adapted"].template
+
+
+@pytest.fixture
+def entries(project) -> dict[str, dict[str, Any]]:
+    """What the catalog says of each dataset of a pipeline, by name; nothing where it says nothing."""
+    conf = ProjectConfigLoader(str(project / "conf"), env="base", **CONFIG_LOADER_ARGS)
+    catalog = CatalogConfigResolver(conf["catalog"], conf["credentials"])
+    configure_project("embedding_adaptation")
+    names = {name for pipeline in pipelines.values() for name in pipeline.datasets() if not name.startswith("params:")}
+    return {name: entry for name in names if (entry := catalog.resolve_pattern(name))["type"] != "kedro.io.MemoryDataset"}
+
+
+def test_what_comes_out_of_a_pipeline_is_kept(entries):
+    assert {name for pipeline in pipelines.values() for name in pipeline.outputs()} - entries.keys() == set()
+
+
+def test_figures_are_pictures_that_kedro_viz_and_mlflow_show(entries):
+    figures = {name: entry for name, entry in entries.items() if "figures." in entry["type"]}
+    assert len(figures) > 15
+    for name, entry in figures.items():
+        stem = entry["filepath"].rpartition("/")[2].partition(".")[0]
+        assert stem in {name, name.removesuffix("_figure")}, name
+        assert entry["versioned"], name
+        assert entry["metadata"]["kedro-viz"]["layer"] == "reporting", name
+        assert name == "text_map" or entry["metadata"]["mlflow"] == {"artifact": True}, name
+    assert len({entry["filepath"] for entry in figures.values()}) == len(figures)
+    assert {name for name in entries if name.endswith(("_figure", "_map"))} <= figures.keys()

@@ -12,3 +12,14 @@ def test_the_language_is_told_with_a_probability():
     assert code == "de"
     assert 0.9 < confidence <= 1.0
     assert language.identify_language("12 / 07 :)") == ("", 0.0)
+
+
+def test_the_start_of_a_text_tells_its_language_or_all_of_it():
+    text = 100 * "The bus was late again this morning. " + 300 * "Die Straße wird seit drei Wochen nicht mehr gereinigt. "
+    assert language.identify_language(text)[0] == "en"
+    assert language.language_of_all(text)[0] == "de"
+
+
+def test_languages_are_known_by_their_codes():
+    assert {"de", "en", "zh"} <= set(language.known_languages())
+    assert "zxx" not in language.known_languages()

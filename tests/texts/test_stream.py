@@ -3,7 +3,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from embedding_adaptation.texts.stream import TableStream, TextStream
+from embedding_adaptation.texts.stream import ParquetWriter, TableStream, TextStream
 
 TABLE = pd.DataFrame({"id": [str(n) for n in range(50)], "text": [f"text {n % 40}" for n in range(50)]})
 
@@ -47,3 +47,18 @@ def test_tables_go_to_parquet_and_back_piece_by_piece(tmp_path):
     assert list(TableStream.of_parquet(tmp_path / "e.parquet").table().columns) == ["id", "text"]
     TableStream(lambda: iter(())).write_parquet(tmp_path / "n.parquet")
     assert TableStream.of_parquet(tmp_path / "n.parquet").table().empty
+
+
+def test_the_first_frame_decides_columns_and_types(tmp_path):
+    path = tmp_path / "t.parquet"
+    with ParquetWriter(path) as writer:
+        assert not writer.written
+        assert not path.exists()
+        writer.write(pd.DataFrame({"a": ["x"], "b": [1.0]}, index=[7]))
+        writer.write(pd.DataFrame({"a": [None], "b": [2.0]}))
+        with pytest.raises((KeyError, ValueError)):
+            writer.write(pd.DataFrame({"a": ["y"]}))
+    assert writer.written
+    table = pd.read_parquet(path)
+    assert table["b"].tolist() == [1.0, 2.0]
+    assert table.index.tolist() == [0, 1]

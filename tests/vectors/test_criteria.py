@@ -91,7 +91,7 @@ def test_what_cannot_be_judged_is_an_error(vectors, clusters, message):
 
 def test_two_vectors_are_too_few():
     with pytest.raises(ValueError, match="at least 3 vectors and got 2"):
-        criteria.unit_vectors(NOISE[:2])
+        criteria.checked_unit_vectors(NOISE[:2])
 
 
 LENGTHS = np.repeat([1.0, 1.7, 3.3, 9.1, 2.9], 60).astype(np.float32)

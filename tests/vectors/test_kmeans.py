@@ -4,16 +4,19 @@ import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
 
-from embedding_adaptation.pipelines.text_clustering.options import KMeansOptions
 from embedding_adaptation.vectors import kmeans
 from embedding_adaptation.vectors.store import VectorStore
+from embedding_adaptation.vectors.unit import unit_vectors
+
+FULL = {"full_up_to": 20_000, "batch_size": 4096, "epochs": 2, "starts": 5}
+MINI_BATCHES = FULL | {"full_up_to": 1, "batch_size": 64}
 
 
-@pytest.mark.parametrize("options", [KMeansOptions(), KMeansOptions(full_up_to=1, batch_size=64)], ids=["full", "mini_batches"])
+@pytest.mark.parametrize("options", [FULL, MINI_BATCHES], ids=["full", "mini_batches"])
 def test_groups_are_found_and_the_largest_comes_first(groups, options):
     vectors, labels = groups((400, 250, 200, 150))
     store = VectorStore.of(vectors)
-    centres = kmeans.cluster_by_cosine(store, 4, options, seed=0)
+    centres = kmeans.cluster_by_cosine(store, 4, seed=0, **options)
     found = kmeans.assign(store, centres)
     assert adjusted_rand_score(labels, found.labels) == 1.0
     assert np.bincount(found.labels).tolist() == [400, 250, 200, 150]
@@ -22,33 +25,32 @@ def test_groups_are_found_and_the_largest_comes_first(groups, options):
 
 def test_the_seed_decides(groups):
     store = VectorStore.of(groups()[0])
-    options = KMeansOptions(full_up_to=1, batch_size=64)
-    first, again = (kmeans.cluster_by_cosine(store, 4, options, seed=3) for _ in range(2))
+    first, again = (kmeans.cluster_by_cosine(store, 4, seed=3, **MINI_BATCHES) for _ in range(2))
     np.testing.assert_array_equal(first, again)
 
 
 def test_assignment_in_blocks_equals_assignment_at_once(groups, monkeypatch):
     vectors, _ = groups()
-    centres = kmeans.unit(np.random.default_rng(1).normal(size=(5, 16)))
-    cosines = kmeans.unit(vectors) @ centres.T
+    centres = unit_vectors(np.random.default_rng(1).normal(size=(5, 16)))
+    cosines = unit_vectors(vectors) @ centres.T
     monkeypatch.setattr(kmeans, "_BLOCK_NUMBERS", 16 * 7)
     found = kmeans.assign(VectorStore.of(vectors), centres)
     np.testing.assert_array_equal(found.labels, cosines.argmax(axis=1))
     np.testing.assert_allclose(found.distances, 1 - cosines.max(axis=1), atol=1e-6)
-    expected = np.stack([kmeans.unit(vectors)[found.labels == cluster].sum(axis=0) for cluster in range(5)])
+    expected = np.stack([unit_vectors(vectors)[found.labels == cluster].sum(axis=0) for cluster in range(5)])
     np.testing.assert_allclose(found.sums, expected, atol=1e-4)
 
 
 def test_clusters_that_would_be_empty_are_left_out():
     vectors = np.repeat(np.eye(2, 4, dtype=np.float32), 20, axis=0)
     with pytest.warns(Warning, match="distinct clusters"):
-        assert len(kmeans.cluster_by_cosine(VectorStore.of(vectors), 5, KMeansOptions(), seed=0)) == 2
+        assert len(kmeans.cluster_by_cosine(VectorStore.of(vectors), 5, seed=0, **FULL)) == 2
 
 
 def test_all_numbers_of_clusters_come_from_one_hierarchy_and_are_as_good_as_many_random_starts(groups):
     from sklearn.cluster import KMeans
 
-    points = kmeans.unit(groups((60, 50, 40, 30))[0])
+    points = unit_vectors(groups((60, 50, 40, 30))[0])
     found = kmeans.labels_from_ward(points, [1, 4, 7])
     assert found[1].max() == 0
     assert adjusted_rand_score(groups((60, 50, 40, 30))[1], found[4]) == 1.0

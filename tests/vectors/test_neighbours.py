@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from embedding_adaptation.vectors import neighbours as module
-from embedding_adaptation.vectors.neighbours import mutual_neighbours
+from embedding_adaptation.vectors.neighbours import largest, mutual_neighbours, nearest_neighbours
 
 BOUNDS = {"neighbours": 3, "min_similarity": 0.6, "near_duplicate": 0.9, "max_pairs_per_text": 3}
 
@@ -27,6 +27,25 @@ def slow_pairs(vectors, k, floor):
     np.fill_diagonal(scores, -np.inf)
     nearest = [{int(j) for j in np.argsort(-row)[:k] if row[j] >= floor} for row in scores]
     return {(i, j) for i in range(len(vectors)) for j in nearest[i] if i < j and i in nearest[j]}
+
+
+@pytest.mark.parametrize("at_once", [1 << 24, 100])
+@pytest.mark.parametrize("count", [0, 1, 7, 59])
+def test_neighbours_are_the_nearest_of_all_in_order(monkeypatch, at_once, count):
+    monkeypatch.setattr(module, "_SCORES_AT_ONCE", at_once)
+    vectors = unit()
+    rows, similarities = nearest_neighbours(vectors, count)
+    scores = vectors @ vectors.T
+    np.fill_diagonal(scores, -np.inf)
+    np.testing.assert_array_equal(rows, np.argsort(-scores, axis=1, kind="stable")[:, :count])
+    np.testing.assert_allclose(similarities, np.take_along_axis(scores, rows, axis=1), atol=1e-6)
+
+
+def test_of_equals_the_lower_number_comes_first():
+    assert largest(np.array([[1.0, 3.0, 3.0, 2.0], [0.0, 0.0, 0.0, 5.0]]), 4).tolist() == [[1, 2, 3, 0], [3, 0, 1, 2]]
+    rows, similarities = nearest_neighbours(unit()[[0, 0, 0]], 2)
+    assert rows.tolist() == [[1, 2], [0, 2], [0, 1]]
+    np.testing.assert_allclose(similarities, 1.0, atol=1e-6)
 
 
 @pytest.mark.parametrize("at_once", [1 << 24, 100])

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from embedding_adaptation.texts.function_words import FUNCTION_WORDS
+from embedding_adaptation.texts.scripts import WORD_CHARACTERS
 
 if TYPE_CHECKING:
     from embedding_adaptation.embedder.attention import AttentionRows, TextAttention
@@ -20,7 +21,7 @@ WORD_KINDS: tuple[WordKind, ...] = ("content", "function", "punctuation", "numbe
 
 _WORD = re.compile(
     r"\d+(?:[.,:/]\d+)*[^\W_]*"  # 20th, 5k, 1,000.50, 12/07
-    r"|[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"  # scripts without spaces: a character is a word
+    rf"|[{WORD_CHARACTERS}]"
     r"|[^\W_]+(?:['’\-][^\W_]+)*"
     r"|[^\w\s]+|_+"
 )

@@ -32,6 +32,7 @@ from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
 from embedding_adaptation.embedder.storage import load_adapter, resolve_source, save_embedder, strategy_to_dict
 from embedding_adaptation.embedder.strategy import Strategy, StrategyError
 from embedding_adaptation.embedder.template import Frame, PromptTemplate, encode_texts, fallback_id
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -66,7 +67,7 @@ class Embedder:
         corpus: The corpus that the weights were adapted to; ``None`` for base weights, and where it is not known.
 
     Example:
-        >>> from embedding_adaptation.embedder.embedder import Embedder
+        >>> from embedding_adaptation import Embedder
         >>> embedder = Embedder.load("models/my-llama")  # doctest: +SKIP
         >>> embedder.encode(["a text", "another"]).shape  # doctest: +SKIP
         (2, 576)
@@ -569,15 +570,10 @@ def finish_vectors(vectors: np.ndarray, strategy: Strategy) -> np.ndarray:
         ``[N, D']``; the given array is not changed.
     """
     if strategy.normalise and len(strategy.templates) > 1:
-        vectors = vectors.copy()
-        _to_unit_length(vectors)
+        vectors = unit_vectors(vectors)
     if strategy.after is None:
         return vectors
     processed = np.ascontiguousarray(strategy.after.apply(vectors), dtype=np.float32)
     if strategy.normalise:
-        _to_unit_length(processed)
+        unit_vectors(processed, out=processed)
     return processed
-
-
-def _to_unit_length(vectors: np.ndarray) -> None:
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import codecs
-import functools
 import io
 import re
 from dataclasses import dataclass
@@ -14,8 +13,6 @@ from embedding_adaptation.texts.errors import TextFileError
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-    from py3langid.langid import LanguageIdentifier
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 NAME_IT = (
@@ -285,15 +282,9 @@ def _is_latin(text: str) -> bool:
 
 
 def _language(*texts: str) -> tuple[str, float]:
-    language, probability = _identifier().classify("\n".join(texts))
-    return str(language), float(probability)
+    from embedding_adaptation.texts.language import language_of_all
 
-
-@functools.cache
-def _identifier() -> LanguageIdentifier:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
+    return language_of_all("\n".join(texts))
 
 
 def _shown(encoding: str) -> str:

@@ -10,20 +10,33 @@ _LANGUAGE_LENGTH = 2000  # characters from which a text's language is identified
 _NO_LANGUAGE = "zxx"  # the model's class for symbols, code and the like
 
 
-@cache
-def _identifier() -> LanguageIdentifier:
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-
-
-@lru_cache(1024)  # the candidates of a text follow each other
 def identify_language(text: str) -> tuple[str, float]:
-    """Identify the language of a text.
+    """Identify the language of a text by its first 2,000 characters.
 
     Returns:
         An ISO 639-1 code and a probability; an empty code if there are no letters, or the text is in no language.
     """
-    start = text[:_LANGUAGE_LENGTH]
-    if not any(map(str.isalpha, start)):
+    return _of_start(text[:_LANGUAGE_LENGTH])
+
+
+def language_of_all(text: str) -> tuple[str, float]:
+    """Identify the language by the whole text, which takes longer for longer texts."""
+    if not any(map(str.isalpha, text)):
         return "", 0.0
-    language, confidence = _identifier().classify(start)
-    return ("", 0.0) if language == _NO_LANGUAGE else (language, float(confidence))
+    language, confidence = _identifier().classify(text)
+    return ("", 0.0) if language == _NO_LANGUAGE else (str(language), float(confidence))
+
+
+def known_languages() -> list[str]:
+    """The ISO 639-1 codes of all known languages, sorted."""
+    return sorted({*_identifier().labels} - {_NO_LANGUAGE})
+
+
+@lru_cache(1024)  # the candidates of a text follow each other
+def _of_start(start: str) -> tuple[str, float]:
+    return language_of_all(start)
+
+
+@cache
+def _identifier() -> LanguageIdentifier:
+    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import pandas as pd
+    import pyarrow.parquet as pq
 
 
 class TableStream:
@@ -55,25 +56,53 @@ class TableStream:
         return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame()
 
     def write_parquet(self, path: Path) -> None:
-        """Write all rows, piece by piece."""
+        """Write all rows, piece by piece; a stream without pieces becomes a table without columns."""
         import pandas as pd
+
+        with ParquetWriter(path) as writer:
+            for piece in self.pieces():
+                writer.write(piece)
+            if not writer.written:
+                writer.write(pd.DataFrame())
+
+
+class ParquetWriter:
+    """A parquet file written frame by frame; the first frame determines columns and types.
+
+    Args:
+        path: The file, created with the first frame.
+
+    Attributes:
+        written: Whether the file exists.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.written = False
+        self._writer: pq.ParquetWriter | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def write(self, frame: pd.DataFrame) -> None:
+        """Append rows, without their index."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        writer = None
-        try:
-            for piece in self.pieces():
-                if writer is None:
-                    table = pa.Table.from_pandas(piece, preserve_index=False)
-                    writer = pq.ParquetWriter(path, table.schema)
-                else:
-                    table = pa.Table.from_pandas(piece, schema=writer.schema, preserve_index=False)
-                writer.write_table(table)
-        finally:
-            if writer is not None:
-                writer.close()
-        if writer is None:
-            pd.DataFrame().to_parquet(path)
+        schema = self._writer.schema if self._writer is not None else None
+        table = pa.Table.from_pandas(frame, schema=schema, preserve_index=False)
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(self.path, table.schema)
+        self._writer.write_table(table)
+        self.written = True
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._writer is not None:
+            self._writer.close()
 
 
 class TextStream(TableStream):

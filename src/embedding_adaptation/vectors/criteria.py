@@ -16,6 +16,9 @@ from sklearn.cluster import MiniBatchKMeans
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
+from embedding_adaptation.vectors.neighbours import largest
+from embedding_adaptation.vectors.unit import unit_vectors
+
 _NEIGHBOURS = 10
 _TEMPERATURE = 0.05
 _RESAMPLES = 2
@@ -42,8 +45,8 @@ class CriteriaError(ValueError):
     """Vectors, texts or options from which no criterion can be computed; the message says what to change."""
 
 
-def unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of unit length, float32; zero vectors stay zero.
+def checked_unit_vectors(vectors: np.ndarray) -> np.ndarray:
+    """Vectors of unit length, as criteria compare them (see :func:`~embedding_adaptation.vectors.unit.unit_vectors`).
 
     Raises:
         CriteriaError: If there are fewer than three, or a value is not finite.
@@ -54,8 +57,7 @@ def unit_vectors(vectors: np.ndarray) -> np.ndarray:
     if not np.isfinite(vectors).all():
         msg = f"{int((~np.isfinite(vectors)).any(axis=1).sum())} of {len(vectors)} vectors hold values that are not finite"
         raise CriteriaError(msg)
-    norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return (vectors / np.maximum(norms, 1e-12)).astype(np.float32)
+    return unit_vectors(vectors)
 
 
 def effective_rank(vectors: np.ndarray) -> float:
@@ -64,7 +66,7 @@ def effective_rank(vectors: np.ndarray) -> float:
     References:
         https://arxiv.org/abs/2210.02885
     """
-    strengths = np.linalg.svd(unit_vectors(vectors).astype(np.float64), compute_uv=False)
+    strengths = np.linalg.svd(checked_unit_vectors(vectors).astype(np.float64), compute_uv=False)
     shares = strengths / max(strengths.sum(), 1e-12)
     shares = shares[shares > 1e-12]  # noqa: PLR2004  zero has no logarithm
     return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 1.0
@@ -76,7 +78,7 @@ def uniformity(vectors: np.ndarray) -> float:
     References:
         https://arxiv.org/abs/2005.10242
     """
-    unit = unit_vectors(vectors)
+    unit = checked_unit_vectors(vectors)
     pairs = np.triu_indices(len(unit), k=1)
     squares = (unit**2).sum(axis=1)  # [N], 1 but for zero vectors
     distances = squares[:, None] + squares - 2 * unit @ unit.T  # [N, N], squared
@@ -85,26 +87,26 @@ def uniformity(vectors: np.ndarray) -> float:
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
     """Minus the mean squared distance of the two vectors of a pair, at most 0 (arXiv 2005.10242)."""
-    return float(-((unit_vectors(first) - unit_vectors(second)) ** 2).sum(axis=1).mean())
+    return float(-((checked_unit_vectors(first) - checked_unit_vectors(second)) ** 2).sum(axis=1).mean())
 
 
 def pair_accuracy(first: np.ndarray, second: np.ndarray) -> float:
     """Share of vectors whose partner is the closest of all, both ways."""
-    scores = unit_vectors(first) @ unit_vectors(second).T  # [M, M]
+    scores = checked_unit_vectors(first) @ checked_unit_vectors(second).T  # [M, M]
     own = np.arange(len(scores))
     return float(((scores.argmax(axis=1) == own).mean() + (scores.argmax(axis=0) == own).mean()) / 2)
 
 
 def pair_contrast(first: np.ndarray, second: np.ndarray) -> float:
     """Minus the InfoNCE loss of the pairs at temperature 0.05, at most 0."""
-    scores = unit_vectors(first) @ unit_vectors(second).T / _TEMPERATURE  # [M, M]
+    scores = checked_unit_vectors(first) @ checked_unit_vectors(second).T / _TEMPERATURE  # [M, M]
     own = np.diag(scores)
     return float(((own - logsumexp(scores, axis=1)).mean() + (own - logsumexp(scores, axis=0)).mean()) / 2)
 
 
 def silhouette(vectors: np.ndarray, clusters: Sequence[int], seed: int = 0) -> float:
     """Silhouette of k-means clusters by cosine, mean over numbers of clusters; between -1 and 1."""
-    unit = unit_vectors(vectors)
+    unit = checked_unit_vectors(vectors)
     values = []
     for count in usable_counts(clusters, len(unit)):
         assigned = _kmeans(unit, count, seed).labels_
@@ -118,7 +120,7 @@ def cluster_stability(vectors: np.ndarray, clusters: Sequence[int], seed: int = 
     References:
         https://doi.org/10.1162/089976604773717621
     """
-    unit = unit_vectors(vectors)
+    unit = checked_unit_vectors(vectors)
     counts = usable_counts(clusters, len(unit))
     if _is_one_point(unit):
         return 0.0
@@ -134,7 +136,7 @@ def cluster_stability(vectors: np.ndarray, clusters: Sequence[int], seed: int = 
 
 def neighbour_contrast(vectors: np.ndarray) -> float:
     """How many standard deviations the ten nearest neighbours are closer than random pairs, by cosine; 0 where all vectors are one."""
-    unit = unit_vectors(vectors)
+    unit = checked_unit_vectors(vectors)
     scores = unit @ unit.T  # [N, N]
     others = scores[~np.eye(len(unit), dtype=bool)]
     near = np.take_along_axis(scores, _nearest(scores), axis=1)
@@ -147,7 +149,7 @@ def hubness(vectors: np.ndarray) -> float:
     References:
         https://jmlr.org/papers/v11/radovanovic10a.html
     """
-    unit = unit_vectors(vectors)
+    unit = checked_unit_vectors(vectors)
     counts = np.bincount(_nearest(unit @ unit.T).ravel(), minlength=len(unit)).astype(float)
     deviation = counts - counts.mean()
     return float(-(deviation**3).mean() / max(counts.std() ** 3, 1e-12))
@@ -160,7 +162,7 @@ def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
     """
 
     def standardised(matrix: np.ndarray) -> np.ndarray:
-        unit = unit_vectors(matrix)
+        unit = checked_unit_vectors(matrix)
         if _is_one_point(unit):
             return np.zeros((len(unit), len(unit)), np.float32)
         scores = unit @ unit.T
@@ -183,7 +185,7 @@ def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 def partition_consensus(vectors: Mapping[str, np.ndarray], clusters: int, seed: int = 0) -> dict[str, float]:
     """For each strategy the mean adjusted Rand index of its k-means clusters with those of all others; 0 where all vectors are one."""
-    units = {name: unit_vectors(matrix) for name, matrix in vectors.items()}
+    units = {name: checked_unit_vectors(matrix) for name, matrix in vectors.items()}
     assigned = {name: None if _is_one_point(unit) else _kmeans(unit, clusters, seed).labels_ for name, unit in units.items()}
     names = list(assigned)
     agreement = np.zeros((len(names), len(names)))
@@ -293,8 +295,7 @@ def _nearest(scores: np.ndarray) -> np.ndarray:
     """Columns of each row's largest scores, itself left out, ``[N, 10]``."""
     scores = scores.copy()
     np.fill_diagonal(scores, -np.inf)
-    count = min(_NEIGHBOURS, len(scores) - 1)
-    return np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    return largest(scores, min(_NEIGHBOURS, len(scores) - 1))
 
 
 def _kmeans(unit: np.ndarray, count: int, seed: int) -> Any:

@@ -11,10 +11,11 @@ from scipy.sparse import csr_array
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from tqdm.auto import tqdm
 
+from embedding_adaptation.vectors.unit import unit_vectors
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from embedding_adaptation.pipelines.text_clustering.options import KMeansOptions
     from embedding_adaptation.vectors.store import VectorStore
 
 # Numbers in a block of vectors, or of their similarities to all centres: 64 MB.
@@ -38,7 +39,9 @@ class Assignment:
     sums: np.ndarray
 
 
-def cluster_by_cosine(vectors: VectorStore, clusters: int, options: KMeansOptions, seed: int) -> np.ndarray:
+def cluster_by_cosine(
+    vectors: VectorStore, clusters: int, seed: int, *, full_up_to: int, batch_size: int, epochs: int, starts: int
+) -> np.ndarray:
     """Centres of clusters.
 
     Squared Euclidean distance on unit vectors is twice the cosine distance, so that k-means groups by direction; the centres it finds are
@@ -47,8 +50,11 @@ def cluster_by_cosine(vectors: VectorStore, clusters: int, options: KMeansOption
     Args:
         vectors: The vectors.
         clusters: How many centres are wanted.
-        options: Batches and starts.
         seed: Seed of starts and batches.
+        full_up_to: Up to this many vectors all are clustered at once; more go through in mini-batches.
+        batch_size: Vectors in a mini-batch.
+        epochs: How often mini-batches go through all vectors.
+        starts: Starts, of which the best is kept.
 
     Returns:
         Unit vectors ``[K, D]``, the centre of the largest cluster first; fewer than asked for where some would be empty.
@@ -57,13 +63,15 @@ def cluster_by_cosine(vectors: VectorStore, clusters: int, options: KMeansOption
         Sculley, Web-scale k-means clustering (WWW 2010); Dhillon and Modha, Concept decompositions for large sparse text data using
         clustering (Machine Learning 42, 2001).
     """
-    few = vectors.rows <= options.full_up_to
-    means = _full(vectors, clusters, options, seed) if few else _in_batches(vectors, clusters, options, seed)
-    sums = assign(vectors, unit(means)).sums
-    found = assign(vectors, unit(sums[np.linalg.norm(sums, axis=1) > 0]))
+    if vectors.rows <= full_up_to:
+        means = KMeans(clusters, n_init=starts, random_state=seed).fit(vectors.take(np.arange(vectors.rows))).cluster_centers_
+    else:
+        means = _in_batches(vectors, clusters, seed, batch_size, epochs, starts)
+    sums = assign(vectors, unit_vectors(means)).sums
+    found = assign(vectors, unit_vectors(sums[np.linalg.norm(sums, axis=1) > 0]))
     sizes = np.bincount(found.labels, minlength=len(found.sums))
     order = [cluster for cluster in np.argsort(-sizes, kind="stable") if sizes[cluster]]
-    return unit(found.sums[order])
+    return unit_vectors(found.sums[order])
 
 
 def labels_from_ward(points: np.ndarray, numbers: Sequence[int]) -> dict[int, np.ndarray]:
@@ -122,28 +130,16 @@ def add_to(sums: np.ndarray, labels: np.ndarray, block: np.ndarray) -> None:
     sums += members @ block
 
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    """The same directions with length one, float32; what has no direction stays zero."""
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.asarray(vectors / np.maximum(lengths, 1e-30), dtype=np.float32)
-
-
-def _full(vectors: VectorStore, clusters: int, options: KMeansOptions, seed: int) -> np.ndarray:
-    matrix = vectors.take(np.arange(vectors.rows))
-    centres: np.ndarray = KMeans(clusters, n_init=options.starts, random_state=seed).fit(matrix).cluster_centers_
-    return centres
-
-
-def _in_batches(vectors: VectorStore, clusters: int, options: KMeansOptions, seed: int) -> np.ndarray:
+def _in_batches(vectors: VectorStore, clusters: int, seed: int, batch_size: int, epochs: int, starts: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
-    start = rng.choice(vectors.rows, min(vectors.rows, max(options.batch_size, _START_TEXTS * clusters)), replace=False)
-    first = KMeans(clusters, n_init=options.starts, random_state=seed).fit(vectors.take(start))
-    model = MiniBatchKMeans(clusters, init=first.cluster_centers_, n_init=1, batch_size=options.batch_size, random_state=seed)
-    with tqdm(total=options.epochs * vectors.rows, unit="text", unit_scale=True, desc="k-means") as bar:
-        for _ in range(options.epochs):
+    start = rng.choice(vectors.rows, min(vectors.rows, max(batch_size, _START_TEXTS * clusters)), replace=False)
+    first = KMeans(clusters, n_init=starts, random_state=seed).fit(vectors.take(start))
+    model = MiniBatchKMeans(clusters, init=first.cluster_centers_, n_init=1, batch_size=batch_size, random_state=seed)
+    with tqdm(total=epochs * vectors.rows, unit="text", unit_scale=True, desc="k-means") as bar:
+        for _ in range(epochs):
             order = rng.permutation(vectors.rows)
             # No batch is shorter than batch_size: scikit-learn wants as many texts as clusters in each.
-            for batch in np.array_split(order, max(1, len(order) // max(options.batch_size, clusters))):
+            for batch in np.array_split(order, max(1, len(order) // max(batch_size, clusters))):
                 model.partial_fit(vectors.take(batch))
                 bar.update(len(batch))
     centres: np.ndarray = model.cluster_centers_

@@ -1,4 +1,4 @@
-"""Rows that are among each other's nearest neighbours."""
+"""Nearest neighbours of vectors, exact and in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,6 +14,38 @@ if TYPE_CHECKING:
 _SCORES_AT_ONCE = 1 << 24
 # Neighbours looked at beyond those wanted, in case some are near-duplicates.
 _SPARE = 5
+
+
+def nearest_neighbours(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest other rows of each row by cosine.
+
+    Args:
+        vectors: ``[N, D]`` of unit length.
+        count: How many, below ``N``.
+
+    Returns:
+        Their numbers, int64 ``[N, count]``, and their cosine similarities in the vectors' type, the most similar first; of equals the one
+        with the lower number.
+    """
+    rows = np.empty((len(vectors), count), np.int64)
+    similarities = np.empty((len(vectors), count), vectors.dtype)
+    step = max(1, _SCORES_AT_ONCE // max(len(vectors), 1))
+    for start in range(0, len(vectors), step):
+        scores = vectors[start : start + step] @ vectors.T  # [n, N]
+        own = np.arange(len(scores))
+        scores[own, start + own] = -np.inf
+        rows[start : start + step] = near = largest(scores, count)
+        similarities[start : start + step] = np.take_along_axis(scores, near, axis=1)
+    return rows, similarities
+
+
+def largest(scores: np.ndarray, count: int) -> np.ndarray:
+    """Columns of each row's largest scores ``[n, count]``, the largest first, and of equals the one with the lower number."""
+    if not count:
+        return np.empty((len(scores), 0), np.int64)
+    places = np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    order = np.lexsort((places, -np.take_along_axis(scores, places, axis=1)), axis=1)
+    return np.take_along_axis(places, order, axis=1)
 
 
 def mutual_neighbours(
@@ -40,27 +72,17 @@ def mutual_neighbours(
         more, the most similar stay.
     """
     count = len(vectors)
-    looked_at = min(neighbours + _SPARE, count - 1)
+    rows, similarities = nearest_neighbours(vectors, min(neighbours + _SPARE, count - 1))
     cleaned = [" ".join(text.casefold().split()) for text in texts]
     nearest: list[dict[int, float]] = []
-    step = max(1, _SCORES_AT_ONCE // count)
-    for start in range(0, count, step):
-        scores = vectors[start : start + step] @ vectors.T  # [n, N]
-        rows = np.arange(len(scores))
-        scores[rows, start + rows] = -np.inf
-        places = np.argpartition(-scores, looked_at - 1, axis=1)[:, :looked_at]
-        values = np.take_along_axis(scores, places, axis=1)
-        # The number breaks ties, so that pairs do not depend on the order in which a partition leaves equals.
-        order = np.lexsort((places, -values), axis=1)
-        for row in rows.tolist():
-            found: dict[int, float] = {}
-            for column in order[row].tolist():
-                other, similarity = int(places[row, column]), float(values[row, column])
-                if len(found) == neighbours or similarity < min_similarity:
-                    break
-                if Indel.normalized_similarity(cleaned[start + row], cleaned[other]) <= near_duplicate:
-                    found[other] = similarity
-            nearest.append(found)
+    for row, columns in enumerate(rows.tolist()):
+        found: dict[int, float] = {}
+        for other, similarity in zip(columns, similarities[row].tolist(), strict=True):
+            if len(found) == neighbours or similarity < min_similarity:
+                break
+            if Indel.normalized_similarity(cleaned[row], cleaned[other]) <= near_duplicate:
+                found[other] = similarity
+        nearest.append(found)
     pairs = [(one, other, s) for one, found in enumerate(nearest) for other, s in found.items() if one < other and one in nearest[other]]
     pairs.sort(key=lambda pair: (-pair[2], pair[0], pair[1]))
     used = np.zeros(count, np.int64)

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from embedding_adaptation.vectors.unit import unit_and_direction
+
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
 # Rows of a file that are mapped at once: what is mapped counts as the process's memory until it is let go.
 _WINDOW = 65_536
@@ -214,15 +216,14 @@ def _two_dimensional(shape: Sequence[int]) -> tuple[int, int]:
 
 
 def _unit(vectors: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)  # [n, 1]
-    wrong = ~np.isfinite(lengths[:, 0]) | (lengths[:, 0] == 0)
-    if wrong.any():
-        what = "zero" if np.isfinite(vectors[wrong]).all() else "NaN or infinite"
+    unit, has_direction = unit_and_direction(vectors, out=vectors)
+    if not has_direction.all():
+        wrong = ~has_direction
+        what = "zero" if np.isfinite(unit[wrong]).all() else "NaN or infinite"
         shown = ", ".join(map(str, rows[wrong][:_SHOWN] + 1)) + (", ..." if wrong.sum() > _SHOWN else "")
         msg = (
             f"the vectors of {wrong.sum()} of these {len(rows)} texts are {what} (row {shown}, counted from 1) and have no direction; "
             "embed these texts again (embedder.dtype=float32), or leave them out"
         )
         raise VectorError(msg)
-    vectors /= lengths
-    return vectors
+    return unit

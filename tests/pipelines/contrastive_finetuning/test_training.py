@@ -36,7 +36,8 @@ def pairs(count):
 def options(**changes):
     values = {"steps": 3, "batch_size": 6, "chunk_tokens": 64, "learning_rate": 5e-3, "validate_every": 2, "seed": 0}
     plain = {"false_negatives": {"near_duplicate": None}, "stopping": {"criterion": None}}  # the texts here differ in a number
-    return FinetuningOptions.model_validate(values | plain | changes)
+    lora = {"layers": "all"} | changes.pop("lora", {})
+    return FinetuningOptions.model_validate(values | plain | changes | {"lora": lora})
 
 
 def test_training_lowers_the_loss_and_writes_a_history(tiny_weights, embedder_options):

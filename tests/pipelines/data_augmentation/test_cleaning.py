@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from embedding_adaptation.pipelines.data_augmentation import cleaning
-from embedding_adaptation.pipelines.data_augmentation.cleaning import REASONS, clean, count_words
+from embedding_adaptation.pipelines.data_augmentation.cleaning import REASONS, clean
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.pipelines.data_augmentation.options import CleaningOptions
 from embedding_adaptation.texts.stream import TextStream
@@ -85,22 +85,6 @@ def test_other_languages_and_code_are_left_as_they_are(text):
     kept, report = cleaned(ENGLISH, text, max_repeats=1)
     assert kept == {"1": ENGLISH, "2": text}
     assert report["cut_passages"] == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", 0),
-        ("the bus, late", 3),
-        ("der Bus fährt nicht", 4),
-        ("公交车晚点了", 6),
-        ("バス late です", 5),
-        ("รถเมล์มาสาย", 3),
-        ("👍👍 ok", 2),
-    ],
-)
-def test_words_are_counted_in_all_scripts(text, words):
-    assert count_words(text) == words
 
 
 def test_texts_that_are_too_short_or_too_long_go():

@@ -205,7 +205,7 @@ def test_instructions_in_a_text_are_text():
     ],
 )
 def test_good_rewrites_are_accepted_in_other_languages_and_code(text, answer):
-    assert judged((text, answer))["reason"].tolist() == [""]
+    assert judged((text, answer), new_words=None)["reason"].tolist() == [""]
 
 
 def test_candidates_of_other_generators_are_accepted_as_they_are():
@@ -216,7 +216,7 @@ def test_candidates_of_other_generators_are_accepted_as_they_are():
 
 def test_the_same_answer_to_two_texts_is_taken_once():
     rows = [(SOURCE, "Full bins"), ("Where is my bin now", "FULL bins"), (SOURCE, "full bins."), ("", "full bins")]
-    options = {"question": None}
+    options = {"question": None, "new_words": None}
     assert judged(*rows, **options)["reason"].tolist() == ["", "duplicate", "", "duplicate"]
     assert judged(*rows, duplicate=None, **options)["reason"].tolist() == 4 * [""]
 

@@ -4,8 +4,10 @@ import pandas as pd
 
 from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines, write_report
 
+TRAINING = {"trained": {"step": 2, "last_step": 2}, "history": {}, "cost": {}}
 
-def report(embedder_options, tasks=("labelled_texts",), **rejected):
+
+def report(embedder_options, tasks=("labelled_texts",), training=None, **rejected):
     comparison = pd.DataFrame(
         [
             {"task": task, "strategy": name, "kind": kind, "weights": "base", "template": "bare", "pooling": "mean", "v_measure": score,
@@ -23,11 +25,10 @@ def report(embedder_options, tasks=("labelled_texts",), **rejected):
     )  # fmt: skip
     values = {"base": 0.2, "adapted": 0.25, "shift": 0.05, "shift_low": 0.04, "shift_high": 0.06}
     shift = pd.DataFrame([{"measure": name} | values for name in ("text", "content", "prefix", "suffix", "self", "sink")])
-    history = pd.DataFrame(
-        {"step": [0, 1, 2], "train_loss": [None, 2, 1], "validation_loss": [2.0, None, 1.0], "validation_accuracy": [0.5, None, 0.75]}
-    )
+    history = {"validation_loss": {"before": 2.0, "after": 1.0}, "validation_accuracy": {"before": 0.5, "after": 0.75}}
+    training = TRAINING | {"history": history} | (training or {})
     pairs = {"candidates": 10, "accepted": 7, "rejected": rejected, "generators": {"noise": {"candidates": 10, "accepted": 7}}}
-    return write_report(comparison, shift, pairs, history, embedder_options())
+    return write_report(comparison, shift, pairs, training, embedder_options())
 
 
 def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
@@ -37,8 +38,14 @@ def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
     assert "famous" not in text
     assert "| bare_mean | base | bare | mean | 0.300 ± 0.010 | 0.300 ± 0.020 | 0.150 ± 0.030 |" in text
     assert "7 of 10 candidates were accepted (noise 7 of 10). Rejected: copy 3." in text
-    assert "2 steps. Held-out loss 2.000 before, 1.000 after; held-out accuracy at 1 0.500 before, 0.750 after." in text
+    assert "\n2 steps. Held-out loss 2.000 before, 1.000 after; held-out accuracy at 1 0.500 before, 0.750 after.\n" in text
     assert "| the text | 0.200 | 0.250 | +0.050 | +0.040 to +0.060 |" in text
+
+
+def test_the_report_says_which_step_was_kept_and_nothing_of_what_was_not_measured(embedder_options):
+    text = report(embedder_options, training={"trained": {"step": 4, "last_step": 9}})
+    assert "\n9 steps, of which step 4 was kept. Held-out loss" in text
+    assert "\n2 steps.\n" in report(embedder_options, training={"history": {}})
 
 
 def test_nothing_rejected_reads_as_none(embedder_options):
@@ -52,15 +59,15 @@ def test_each_task_has_its_table_and_its_caution(embedder_options):
 
 
 def test_the_cost_is_divided_by_what_was_gained(embedder_options):
-    history = pd.DataFrame({"step": [0, 1, 2], "seconds": [1.0, 50.0, 100.0], "operations": [0.0, 1e12, 8e12], "joules": [None] * 3})
+    costs = {"seconds": 100.0, "operations": 8e12}
     options = embedder_options()
     base = next(n for n, s in options.strategies.items() if s == options.strategies[options.adapt].model_copy(update={"weights": "base"}))
     scores = pd.DataFrame({"strategy": [base, options.adapt], "v_measure": [0.5, 0.54]})
-    lines = cost_lines(history, scores, options)
+    lines = cost_lines(costs, scores, options)
     assert "| seconds | 100 | 25 |" in lines
     assert "| TFLOP | 8 | 2 |" in lines
     assert not any("joules" in line for line in lines)
     assert any("Gained: +4.0 points" in line for line in lines)
-    assert "| seconds | 100 | no gain |" in cost_lines(history, scores.assign(v_measure=[0.5, 0.4]), options)
-    assert "| seconds | 100 | not scored |" in cost_lines(history, scores.head(1), options)
-    assert cost_lines(history[["step"]], scores, options) == []
+    assert "| seconds | 100 | no gain |" in cost_lines(costs, scores.assign(v_measure=[0.5, 0.4]), options)
+    assert "| seconds | 100 | not scored |" in cost_lines(costs, scores.head(1), options)
+    assert cost_lines({}, scores, options) == []

@@ -54,7 +54,7 @@ def test_a_model_that_was_not_scored_says_so(model_facts):
 
 def test_own_pairs_and_another_prompt_are_said(model_facts):
     data = model_facts["training"]["data"] | {"generators": {}}
-    training = model_facts["training"] | {"corpus": None, "data": data, "history": {}, "seconds": None}
+    training = model_facts["training"] | {"corpus": None, "data": data, "history": {}, "cost": {}}
     strategy = model_facts["strategy"] | {"as_trained": False, "pooling": "mean", "normalise": False}
     text = model_card(model_facts | {"training": training, "strategy": strategy})
     assert "Pairs of the user's own" in text

@@ -8,8 +8,8 @@ from embedding_adaptation.datasets.clusters import NOISE
 from embedding_adaptation.pipelines.text_clustering.density import cluster_by_density, density_labels, reduced
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.pipelines.text_clustering.options import HdbscanOptions
-from embedding_adaptation.vectors.kmeans import unit
 from embedding_adaptation.vectors.store import VectorStore
+from embedding_adaptation.vectors.unit import unit_vectors
 
 OPTIONS = HdbscanOptions(dimensions=None)
 
@@ -23,7 +23,7 @@ def noisy(groups):
 
 def test_groups_are_found_and_what_belongs_nowhere_is_noise(noisy):
     vectors, labels = noisy
-    matrix = unit(vectors)
+    matrix = unit_vectors(vectors)
     found = density_labels(reduced(matrix, OPTIONS, 15, 0), 10, OPTIONS)
     every, distances, centres = cluster_by_density(VectorStore.of(vectors), np.arange(150), matrix, found, 10)
     assert len(centres) == 3
@@ -35,7 +35,7 @@ def test_groups_are_found_and_what_belongs_nowhere_is_noise(noisy):
 
 def test_texts_that_were_not_clustered_join_the_nearest_cluster_or_are_noise(noisy):
     vectors, labels = noisy
-    matrix = unit(vectors)
+    matrix = unit_vectors(vectors)
     drawn = np.sort(np.random.default_rng(0).choice(150, 100, replace=False))
     found = density_labels(matrix[drawn], 8, OPTIONS)
     every, _, centres = cluster_by_density(VectorStore.of(vectors), drawn, matrix[drawn], found, 8)

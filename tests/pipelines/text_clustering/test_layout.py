@@ -5,20 +5,21 @@ import pytest
 from sklearn.neighbors import NearestNeighbors
 
 from embedding_adaptation.pipelines.text_clustering import layout
-from embedding_adaptation.vectors.kmeans import unit
+from embedding_adaptation.vectors import neighbours
+from embedding_adaptation.vectors.unit import unit_vectors
 
 
 def test_neighbours_are_the_exact_ones(groups, monkeypatch):
-    monkeypatch.setattr(layout, "_BLOCK", 37)
-    vectors = unit(groups()[0])
-    rows, distances = layout.nearest_neighbours(vectors, 6)
+    monkeypatch.setattr(neighbours, "_SCORES_AT_ONCE", 37 * 240)
+    vectors = unit_vectors(groups()[0])
+    rows, distances = layout.with_themselves(vectors, 6)
     expected, places = NearestNeighbors(n_neighbors=6, metric="cosine", algorithm="brute").fit(vectors).kneighbors(vectors)
     np.testing.assert_array_equal(rows, places)
     np.testing.assert_allclose(distances, np.maximum(expected, 0), atol=1e-6)
 
 
 def test_a_vector_is_its_own_first_neighbour_where_others_are_equal():
-    rows, distances = layout.nearest_neighbours(unit(np.ones((9, 3))), 4)
+    rows, distances = layout.with_themselves(unit_vectors(np.ones((9, 3))), 4)
     assert rows[:, 0].tolist() == list(range(9))
     assert np.abs(distances).max() < 1e-6
 
@@ -36,7 +37,7 @@ def test_principal_components_are_those_of_scikit_learn_and_zero_beyond_the_rank
 @pytest.mark.parametrize("count", [6, 150])
 def test_the_map_keeps_groups_together_and_follows_from_the_seed(groups, count):
     vectors, labels = groups()
-    vectors, labels = unit(vectors)[:count], labels[:count]
+    vectors, labels = unit_vectors(vectors)[:count], labels[:count]
     first, again = (layout.umap_coordinates(vectors, 2, neighbours=10, min_distance=0.1, seed=0) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert first.shape == (count, 2)
@@ -48,5 +49,5 @@ def test_the_map_keeps_groups_together_and_follows_from_the_seed(groups, count):
 
 @pytest.mark.slow
 def test_equal_vectors_and_very_few_vectors_have_places():
-    for vectors in (unit(np.ones((30, 4))), unit(np.eye(4)), unit(np.eye(2, 4))):
+    for vectors in (unit_vectors(np.ones((30, 4))), unit_vectors(np.eye(4)), unit_vectors(np.eye(2, 4))):
         assert np.isfinite(layout.umap_coordinates(vectors, 2, neighbours=15, min_distance=0.1, seed=0)).all()

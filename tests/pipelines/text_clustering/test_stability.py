@@ -7,7 +7,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from embedding_adaptation.pipelines.text_clustering.options import StabilityOptions
 from embedding_adaptation.pipelines.text_clustering.stability import Components, GroupsOnly, agreement_curve, choose_number, log_dispersion
-from embedding_adaptation.vectors.kmeans import labels_from_ward, unit
+from embedding_adaptation.vectors.kmeans import labels_from_ward
+from embedding_adaptation.vectors.unit import unit_vectors
 
 OPTIONS = StabilityOptions(candidates=(2, 3, 4, 6, 8, 12), pairs=4)
 
@@ -19,16 +20,16 @@ def halves():
     labels = rng.permutation(np.repeat(np.arange(8), 30))
     basis = np.linalg.qr(rng.normal(size=(24, 24)))[0]
     centres = basis[:8] + 3.0 * basis[8 + np.arange(8) // 4]
-    return unit(centres[labels] + 0.1 * rng.normal(size=(240, 24))), labels
+    return unit_vectors(centres[labels] + 0.1 * rng.normal(size=(240, 24))), labels
 
 
 def cloud(shape, seed=0, count=240):
     rng = np.random.default_rng(seed)
-    return unit(2.0 * np.eye(len(shape))[0] + rng.normal(size=(count, len(shape))) * np.asarray(shape))
+    return unit_vectors(2.0 * np.eye(len(shape))[0] + rng.normal(size=(count, len(shape))) * np.asarray(shape))
 
 
 def test_the_true_number_of_groups_is_chosen(groups):
-    choice, curve = choose_number(unit(groups((60, 60, 60, 60))[0]), (2, 3, 4, 5, 8), OPTIONS, seed=0)
+    choice, curve = choose_number(unit_vectors(groups((60, 60, 60, 60))[0]), (2, 3, 4, 5, 8), OPTIONS, seed=0)
     assert choice.clusters == 4
     assert choice.steps[-1] == 4
     assert curve["clusters"].tolist() == [2, 3, 4, 5, 8]
@@ -39,7 +40,7 @@ def test_the_true_number_of_groups_is_chosen(groups):
 
 
 def test_two_groups_are_two(groups):
-    assert choose_number(unit(groups((90, 60))[0]), OPTIONS.candidates, OPTIONS, seed=0)[0].clusters == 2
+    assert choose_number(unit_vectors(groups((90, 60))[0]), OPTIONS.candidates, OPTIONS, seed=0)[0].clusters == 2
 
 
 def test_a_stable_division_into_two_does_not_hide_the_groups_within(halves):
@@ -53,7 +54,7 @@ def test_a_stable_division_into_two_does_not_hide_the_groups_within(halves):
 def test_two_groups_so_far_apart_that_their_gap_is_the_covariance_are_two(seed):
     rng = np.random.default_rng(seed)
     axis = np.linalg.qr(rng.normal(size=(64, 2)))[0].T
-    matrix = unit(axis[rng.integers(2, size=240)] + 0.05 * rng.normal(size=(240, 64)))  # 28 standard deviations
+    matrix = unit_vectors(axis[rng.integers(2, size=240)] + 0.05 * rng.normal(size=(240, 64)))  # 28 standard deviations
     choice, curve = choose_number(matrix, (2, 3, 4, 6), OPTIONS, seed=seed)
     assert choice.steps == (2,)
     row = curve.set_index("clusters").loc[2]
@@ -107,7 +108,7 @@ def test_a_reference_of_groups_has_these_groups_at_their_scales():
     rng = np.random.default_rng(0)
     groups = np.repeat([0, 1], 300)
     spread = np.where(groups, 0.2, 0.05)[:, None]
-    matrix = unit(np.eye(6)[groups] + spread * rng.normal(size=(600, 6)))
+    matrix = unit_vectors(np.eye(6)[groups] + spread * rng.normal(size=(600, 6)))
     drawn = GroupsOnly.of(matrix, groups).draw(np.random.default_rng(1))
     assert adjusted_rand_score(groups, labels_from_ward(drawn, [2])[2]) > 0.95
     for group in (0, 1):
@@ -115,7 +116,7 @@ def test_a_reference_of_groups_has_these_groups_at_their_scales():
 
 
 def test_a_group_of_one_vector_can_be_drawn():
-    matrix = unit(np.random.default_rng(0).normal(size=(20, 5)))
+    matrix = unit_vectors(np.random.default_rng(0).normal(size=(20, 5)))
     assert np.isfinite(GroupsOnly.of(matrix, np.array([0] * 19 + [1])).draw(np.random.default_rng(0))).all()
 
 

@@ -15,6 +15,7 @@ from embedding_adaptation.pipelines.text_clustering.words import WordCounts, wor
         ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
         ("cafe\u0301", ["café"]),
         ("天気 は", ["天気", "は"]),
+        ("コーヒー・時々", ["コー", "ーヒ", "ヒー", "時々"]),
         ("ภาษา", ["ภา", "าษ", "ษา"]),
         ("iPhone手机坏了", ["iphone", "手机", "机坏", "坏了"]),
         ("Москва 12 🙂", ["москва"]),

@@ -5,20 +5,16 @@ from __future__ import annotations
 import logging
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from embedding_adaptation.attention.options import AttentionOptions
 from embedding_adaptation.embedder.attention import AttentionError, AttentionRecording, AttentionRows
 from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.texts.stream import TableStream
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-else:
-    Figure = Any  # Kedro evaluates the annotations at start, and matplotlib takes a while to import
 
 logger = logging.getLogger(__name__)
 

@@ -4,19 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from embedding_adaptation.attention.options import AttentionOptions
 from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.attention_over_training.options import OverTrainingOptions
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-else:
-    Figure = Any  # Kedro evaluates the annotations at start, and matplotlib takes a while to import
 
 
 def measure_checkpoints(

@@ -14,6 +14,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +39,7 @@ def random_source(seed: int) -> VectorSource:
     def source(texts: Sequence[str]) -> np.ndarray:
         unique = {text: vector(text) for text in dict.fromkeys(texts)}
         matrix = np.stack([unique[text] for text in texts]).astype(np.float32)  # [N, D]
-        return matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
+        return unit_vectors(matrix, out=matrix)
 
     return source
 
@@ -54,7 +55,7 @@ def tfidf_vectors(texts: Sequence[str], dimensions: int, seed: int) -> np.ndarra
     if counts.shape[1] == 1:
         return counts.toarray()
     vectors = TruncatedSVD(kept, random_state=seed).fit_transform(counts).astype(np.float32)
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-12))
+    return unit_vectors(vectors)
 
 
 def tfidf_source(dimensions: int, seed: int) -> VectorSource:

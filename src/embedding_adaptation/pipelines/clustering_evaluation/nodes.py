@@ -14,16 +14,13 @@ from embedding_adaptation.datasets.mteb_results import TaskResults
 from embedding_adaptation.datasets.task_mirror import TaskMirror
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from embedding_adaptation.pipelines.clustering_evaluation.vectors import Contenders
-else:
-    Figure = Any  # Kedro evaluates the annotations at start, and matplotlib takes a while to import
 
 _MAP_DOCUMENTS = 1000  # more points make a map slower, not clearer
 

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from embedding_adaptation.datasets.adapter import TrainedAdapter
 from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.figures import PlotlyFigure
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 from embedding_adaptation.texts.stream import TextStream
-
-if TYPE_CHECKING:
-    from plotly.graph_objects import Figure
-else:
-    Figure = Any  # Kedro evaluates the annotations at start, and plotly takes a while to import
 
 _MIN_SOURCES = 4
 _SPARE = 5  # texts drawn for each that is judged by
@@ -123,7 +119,7 @@ def describe_training(
     return training_report(adapter, train_pairs, validation_pairs, training_history, corpus_report, options)
 
 
-def plot_training_curve(training_history: pd.DataFrame) -> Figure:
+def plot_training_curve(training_history: pd.DataFrame) -> PlotlyFigure:
     """Draw training and held-out loss over the steps."""
     from embedding_adaptation.pipelines.contrastive_finetuning.figures import training_curve
 

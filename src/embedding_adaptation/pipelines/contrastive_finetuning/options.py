@@ -25,7 +25,7 @@ class LoraOptions(Options):
     alpha: int = Field(32, ge=1, description="The update is scaled by alpha / rank, rank-stabilised by alpha / sqrt(rank).")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
     layers: LayersName | tuple[int, ...] = Field(
-        "all", description="Adapted layers, by name or number from 0; negative ones count from the end."
+        "upper_half", description="Adapted layers, by name or number from 0; negative ones count from the end."
     )
     target_modules: tuple[str, ...] | None = Field(None, min_length=1, description="Names of linear modules to adapt; null takes all.")
     rank_stabilised: bool = Field(False, description="rsLoRA: a scale that suits high ranks.")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
+_COSTS = ("seconds", "pairs", "tokens", "operations", "joules")
 _GENERATOR, _MODEL, _LANGUAGE, _CORPUS = "generator", "model", "source_language", "corpus"
 
 
@@ -45,7 +46,7 @@ def training_report(
         },
         "options": options.model_dump(mode="json"),
         "history": _history(history, int(card["steps"])),
-        "seconds": round(float(history["seconds"].max()), 1) if "seconds" in history else None,
+        "cost": {name: round(float(history[name].max()), 1) for name in _COSTS if name in history and history[name].notna().any()},
     }
 
 

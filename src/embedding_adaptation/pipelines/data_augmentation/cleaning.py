@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
 from tqdm.auto import tqdm
 
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.identity import TextsIdentity, text_words
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
+from embedding_adaptation.texts.language import identify_language, known_languages
 from embedding_adaptation.texts.near_duplicates import NearDuplicates
+from embedding_adaptation.texts.scripts import WORD_CHARACTERS, count_words
 from embedding_adaptation.texts.stream import TextStream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
     from numpy.typing import NDArray
 
@@ -31,8 +32,6 @@ REASONS = ("boilerplate", "too_short", "too_long", "language", "duplicate", "nea
 _KEPT = 0  # other verdicts are 1 + the index in REASONS
 _EXAMPLES = 3
 _EXAMPLE_LENGTH = 200
-_LANGUAGE_LENGTH = 2000  # characters from which a text's language is identified
-_NO_LANGUAGE = "zxx"  # the model's class for symbols, code and the like, which count as no language
 _PARTITIONS = 64
 
 # Control, format and surrogate characters. White space, joiners (which shape letters and emoji) and visible format characters (Arabic number
@@ -42,16 +41,10 @@ _INVISIBLE = re.compile(
     "\ufeff\ufff9-\ufffb\U000e0001\U000e0020-\U000e007f\ud800-\udfff]"
 )
 _SENTENCE = re.compile(
-    r".+?(?:(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++[\"'”’»)\]]*+(?=[\s\u3041-\u9fff])"  # the look-behind keeps runs of dots from being slow
+    rf".+?(?:(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++[\"'”’»)\]]*+(?=[\s{WORD_CHARACTERS}])"  # the look-behind keeps runs of dots from being slow
     r"|[。！？]+[”’」』）]*|$)\s*"
 )
 _SHORTEST_SENTENCE = 3  # words; "Dr." and "e.g." are not sentences
-# In scripts without spaces, a Chinese character or Japanese kana counts as a word, as do four letters of Thai, Lao, Burmese or Khmer.
-_FIRST_UNSPACED = "\u0e00"
-_WORD = re.compile(
-    "[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]{1,4}"
-    "|[^\\s\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003fffd]+"
-)
 
 
 def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[TextStream, dict[str, Any]]:
@@ -61,7 +54,7 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
     texts are cut out, and white space is collapsed. Then a text is left out for the first of these reasons that applies:
 
     - ``boilerplate``: nothing is left of it;
-    - ``too_short``, ``too_long``: in words (see :func:`count_words`);
+    - ``too_short``, ``too_long``: in words (see :func:`~embedding_adaptation.texts.scripts.count_words`);
     - ``language``: it is, with sufficient confidence, in a language that was not requested;
     - ``duplicate``: it equals an earlier text, ignoring case;
     - ``near_duplicate``: it resembles an earlier text that was not left out itself (see :class:`~.near_duplicates.NearDuplicates`);
@@ -85,12 +78,12 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
     Raises:
         AugmentationError: If fewer than two texts are left, or a language is unknown.
     """
-    identify = _language_identifier(options.languages) if options.languages else None
+    _check_languages(options.languages or ())
     with TemporaryDirectory(prefix=scratch_prefix()) as folder:
         repeated = None if options.max_repeats is None else _repeated_passages(corpus, options, options.max_repeats, Path(folder))
         cutter = _Cutter(options, repeated)
         search = NearDuplicates(Path(folder), options.near_duplicates) if options.near_duplicates < 1 else None
-        verdicts, digests, words, raw, cut = _judge(corpus, cutter, options, seed, identify=identify, search=search)
+        verdicts, digests, words, raw, cut = _judge(corpus, cutter, options, seed, search)
         passed = np.flatnonzero(verdicts == _KEPT)
         like = np.full(len(passed), -1, dtype=np.int64)  # for each text that passed, the index of the earlier one it equals or resembles
         later, earlier = _duplicates(digests[passed])
@@ -114,13 +107,6 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
     report["identity"] = {"clean": clean_texts.hexdigest(), "raw": raw}
     report["examples"] = _examples(corpus, verdicts, passed, like)
     return _selected(corpus, cutter, verdicts == _KEPT), report
-
-
-def count_words(text: str) -> int:
-    """Count the words of a text; in scripts without spaces, each Chinese character or kana and every four letters count as a word."""
-    if text.isascii() or max(text) < _FIRST_UNSPACED:
-        return len(text.split())
-    return len(_WORD.findall(text))
 
 
 class _Cutter:
@@ -210,15 +196,11 @@ def _passages(lines: str) -> set[int]:
     return digests
 
 
-def _language_identifier(languages: Iterable[str]) -> Callable[[str], tuple[str, float]]:
-    """A function that returns the language of a text and the confidence in it."""
-    identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    unknown = [language for language in languages if language not in identifier.labels]
+def _check_languages(languages: Iterable[str]) -> None:
+    unknown = [repr(language) for language in languages if language not in known_languages()]
     if unknown:
-        names = ", ".join(map(repr, unknown))
-        msg = f"unknown language {names} in cleaning.languages; choose from {', '.join(sorted(identifier.labels))}"
+        msg = f"unknown language {', '.join(unknown)} in cleaning.languages; choose from {', '.join(known_languages())}"
         raise AugmentationError(msg)
-    return lambda text: identifier.classify(text[:_LANGUAGE_LENGTH])
 
 
 def _judge(
@@ -226,8 +208,6 @@ def _judge(
     cutter: _Cutter,
     options: CleaningOptions,
     seed: int,
-    *,
-    identify: Callable[[str], tuple[str, float]] | None,
     search: NearDuplicates | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64], str, int]:
     """Judge each text by itself, and add those that are not left out to the search for near-duplicates.
@@ -246,7 +226,7 @@ def _judge(
             for row, raw in enumerate(piece["text"]):
                 text, is_cut = cutter(raw)
                 cut += is_cut
-                verdict = _verdict_on(text, options, identify, is_cut=is_cut)
+                verdict = _verdict_on(text, options, is_cut=is_cut)
                 piece_verdicts.append(verdict)
                 piece_words[row] = text_words(text)
                 piece_digests += hashlib.blake2b(f"{seed}/{text.lower()}".encode(), digest_size=8).digest()
@@ -272,7 +252,7 @@ def _duplicates(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray
     return order[is_later], order[firsts[is_later]]
 
 
-def _verdict_on(text: str, options: CleaningOptions, identify: Callable[[str], tuple[str, float]] | None, *, is_cut: bool) -> int:
+def _verdict_on(text: str, options: CleaningOptions, *, is_cut: bool) -> int:
     if not text and is_cut:
         return _verdict("boilerplate")
     words = count_words(text)
@@ -280,9 +260,9 @@ def _verdict_on(text: str, options: CleaningOptions, identify: Callable[[str], t
         return _verdict("too_short")
     if options.max_words is not None and words > options.max_words:
         return _verdict("too_long")
-    if identify and options.languages:
-        language, confidence = identify(text)
-        if language not in {*options.languages, _NO_LANGUAGE} and confidence >= options.language_confidence:
+    if options.languages:
+        language, confidence = identify_language(text)
+        if language and language not in options.languages and confidence >= options.language_confidence:
             return _verdict("language")
     return _KEPT
 

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pandas as pd
 
 from embedding_adaptation.datasets.chat_server import ChatServerKey
 from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
 from embedding_adaptation.texts.stream import TableStream, TextStream
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-else:
-    Figure = Any  # Kedro evaluates annotations at start, and importing matplotlib takes a while
 
 
 def clean_corpus(corpus: TextStream, options: AugmentationOptions) -> tuple[TextStream, dict[str, Any]]:

@@ -34,7 +34,7 @@ Pattern = Annotated[str, BeforeValidator(_checked_pattern)]
 class CleaningOptions(Options):
     """How the corpus is cleaned before anything is generated."""
 
-    max_texts: int | None = Field(None, ge=2, description="Draw at most this many texts at random; null takes all.")
+    max_texts: int | None = Field(2000, ge=2, description="Draw at most this many texts at random; null takes all.")
     min_words: int = Field(3, ge=1, description="Leave out shorter texts.")
     max_words: int | None = Field(None, ge=1, description="Leave out longer texts; null keeps them.")
     languages: tuple[str, ...] | None = Field(None, description="ISO 639-1 codes of the languages to keep; null keeps all.")
@@ -107,7 +107,7 @@ class RewriteOptions(GeneratorOptions):
     system_prompt: str = Field(description="The role given to the model.")
     styles: dict[str, StyleOptions] = Field(min_length=1, description="Named ways to rewrite; reduced to those in use.")
     use: tuple[str, ...] | None = Field(None, min_length=1, description="Names of the styles to use; null uses all.")
-    temperature: float = Field(0.6, ge=0.0, le=2.0, description="Sampling temperature; 0 always takes the most likely token.")
+    temperature: float = Field(0.0, ge=0.0, le=2.0, description="Sampling temperature; 0 always takes the most likely token.")
     top_p: float = Field(0.9, gt=0.0, le=1.0, description="Sample from the most likely tokens up to this total probability.")
     max_new_tokens: int = Field(40, ge=1, description="Longest answer in tokens.")
     memory_mb: int | None = Field(None, ge=64, description="Memory for the texts being generated; null uses what suits the device.")
@@ -166,7 +166,7 @@ class NeighboursOptions(GeneratorOptions):
     layers: Layers = Field(tuple(range(-1, -9, -1)), min_length=1, description="Hidden state, or several to average.")
     centre: bool = Field(True, description="First centre the vectors of each template on the corpus.")
     neighbours: int = Field(3, ge=1, description="Number of nearest neighbours to consider.")
-    min_similarity: float = Field(0.6, ge=-1.0, le=1.0, description="Leave out pairs that are less similar.")
+    min_similarity: float = Field(0.5, ge=-1.0, le=1.0, description="Leave out pairs that are less similar.")
     max_pairs_per_text: int = Field(3, ge=1, description="Maximum number of pairs with the same text.")
     near_duplicate: Share = Field(0.9, description="Never pair texts with a higher edit similarity than this.")
 
@@ -270,7 +270,7 @@ class QuestionFilter(FilterOptions):
     """A question where the text is a statement, or the other way round."""
 
     generators: tuple[GeneratorName, ...] = _WRITTEN
-    styles: tuple[str, ...] = Field((), description="Styles whose answers may turn questions into statements and vice versa.")
+    styles: tuple[str, ...] = Field(("summary",), description="Styles whose answers may turn questions into statements and vice versa.")
 
 
 class RepetitionFilter(FilterOptions):
@@ -320,7 +320,7 @@ class FiltersOptions(Options):
     language: LanguageFilter | None = LanguageFilter()
     question: QuestionFilter | None = QuestionFilter()
     repetition: RepetitionFilter | None = RepetitionFilter()
-    new_words: NewWordsFilter | None = None
+    new_words: NewWordsFilter | None = NewWordsFilter()
     facts: FactsFilter | None = FactsFilter()
     drift: DriftFilter | None = DriftFilter()
     duplicate: DuplicateFilter | None = DuplicateFilter()
@@ -332,7 +332,7 @@ class AugmentationOptions(Options):
     cleaning: CleaningOptions
     generators: GeneratorsOptions
     filters: FiltersOptions = Field(FiltersOptions(), description="When to reject a candidate.")
-    shard_size: int = Field(256, ge=1, description="Candidates written at once: the most that a crash can lose.")
+    shard_size: int = Field(128, ge=1, description="Candidates written at once: the most that a crash can lose.")
     seed: int = Field(ge=0, description="Seed of every random choice.")
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  interface of all options

@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm.auto import tqdm
 
 from embedding_adaptation.atomic import scratch_prefix
@@ -22,7 +20,7 @@ from embedding_adaptation.pipelines.data_augmentation.candidates import present
 from embedding_adaptation.pipelines.data_augmentation.filters import ACCEPTED, Positives, Report, judge
 from embedding_adaptation.pipelines.data_augmentation.generators.request import load_generator, texts_digest
 from embedding_adaptation.pipelines.data_augmentation.scoring import drift_reference, score
-from embedding_adaptation.texts.stream import TableStream
+from embedding_adaptation.texts.stream import ParquetWriter, TableStream
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,7 +102,6 @@ def select_pairs(
     """
     folder = score_folder(corpus, options, context)
     scratch = _Scratch()
-    total = 0
     buckets = _Buckets(scratch.path, sum(1 for _ in candidates) * options.shard_size)
     for name, frame in present(corpus, candidates, options, context):
         if frame.empty:
@@ -112,14 +109,12 @@ def select_pairs(
         if not _covers(scores, f"{folder}/{name}", frame):
             msg = f"the candidates {name!r} have no scores for these options; run data_augmentation from score_candidates_node onwards"
             raise MissingScoresError(msg)
-        total += len(frame)
         buckets.add(frame.merge(scores[f"{folder}/{name}"].drop_duplicates("key"), on="key", how="left", validate="one_to_one"))
     report, positives = Report(), Positives()
     identity = TextsIdentity(text for _, text in corpus.rows()).hexdigest()
-    writers = {verdict: _Writer(scratch.path / f"{verdict}.parquet") for verdict in ("accepted", "rejected")}
     with ExitStack() as stack:
-        for writer in writers.values():
-            stack.callback(writer.close)
+        files = {verdict: scratch.path / f"{verdict}.parquet" for verdict in ("accepted", "rejected")}
+        writers = {verdict: stack.enter_context(ParquetWriter(file)) for verdict, file in files.items()}
         for rows in buckets.in_order():
             judged = judge(rows, options.filters, positives)
             report.add(judged)
@@ -182,34 +177,12 @@ class _Scratch:
         return TableStream(pieces)
 
 
-class _Writer:
-    """A parquet file written frame by frame."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.written = False
-        self._writer: Any = None
-
-    def write(self, frame: pd.DataFrame) -> None:
-        if self._writer is None:
-            table = pa.Table.from_pandas(frame, preserve_index=False)
-            self._writer = pq.ParquetWriter(self.path, table.schema)
-        else:
-            table = pa.Table.from_pandas(frame, schema=self._writer.schema, preserve_index=False)
-        self._writer.write_table(table)
-        self.written = True
-
-    def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-
-
 class _Buckets:
     """Rows sorted by key on disk: distributed to files by the start of the key, then sorted in memory file by file."""
 
     def __init__(self, folder: Path, expected: int) -> None:
         self._count = max(1, -(-expected // _SORTED_AT_ONCE))
-        self._writers = [_Writer(folder / f"bucket-{number:05d}.parquet") for number in range(self._count)]
+        self._writers = [ParquetWriter(folder / f"bucket-{number:05d}.parquet") for number in range(self._count)]
 
     def add(self, rows: pd.DataFrame) -> None:
         numbers = rows["key"].str[:8].map(lambda digits: int(digits, 16) * self._count >> 32)

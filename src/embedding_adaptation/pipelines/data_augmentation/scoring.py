@@ -15,11 +15,11 @@ from rapidfuzz import fuzz, process
 from rapidfuzz.distance import Indel
 from rapidfuzz.process import cpdist
 
-from embedding_adaptation.pipelines.data_augmentation.cleaning import count_words
 from embedding_adaptation.pipelines.data_augmentation.facts import Facts
 from embedding_adaptation.pipelines.data_augmentation.generators.request import load_generator
 from embedding_adaptation.texts.answers import SENTENCE_END, cut_back, is_preamble, is_refusal, plain, tidy_answer
 from embedding_adaptation.texts.language import identify_language
+from embedding_adaptation.texts.scripts import UNSPACED, UNSPACED_WORD, count_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -42,11 +42,7 @@ _QUESTION_START = re.compile(
     r"(?:do|have|had)(?:n't)?\s+(?:i|you|we|they|any\w*|these|those)\b|"
     rf"{_AUXILIARY}\s+{_SUBJECT}\b|any(?:one|body)\s+(?:know|got|else|here)\b)",
 )
-# A word; in Chinese and Japanese one character, in other scripts without spaces up to four letters.
-_TOKEN = re.compile(
-    r"[\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]|[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff]{1,4}|"
-    r"[^\W\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3041-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+"
-)
+_TOKEN = re.compile(rf"{UNSPACED_WORD}|[^\W{UNSPACED}]+")
 _STEM = 4  # letters; shorter words say little about the subject of a text
 _LONG_WORD = re.compile(rf"[^\W\d_]{{{_STEM},}}")
 _ALIKE = 75.0  # rapidfuzz's ratio from which two words are the same

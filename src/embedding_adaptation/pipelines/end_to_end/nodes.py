@@ -23,7 +23,7 @@ def write_report(
     strategy_comparison: pd.DataFrame,
     attention_summary: pd.DataFrame,
     augmentation_report: dict[str, Any],
-    training_history: pd.DataFrame,
+    training_report: dict[str, Any],
     embedder_options: EmbedderOptions,
 ) -> str:
     """Write the run's findings as Markdown.
@@ -32,7 +32,7 @@ def write_report(
         strategy_comparison: Scores by strategy.
         attention_summary: Attention shares over all layers, a row a measure.
         augmentation_report: Counts of candidates and reasons.
-        training_history: Losses by step.
+        training_report: Steps, measures on held-out pairs before and after, and costs.
         embedder_options: Templates, for the report's legend.
 
     Returns:
@@ -49,9 +49,6 @@ def write_report(
         for line in _task_table(str(task), rows[rows["kind"] != PUBLISHED], several=strategy_comparison["task"].nunique() > 1)
     ]
     rejected = {reason: count for reason, count in augmentation_report["rejected"].items() if count}
-    held_out = training_history.dropna(subset=["validation_loss"])
-    kept = held_out[held_out["chosen"]] if "chosen" in held_out else held_out.tail(1)
-    first, last = held_out.iloc[0], kept.iloc[-1]
     overall = attention_summary.set_index("measure").to_dict("index")
     reasons = ", ".join(f"{reason} {count}" for reason, count in rejected.items()) or "none"
     sources = ", ".join(
@@ -83,11 +80,9 @@ def write_report(
         "",
         "## Fine-tuning",
         "",
-        f"{int(training_history['step'].max())} steps{_kept(training_history)}. Held-out loss {first['validation_loss']:.3f} before, "
-        f"{last['validation_loss']:.3f} after; held-out accuracy at 1 {first['validation_accuracy']:.3f} before, "
-        f"{last['validation_accuracy']:.3f} after.",
+        _training(training_report),
         "",
-        *cost_lines(training_history, shown, embedder_options),
+        *cost_lines(training_report["cost"], shown, embedder_options),
         "## Attention of the last token (mean over texts and layers)",
         "",
         "| on | base | adapted | shift | interval |",
@@ -123,35 +118,39 @@ def _comparison_line(row: pd.Series) -> str:
     return f"| {row['strategy']} | {row['weights']} | {row['template']} | {row['pooling']} | {scores} |"
 
 
-def _kept(history: pd.DataFrame) -> str:
-    """Which step was kept, where that is not the last."""
-    if "chosen" not in history or not history["chosen"].any():
-        return ""
-    chosen = int(history.loc[history["chosen"], "step"].iloc[0])
-    return "" if chosen == history["step"].max() else f", of which step {chosen} was kept"
+def _training(report: dict[str, Any]) -> str:
+    step, last_step = report["trained"]["step"], report["trained"]["last_step"]
+    kept = f", of which step {step} was kept" if step < last_step else ""
+    measures = {"validation_loss": "loss", "validation_accuracy": "accuracy at 1"}
+    held_out = (
+        f"held-out {title} {values['before']:.3f} before, {values['after']:.3f} after"
+        for name, title in measures.items()
+        if (values := report["history"].get(name))
+    )
+    return ". ".join([f"{last_step} steps{kept}", *filter(None, ["; ".join(held_out).capitalize()])]) + "."
 
 
 _COSTS = {"seconds": "seconds", "pairs": "pairs", "tokens": "tokens computed", "operations": "TFLOP", "joules": "joules (CPU package)"}
 
 
-def cost_lines(history: pd.DataFrame, comparison: pd.DataFrame, options: EmbedderOptions) -> list[str]:
-    """What training cost, and what it gained: Markdown lines, none where the history tells no costs.
+def cost_lines(costs: dict[str, float], comparison: pd.DataFrame, options: EmbedderOptions) -> list[str]:
+    """What training cost, and what it gained: Markdown lines, none where the report tells no costs.
 
     Args:
-        history: A row a step, with running totals.
+        costs: Totals, by the name the training history has for them.
         comparison: Scores by strategy.
         options: Names the adapted strategy; the unadapted one it is compared with has the same template, pooling and layers.
     """
-    totals = {name: float(history[name].max()) for name in _COSTS if name in history and history[name].notna().any()}
-    if not totals:
+    if not costs:
         return []
-    if "operations" in totals:
-        totals["operations"] /= 1e12
     gain = _gain(comparison, options)
     lines = ["| cost of training | in all | per point of V-measure gained |", "|---|---|---|"]
-    for name, total in totals.items():
+    for name, title in _COSTS.items():
+        if name not in costs:
+            continue
+        total = costs[name] / 1e12 if name == "operations" else costs[name]
         share = f"{total / gain:,.0f}" if gain and gain > 0 else "no gain" if gain is not None else "not scored"
-        lines.append(f"| {_COSTS[name]} | {total:,.0f} | {share} |")
+        lines.append(f"| {title} | {total:,.0f} | {share} |")
     if gain is not None:
         lines += ["", f"Gained: {gain:+.1f} points of V-measure (mteb) by {options.adapt}. TFLOP: linear layers, by formula."]
     return [*lines, ""]

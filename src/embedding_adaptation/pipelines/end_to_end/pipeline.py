@@ -25,7 +25,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
                     "strategy_comparison",
                     "attention_summary",
                     "augmentation_report",
-                    "training_history",
+                    "training_report",
                     "params:embedder",
                 ],
                 outputs="report",

@@ -177,7 +177,7 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     training, adapter = facts["training"], facts["adapter"]
     yield "## Training"
     yield ""
-    took = f", in {training['seconds'] / 60:,.1f} minutes" if training["seconds"] else ""
+    took = f", in {seconds / 60:,.1f} minutes" if (seconds := training["cost"].get("seconds")) else ""
     yield (
         f"LoRA with in-batch negatives (InfoNCE). {adapter['last_step']} steps were trained{took}; the weights are those of step "
         f"{adapter['step']}."

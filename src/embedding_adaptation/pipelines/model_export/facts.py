@@ -78,8 +78,7 @@ def gather_facts(
             "dtype": options.dtype,
             "as_trained": (template.pattern, strategy.pooling) == (trained["template"], trained["pooling"]),
         },
-        "training": {key: training[key] for key in ("corpus", "options", "history", "seconds")}
-        | {"data": data | {"generators": generators}},
+        "training": {key: training[key] for key in ("corpus", "options", "history", "cost")} | {"data": data | {"generators": generators}},
         "evaluation": scores,
         "made_with": {package: metadata.version(package).partition("+")[0] for package in _PACKAGES},
     }

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import pandas as pd
 
 from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
 from embedding_adaptation.texts.stream import TextStream
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-else:
-    Figure = Any  # Kedro evaluates the annotations at start, and matplotlib takes a while to import
 
 
 def rank_strategies(

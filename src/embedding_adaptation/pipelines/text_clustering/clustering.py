@@ -17,7 +17,8 @@ from embedding_adaptation.pipelines.text_clustering.corpus import (
 )
 from embedding_adaptation.pipelines.text_clustering.density import cluster_by_density, density_count, density_labels, reduced
 from embedding_adaptation.pipelines.text_clustering.stability import Choice, agreement_curve, choose_number
-from embedding_adaptation.vectors.kmeans import assign, cluster_by_cosine, unit
+from embedding_adaptation.vectors.kmeans import assign, cluster_by_cosine
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
@@ -65,7 +66,7 @@ def draw(rows: int, most: int, seed: int) -> np.ndarray:
 def _by_means(
     vectors: VectorStore, _: np.ndarray, matrix: np.ndarray, distinct: int, options: TextClusteringOptions
 ) -> tuple[Clusters, pd.DataFrame]:
-    matrix = unit(matrix)
+    matrix = unit_vectors(matrix)
     if options.clusters is not None:
         numbers = [options.clusters]
     else:
@@ -80,7 +81,7 @@ def _by_means(
         choice, curve = choose_number(matrix, numbers, options.stability, options.seed)
     taken = options.clusters or (choice.clusters if choice else numbers[0])
     density = _count_by_density(matrix, distinct, options) if options.clusters is None else None
-    centres = cluster_by_cosine(vectors, taken, options.kmeans, options.seed)
+    centres = cluster_by_cosine(vectors, taken, options.seed, **options.kmeans.model_dump())
     if len(centres) < taken:
         logger.warning("%d of %d clusters would be empty and are left out", taken - len(centres), taken)
     found = assign(vectors, centres)

@@ -10,7 +10,8 @@ from sklearn.cluster import HDBSCAN
 from embedding_adaptation.datasets.clusters import NOISE
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.pipelines.text_clustering.layout import umap_coordinates
-from embedding_adaptation.vectors.kmeans import add_to, assign, unit
+from embedding_adaptation.vectors.kmeans import add_to, assign
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from embedding_adaptation.pipelines.text_clustering.options import HdbscanOptions
@@ -79,7 +80,7 @@ def cluster_by_density(
     labels = np.where(members, rank[np.maximum(labels, 0)], NOISE).astype(np.int32)
     sums = np.zeros((len(order), matrix.shape[1]))
     add_to(sums, labels[members], matrix[members])
-    centres = unit(sums)
+    centres = unit_vectors(sums)
     own = 1.0 - np.einsum("nd,nd->n", matrix[members], centres[labels[members]])  # [members]
     reach = np.array([np.quantile(own[labels[members] == cluster], _NEAR_SHARE) for cluster in range(len(centres))])  # [K]
     nearest = assign(vectors, centres)

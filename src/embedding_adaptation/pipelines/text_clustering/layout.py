@@ -6,7 +6,8 @@ import warnings
 
 import numpy as np
 
-_BLOCK = 2048
+from embedding_adaptation.vectors.neighbours import nearest_neighbours
+
 # Below so many points there are no neighbourhoods to keep: the strongest principal components show all there is.
 _FEWEST_POINTS = 6
 _NO_VARIANCE = 1e-9
@@ -48,26 +49,19 @@ def umap_coordinates(matrix: np.ndarray, dimensions: int, *, neighbours: int, mi
             min_dist=min_distance,
             metric="cosine",
             init=10.0 * start / max(float(np.abs(start).max()), 1e-12) + jitter,
-            precomputed_knn=(*nearest_neighbours(matrix, count), None),
+            precomputed_knn=(*with_themselves(matrix, count), None),
             random_state=seed,
             n_jobs=1,
         )
         return np.asarray(reducer.fit_transform(matrix), dtype=np.float32)
 
 
-def nearest_neighbours(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each unit vector's nearest ones, itself first: their rows and cosine distances, ``[n, count]`` both."""
-    rows = np.empty((len(matrix), count), np.int32)
-    distances = np.empty((len(matrix), count), np.float32)
-    for start in range(0, len(matrix), _BLOCK):
-        far = 1.0 - matrix[start : start + _BLOCK] @ matrix.T  # [b, n]
-        own = np.arange(len(far))
-        far[own, start + own] = -1.0  # first even where other texts are equal
-        near = np.argpartition(far, count - 1, axis=1)[:, :count]
-        near = np.take_along_axis(near, np.argsort(np.take_along_axis(far, near, axis=1), axis=1, kind="stable"), axis=1)
-        rows[start : start + _BLOCK] = near
-        distances[start : start + _BLOCK] = np.maximum(np.take_along_axis(far, near, axis=1), 0.0)
-    return rows, distances
+def with_themselves(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each unit vector's nearest ones as UMAP takes them, itself first: their rows and cosine distances, ``[n, count]`` both."""
+    rows, similarities = nearest_neighbours(matrix, count - 1)
+    own = np.arange(len(matrix))[:, None]  # [n, 1]
+    distances = np.maximum(1.0 - similarities, 0.0, dtype=np.float32)
+    return np.hstack([own, rows]).astype(np.int32), np.hstack([np.zeros(own.shape, np.float32), distances])
 
 
 def principal_components(matrix: np.ndarray, dimensions: int) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -14,18 +14,13 @@ from embedding_adaptation.datasets.adapter import adapter_corpus
 from embedding_adaptation.datasets.clusters import NOISE, Clusters
 from embedding_adaptation.datasets.vectors import FinishedShards
 from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.figures import Figure, PlotlyFigure
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.text_clustering.corpus import Census, check_number, count_texts, texts_at
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
 from embedding_adaptation.texts.stream import TableStream, TextStream
 from embedding_adaptation.vectors.store import VectorStore
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from plotly.graph_objects import Figure as PlotlyFigure
-else:
-    Figure = PlotlyFigure = Any  # Kedro evaluates the annotations at start, and these libraries take a while to import
 
 logger = logging.getLogger(__name__)
 

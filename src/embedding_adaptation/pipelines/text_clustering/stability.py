@@ -10,7 +10,8 @@ import pandas as pd
 from sklearn.metrics import adjusted_rand_score
 from tqdm.auto import tqdm
 
-from embedding_adaptation.vectors.kmeans import labels_from_ward, unit
+from embedding_adaptation.vectors.kmeans import labels_from_ward
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -111,7 +112,7 @@ class GroupsOnly:
         count = len(self.residuals)
         # Random sums of all residuals are Gaussian with exactly their covariance, and need no decomposition of it.
         weights = rng.standard_normal((count, count), np.float32) / np.sqrt(count)  # [n, n]
-        return unit(self.means + self.scales * (weights @ self.residuals))
+        return unit_vectors(self.means + self.scales * (weights @ self.residuals))
 
 
 def resample_agreement(points: np.ndarray, clustering: Clustering, share: float, rng: np.random.Generator) -> dict[int, float]:

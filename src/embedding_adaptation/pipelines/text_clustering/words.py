@@ -11,13 +11,13 @@ import numpy as np
 import regex
 
 from embedding_adaptation.datasets.clusters import NOISE
+from embedding_adaptation.texts.scripts import UNSPACED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-# Scripts that put no space between words.
-_UNSPACED = r"\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
+_LETTERS = r"\p{L}\p{M}\p{N}"
 # How much more frequent a word must be in its cluster than in the others.
 _LIFT = 1.5
 # A word of a single text says nothing of its cluster, unless the cluster is as small.
@@ -48,8 +48,8 @@ def words_of(text: str) -> list[str]:
 
 @cache
 def _pattern() -> regex.Pattern[str]:
-    spaced = rf"[[\p{{L}}\p{{M}}\p{{N}}]--[{_UNSPACED}]]+"
-    return regex.compile(rf"(?V1)(?P<unspaced>[{_UNSPACED}]+)|(?P<spaced>{spaced}(?:['’\-]{spaced})*)")
+    spaced = rf"[[{_LETTERS}]--[{UNSPACED}]]+"
+    return regex.compile(rf"(?V1)(?P<unspaced>[[{_LETTERS}]&&[{UNSPACED}]]+)|(?P<spaced>{spaced}(?:['’\-]{spaced})*)")
 
 
 class WordCounts:

@@ -17,7 +17,8 @@ def options(**changes):
         "short": {"instruction": "short {text}", "examples": [{"text": "please help", "rewrite": "help"}]},
         "simple": {"instruction": "simple {text}"},
     }
-    return RewriteOptions.model_validate({"system_prompt": "rewrite", "styles": styles, "max_new_tokens": 6, "batch_size": 4} | changes)
+    values = {"system_prompt": "rewrite", "styles": styles, "temperature": 0.6, "max_new_tokens": 6, "batch_size": 4}
+    return RewriteOptions.model_validate(values | changes)
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
     texts_digest,
 )
 from embedding_adaptation.vectors.neighbours import mutual_neighbours
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -85,7 +86,7 @@ def ensemble_vectors(texts: Sequence[str], options: NeighboursOptions, context: 
         part = embedded.pop(name).astype(np.float32)
         if options.centre:
             part = part - part.mean(axis=0)
-        parts.append(part / np.maximum(np.linalg.norm(part, axis=1, keepdims=True), 1e-12))
+        parts.append(unit_vectors(part))
     return np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
 
 
