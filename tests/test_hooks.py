@@ -79,11 +79,15 @@ def test_augmentation_names_strategies_of_the_base_model(embedder_options, chang
 @pytest.mark.parametrize(
     ("export", "embedder", "message"),
     [
-        ({"strategy": "none"}, {}, r"model_export\.strategy names 'none', which is no strategy with adapted weights; there are: prompted"),
+        (
+            {"strategy": "none"},
+            {},
+            r"unusable strategy 'none' in model_export\.strategy: it must have adapted weights to be exported; choose from prompted",
+        ),
         ({"strategy": "bare_mean"}, {}, "which is no strategy with adapted weights"),
         ({}, {"pooling": "text_mean"}, r"embedder\.adapt names 'a', .*pooling text_mean.*Name another in model_export\.strategy"),
         ({"strategy": "a"}, {"pooling": "last", "layers": [1]}, "because of layers"),
-        ({"strategy": "a"}, {"pooling": "last", "after": {"centre": True}}, "its after-processing cannot be exported"),
+        ({"strategy": "a"}, {"pooling": "last", "after": {"centre": True}}, "strategy 'a' cannot be exported with its after-processing"),
         ({}, {"pooling": "last"}, None),
     ],
 )
@@ -210,7 +214,7 @@ def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embed
         DatasetError, match="there is no adapter; run 'kedro run --pipelines=contrastive_finetuning' first, or set it to base"
     ):
         check(weights="adapted")
-    with pytest.raises(DatasetError, match=r"strategies\.base names the strategy 'none'"):
+    with pytest.raises(DatasetError, match=r"unusable strategy 'none' in text_clustering\.strategies\.base"):
         check(strategies={"base": "none", "adapted": "prompted_last_adapted"})
     pipelines.set_requested(None)
 

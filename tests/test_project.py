@@ -134,7 +134,7 @@ def test_without_labelled_texts_the_model_is_exported_and_says_that_it_was_not_s
     shutil.copytree(finished[0], project, ignore=shutil.ignore_patterns("build", "mlartifacts", "mlflow.db"))
     (project / "data" / "01_raw" / "labelled_texts.csv").unlink()
     command(project, "kedro", "run", "--pipelines=data_augmentation,contrastive_finetuning,model_export")
-    assert "has not been scored" in (versions(project, "adapted_embedder")[-1] / "README.md").read_text()
+    assert "has not been evaluated" in (versions(project, "adapted_embedder")[-1] / "README.md").read_text()
 
 
 def test_strategies_are_ranked_without_labels_by_name_of_the_pipeline(finished):
@@ -182,7 +182,7 @@ def test_texts_are_clustered_without_labels_and_with_the_adapter_only_if_it_was_
     ("parameters", "message"),
     [
         ("text_clustering.clusters=1", "text_clustering"),
-        ("text_clustering.strategies.base=none", "text_clustering.strategies.base names the strategy 'none'"),
+        ("text_clustering.strategies.base=none", "unusable strategy 'none' in text_clustering.strategies.base"),
     ],
 )
 def test_options_of_text_clustering_are_checked_before_any_work(finished, parameters, message):

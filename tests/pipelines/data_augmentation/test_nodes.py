@@ -149,8 +149,8 @@ def test_only_styles_in_use_are_looked_at():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cleaning": {"min_words": 5, "max_words": 4}}, "no text can be left"),
-        ({"cleaning": {"boilerplate": ["(unclosed"]}}, "no regular expression"),
+        ({"cleaning": {"min_words": 5, "max_words": 4}}, "which leaves no text"),
+        ({"cleaning": {"boilerplate": ["(unclosed"]}}, "not a regular expression"),
         ({"filters": {"drift": {"generators": ["rewriter"]}}}, "rewriter"),
         ({"filters": {"polish": {}}}, "polish"),
         ({"generators": {"rewrite": {"system_prompt": "", "styles": STYLES, "server": {"url": "localhost:8000", "model": "m"}}}}, "url"),

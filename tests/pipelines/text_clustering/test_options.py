@@ -23,7 +23,9 @@ def test_impossible_options_are_refused(make_options, changes, message):
 
 def test_strategies_must_have_the_weights_they_stand_for(make_options, embedder_options):
     wrong = {"base": "prompted_last_adapted", "adapted": "prompted_last_adapted"}
-    with pytest.raises(ValueError, match=r"strategies\.base names the strategy 'prompted_last_adapted', which is none with base weights"):
+    with pytest.raises(
+        ValueError, match=r"strategy 'prompted_last_adapted' in text_clustering\.strategies\.base: it must have base weights"
+    ):
         make_options(strategies=wrong).check(embedder_options(), lambda _: True)
     make_options(strategies=wrong, weights="adapted").check(embedder_options(), lambda _: True)
     make_options().check(embedder_options(), lambda _: True)

@@ -34,8 +34,8 @@ _EXAMPLES = 3
 _EXAMPLE_LENGTH = 200
 _PARTITIONS = 64
 
-# Control, format and surrogate characters. White space, joiners (which shape letters and emoji) and visible format characters (Arabic number
-# signs) are kept.
+# Control, format and surrogate characters, except white space, joiners (which shape letters and emoji) and visible format characters
+# (Arabic number signs).
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0001\U000e0020-\U000e007f\ud800-\udfff]"

@@ -145,7 +145,7 @@ def test_a_text_has_one_candidate_and_the_models_are_not_loaded_for_more(pair, c
     twice = [Request.of("1", "w1 w2", turn) for turn in (0, 1, 2)]
     with caplog.at_level(logging.WARNING):
         assert [candidate.key for candidate in generate(twice, options(pair), context)] == [twice[0].key]
-    assert caplog.text.count("one candidate of each text") == 1
+    assert caplog.text.count("only one candidate per text") == 1
     monkeypatch.setattr(module, "load_translators", None)
     assert list(generate(twice[1:], options(pair), context)) == []
     assert list(generate([], options(pair), context)) == []
@@ -210,7 +210,7 @@ def load_error(folder, context):
 
 
 def test_models_that_cannot_be_loaded_are_named_with_the_way_out(context, tmp_path):
-    assert "back_translation.there 'team/none' is neither a folder nor a model the Hugging Face Hub" in load_error("team/none", context)
+    assert "back_translation.there 'team/none' is neither a folder nor a model on the Hugging Face Hub" in load_error("team/none", context)
     decoder = tmp_path / "decoder"
     LlamaForCausalLM(
         LlamaConfig(vocab_size=63, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)

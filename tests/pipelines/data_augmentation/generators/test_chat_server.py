@@ -318,7 +318,7 @@ def test_tries_of_all_kinds_count_together(chat):
     chat.say = lambda text, attempt: said[attempt - 1]
     assert collect(answers(asked(1), options(chat, retries=4), context()))[0] == [("0", "at last", True)]
     chat.tries.clear()
-    assert "nothing usable" in collect(answers(asked(1), options(chat, retries=3), context()))[1]
+    assert "no usable answer" in collect(answers(asked(1), options(chat, retries=3), context()))[1]
     assert chat.tries["text 0"] == 4
 
 

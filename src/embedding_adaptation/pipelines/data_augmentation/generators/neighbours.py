@@ -50,8 +50,8 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
     rows = list(texts.values())
     if len(rows) < options.neighbours + 2:
         msg = (
-            f"generator 'neighbours' needs at least {options.neighbours + 2} texts (neighbours + 2), but there are {len(rows)}; give a larger "
-            "corpus, or use another generator"
+            f"generator 'neighbours' needs at least {options.neighbours + 2} texts (neighbours + 2), but there are {len(rows)}; give a "
+            "larger corpus, or use another generator"
         )
         raise GenerationError(msg)
     vectors = ensemble_vectors([row.source_text for row in rows], options, context)

@@ -136,8 +136,8 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request, options: R
 
 def _no_chat_template(source: str) -> str:
     return (
-        f"base_model {source!r} has no chat template, so it cannot rewrite texts; choose its instruction-tuned version, configure a server in "
-        "data_augmentation.generators.rewrite.server, or use other generators"
+        f"base_model {source!r} has no chat template, so it cannot rewrite texts; choose its instruction-tuned version, configure a server "
+        "in data_augmentation.generators.rewrite.server, or use other generators"
     )
 
 
