@@ -215,10 +215,8 @@ def _guessed(path: Path, as_utf8: _Outcome) -> Characters:
         outcome = _decode(path, guess)
         sure, line_end = outcome.bad is None and not outcome.has_nul, outcome.line_end
     if not sure:
-        likely = f"it may be {guess}, but " if guess else ""
-        _fail(
-            f"is not UTF-8: byte 0x{as_utf8.bad:02x} in line {as_utf8.line}; {likely}its encoding cannot be determined reliably: {NAME_IT}"
-        )
+        likely = f" (perhaps {guess}, but that is not certain)" if guess else ""
+        _fail(f"is not UTF-8: byte 0x{as_utf8.bad:02x} in line {as_utf8.line}{likely}; {NAME_IT}")
     return Characters(guess, line_end, f"is not UTF-8 and is read as {guess}, its likely encoding; if letters are wrong, specify another")
 
 

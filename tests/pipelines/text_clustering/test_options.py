@@ -10,8 +10,8 @@ from pydantic import ValidationError
     [
         ({"clusters": 1}, "greater than or equal to 2"),
         ({"method": "hdbscan", "clusters": 5}, "hdbscan finds their number itself"),
-        ({"stability": {"candidates": [1, 2]}}, "from 2 on"),
-        ({"stability": {"candidates": [2, 2]}}, "different numbers"),
+        ({"stability": {"candidates": [1, 2]}}, "each at least 2"),
+        ({"stability": {"candidates": [2, 2]}}, "distinct numbers"),
         ({"naming": {"system_prompt": "x", "instruction": "no slot"}}, r"one \{texts\} slot"),
         ({"clustters": 5}, "Extra inputs"),
     ],

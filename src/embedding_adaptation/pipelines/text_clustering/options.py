@@ -90,7 +90,7 @@ class NamingOptions(Options):
     @classmethod
     def _check_slot(cls, instruction: str) -> str:
         if instruction.count(TEXTS_SLOT) != 1:
-            msg = f"instruction has {instruction.count(TEXTS_SLOT)} {TEXTS_SLOT} slots, not one: {instruction!r}"
+            msg = f"instruction must have one {TEXTS_SLOT} slot: {instruction!r}"
             raise ValueError(msg)
         return instruction
 

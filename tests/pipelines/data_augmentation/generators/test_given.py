@@ -102,7 +102,7 @@ def test_a_weight_takes_a_share_of_pairs_wherever_they_stand(tmp_path):
         ("p.csv", b"text,other\na,b\n", r"has no column 'positive', only 'text', 'other'; rename one, or set .*given\.second_column"),
         ("p.csv", b"a,positive\na,b\n", r"has no column 'text', only 'a', 'positive'; rename one, or set .*given\.first_column"),
         ("p.csv", b"text,positive\na,\n,b\n", "has no row with a text in both 'text' and 'positive'"),
-        ("p.csv", b"text,positive\na,\xff\n", "is not UTF-8: byte 0xff in line 2, .*specify its encoding"),
+        ("p.csv", b"text,positive\na,\xff\n", "is not UTF-8: byte 0xff in line 2 .*specify its encoding"),
         ("p.csv", b"text,positive\na,b\nc,d,e\n", r"row 2 \(line 3\) has 3 fields, the header 2"),
         (
             "p.jsonl",
