@@ -544,7 +544,7 @@ def test_the_packaged_project_tells_a_mistake_in_a_sentence(installed):
 def test_a_tracking_server_that_is_down_does_not_cost_the_run(finished):
     project, _, _ = finished
     result = command(project, "kedro", "run", "--pipelines=attention_analysis", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "The run goes on" in result.stderr
+    assert "The run continues" in result.stderr
     (pending,) = (project / "mlflow_pending").glob("*.jsonl")
     assert len(pending.read_text().splitlines()) > 5
 

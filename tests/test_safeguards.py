@@ -45,7 +45,7 @@ def test_a_folder_belongs_to_one_run_until_it_ends_or_is_killed(tmp_path, holder
     holder.kill()
     holder.wait()
     guards.before_pipeline_run(pipeline=run, catalog=catalog)
-    with pytest.raises(DatasetError, match="another run is at work"):
+    with pytest.raises(DatasetError, match="another run is using"):
         Safeguards().before_pipeline_run(pipeline=run, catalog=catalog)
     guards.before_pipeline_run(pipeline=run, catalog=catalog)  # the next run of this process, after one that was interrupted
     guards.on_pipeline_error()

@@ -162,7 +162,7 @@ def test_a_server_that_is_down_costs_nothing_and_the_log_can_be_sent_later(tmp_p
         run.hook.after_pipeline_run()
     assert (tmp_path / "history.csv").exists()
     (pending,) = (tmp_path / "mlflow_pending").iterdir()
-    assert "The run goes on" in caplog.text
+    assert "The run continues" in caplog.text
     assert f"python -m embedding_adaptation.tracking {pending}" in caplog.text
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     send_pending(pending)
@@ -272,7 +272,7 @@ def test_a_model_of_a_server_that_is_down_waits_with_the_rest_of_its_run(tmp_pat
 
 
 def test_a_wrong_setting_of_the_registry_fails_before_the_work(tmp_path):
-    with pytest.raises(TrackingError, match=r"registry\.nam: Extra inputs are not permitted; see conf/base/mlflow\.yml"):
+    with pytest.raises(TrackingError, match=r"registry\.nam in mlflow\.yml: Extra inputs are not permitted; see conf/base/mlflow\.yml"):
         Run(tmp_path, settings={"registry": {"nam": "x"}})
 
 

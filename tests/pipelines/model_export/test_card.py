@@ -58,7 +58,7 @@ def test_own_pairs_and_another_prompt_are_said(model_facts):
     strategy = model_facts["strategy"] | {"as_trained": False, "pooling": "mean", "normalise": False}
     text = model_card(model_facts | {"training": training, "strategy": strategy})
     assert "The user's own pairs" in text
-    assert "under another prompt or pooling" in text
+    assert "with a different prompt or pooling" in text
     assert "unit length" not in text
 
 
@@ -66,7 +66,7 @@ def test_a_licence_the_hub_does_not_know_is_given_by_name(model_facts):
     assert [hub_licence(name) for name in ("Apache-2.0", "MIT", "llama3.2", "Own Terms 1")] == ["apache-2.0", "mit", "llama3.2", "other"]
     data = ModelCard(model_card(model_facts | {"licence": "Own Terms 1"})).data.to_dict()
     assert (data["license"], data["license_name"]) == ("other", "own-terms-1")
-    assert "not known; find out" in model_card(model_facts | {"licence": "unknown"})
+    assert "Unknown; find out" in model_card(model_facts | {"licence": "unknown"})
 
 
 def test_the_card_says_which_versions_and_servers_read_the_folder(model_facts):

@@ -71,8 +71,8 @@ def test_other_texts_get_the_base_weights_and_are_told_why_unless_the_user_insis
     why = "the adapter was trained on mine.txt (9 clean texts), not on other.csv (40 texts)"
     assert choose(tiny_adapted, "b" * 32) == (False, why)
     assert f"{why}: texts are embedded with base weights (set text_clustering.weights=adapted to use the adapter anyway)" in caplog.text
-    assert choose(tiny_adapted, "b" * 32, "adapted") == (True, f"text_clustering.weights asks for them, although {why}")
-    assert choose(tiny_adapted, "a" * 32, "base") == (False, "text_clustering.weights asks for them")
+    assert choose(tiny_adapted, "b" * 32, "adapted") == (True, f"set by text_clustering.weights, although {why}")
+    assert choose(tiny_adapted, "a" * 32, "base") == (False, "set by text_clustering.weights")
 
 
 def test_an_adapter_that_does_not_say_what_it_was_trained_on_is_not_taken(choose, tiny_adapted, tmp_path):
@@ -159,10 +159,10 @@ def test_clusters_of_other_texts_are_refused(tiny_weights, make_options, embedde
         nodes.describe_clusters(others, clusters, make_options())
     with pytest.raises(ClusteringError, match=message):
         nodes.list_assignments(others, clusters, summary)
-    with pytest.raises(ClusteringError, match="corpus_vectors hold 30 vectors that are not those of the 30 texts"):
+    with pytest.raises(ClusteringError, match="the 30 vectors in corpus_vectors do not belong to the 30 texts"):
         nodes.map_texts(others, vectors, clusters, summary, make_options())
     fewer = Clusters(clusters.labels[:29], clusters.distances[:29], clusters.centres, clusters.facts)
-    with pytest.raises(ClusteringError, match="text_clusters are of 29 other texts than the 30"):
+    with pytest.raises(ClusteringError, match="the 29 labels in text_clusters do not belong to the 30 texts"):
         nodes.map_texts(corpus, vectors, fewer, summary, make_options())
     assert not {"digest", clusters.facts["digest"]} & {*nodes.report_clustering(clusters, summary)}
 
