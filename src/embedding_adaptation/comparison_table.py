@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-# The task made of the catalog's labelled texts, and the mean of all tasks.
+# The task built from the catalog's labelled texts, and the mean of all tasks.
 LABELLED_TEXTS, ALL_TASKS = "labelled_texts", "all tasks"
 PUBLISHED = "published"
 BEST, NOT_WORSE, WORSE = "best", "not worse than best", "worse than best"

@@ -170,7 +170,7 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
     )
     if data["generators"]:
         yield ""
-        yield "| pairs made by | pairs | model |"
+        yield "| generator | pairs | model |"
         yield "|---|---|---|"
         for name, generator in data["generators"].items():
             yield f"| {name} | {generator['pairs']:,} | {', '.join(generator['models']) or 'none'} |"

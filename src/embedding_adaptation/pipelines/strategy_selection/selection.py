@@ -42,7 +42,7 @@ def rank(
         msg = f"unknown criterion {unknown[0]!r} in strategy_selection.criteria; choose from {', '.join(CRITERIA)}"
         raise SelectionError(msg)
     if len(strategies) < 2:  # noqa: PLR2004  a comparison needs two
-        msg = "a ranking needs at least 2 strategies, but there is only 1; set strategy_selection.grid or add embedder.strategies"
+        msg = f"a ranking needs at least 2 strategies, not {len(strategies)}; set strategy_selection.grid or add embedder.strategies"
         raise SelectionError(msg)
     drawn = draw_texts(texts, options.max_texts, options.seed)
     embedder = load_embedder(weights, embedder_options)

@@ -204,21 +204,21 @@ class _Server:
 
     def _refused(self, request: Request, error: openai.APIStatusError) -> _Outcome:
         status = error.status_code
-        said = f"{status}: {self._shown(error.response.text)}"
+        details = f"{status}: {self._shown(error.response.text)}"
         if status in _THIS_REQUEST:
-            return _Outcome(request, doubt=said)
+            return _Outcome(request, doubt=details)
         if status in _UNKNOWN_KEY:
             problem = "rejects the key" if self._key else "requires a key"
-            reason = f"{problem} ({said}); set {_CREDENTIALS}"
+            reason = f"{problem} ({details}); set {_CREDENTIALS}"
         elif status == _NOT_FOUND:
-            reason = f"has no model {self._options.model!r} or no such address ({said}); correct {_SETTING}.url (up to /v1) and model"
+            reason = f"has no model {self._options.model!r} or no such address ({details}); correct {_SETTING}.url (up to /v1) and model"
         elif error.response.is_redirect:
             target = _without_password(error.response.headers.get("location", "")).partition("?")[0]
             reason = f"redirects to {self._shown(target)!r}, where the key is not sent; correct {_SETTING}.url"
         elif status == _TOO_MANY:
-            reason = f"accepts no more requests for now ({said}); wait, or lower {_SETTING}.concurrency"
+            reason = f"accepts no more requests for now ({details}); wait, or lower {_SETTING}.concurrency"
         else:
-            reason = f"fails ({said}); see its own log"
+            reason = f"fails ({details}); see its own log"
         return self._failed(request, reason)
 
     def _failed(self, request: Request, reason: str) -> _Outcome:
