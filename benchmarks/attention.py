@@ -37,8 +37,9 @@ import torch
 from _workload import ONE_WORD, default_weights, weights_of
 
 from embedding_adaptation import Embedder, Strategy
+from embedding_adaptation.attention.recording import record_attention
+from embedding_adaptation.attention.rows import ROWS_FILE
 from embedding_adaptation.datasets.texts import TextsDataset
-from embedding_adaptation.embedder.attention import ROWS_FILE, record_attention
 
 SEED = 0
 EAGER_BATCH, WARM_UP_TEXTS, PARITY_TEXTS = 32, 16, 8

@@ -26,8 +26,9 @@ from embedding_adaptation.datasets.shards import ShardsDataset
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import unique_document_scores
+from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
+from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
-from embedding_adaptation.pipelines.contrastive_finetuning.training import train
 from embedding_adaptation.pipelines.data_augmentation import nodes
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
 from embedding_adaptation.runtime import load_embedder
@@ -119,7 +120,7 @@ def trained_cell(
     # The same number of steps for all: none is chosen.
     changes = {"steps": arguments.steps, "seed": seed, "validate_every": arguments.steps, "lora": lora, "stopping": {"criterion": None}}
     tuning = FinetuningOptions.model_validate(options_of("contrastive_finetuning") | changes)
-    adapter, _ = train(default_weights(), pairs.iloc[HELD_OUT:], pairs.head(HELD_OUT), tuning, embedder)
+    adapter, _ = train(TrainingJob(default_weights(), pairs.iloc[HELD_OUT:], pairs.head(HELD_OUT), tuning, embedder))
     base = default_weights()
     folder = arguments.save / "adapters" / f"{kind}-{corpus}-{seed}"
     AdapterDataset(filepath=str(folder), base_model=str(base.base)).save(adapter)

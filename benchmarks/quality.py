@@ -25,11 +25,12 @@ from pair_sources import scores_of as scores_by_seed
 from embedding_adaptation.datasets.adapter import AdapterDataset
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
+from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import CRITERIA, best_step
+from embedding_adaptation.pipelines.contrastive_finetuning.lora import load_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.nodes import split_pairs
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
-from embedding_adaptation.pipelines.contrastive_finetuning.trainer import load_adapter
-from embedding_adaptation.pipelines.contrastive_finetuning.training import train
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
 
 
@@ -68,14 +69,14 @@ def trained_cell(
     training, held_out = split_pairs(pairs, tuning)
     start = time.perf_counter()
     folder = arguments.save / "checkpoints" / f"{corpus}-{seed}"
-    adapter, history = train(default_weights(), training, held_out, tuning, embedder, corpus=clean, checkpoints=folder)
+    adapter, history = train(TrainingJob(default_weights(), training, held_out, tuning, embedder, clean, folder))
     seconds = time.perf_counter() - start
     base = default_weights()
     judged = sets if corpus == "wiki" else {corpus: sets[corpus]}
     by_step: dict[int, Any] = {}
     records = json.loads(history.to_json(orient="records"))
     chosen = best_step(measured_only(records), recipe["stopping"]["criterion"])
-    for checkpoint in sorted(folder.glob("*/step-*")):
+    for checkpoint in sorted(folder.glob("*/*/step-*")):
         step = int(checkpoint.name.rpartition("-")[2])
         if arguments.chosen_only and step != chosen:
             continue

@@ -19,9 +19,10 @@ from pair_sources import options_of
 from quality import pairs_of
 
 from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
+from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
 from embedding_adaptation.pipelines.contrastive_finetuning.nodes import split_pairs
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
-from embedding_adaptation.pipelines.contrastive_finetuning.training import train
 
 RECIPES = {
     "all layers": {"lora": {"layers": "all"}},
@@ -58,7 +59,7 @@ def main() -> None:
             recipe |= changes | RECIPES[name] | {"lora": recipe["lora"] | RECIPES[name]["lora"]}
             options = FinetuningOptions.model_validate(recipe)
             training, held_out = split_pairs(pairs, options)
-            _, history = train(default_weights(), training, held_out, options, embedder, corpus=corpus)
+            _, history = train(TrainingJob(default_weights(), training, held_out, options, embedder, corpus))
             kept.write_text(history.to_json(orient="records"))
         looks = [row for row in json.loads(kept.read_text()) if row["validation_loss"] is not None]
         rows += [{"recipe": name, "step": row["step"]} | {shown: row[shown] for shown in SHOWN} for row in looks]

@@ -25,11 +25,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from _workload import ONE_WORD, default_weights, sample_texts
 
 from embedding_adaptation import Embedder, Strategy
+from embedding_adaptation.pipelines.contrastive_finetuning.loop import contrastive_loss
+from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter, linear_modules
+from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+from embedding_adaptation.pipelines.contrastive_finetuning.setup import cache_of, token_rows
 
 BATCH = 120
 MICRO_BATCH = 12
@@ -42,40 +47,33 @@ def options_of(layers: str, **changes: Any) -> FinetuningOptions:
     return FinetuningOptions.model_validate({"steps": 1, "seed": 0, "batch_size": BATCH, "lora": {"layers": layers}, **changes})
 
 
-def columns_of(model: Any, pairs: list[tuple[str, str]]) -> list[dict[str, torch.Tensor]]:
-    """Both columns of a batch as the trainer gives them to a loss."""
-    return [model.preprocess(list(texts)) for texts in zip(*pairs, strict=True)]
-
-
-def ours(pairs: list[tuple[str, str]], layers: str, dtype: str, scratch: Path) -> tuple[Callable[[], None], Any]:
-    """A step of this project, and its loss."""
-    import pandas as pd
-
-    from embedding_adaptation.pipelines.contrastive_finetuning.training import add_adapter, batch_loss
-
+def ours(pairs: list[tuple[str, str]], layers: str, dtype: str, scratch: Path) -> tuple[Callable[[], None], LowerStates | None]:
+    """A step of this project, and what it keeps of the layers below the adapter."""
     embedder = Embedder.load(default_weights(), device="cpu", dtype=dtype)
-    options = options_of(layers, false_negatives={"same_source": False, "near_duplicate": None})
-    first_layer = add_adapter(embedder, options)
+    options = options_of(layers)
+    first_layer = add_adapter(embedder, options.lora)
     embedder.backbone.train()
-    model = embedder.sentence_transformer(STRATEGY)
-    frame = pd.DataFrame(pairs, columns=["source_text", "generated_text"])
-    loss = batch_loss(embedder, model, STRATEGY, frame, options, first_layer=first_layer, scratch=scratch)
-    columns = columns_of(model, pairs)
-    return lambda: loss(columns, None).backward(), loss
+    cache, lower_states = cache_of(embedder, STRATEGY, first_layer, options, scratch)
+    columns = [list(token_rows(texts, ONE_WORD, embedder.tokenizer, cache.training_pass)) for texts in zip(*pairs, strict=True)]
+    apart = np.arange(2 * len(pairs)).reshape(-1, 2)
+
+    def step() -> None:
+        batch = cache.forward(columns)
+        cache.backward(batch, contrastive_loss(batch.columns, apart, options))
+
+    return step, lower_states
 
 
 def cached_mnrl(pairs: list[tuple[str, str]], layers: str, dtype: str) -> Callable[[], None]:
     """A step of sentence-transformers' GradCache over modules that wrap the whole decoder."""
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
-    from embedding_adaptation.pipelines.contrastive_finetuning.training import add_adapter
-
     embedder = Embedder.load(default_weights(), device="cpu", dtype=dtype)
-    add_adapter(embedder, options_of(layers))
+    add_adapter(embedder, options_of(layers).lora)
     embedder.backbone.train()
     model = embedder.sentence_transformer(STRATEGY)
     loss = CachedMultipleNegativesRankingLoss(model, scale=20.0, mini_batch_size=16)
-    columns = columns_of(model, pairs)
+    columns = [model.preprocess(list(texts)) for texts in zip(*pairs, strict=True)]
     return lambda: loss([dict(column) for column in columns], None).backward()
 
 
@@ -83,8 +81,6 @@ def published(pairs: list[tuple[str, str]], layers: str, dtype: torch.dtype) -> 
     """Micro-batches of 12 pairs through a causal language model, padded to the longest of all."""
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    from embedding_adaptation.pipelines.contrastive_finetuning.training import linear_modules
 
     folder = default_weights().base
     tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -174,12 +170,12 @@ def main() -> None:
     print(f"{BATCH} pairs, {torch.get_num_threads()} threads")
     for layers in ("all", "upper_half"):
         with tempfile.TemporaryDirectory() as scratch:
-            step, loss = ours(pairs, layers, arguments.dtype, Path(scratch))
+            step, lower_states = ours(pairs, layers, arguments.dtype, Path(scratch))
             step()
-            if loss.lower_states is not None:
+            if lower_states is not None:
                 times = []
                 for _ in range(arguments.repeats):
-                    loss.lower_states.close()
+                    lower_states.close()
                     start = time.perf_counter()
                     step()
                     times.append(time.perf_counter() - start)

@@ -109,6 +109,7 @@ def evaluation_report(
     import pandas as pd
 
     from embedding_adaptation.datasets.embeddings import Embeddings
+    from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
     from embedding_adaptation.pipelines.clustering_evaluation.nodes import describe_evaluation
     from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions, StatisticsOptions
 
@@ -124,13 +125,13 @@ def evaluation_report(
     )  # fmt: skip
     labelled = pd.DataFrame({"id": ["1", "2"], "text": ["a labelled secret", "another one"], "label": ["x", "y"]})
     labelled.attrs["name"] = "labels.csv"
-    base, adapted = (
-        Embeddings(("1", "2"), {"s": np.zeros((2, 3), np.float32)}, weights.fingerprint()) for weights in (tiny_weights, tiny_adapted)
-    )
+    models = {"base": tiny_weights, "adapted": tiny_adapted}
+    vectors = {name: Embeddings(("1", "2"), {"s": np.zeros((2, 3), np.float32)}, weights.fingerprint()) for name, weights in models.items()}
+    aligned = LabelledVectors.align(labelled, vectors, models, {})
     options = EvaluationOptions(
         seeds=(0, 1, 2), map_strategies=("prompted_last", "prompted_last_adapted"), statistics=StatisticsOptions(seed=0)
     )
-    return describe_evaluation(scores, base, adapted, labelled, options, embedder_options())
+    return describe_evaluation(scores, aligned, options, embedder_options())
 
 
 @pytest.fixture

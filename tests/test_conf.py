@@ -35,6 +35,15 @@ def parameters(project, env):
 
 
 @pytest.mark.parametrize("env", ["base", "test", "paper"])
+def test_training_compares_neighbours_with_attention_values(project, env):
+    given = parameters(project, env)
+    tuning = FinetuningOptions.model_validate(given["contrastive_finetuning"])
+    embedder = EmbedderOptions.model_validate(given["embedder"])
+    tuning.check_reference(embedder)
+    assert embedder.strategies[tuning.stopping.reference].pooling == "value_weighted"
+
+
+@pytest.mark.parametrize("env", ["base", "test", "paper"])
 def test_the_options_of_every_environment_are_valid(project, env):
     given = parameters(project, env)
     assert set(given) >= set(KINDS)

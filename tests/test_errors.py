@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 import embedding_adaptation
 from embedding_adaptation import errors
-from embedding_adaptation.errors import first_few, is_self_explanatory, nearest, sentence
+from embedding_adaptation.errors import is_self_explanatory, sentence
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
@@ -150,16 +150,6 @@ def test_what_kedro_says_of_the_command_is_a_sentence_and_what_it_says_of_a_node
     node = raised(ValueError, SequentialRunner().run, pipeline, DataCatalog.from_config({"a": {"type": "MemoryDataset", "data": 1}}))
     assert not is_self_explanatory(node)
     assert KedroSession.__module__.startswith(errors._COMMAND_MODULES)
-
-
-def test_names_that_are_near_are_suggested_and_else_all_are_listed():
-    assert nearest("text_clusterin", ["text_clustering", "model_export"]) == "did you mean 'text_clustering'?"
-    assert nearest("zzz", ["b", "a"]) == "choose from a, b"
-    assert nearest("Base-Model", ["base_model", "corpus"]) == "did you mean 'base_model'?"
-
-
-def test_a_long_list_is_shown_by_its_first_items():
-    assert (first_few(range(5)), first_few(iter("abcdefg"))) == ("0, 1, 2, 3, 4", "a, b, c, d, e, ...")
 
 
 def test_a_key_error_is_told_without_the_quotes_of_its_repr():

@@ -56,6 +56,21 @@ def test_strategies_that_are_not_there_stop_the_run_before_it_starts(embedder_op
         InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
 
 
+@pytest.mark.parametrize("name", ["none", "prompted_last_adapted"])
+def test_training_compares_neighbours_with_a_strategy_of_the_base_model(embedder_options, name):
+    run = pipeline("params:embedder", "params:contrastive_finetuning")
+
+    def check(reference):
+        values = {"steps": 1, "seed": 0, "stopping": {"reference": reference}}
+        options = {"params:embedder": MemoryDataset(embedder_options()), "params:contrastive_finetuning": MemoryDataset(values)}
+        InputChecks().before_pipeline_run(pipeline=run, catalog=DataCatalog(options))
+
+    check("bare_mean")
+    check(None)
+    with pytest.raises(DatasetError, match=rf"unknown strategy '{name}' in contrastive_finetuning\.stopping\.reference; choose one"):
+        check(name)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

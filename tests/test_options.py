@@ -71,6 +71,25 @@ def test_a_template_can_have_start_and_end_tokens(embedder_options):
     assert (template.pattern, template.bos, template.eos) == ("{text} is", False, True)
 
 
+TWINS = {
+    "first": {"weights": "base", "template": "one_word", "pooling": "last", "after": {"centre": True}},
+    "second": {"weights": "base", "template": "called_otherwise", "pooling": "last", "after": {"centre": True}},
+    "tuned": {"weights": "adapted", "template": "one_word", "pooling": "last", "after": {"centre": True}},
+    "without_after": {"weights": "base", "template": "one_word", "pooling": "last"},
+    "alone": {"weights": "adapted", "template": "bare", "pooling": "last"},
+}
+
+
+def test_a_twin_differs_by_its_weights_alone_whatever_the_names(embedder_options):
+    words = 'This sentence: "{text}" means in one word: "'
+    options = embedder_options(templates={"bare": "{text}", "one_word": words, "called_otherwise": words}, strategies=TWINS, adapt="alone")
+    assert options.base_twin("tuned", TWINS) == "first"
+    assert options.base_twin("tuned", ["without_after", "random", "second"]) == "second"
+    assert options.base_twin("tuned", ["without_after", "tuned"]) is None
+    assert options.base_twin("alone", TWINS) is None
+    assert options.base_twin("first", TWINS) is None
+
+
 def test_patterns_choose_names_in_their_order():
     names = ["a.last", "a.mean", "b.last"]
     assert chosen_names(None, names, "x") == names

@@ -288,7 +288,7 @@ def test_candidates_survive_a_killed_process_and_none_is_made_twice(finished, tm
     project = projects["killed"]
     folder = project / "build" / "kedro-test" / "03_primary" / "candidate_pairs"
     kill_at_third(project, arguments, folder, "rewrite-*/*.parquet", seconds=120)
-    left = {path: path.stat().st_mtime_ns for path in folder.glob("*/[!.]*.parquet")}
+    left = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*.parquet")}
     assert 3 <= len(left) < 30
     held = pd.concat(pd.read_parquet(path) for path in left)
     result = command(project, "kedro", *arguments)
@@ -297,7 +297,7 @@ def test_candidates_survive_a_killed_process_and_none_is_made_twice(finished, tm
     command(projects["undisturbed"], "kedro", *arguments)
     outcomes = {}
     for name, place in projects.items():
-        shards = sorted((place / "build" / "kedro-test" / "03_primary" / "candidate_pairs").glob("*/[!.]*.parquet"))
+        shards = sorted((place / "build" / "kedro-test" / "03_primary" / "candidate_pairs").rglob("[!.]*.parquet"))
         made = pd.concat(pd.read_parquet(path) for path in shards)
         assert made["key"][made["generator"] == "rewrite"].is_unique
         pairs = [pd.read_parquet(versions(place, f"{kind}_pairs.parquet")[-1]) for kind in ("positive", "rejected")]
@@ -319,8 +319,8 @@ def test_training_goes_on_after_a_killed_process_and_ends_with_the_same_adapter(
     arguments = ["run", "--pipelines=contrastive_finetuning", "--params", changes]
     project = projects["killed"]
     folder = project / "build" / "kedro-test" / "06_models" / "training_checkpoints"
-    kill_at_third(project, arguments, folder, "*/step-*/manifest.json", seconds=120)
-    assert len(list(folder.glob("*/step-*"))) < 20
+    kill_at_third(project, arguments, folder, "*/*/step-*/manifest.json", seconds=120)
+    assert len(list(folder.glob("*/*/step-*"))) < 20
     result = command(project, "kedro", *arguments)
     assert re.search(r"training goes on from step \d+ of 60", result.stderr)
     command(projects["undisturbed"], "kedro", *arguments)
@@ -371,14 +371,14 @@ def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_pa
     options["clustering_evaluation"] |= {"tasks": ["labelled_texts", "mine"], "labelled_files": {"mine": {"path": str(mine)}}}
     file.write_text(yaml.safe_dump(options))
     arguments = ["run", "--pipelines=clustering_evaluation"]
-    kill_at_third(project, arguments, folder, "mine/*/[!.]*.parquet", seconds=180)
-    left = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/[!.]*.parquet")}
+    kill_at_third(project, arguments, folder, "*/mine/*/[!.]*.parquet", seconds=180)
+    left = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*.parquet")}
     result = command(project, "kedro", *arguments)
     there, planned = map(int, re.search(r"(\d+) of (\d+) scores are there already", result.stderr).groups())
     assert there == len(left) < planned
-    cells = {path: path.stat().st_mtime_ns for path in folder.glob("*/*/[!.]*.parquet")}
+    cells = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*.parquet")}
     assert len(cells) == planned
-    by_task = [{path.relative_to(folder).parts[0] for path in paths} for paths in (left, cells)]
+    by_task = [{path.relative_to(folder).parts[1] for path in paths} for paths in (left, cells)]
     assert by_task == [{"labelled_texts", "mine"}] * 2
     assert {path: cells[path] for path in left} == left
     again = command(project, "kedro", *arguments)

@@ -6,14 +6,14 @@ plain ``ValueError``, ``KeyError`` and the like are not, and keep their tracebac
 
 from __future__ import annotations
 
-import difflib
 import errno
-import itertools
 import re
 from typing import TYPE_CHECKING, Any, get_args
 
+from embedding_adaptation.wording import nearest
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from pydantic import BaseModel
 
@@ -44,8 +44,6 @@ _PARAMETER = re.compile(r"^- Parameter '(?P<name>[^']*)': ?(?P<rest>.*)$")
 _PROBLEM = re.compile(r"^  (?P<message>\S.*) \[type=(?P<type>\w+), input_value=(?P<value>.*), input_type=\w+\]$")
 _MODEL = re.compile(r"validation errors? for (?P<model>\w+)$")
 _LONGEST_VALUE = 60
-_SHOWN = 5
-_MOST_ALIKE, _LEAST_ALIKE = 3, 0.7
 
 
 def is_self_explanatory(error: BaseException) -> bool:
@@ -77,33 +75,6 @@ def sentence(error: BaseException) -> str:
     if isinstance(error, KeyError) and len(error.args) == 1:
         return _one_line([str(error.args[0])])  # str() of a KeyError is the repr of its message
     return _one_line(str(error).splitlines()) or type(error).__name__
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """A suggestion to append to a message: the names similar to this one, or else all of them."""
-    names = sorted(names)
-    return suggestion([repr(other) for other in alike(name, names)], names)
-
-
-def alike(name: str, names: Iterable[str]) -> list[str]:
-    """Up to three names similar to this one, closest first, ignoring case and punctuation."""
-    by_letters = {_letters(other): other for other in names}
-    return [by_letters[other] for other in difflib.get_close_matches(_letters(name), by_letters, n=_MOST_ALIKE, cutoff=_LEAST_ALIKE)]
-
-
-def suggestion(similar: Sequence[str], every: Iterable[str]) -> str:
-    """Ask whether one of the similar names was meant, or list every name if none is similar."""
-    return f"did you mean {' or '.join(similar)}?" if similar else f"choose from {', '.join(every)}"
-
-
-def first_few(items: Iterable[Any]) -> str:
-    """The first items of a possibly long list, such as rows with the same mistake."""
-    shown = [str(item) for item in itertools.islice(items, _SHOWN + 1)]
-    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
-
-
-def _letters(name: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
 def _names(kind: type[BaseException]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from embedding_adaptation.embedder.device import DeviceName, DtypeName
 from embedding_adaptation.embedder.pooling import ATTENTION_POOLINGS, PoolingName
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation.identity import base_twin, canonical, digest_of
 
 RANDOM_STRATEGY = "random"
 
@@ -158,9 +159,17 @@ class EmbedderOptions(Options):
     def definition(self, name: str) -> dict[str, Any]:
         """All that makes a strategy what it is, for JSON: two are the same if these are equal, whatever their names and the templates'."""
         chosen = self.every_strategy[name]
-        templates = [self.template(template) for template in chosen.template]
-        words = [{"pattern": template.pattern, "bos": template.bos, "eos": template.eos} for template in templates]
-        return chosen.model_dump(mode="json") | {"template": words}
+        return chosen.model_dump(mode="json") | {"template": [canonical(self.template(template)) for template in chosen.template]}
+
+    @property
+    def identities(self) -> dict[str, str]:
+        """For each strategy's name what its vectors are known by, given weights and the texts that after-processing is fitted on."""
+        return {name: digest_of([self.definition(name), self.max_length]) for name in self.every_strategy}
+
+    def base_twin(self, name: str, among: Iterable[str]) -> str | None:
+        """Which of some strategies differs from an adapted one by its weights alone; ``None`` where none does."""
+        every = self.every_strategy
+        return base_twin(name, {other: self.definition(other) for other in (name, *among) if other in every})
 
     def check_strategies(self, strategies: Mapping[str, StrategyOptions]) -> None:
         """Check that strategies name templates that there are, and that their parts go together.

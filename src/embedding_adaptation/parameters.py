@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from embedding_adaptation.errors import alike, suggestion
+from embedding_adaptation.wording import alike, suggestion
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo

@@ -7,7 +7,7 @@ from importlib.resources import files
 from kedro.framework.project import find_pipelines, pipelines
 from kedro.pipeline import Pipeline
 
-from embedding_adaptation.errors import nearest
+from embedding_adaptation.wording import nearest
 
 DEFAULT = "end_to_end"
 

@@ -12,9 +12,10 @@ import click
 from kedro.framework.project import settings
 from kedro.utils import find_kedro_project, load_obj
 
-from embedding_adaptation.errors import is_self_explanatory, nearest, sentence
+from embedding_adaptation.errors import is_self_explanatory, sentence
 from embedding_adaptation.interruption import OrderlyEnd
 from embedding_adaptation.tracking import end_open_runs
+from embedding_adaptation.wording import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

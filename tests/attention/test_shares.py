@@ -4,9 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from embedding_adaptation.attention.recording import record_attention
+from embedding_adaptation.attention.rows import TextAttention
 from embedding_adaptation.attention.shares import PARTS, Spans, measure_rows, measure_words, row_measures
 from embedding_adaptation.attention.words import WORD_KINDS
-from embedding_adaptation.embedder.attention import TextAttention, record_attention
 from embedding_adaptation.embedder.template import PromptTemplate
 
 #         sink  pre   The   bus   12    ?     suf   self

@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.attention.words import (
     FUNCTION_WORDS,
     Word,
@@ -12,7 +13,6 @@ from embedding_adaptation.attention.words import (
     split_words,
     word_kind,
 )
-from embedding_adaptation.embedder.attention import record_attention
 from embedding_adaptation.embedder.template import PromptTemplate
 
 

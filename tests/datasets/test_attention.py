@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 from kedro.io.core import DatasetError, Version
 
+from embedding_adaptation.attention.recording import AttentionRecording
+from embedding_adaptation.attention.rows import AttentionRows
 from embedding_adaptation.datasets.attention import AttentionRowsDataset
-from embedding_adaptation.embedder.attention import AttentionRecording, AttentionRows
 from embedding_adaptation.embedder.template import PromptTemplate
 
 ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')

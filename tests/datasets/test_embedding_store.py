@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.datasets.embedding_store import EmbeddingStore, EmbeddingStoreDataset, settings_key
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore, EmbeddingStoreDataset
 
 TEXTS = ["one", "two", "three", "\ud800 half a character"]
 VECTORS = np.arange(8, dtype=np.float32).reshape(4, 2)
@@ -31,7 +31,7 @@ def test_what_was_added_is_there_at_once_and_for_its_key_only(tmp_path):
 
 def test_a_vector_with_a_flipped_bit_is_made_again(tmp_path, caplog):
     EmbeddingStore(tmp_path).add("key", TEXTS, VECTORS)
-    (file,) = (tmp_path / "key").glob("*.safetensors")
+    (file,) = tmp_path.glob("*/key/*.safetensors")
     content = bytearray(file.read_bytes())
     content[-1] ^= 1  # in the last vector: safetensors would not notice
     file.write_bytes(content)
@@ -42,14 +42,23 @@ def test_a_vector_with_a_flipped_bit_is_made_again(tmp_path, caplog):
     np.testing.assert_array_equal(EmbeddingStore(tmp_path).vectors("key", TEXTS), VECTORS)
 
 
-def test_settings_that_differ_have_different_keys():
-    assert settings_key({"a": 1, "b": [2]}) == settings_key({"b": [2], "a": 1})
-    assert len({settings_key({"a": value}) for value in (1, "1", 2, None, [1])}) == 5
-
-
 def test_the_dataset_gives_the_store_and_saves_nothing(tmp_path):
     dataset = EmbeddingStoreDataset(filepath=str(tmp_path), metadata={"a": 1})
     assert dataset.exists()
-    assert dataset.load().folder == tmp_path
+    assert dataset.load().folder.parent == tmp_path
     with pytest.raises(DatasetError, match="add method"):
         dataset.save("x")
+
+
+def test_vectors_of_an_older_format_are_told_of_once_and_made_again(tmp_path, caplog):
+    old = tmp_path / "0123456789abcdef" / "shard.safetensors"
+    old.parent.mkdir()
+    old.write_bytes(b"vectors as an earlier version kept them")
+    store = EmbeddingStore(tmp_path)
+    assert store.missing("key", TEXTS) == TEXTS
+    store.add("key", TEXTS[:2], VECTORS[:2])
+    EmbeddingStore(tmp_path).add("key", TEXTS[2:], VECTORS[2:])
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path} holds what was kept in another format")
+    assert old.is_file()
+    np.testing.assert_array_equal(EmbeddingStore(tmp_path).vectors("key", TEXTS), VECTORS)

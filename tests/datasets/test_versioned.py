@@ -5,7 +5,6 @@ import pytest
 from kedro.io import Version
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.datasets.after_processing import AfterProcessingDataset
 from embedding_adaptation.datasets.base_model import BaseModelDataset
 from embedding_adaptation.datasets.clusters import ClustersDataset
 from embedding_adaptation.datasets.csv_table import CSVTableDataset
@@ -74,9 +73,7 @@ def test_a_run_loads_what_it_saved_whatever_another_has_saved_meanwhile(tmp_path
     assert make(JSONDataset, tmp_path, None, {}, load="1").load() == {"whose": "mine"}
 
 
-@pytest.mark.parametrize(
-    "kind", [AfterProcessingDataset, BaseModelDataset, ClustersDataset, CSVTableDataset, EmbeddingsDataset, TableStreamDataset]
-)
+@pytest.mark.parametrize("kind", [BaseModelDataset, ClustersDataset, CSVTableDataset, EmbeddingsDataset, TableStreamDataset])
 @pytest.mark.parametrize("place", ["s3://bucket/x.data", "file:///x.data", "memory://x.data"])
 def test_what_lies_on_local_disks_only_refuses_another_place(tmp_path, monkeypatch, kind, place):
     monkeypatch.chdir(tmp_path)

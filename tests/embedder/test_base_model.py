@@ -14,11 +14,11 @@ from embedding_adaptation.embedder.base_model import (
     _distribution_of,
     check_source,
     convert,
-    files_sha256,
     is_hub_setting,
 )
 from embedding_adaptation.embedder.checkpoint import decisive_files
 from embedding_adaptation.embedder.weights import ModelCard
+from embedding_adaptation.identity import files_sha256
 
 
 def text(value: str) -> bytes:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from embedding_adaptation.embedder.decoder_pass import PackedDecoder, UnsupportedDecoderError, Wanted
+from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Wanted, row_groups
 from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.prompt_tree import causal_layout
 from embedding_adaptation.embedder.reference import encode_one_by_one, packing_is_exact
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
@@ -144,7 +146,7 @@ def test_a_layer_that_ignores_its_attention_is_noticed(tiny_embedder, monkeypatc
     first = decoder.attentions[0]
     monkeypatch.setattr(first, "forward", lambda hidden_states, **_: (hidden_states, None))
     with pytest.raises(UnsupportedDecoderError, match="in 2 of 3 layers"), decoder.packing():
-        decoder.read_prefix([1, 2, 3], causal_layout(3), Wanted(frozenset({3})))
+        decoder.read_prefix([1, 2, 3], Wanted(frozenset({3})))
 
 
 def test_the_attention_implementation_is_put_back(tiny_embedder):
@@ -154,7 +156,7 @@ def test_the_attention_implementation_is_put_back(tiny_embedder):
 
 
 def test_long_rows_take_the_fused_kernel_with_the_same_result(tiny_embedder, monkeypatch):
-    import embedding_adaptation.embedder.decoder_pass as module
+    import embedding_adaptation.embedder.attention_swap as module
 
     strategy = Strategy("a", TEMPLATES[2], "mean")
     plain = tiny_embedder.encode(TEXTS, strategy, progress=False)
@@ -162,7 +164,8 @@ def test_long_rows_take_the_fused_kernel_with_the_same_result(tiny_embedder, mon
     np.testing.assert_allclose(tiny_embedder.encode(TEXTS, strategy, progress=False), plain, atol=1e-5)
 
 
-def causal_layout(width):
-    from embedding_adaptation.embedder.prompt_tree import causal_layout
-
-    return causal_layout(width)
+def test_rows_of_one_width_side_by_side_make_one_group():
+    groups = row_groups([5, 5, 3, 5], causal_layout)
+    assert [(group.layout.width, group.count) for group in groups] == [(5, 2), (3, 1), (5, 1)]
+    assert [(group.span.start, group.span.stop) for group in groups] == [(0, 10), (10, 13), (13, 18)]
+    assert [(group.members.start, group.members.stop) for group in groups] == [(0, 2), (2, 3), (3, 4)]

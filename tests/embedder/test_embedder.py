@@ -1,14 +1,23 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
+import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from safetensors.numpy import load_file, save_file
 
+from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation.embedder.after_processing import AfterSteps
+from embedding_adaptation.embedder.checkpoint import decisive_files
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation.identity import files_sha256, weights_identity
 
 BARE = PromptTemplate("bare", "{text}")
 ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
@@ -163,8 +172,6 @@ def test_modules_pool_as_the_embedder_does(tiny_embedder, pooling):
 
 
 def test_shards_hold_what_encode_gives_and_are_not_made_twice(tiny_embedder, tmp_path, monkeypatch):
-    from safetensors.numpy import load_file
-
     shards = tiny_embedder.encode_to_shards((text for text in TEXTS), tmp_path, shard_size=4, progress=False)
     assert [path.name for path in shards] == ["shard-000000.safetensors", "shard-000001.safetensors"]
     vectors = np.concatenate([load_file(path)["vectors"] for path in shards])
@@ -182,6 +189,95 @@ def test_shards_hold_what_encode_gives_and_are_not_made_twice(tiny_embedder, tmp
     assert len(calls) == 2
     with pytest.raises(TypeError, match=r"texts\[5\] is None"):
         tiny_embedder.encode_to_shards([*TEXTS[:5], None], tmp_path, shard_size=4, progress=False)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Texts that were really embedded, in order."""
+    texts = []
+    encode = Embedder.encode_strategies
+
+    def counted(self, given, strategies, **kwargs):
+        given = list(given)
+        texts.extend(given)
+        return encode(self, given, strategies, **kwargs)
+
+    monkeypatch.setattr(Embedder, "encode_strategies", counted)
+    return texts
+
+
+def test_a_renamed_strategy_or_template_embeds_no_text_again(tiny_embedder, tmp_path, made):
+    named = tiny_embedder.fit(TEXTS, Strategy("prompted", ONE_WORD, "last"), AfterSteps(centre=True), progress=False)
+    shards = tiny_embedder.encode_to_shards(TEXTS, tmp_path, named, shard_size=4, progress=False)
+    before = [shard.read_bytes() for shard in shards]
+    made.clear()
+    renamed = Strategy("eol", PromptTemplate("in_one_word", ONE_WORD.pattern), "last", after=named.after)
+    tiny_embedder.encode_to_shards(TEXTS, tmp_path, renamed, shard_size=4, progress=False)
+    assert made == []
+    assert [shard.read_bytes() for shard in shards] == before
+
+
+def test_another_alpha_of_the_same_adapter_embeds_all_texts_again(tiny_adapted, tmp_path, made):
+    folder = shutil.copytree(tiny_adapted.adapter, tmp_path / "adapter")
+    config = json.loads((folder / "adapter_config.json").read_text())
+    vectors = []
+    for alpha in (config["lora_alpha"], config["lora_alpha"], 4 * config["lora_alpha"]):
+        (folder / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": alpha}))
+        embedder = Embedder.load(dataclasses.replace(tiny_adapted, adapter=folder), device="cpu", dtype="float32")
+        (shard,) = embedder.encode_to_shards(TEXTS, tmp_path / "shards", progress=False)
+        vectors.append(load_file(shard)["vectors"])
+    assert made == 2 * TEXTS
+    np.testing.assert_array_equal(vectors[0], vectors[1])
+    assert np.abs(vectors[2] - vectors[0]).max() > 1e-3
+
+
+def test_shards_of_an_older_format_are_told_of_once_and_made_again(tiny_embedder, tmp_path, made, caplog):
+    for number in range(2):
+        with replacing_file(tmp_path / f"shard-{number:06d}.safetensors", checksum=True) as work:
+            save_file({"vectors": np.zeros((4, 32), np.float32)}, work, metadata={"fingerprint": "ab" * 64})
+    shards = tiny_embedder.encode_to_shards(TEXTS, tmp_path, shard_size=4, progress=False)
+    assert made == TEXTS
+    assert [message for message in caplog.messages if "format" in message] == [
+        f"{tmp_path} holds vectors of another format than 2: they are made again"
+    ]
+    assert all(load_file(shard)["vectors"].any() for shard in shards)
+
+
+def test_an_embedder_knows_its_weights_from_load_wherever_they_lie(tiny_weights, tiny_adapted, tmp_path):
+    def identity(source, **options):
+        return Embedder.load(source, device="cpu", dtype="float32", **options).identity
+
+    bare = shutil.copytree(tiny_weights.base, tmp_path / "bare", ignore=shutil.ignore_patterns("card.json"))
+    assert identity(tiny_weights) == identity(tiny_weights.base) == tiny_weights.fingerprint()
+    assert identity(bare) == weights_identity(files_sha256(decisive_files(bare)))
+    assert identity(tiny_adapted) == identity(tiny_adapted.adapter, base=tiny_weights) == tiny_adapted.fingerprint()
+
+
+def test_weights_that_are_made_or_changed_in_memory_are_known_by_their_values(tiny_weights):
+    loaded, other = (Embedder.load(tiny_weights, device="cpu", dtype="float32") for _ in range(2))
+    made, again = (Embedder(one.backbone, one.tokenizer) for one in (loaded, other))
+    by_hand = made.identity
+    assert by_hand == again.identity
+    with torch.no_grad():
+        next(loaded.backbone.parameters()).mul_(2.0)
+    assert loaded.identity == made.identity
+    assert loaded.identity not in {tiny_weights.fingerprint(), by_hand}
+    adapted = []
+    for alpha in (8, 16):
+        torch.manual_seed(0)
+        config = LoraConfig(target_modules="all-linear", init_lora_weights=False, lora_alpha=alpha)
+        adapted.append(Embedder(get_peft_model(copy.deepcopy(other.backbone), config).eval(), other.tokenizer).identity)
+    assert len({by_hand, *adapted}) == 3
+
+
+def test_a_trained_step_is_another_model(tiny_weights):
+    embedder = Embedder.load(tiny_weights, device="cpu", dtype="float32")
+    before = embedder.identity
+    optimizer = torch.optim.AdamW(embedder.backbone.parameters(), lr=1e-3)
+    embedder.backbone(input_ids=torch.tensor([[1, 2, 3]])).last_hidden_state.sum().backward()
+    assert embedder.identity == before
+    optimizer.step()
+    assert embedder.identity != before
 
 
 def test_a_layer_the_model_does_not_have_is_refused_when_loading(tiny_weights):

@@ -9,7 +9,7 @@ import pytest
 import torch
 import transformers
 
-from embedding_adaptation.embedder.decoder_pass import PackedDecoder, UnsupportedDecoderError
+from embedding_adaptation.embedder.attention_swap import IMPLEMENTATION, UnsupportedDecoderError
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.positions import position_limit
 from embedding_adaptation.embedder.probe import check_masks, limits_within
@@ -43,18 +43,18 @@ def decoder(kind, **changes):
     ],
 )
 def test_masks_and_positions_are_compared_up_to_the_longest_text(kind, changes, longest, reason):
-    packed = PackedDecoder(decoder(kind, **changes))
+    model = decoder(kind, **changes)
     if reason is None:
-        check_masks(packed, longest, vocabulary=400)
+        check_masks(model, longest)
     else:
         with pytest.raises(UnsupportedDecoderError, match=reason):
-            check_masks(packed, longest, vocabulary=400)
+            check_masks(model, longest)
 
 
 def test_the_models_own_attention_is_put_back_after_the_comparison():
     model = decoder("MistralConfig", sliding_window=24)
     before = model.config._attn_implementation
-    check_masks(PackedDecoder(model), 64, vocabulary=400)
+    check_masks(model, 64)
     assert model.config._attn_implementation == before
 
 
@@ -73,7 +73,7 @@ def test_a_model_that_fails_without_its_mask_is_computed_one_by_one(tiny_embedde
     forward = type(model.layers[0].self_attn).forward
 
     def strict(self, hidden_states, *args, attention_mask=None, **kwargs):
-        if self.config._attn_implementation == "packed_rows":
+        if self.config._attn_implementation == IMPLEMENTATION:
             attention_mask[0]
         return forward(self, hidden_states, *args, attention_mask=attention_mask, **kwargs)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from embedding_adaptation.embedder.prompt_tree import PromptTree
+from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
 from embedding_adaptation.embedder.template import Frame
 
 
@@ -37,3 +37,15 @@ def test_every_branch_sees_exactly_its_own_prompt(frames, text):
 def test_a_template_that_ends_with_the_text_keeps_one_token_of_the_prefix_in_the_row():
     assert PromptTree((Frame((1, 2), (), 5),)).shared == (1,)
     assert PromptTree((Frame((1, 2), (3,), 5),)).shared == (1, 2)
+
+
+def test_rows_of_one_width_have_the_layout_of_their_texts():
+    tree = PromptTree((Frame((1, 2), (3, 4), 10), Frame((1, 2), (), 12)))
+    assert tree.layout_of_row(len(tree.row([7, 8, 9]))) is tree.layout(3)
+
+
+def test_a_plain_row_has_the_layout_of_a_template_with_nothing_but_a_suffix():
+    plain, tree = causal_layout(4, 2), PromptTree((Frame((1, 2), (3, 4, 5, 6), 10),)).layout(0)
+    assert (plain.width, plain.shared) == (tree.width, tree.shared)
+    assert torch.equal(plain.positions, tree.positions)
+    assert torch.equal(plain.allowed, tree.allowed)

@@ -26,7 +26,7 @@ def test_the_reference_is_the_model_itself(tiny_embedder):
 
 
 def test_packing_that_gives_other_results_is_noticed(tiny_embedder, monkeypatch):
-    import embedding_adaptation.embedder.decoder_pass as module
+    import embedding_adaptation.embedder.attention_swap as module
 
     assert packing_is_exact(tiny_embedder)
     plain = module.plain_attention

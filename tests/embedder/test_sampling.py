@@ -17,15 +17,9 @@ from transformers import (
 )
 
 from embedding_adaptation.embedder import sampling as module
-from embedding_adaptation.embedder.sampling import (
-    AnswerSampler,
-    Prompt,
-    Sampling,
-    choose_tokens,
-    common_prefix,
-    plain_answers,
-    slots_are_exact,
-)
+from embedding_adaptation.embedder.reference import plain_answers
+from embedding_adaptation.embedder.sampling import AnswerSampler, common_prefix, slots_are_exact
+from embedding_adaptation.embedder.token_choice import Prompt, Sampling
 
 ENDS = frozenset(range(30))
 SMALL = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 300}
@@ -92,8 +86,8 @@ def test_a_model_whose_attention_stays_its_own_takes_the_plain_way(model, monkey
 
 def test_a_wrong_mask_is_noticed(model, monkeypatch):
     assert slots_are_exact(model)
-    right = module._writing_mask
-    monkeypatch.setattr(module, "_writing_mask", lambda *a: (right(*a) * 0).nan_to_num())
+    right = module.additive
+    monkeypatch.setattr(module, "additive", lambda *a: (right(*a) * 0).nan_to_num())
     assert not slots_are_exact(model)
 
 
@@ -115,24 +109,6 @@ def test_memory_decides_how_many_are_under_way(model):
     few = AnswerSampler(model, ENDS, sampling, memory_mb=64).slots(200_000)
     assert few < AnswerSampler(model, ENDS, sampling, memory_mb=256).slots(200_000) <= 64
     assert AnswerSampler(model, ENDS, sampling, memory_mb=64).slots(10**9) == 1
-
-
-def test_draws_follow_the_distribution_and_top_p():
-    logits = torch.log(torch.tensor([[0.5, 0.3, 0.15, 0.05]]))
-    draws = (torch.arange(1000) + 0.5) / 1000
-    all_of = choose_tokens(logits.expand(1000, -1), draws, Sampling(1.0, 1.0, 1))
-    assert torch.bincount(all_of, minlength=4).tolist() == [500, 300, 150, 50]
-    likeliest = choose_tokens(logits.expand(1000, -1), draws, Sampling(1.0, 0.7, 1))
-    assert torch.bincount(likeliest, minlength=4).tolist() == [625, 375, 0, 0]
-    cold = choose_tokens(logits.expand(1000, -1), draws, Sampling(0.5, 1.0, 1))
-    assert torch.bincount(cold, minlength=4)[0] > 680
-    assert choose_tokens(logits, torch.tensor([0.999]), Sampling(0.0, 1.0, 1)).tolist() == [0]
-
-
-def test_a_flat_distribution_is_drawn_from_in_full():
-    flat = torch.zeros(1, 1000)
-    tokens = choose_tokens(flat.expand(400, -1), (torch.arange(400) + 0.5) / 400, Sampling(1.0, 1.0, 1))
-    assert len(set(tokens.tolist())) == 400
 
 
 @pytest.mark.parametrize(

@@ -52,9 +52,20 @@ def test_three_lines_embed_texts_with_a_folder_a_gguf_file_or_a_setting(tiny_wei
     assert folder.shape == (6, 32)
     made = Embedder.load("random:tiny-llama", device="cpu", dtype="float32").encode(TEXTS, progress=False)
     np.testing.assert_allclose(made, folder, atol=1e-6)
-    assert len(list((tmp_path / "embedding-adaptation").glob("[!.]*"))) == 1
+    assert len(list((tmp_path / "embedding-adaptation").glob("*/[!.]*"))) == 1
     Embedder.load("random:tiny-llama", device="cpu", dtype="float32")
-    assert len(list((tmp_path / "embedding-adaptation").glob("[!.]*"))) == 1
+    assert len(list((tmp_path / "embedding-adaptation").glob("*/[!.]*"))) == 1
+
+
+def test_conversions_of_an_older_format_are_told_of_and_made_again(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    older = tmp_path / "embedding-adaptation" / "0123456789abcdef01234567"
+    older.mkdir(parents=True)
+    for _ in range(2):
+        Embedder.load("random:tiny-llama", device="cpu", dtype="float32")
+    (told,) = (message for message in caplog.messages if "another format" in message)
+    assert told.startswith(f"{older.parent} holds what was kept in another format than 3")
+    assert older.is_dir()
 
 
 def test_a_saved_embedder_of_a_later_format_is_refused(tiny_embedder, tmp_path):

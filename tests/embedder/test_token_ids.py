@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from embedding_adaptation.embedder.attention import record_attention
+from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder
 from embedding_adaptation.embedder.export import prompting_tokenizer
 from embedding_adaptation.embedder.modules import PromptedDecoder
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.pipelines.contrastive_finetuning.trainer import LengthSortedCollator
+from embedding_adaptation.pipelines.contrastive_finetuning.setup import token_rows, training_pass_of
 
 TEXTS = ["the bus is late.", ' "quoted" ', "water " * 90, '" means in one word: "', "{text}", "🎉 مرحبا"]
 TEMPLATES = (
@@ -25,12 +25,10 @@ def test_training_extraction_attention_and_export_see_the_same_ids(tiny_embedder
     expected = sorted(prompt.ids for prompt in template.tokenize(TEXTS, tiny_embedder.tokenizer, tiny_embedder.max_length))
     strategy = Strategy("a", template, "last")
 
-    # Training: what the trainer's collator hands to the loss.
-    model = tiny_embedder.sentence_transformer(strategy)
-    batch = LengthSortedCollator(preprocess_fn=model.preprocess)([{"anchor": text, "positive": text} for text in TEXTS])
-    for column in ("anchor", "positive"):
-        rows = zip(batch[f"{column}_input_ids"], batch[f"{column}_attention_mask"], strict=True)
-        assert sorted(tuple(ids[mask.bool()].tolist()) for ids, mask in rows) == expected
+    # Training: the rows that are made before the loop, behind the shared prefix.
+    training_pass = training_pass_of(tiny_embedder, strategy, 0)
+    rows = token_rows(TEXTS, template, tiny_embedder.tokenizer, training_pass)
+    assert sorted((*training_pass.tree.shared, *row) for row in rows) == expected
 
     # Extraction, whose vectors evaluation scores: the shared prefix, then each row without what other templates add to it.
     tiny_embedder.can_pack()

@@ -5,7 +5,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModel, GemmaConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
 
-from embedding_adaptation.embedder.decoder_pass import UnsupportedDecoderError, layers_name
+from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
+from embedding_adaptation.embedder.decoder_pass import layers_name
 from embedding_adaptation.embedder.template import Frame
 from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
 
@@ -59,9 +60,8 @@ def test_packed_rows_above_frozen_layers_give_the_gradients_of_padded_prompts(fa
     model = adapted(FAMILIES[family], first_layer)
     fast, slow = TrainingPass(model, FRAME, "last", first_layer), PaddedPass(model, FRAME, "last")
     rows = [fast.row(text) for text in TEXTS]
-    lower = fast.lower_states(rows) if first_layer else None
     with fast.training():
-        packed = fast.embed(rows, lower)
+        packed = fast.embed(rows)
         of_packed = gradients(model, packed)
     padded = slow.embed(rows)
     torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-4)
@@ -75,7 +75,7 @@ def test_every_pooling_and_form_of_template_gives_the_same_vectors_and_gradients
     fast, slow = TrainingPass(model, frame, pooling, 1), PaddedPass(model, frame, pooling)
     rows = [fast.row(text) for text in TEXTS]
     with fast.training():
-        packed = fast.embed(rows, fast.lower_states(rows))
+        packed = fast.embed(rows)
         of_packed = gradients(model, packed)
     padded = slow.embed(rows)
     torch.testing.assert_close(packed, padded, atol=1e-5, rtol=1e-4)
@@ -102,7 +102,7 @@ def test_the_decoder_is_left_as_it_was():
     before = model(ids).last_hidden_state
     attention = model.config._attn_implementation
     with fast.training():
-        fast.embed(rows, fast.lower_states(rows))
+        fast.embed(rows)
     assert model.config._attn_implementation == attention
     torch.testing.assert_close(model(ids).last_hidden_state, before, atol=0, rtol=0)
 
@@ -123,7 +123,7 @@ def test_the_check_accepts_what_packs_and_names_what_does_not(monkeypatch):
     rows = [fast.row(text) for text in TEXTS]
     fast.check(rows)
     assert model.training
-    monkeypatch.setattr(PaddedPass, "embed", lambda self, rows, lower=None: torch.randn(len(rows), 32))
+    monkeypatch.setattr(PaddedPass, "embed", lambda self, rows: torch.randn(len(rows), 32))
     with pytest.raises(UnsupportedDecoderError, match=r"LlamaModel gives other vectors in packed rows \(cosine"):
         fast.check(rows)
 

@@ -308,11 +308,10 @@ def copied(project: Path, folder: Path) -> Path:
 
 
 STORES = (
-    "03_primary/*/*/[!.]*.parquet",
-    "03_primary/*/*/*/[!.]*.parquet",
-    "07_model_output/evaluation_cells/*/*/[!.]*.parquet",
-    "06_models/training_checkpoints/*/step-*/adapter_model.safetensors",
-    "04_feature/embedding_store/*/[!.]*.safetensors",
+    "03_primary/*/**/[!.]*.parquet",
+    "07_model_output/evaluation_cells/**/[!.]*.parquet",
+    "06_models/training_checkpoints/*/*/step-*/adapter_model.safetensors",
+    "04_feature/embedding_store/**/[!.]*.safetensors",
     "04_feature/corpus_vectors/[!.]*.safetensors",
     "06_models/base_model/*/base_model/*",
 )

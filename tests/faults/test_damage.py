@@ -14,9 +14,9 @@ from faults.results import differences, newest
 pytestmark = pytest.mark.faults
 
 STORES = {
-    "candidates": ("data_augmentation", "03_primary/candidate_pairs/*/[!.]*.parquet"),
-    "scores": ("data_augmentation", "03_primary/pair_scores/*/*/[!.]*.parquet"),
-    "cells": ("clustering_evaluation", "07_model_output/evaluation_cells/*/*/[!.]*.parquet"),
+    "candidates": ("data_augmentation", "03_primary/candidate_pairs/**/[!.]*.parquet"),
+    "scores": ("data_augmentation", "03_primary/pair_scores/**/[!.]*.parquet"),
+    "cells": ("clustering_evaluation", "07_model_output/evaluation_cells/**/[!.]*.parquet"),
 }
 
 
@@ -46,7 +46,7 @@ def test_a_damaged_checkpoint_is_left_out(way, stages, tmp_path):
     """Of the last step the weights, of another the optimizer's state: training goes on from what is whole, and ends as it should."""
     stage = stages("contrastive_finetuning")
     project = copied(stage.after, tmp_path / "project")
-    last = sorted((project / OUTPUT).glob("06_models/training_checkpoints/*/step-*"))[-1]
+    last = sorted((project / OUTPUT).glob("06_models/training_checkpoints/*/*/step-*"))[-1]
     damage(last / "adapter_model.safetensors", way)
     again = kedro(project, *stage.arguments)
     assert again.code == 0, again.output[-3000:]
@@ -141,7 +141,7 @@ def test_a_damaged_result_is_refused_wherever_it_is_read(stages, tmp_path, recor
     shutil.rmtree(project)
 
 
-SPACED = ("embeddings", "after_processing", "attention_rows", "occlusion", "attention", "word_attention")
+SPACED = ("embeddings", "attention_rows", "occlusion", "attention", "word_attention")
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -154,7 +154,7 @@ def test_damaged_vectors_of_the_embedding_store_are_made_again(way, tmp_path):
     vectors = np.random.default_rng(0).normal(size=(8, 4)).astype(np.float32)
     for part in (slice(0, 4), slice(4, 8)):
         EmbeddingStore(tmp_path).add("key", texts[part], vectors[part])
-    victim = sorted(tmp_path.glob("key/[!.]*.safetensors"))[0]
+    victim = sorted(tmp_path.glob("*/key/[!.]*.safetensors"))[0]
     damage(victim, way)
     store = EmbeddingStore(tmp_path)
     missing = store.missing("key", texts)

@@ -30,7 +30,6 @@ MODULES = (
     "embedding_adaptation.settings",
     "embedding_adaptation.tracking",
     "transformers.models.llama.modeling_llama",
-    "sentence_transformers.sentence_transformer.trainer",
     "rich.console",
     "kedro_viz.launchers.cli.main",
     "kedro_telemetry.plugin",

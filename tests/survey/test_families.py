@@ -90,13 +90,13 @@ def gradients(backbone):
 
 def check_training_step(embedder: Embedder) -> None:
     """One backward of the project's pass against one text at a time through transformers' own; leaves the adapter changed."""
-    from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
-    from embedding_adaptation.pipelines.contrastive_finetuning.training import add_adapter, training_pass_of
+    from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
+    from embedding_adaptation.pipelines.contrastive_finetuning.options import LoraOptions
+    from embedding_adaptation.pipelines.contrastive_finetuning.setup import training_pass_of
 
-    options = FinetuningOptions(steps=1, seed=0, lora={"rank": 2, "layers": "upper_half"})
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        first_layer = add_adapter(embedder, options)
+        first_layer = add_adapter(embedder, LoraOptions(rank=2, layers="upper_half"))
         with torch.no_grad():
             for name, weight in embedder.backbone.named_parameters():
                 if "lora_B" in name and weight.requires_grad:
@@ -104,10 +104,9 @@ def check_training_step(embedder: Embedder) -> None:
     strategy = STRATEGIES[0]
     training = training_pass_of(embedder, strategy, first_layer)
     rows = [training.row(ids[: training.frame.room]) for ids in ONE_WORD.text_ids(TEXTS, embedder.tokenizer)]
-    lower = training.lower_states(rows) if training.first_layer else None
     embedder.backbone.train()
     with training.training():
-        loss_of(training.embed(rows, lower)).backward()
+        loss_of(training.embed(rows)).backward()
     ours = gradients(embedder.backbone)
     prompts = ONE_WORD.tokenize(TEXTS, embedder.tokenizer, embedder.max_length)
     alone = [embedder.backbone(input_ids=torch.tensor([prompt.ids]), use_cache=False).last_hidden_state[0, -1] for prompt in prompts]

@@ -17,7 +17,7 @@ from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.texts.function_words import FUNCTION_WORDS
 
 if TYPE_CHECKING:
-    from embedding_adaptation.embedder.attention import AttentionRows
+    from embedding_adaptation.attention.rows import AttentionRows
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.template import PromptTemplate
 

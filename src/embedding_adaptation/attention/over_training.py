@@ -14,9 +14,9 @@ import pandas as pd
 
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.attention.comparison import ALL, layer_values
+from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.attention.shares import Spans, measure_rows
 from embedding_adaptation.attention.statistics import bootstrapped_rank_correlation, paired_bootstrap
-from embedding_adaptation.embedder.attention import record_attention
 from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
 
 if TYPE_CHECKING:

@@ -21,7 +21,7 @@ from embedding_adaptation.attention.words import (
 from embedding_adaptation.texts.function_words import FUNCTION_WORDS
 
 if TYPE_CHECKING:
-    from embedding_adaptation.embedder.attention import AttentionRows, TextAttention
+    from embedding_adaptation.attention.rows import AttentionRows, TextAttention
 
 PARTS = ("sink", "prefix", "text", "suffix", "self")
 KEYS = ("id", "layer", "head")

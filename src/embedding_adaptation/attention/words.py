@@ -14,7 +14,7 @@ from embedding_adaptation.texts.function_words import FUNCTION_WORDS
 from embedding_adaptation.texts.scripts import WORD_CHARACTERS
 
 if TYPE_CHECKING:
-    from embedding_adaptation.embedder.attention import AttentionRows, TextAttention
+    from embedding_adaptation.attention.rows import AttentionRows, TextAttention
 
 WordKind = Literal["content", "function", "punctuation", "number", "template"]
 WORD_KINDS: tuple[WordKind, ...] = ("content", "function", "punctuation", "number")

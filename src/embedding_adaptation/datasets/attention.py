@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from embedding_adaptation.attention.recording import AttentionRecording
+from embedding_adaptation.attention.rows import AttentionRows
 from embedding_adaptation.datasets.directory import DirectoryDataset
-from embedding_adaptation.embedder.attention import AttentionRecording, AttentionRows
 
 
 class AttentionRowsDataset(DirectoryDataset[AttentionRecording, AttentionRows]):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,39 +12,31 @@ from kedro.io.core import DatasetError
 
 from embedding_adaptation.atomic import replacing_file
 from embedding_adaptation.checksums import is_intact
+from embedding_adaptation.identity import digest_of, format_folder, tell_of_other_formats, text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 logger = logging.getLogger(__name__)
 
+_FORMAT = 2  # counted up where the same identity begins to stand for other vectors
 _DIGEST_BYTES = 16
 _DIGESTS, _VECTORS = "digests", "vectors"
-
-
-def text_digest(text: str) -> bytes:
-    """What the store knows a text by."""
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).digest()
-
-
-def settings_key(settings: dict[str, Any]) -> str:
-    """A short name for settings: equal ones have equal names, whatever the order."""
-    text = json.dumps(settings, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 class EmbeddingStore:
     """Vectors in shards of safetensors, a folder for each way to make them.
 
     Contents never change: a key says everything that decides a vector, so that a store can be filled by many runs and deleted at any time
-    without changing a result. A shard is there in full or not at all, and a damaged one is as good as none.
+    without changing a result. A shard is there in full or not at all, and a damaged one is as good as none. Vectors of another format are
+    left alone and not used.
 
     Args:
         folder: The directory.
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder / format_folder(_FORMAT)
         self._places: dict[str, dict[bytes, tuple[Path, int]]] = {}
         self._last: tuple[Path, np.ndarray] | None = None
 
@@ -59,14 +49,16 @@ class EmbeddingStore:
         """Keep vectors.
 
         Args:
-            key: What made them, see :func:`settings_key`.
+            key: What made them, see :func:`~embedding_adaptation.identity.vectors_identity`.
             texts: Different texts.
             vectors: ``[N, D]``.
         """
         from safetensors.numpy import save_file
 
-        digests = [text_digest(text) for text in texts]
-        name = hashlib.blake2b(b"".join(digests), digest_size=12).hexdigest()
+        if not self.folder.is_dir():
+            tell_of_other_formats(str(self.folder.parent), (path.name for path in self.folder.parent.glob("[!.]*")), _FORMAT)
+        digests = [text_digest(text, _DIGEST_BYTES) for text in texts]
+        name = digest_of([digest.hex() for digest in digests])[:24]
         path = self.folder / key / f"{name}.safetensors"
         table = np.frombuffer(b"".join(digests), np.uint8).reshape(len(texts), _DIGEST_BYTES)  # [N, 16]
         with replacing_file(path, checksum=True) as work:

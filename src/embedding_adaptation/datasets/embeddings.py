@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +12,19 @@ import numpy as np
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.datasets.versioned import LocalVersions
+from embedding_adaptation.embedder.after_processing import AfterProcessing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from kedro.io import Version
 
-_IDS, _WEIGHTS = "ids", "weights"
+logger = logging.getLogger(__name__)
+
+_FORMAT = 3  # counted up where the same header begins to stand for something else
+_IDS, _WEIGHTS, _IDENTITIES, _FORMAT_FIELD = "ids", "weights", "identities", "format"
+# Tensors of fitted after-processing and, in the header, the dimensions each keeps.
+_MEAN, _MATRIX, _DIMENSIONS = "after/mean/", "after/matrix/", "after_dimensions"
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,9 @@ class Embeddings:
         vectors: For each strategy's name a float32 array ``[N, D]``, rows in the order of ``ids``.
         weights: Fingerprint of the weights that made them, see :meth:`~embedding_adaptation.embedder.weights.DecoderWeights.fingerprint`;
             empty where it is not known.
+        identities: For each strategy's name what it is known by, see :attr:`~embedding_adaptation.options.EmbedderOptions.identities`;
+            empty where the vectors were made by other means, whose names then count.
+        after: The fitted after-processing of the strategies that have some, by name.
 
     Raises:
         ValueError: If an array's rows do not match the ids.
@@ -35,6 +47,8 @@ class Embeddings:
     ids: tuple[str, ...]
     vectors: dict[str, np.ndarray]
     weights: str = ""
+    identities: dict[str, str] = field(default_factory=dict)
+    after: dict[str, AfterProcessing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, matrix in self.vectors.items():
@@ -42,9 +56,33 @@ class Embeddings:
                 msg = f"strategy {name!r} has vectors of shape {matrix.shape} for {len(self.ids)} texts; one row a text is needed"
                 raise ValueError(msg)
 
+    def renamed(self, identities: Mapping[str, str]) -> Embeddings:
+        """The same under the names that strategies have today; those that no longer exist are left out.
+
+        Args:
+            identities: For each of today's strategies what it is known by.
+        """
+        if not self.identities:
+            return self
+        old_names = {identity: name for name, identity in self.identities.items()}
+        changed = [name for name, identity in identities.items() if name in self.identities and identity not in old_names]
+        if changed:
+            logger.warning(
+                "the strategies %s have changed since they were embedded, and are left out; run embedding_extraction again",
+                ", ".join(map(repr, changed)),
+            )
+        names = {name: old_names[identity] for name, identity in identities.items() if identity in old_names}
+        return Embeddings(
+            self.ids,
+            {name: self.vectors[old] for name, old in names.items() if old in self.vectors},
+            self.weights,
+            {name: identities[name] for name in names},
+            {name: self.after[old] for name, old in names.items() if old in self.after},
+        )
+
 
 class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
-    """Embeddings in one safetensors file: a tensor a strategy, the ids in the file's header.
+    """Embeddings in one safetensors file: one tensor per strategy and those of its after-processing; ids and names in the file's header.
 
     Args:
         filepath: The file, on a local disk.
@@ -60,7 +98,7 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
         """Read the vectors.
 
         Raises:
-            DatasetError: If the file is not one of this project's.
+            DatasetError: If the file is not one of this project's, or was written by an earlier version.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -68,20 +106,36 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
         try:
             with safe_open(path, framework="np") as file:
                 header = file.metadata() or {}
+                if _IDS in header and header.get(_FORMAT_FIELD) != str(_FORMAT):
+                    msg = f"{path} is of another format than {_FORMAT}, which this version reads; run embedding_extraction again"
+                    raise DatasetError(msg)
                 ids = json.loads(header[_IDS])
                 vectors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         except (SafetensorError, KeyError) as error:
             msg = f"{path} holds no embeddings of this project ({error}); run embedding_extraction again"
             raise DatasetError(msg) from error
-        return Embeddings(tuple(ids), vectors, header.get(_WEIGHTS, ""))
+        dimensions = json.loads(header[_DIMENSIONS])
+        after = {
+            name: AfterProcessing(vectors.pop(_MEAN + name), vectors.pop(_MATRIX + name, None), kept) for name, kept in dimensions.items()
+        }
+        return Embeddings(tuple(ids), vectors, header[_WEIGHTS], json.loads(header[_IDENTITIES]), after)
 
     def save(self, data: Embeddings) -> None:
         """Write the vectors; the file is there in full or not at all."""
         from safetensors.numpy import save_file
 
         tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}
+        tensors |= {_MEAN + name: after.mean for name, after in data.after.items()}
+        tensors |= {_MATRIX + name: after.matrix for name, after in data.after.items() if after.matrix is not None}
+        header = {
+            _FORMAT_FIELD: str(_FORMAT),
+            _IDS: json.dumps(list(data.ids)),
+            _WEIGHTS: data.weights,
+            _IDENTITIES: json.dumps(data.identities),
+            _DIMENSIONS: json.dumps({name: after.dimensions for name, after in data.after.items()}),
+        }
         with self.replacing() as work:
-            save_file(tensors, work, metadata={_IDS: json.dumps(list(data.ids)), _WEIGHTS: data.weights})
+            save_file(tensors, work, metadata=header)
 
     def _exists(self) -> bool:
         return Path(self._get_load_path()).is_file()

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from embedding_adaptation.datasets.directory import DirectoryDataset
-from embedding_adaptation.datasets.embedding_store import settings_key
+from embedding_adaptation.identity import digest_of
 
 _REVISION_DIGITS = 16
 
@@ -19,7 +19,7 @@ class ModelResults:
     Attributes:
         name: ``ORGANISATION/NAME``.
         max_tokens: Longest sequence in tokens.
-        settings: What makes this model's vectors; goes into its description.
+        settings: What makes this model's vectors, with their identity; goes into its description, and its revision follows from it.
         tasks: mteb's result by task, as JSON.
     """
 
@@ -59,7 +59,7 @@ class MtebResultsDataset(DirectoryDataset[TaskResults, Path]):
         for model in data.models:
             overwrites = {
                 "name": model.name,
-                "revision": settings_key(model.settings)[:_REVISION_DIGITS],
+                "revision": digest_of(model.settings)[:_REVISION_DIGITS],
                 "max_tokens": model.max_tokens,
                 "similarity_fn_name": ScoringFunction.COSINE,
                 "framework": ["PyTorch"],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,11 +11,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.errors import first_few
+from embedding_adaptation.identity import text_digest
 from embedding_adaptation.texts.characters import COMPRESSIONS
 from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
 from embedding_adaptation.texts.reading import TextFile
 from embedding_adaptation.texts.stream import TextStream
+from embedding_adaptation.wording import first_few
 
 if TYPE_CHECKING:
     import numpy as np
@@ -250,7 +250,7 @@ class _Distinct:
         """Take more ids; the first that was there before, else ``None``."""
         import numpy as np
 
-        digests = np.array([hashlib.blake2b(one.encode("utf-8", "surrogatepass"), digest_size=8).digest() for one in ids], "S8").view("u8")
+        digests = np.array([text_digest(one, 8) for one in ids], "S8").view("u8")
         for run in self._runs:
             places = np.minimum(np.searchsorted(run, digests), len(run) - 1)
             if (there := run[places] == digests).any():

@@ -17,7 +17,6 @@ safetensors, tokenizer and card. Of a multimodal model that is its text decoder.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import logging
 import os
@@ -46,6 +45,7 @@ from embedding_adaptation.embedder.checkpoint import (
 from embedding_adaptation.embedder.families import check_family
 from embedding_adaptation.embedder.gguf_file import check_gguf_file, read_gguf_header
 from embedding_adaptation.embedder.weights import ModelCard
+from embedding_adaptation.identity import files_sha256
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -470,16 +470,6 @@ def _check_hash(source: BaseModelSource, expected: str) -> None:
             "fetch it again, or correct the hash if the new file is the one you want"
         )
         raise BaseModelError(msg)
-
-
-def files_sha256(files: list[Path]) -> str:
-    """One hash of files, one after the other."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
 
 
 def _stamp(files: list[Path]) -> str:

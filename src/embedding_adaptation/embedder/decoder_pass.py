@@ -1,65 +1,57 @@
 """One pass of a decoder over packed rows: no padding, no vocabulary logits, no layer and no hidden state that nobody asked for.
 
-All tokens of a batch go through the linear layers as one long sequence. Attention alone needs to know where a text begins and ends: a
-registered attention function cuts the sequence into groups of equally long rows and gives each group the attention of its
-:class:`~embedding_adaptation.embedder.prompt_tree.RowLayout`.
+All tokens of a batch go through the linear layers as one long sequence. Attention alone needs to know where a text begins and ends: the
+one put in its place (:mod:`~embedding_adaptation.embedder.attention_swap`, where the words are explained) cuts the sequence into groups of
+rows and lets each row see what its :class:`~embedding_adaptation.embedder.prompt_tree.RowLayout` allows.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager, nullcontext
-from contextvars import ContextVar
+import itertools
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+import torch
 
-    import torch
+from embedding_adaptation.embedder.attention_swap import (
+    AttentionCall,
+    AttentionPass,
+    UnsupportedDecoderError,
+    attention_weights,
+    behind,
+    replaced_attention,
+)
+from embedding_adaptation.embedder.prompt_tree import causal_layout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from contextlib import AbstractContextManager
+
     from transformers import PreTrainedModel
 
     from embedding_adaptation.embedder.prompt_tree import RowLayout
 
-_IMPLEMENTATION = "packed_rows"
+# For each layer, counted from 0, keys and values of the prefix, ``[KV, P, d]``.
+KeysValues = dict[int, tuple[torch.Tensor, torch.Tensor]]
+
 # Scores of this many elements at most are computed at once on a CPU: they stay in the cache.
 _SCORES_AT_ONCE = 1 << 20
-# From here on a fused kernel beats plain products on a CPU, and never keeps all scores.
-_LONG_ROW = 1024
-
-
-class UnsupportedDecoderError(RuntimeError):
-    """A model that cannot be computed row by row in a packed sequence."""
-
-
-@contextmanager
-def trying_out(name: str) -> Iterator[None]:
-    """Within, what a model raises because it expects more than packed rows give it (a mask, a batch) says that it cannot be packed.
-
-    Raises:
-        UnsupportedDecoderError: In its place.
-    """
-    import torch
-
-    try:
-        yield
-    except (UnsupportedDecoderError, torch.OutOfMemoryError):
-        raise
-    except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError) as error:
-        msg = f"{name} does not compute packed rows ({type(error).__name__}: {str(error)[:200]})"
-        raise UnsupportedDecoderError(msg) from error
 
 
 @dataclass
 class RowGroup:
-    """Equally long rows that lie one after the other in a packed sequence.
+    """Rows of one width that lie one after the other in a packed sequence.
 
     Attributes:
-        start: Where they begin.
+        start: Number of the first token.
+        first: Number of the first row.
         count: How many they are.
-        layout: What they have in common.
+        layout: What their tokens see.
     """
 
     start: int
+    first: int
     count: int
     layout: RowLayout
 
@@ -68,17 +60,41 @@ class RowGroup:
         """Their tokens in the packed sequence."""
         return slice(self.start, self.start + self.count * self.layout.width)
 
+    @property
+    def members(self) -> slice:
+        """Their numbers among all rows."""
+        return slice(self.first, self.first + self.count)
+
+    def rows(self, states: torch.Tensor) -> torch.Tensor:
+        """The group's part of a layer's queries, keys or values: ``[1, H, N, d]`` -> ``[n, H, R, d]``."""
+        return states[0, :, self.span].unflatten(1, (self.count, self.layout.width)).transpose(0, 1)
+
+
+def row_groups(widths: Sequence[int], layout_of: Callable[[int], RowLayout]) -> list[RowGroup]:
+    """Divide rows into groups of equal width.
+
+    Args:
+        widths: Tokens of each row; equal ones side by side make one group.
+        layout_of: The layout of rows of a width.
+    """
+    groups: list[RowGroup] = []
+    start = first = 0
+    for width, alike in itertools.groupby(widths):
+        groups.append(RowGroup(start, first, len(list(alike)), layout_of(width)))
+        start, first = groups[-1].span.stop, groups[-1].members.stop
+    return groups
+
 
 @dataclass
 class Prefix:
     """What the tokens before all rows left behind.
 
     Attributes:
-        keys_values: For each layer keys and values ``[KV, P, d]``.
+        keys_values: For each layer keys and values.
         hidden: For each wanted layer the hidden states ``[P, D]``.
     """
 
-    keys_values: dict[int, tuple[torch.Tensor, torch.Tensor]] = field(default_factory=dict)
+    keys_values: KeysValues = field(default_factory=dict)
     hidden: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
@@ -111,22 +127,74 @@ class Wanted:
         return max((*self.hidden, *self.attended, *self.last_rows))
 
 
-@dataclass
-class _Running:
-    groups: Sequence[RowGroup]
-    prefix: Prefix
-    wanted: Wanted
-    result: PassResult
-    record: Prefix | None
-    calls: int = 0
-    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+class RowAttention(AttentionPass):
+    """Attention of rows to a prefix and to themselves, without gradients.
+
+    Args:
+        groups: The rows. Tokens behind the last group only fill up the pass, and get zeros.
+        prefix: Keys and values of the prefix; empty where there is none.
+        last_rows: Layers, counted from 1, whose attention rows of the templates' last tokens are kept in :attr:`last_rows`.
+        keep: Given the layer (counted from 0), the group, and its keys and values ``[n, KV, R, d]``.
+
+    Attributes:
+        last_rows: For each of these layers and each group ``[n, H, templates, P + R]`` float32.
+    """
+
+    def __init__(
+        self,
+        groups: Sequence[RowGroup],
+        prefix: KeysValues,
+        last_rows: Collection[int] = (),
+        keep: Callable[[int, RowGroup, torch.Tensor, torch.Tensor], None] | None = None,
+    ) -> None:
+        super().__init__()
+        self.groups, self.prefix, self.keep = groups, prefix, keep
+        self.last_rows: dict[int, list[torch.Tensor]] = {layer: [] for layer in last_rows}
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Attention of all groups, ``[1, N, H, d]``."""
+        output = call.query.new_empty(call.query.shape[2], call.query.shape[1], call.value.shape[3])  # [N, H, d]
+        output[self.groups[-1].span.stop :] = 0
+        with torch.autocast(call.query.device.type, enabled=False):
+            for group in self.groups:
+                k, v = group.rows(call.key), group.rows(call.value)
+                if self.keep:
+                    self.keep(call.layer, group, k, v)
+                attended = output[group.span].unflatten(0, (group.count, group.layout.width)).transpose(1, 2)  # [n, H, R, d]
+                self._attend_group(call, group.layout, (group.rows(call.query), k, v), attended)
+        return output[None]
+
+    def _attend_group(
+        self, call: AttentionCall, layout: RowLayout, rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor], attended: torch.Tensor
+    ) -> None:
+        """Write the attention of one group's queries, keys and values."""
+        before = self.prefix.get(call.layer)
+        wanted = self.last_rows.get(call.layer + 1)
+        scores = call.query.shape[1] * layout.width * (layout.shared + layout.width)  # of one row
+        step = len(attended) if self.fuses(call, layout) else max(1, _SCORES_AT_ONCE // scores)
+        weights = []
+        for q, k, v, target in zip(*(states.split(step) for states in (*rows, attended)), strict=True):
+            keys, values = (behind(before[0], k), behind(before[1], v)) if before else (k, v)  # [m, KV, P + R, d]
+            target.copy_(self.attend_rows(call, layout, q, keys, values))
+            if wanted is not None:
+                last = list(layout.last)
+                mask = self.mask(layout, call)[last]  # [templates, P + R]
+                weights.append(attention_weights(q[:, :, last], keys, mask, scale=call.scale, softcap=call.softcap))
+        if wanted is not None:
+            wanted.append(torch.cat(weights))
+
+
+def prefix_attention(width: int, keys_values: KeysValues) -> RowAttention:
+    """Attention of a pass over a prefix of ``width`` tokens, whose keys and values are put into ``keys_values``."""
+
+    def keep(layer: int, _: RowGroup, keys: torch.Tensor, values: torch.Tensor) -> None:
+        keys_values[layer] = (keys[0].contiguous(), values[0].contiguous())
+
+    return RowAttention([RowGroup(0, 0, 1, causal_layout(width))], {}, keep=keep)
 
 
 class _Enough(BaseException):
     pass
-
-
-_running: ContextVar[_Running | None] = ContextVar("packed_rows_running", default=None)
 
 
 class PackedDecoder:
@@ -140,115 +208,63 @@ class PackedDecoder:
     """
 
     def __init__(self, backbone: PreTrainedModel) -> None:
-        inner = getattr(backbone, "get_base_model", None)
-        self.decoder: PreTrainedModel = inner() if inner else backbone
+        self.decoder = decoder_of(backbone)
         self.layers = decoder_layers(self.decoder)
         self.attentions = [_attention_module(layer) for layer in self.layers]
         # An adapter's weights are float32; autocast multiplies them in the base's format, which is twice as fast on a CPU.
         self.mixed = len({parameter.dtype for parameter in self.decoder.parameters()}) > 1
 
-    @contextmanager
-    def packing(self) -> Iterator[None]:
+    def packing(self) -> AbstractContextManager[None]:
         """Within, the decoder's attention is that of packed rows.
 
         Raises:
             UnsupportedDecoderError: If the model's attention cannot be replaced.
         """
-        with self.implementation(_IMPLEMENTATION, _packed_attention):
-            yield
+        return replaced_attention(self.decoder)
 
-    @contextmanager
-    def implementation(
-        self, name: str, attention: Callable[..., tuple[torch.Tensor, None]], *, mask: Callable[..., torch.Tensor | None] | None = None
-    ) -> Iterator[None]:
-        """Within, the decoder's attention is the given function.
-
-        Args:
-            name: Its name in the registry.
-            attention: The function.
-            mask: What makes the masks it is told of; ``None`` makes none.
-
-        Raises:
-            UnsupportedDecoderError: If the model's attention cannot be replaced.
-        """
-        from transformers import AttentionInterface
-        from transformers.masking_utils import AttentionMaskInterface
-
-        # Both registries: without its mask function an implementation silently runs without a mask. Here that is most often the point: the
-        # function knows what each token sees.
-        AttentionInterface.register(name, attention)
-        AttentionMaskInterface.register(name, mask or _no_mask)
-        before = self.decoder.config._attn_implementation  # noqa: SLF001  there is no public getter
-        try:
-            self.decoder.set_attn_implementation(name)
-        except (ValueError, AttributeError) as error:
-            msg = f"{type(self.decoder).__name__} does not let its attention be replaced ({error})"
-            raise UnsupportedDecoderError(msg) from error
-        try:
-            yield
-        finally:
-            self.decoder.set_attn_implementation(before)
-
-    def read_prefix(self, ids: Sequence[int], layout: RowLayout, wanted: Wanted) -> Prefix:
-        """Compute the tokens before all rows.
+    def read_prefix(self, ids: Sequence[int], wanted: Wanted) -> Prefix:
+        """Compute the tokens before all rows; within :meth:`packing`.
 
         Args:
             ids: Their ids.
-            layout: A causal layout of as many tokens.
             wanted: What the rows will be asked for.
         """
-        record = Prefix()
+        prefix = Prefix()
         if ids:
-            group = RowGroup(0, 1, layout)
-            result = self._run([list(ids)], [group], Prefix(), Wanted(wanted.hidden | {wanted.highest}), record)
-            record.hidden = {layer: result.hidden[layer] for layer in wanted.hidden}
-        return record
+            attention = prefix_attention(len(ids), prefix.keys_values)
+            result = self._run([ids], attention, Wanted(wanted.hidden | {wanted.highest}))
+            prefix.hidden = {layer: result.hidden[layer] for layer in wanted.hidden}
+        return prefix
 
     def run(self, rows: Sequence[Sequence[int]], groups: Sequence[RowGroup], prefix: Prefix, wanted: Wanted) -> PassResult:
-        """Compute rows.
+        """Compute rows; within :meth:`packing`.
 
         Args:
             rows: Ids of each row, in the order of the groups.
-            groups: Where equally long rows lie.
+            groups: Where rows of one width lie.
             prefix: What :meth:`read_prefix` returned.
             wanted: What to return.
 
         Raises:
             UnsupportedDecoderError: If a layer did not use the attention given to it, so that rows would have seen each other.
         """
-        return self._run(rows, groups, prefix, wanted, None)
+        return self._run(rows, RowAttention(groups, prefix.keys_values, wanted.last_rows), wanted)
 
-    def _run(
-        self, rows: Sequence[Sequence[int]], groups: Sequence[RowGroup], prefix: Prefix, wanted: Wanted, record: Prefix | None
-    ) -> PassResult:
-        import torch
-
-        device = self.decoder.device
+    def _run(self, rows: Sequence[Sequence[int]], attention: RowAttention, wanted: Wanted) -> PassResult:
+        device, dtype = self.decoder.device, self.decoder.dtype
         input_ids = torch.tensor([token for row in rows for token in row], device=device)  # [N]
-        positions = torch.cat([g.layout.positions[g.layout.shared :].repeat(g.count) for g in groups]).to(device)  # [N]
-        result = PassResult()
-        state = _Running(groups, prefix, wanted, result, record)
-        dtype = self.decoder.dtype
-        token = _running.set(state)
-        try:
-            with (
-                torch.inference_mode(),
-                self._capturing(wanted, result),
-                torch.autocast(device.type, dtype=dtype) if self.mixed and dtype != torch.float32 else nullcontext(),
-            ):
-                output = self.decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
-                if len(self.layers) in wanted.hidden:
-                    result.hidden[len(self.layers)] = output.last_hidden_state[0]
-        except _Enough:
-            pass
-        finally:
-            _running.reset(token)
-        if state.calls != wanted.highest:
-            msg = (
-                f"{type(self.decoder).__name__} used the attention given to it in {state.calls} of {wanted.highest} layers; "
-                "the others mix tokens in their own way"
-            )
-            raise UnsupportedDecoderError(msg)
+        positions = torch.cat([g.layout.positions[g.layout.shared :].repeat(g.count) for g in attention.groups]).to(device)  # [N]
+        result = PassResult(last_rows=attention.last_rows)
+        with (
+            attention.running(self.decoder, range(wanted.highest), (1, len(input_ids))),
+            suppress(_Enough),
+            torch.inference_mode(),
+            self._capturing(wanted, result),
+            torch.autocast(device.type, dtype=dtype) if self.mixed and dtype != torch.float32 else nullcontext(),
+        ):
+            output = self.decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
+            if len(self.layers) in wanted.hidden:
+                result.hidden[len(self.layers)] = output.last_hidden_state[0]
         return result
 
     @contextmanager
@@ -287,8 +303,10 @@ def _stop(*_: Any) -> None:
     raise _Enough
 
 
-def _no_mask(*_: Any, **__: Any) -> None:
-    return None
+def decoder_of(backbone: PreTrainedModel) -> PreTrainedModel:
+    """The decoder inside a PEFT model, or the decoder itself."""
+    inner = getattr(backbone, "get_base_model", None)
+    return inner() if inner else backbone
 
 
 def layers_name(decoder: PreTrainedModel) -> str:
@@ -297,8 +315,6 @@ def layers_name(decoder: PreTrainedModel) -> str:
     Raises:
         UnsupportedDecoderError: If they cannot be found.
     """
-    import torch
-
     count = decoder.config.num_hidden_layers
     for name, module in decoder.named_modules():  # the outermost first
         if isinstance(module, torch.nn.ModuleList) and len(module) == count:
@@ -322,115 +338,3 @@ def _attention_module(layer: torch.nn.Module) -> torch.nn.Module:
             return module
     msg = f"{type(layer).__name__} has no attention module"
     raise UnsupportedDecoderError(msg)
-
-
-def _packed_attention(
-    module: torch.nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # noqa: ARG001  the layouts say what is seen
-    *,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attention of each group of rows; query ``[1, H, N, d]``, key and value ``[1, KV, N, d]`` -> ``[1, N, H, d]``."""
-    import torch
-
-    running = _running.get()
-    if running is None or kwargs.get("s_aux") is not None:
-        msg = "this model's attention has learned sinks, which packed rows do not know" if running else "no packed pass is running"
-        raise UnsupportedDecoderError(msg)
-    running.calls += 1
-    layer = module.layer_idx
-    heads, key_heads, width = query.shape[1], key.shape[1], value.shape[3]
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    if running.record is not None:
-        running.record.keys_values[layer] = (key[0].contiguous(), value[0].contiguous())
-    before = running.prefix.keys_values.get(layer)
-    output = query.new_empty(query.shape[2], heads, width)  # [N, H, d]
-    rows: list[torch.Tensor] = []
-    wants_rows = layer + 1 in running.wanted.last_rows
-    with torch.autocast(query.device.type, enabled=False):
-        for group in running.groups:
-            count, length = group.count, group.layout.width
-            seen = length + (group.layout.shared if before else 0)
-            allowed = _mask(running, group.layout, sliding_window, query, repeats=1)
-            fused = query.device.type != "cpu" or length >= _LONG_ROW
-            step = count if fused else max(1, _SCORES_AT_ONCE // (heads * length * seen))
-            pieces = []
-            for first in range(0, count, step):
-                n = min(step, count - first)
-                span = slice(group.start + first * length, group.start + (first + n) * length)
-                q = query[0, :, span].unflatten(1, (n, length)).transpose(0, 1)  # [n, H, R, d]
-                k = key[0, :, span].unflatten(1, (n, length)).transpose(0, 1)  # [n, KV, R, d]
-                v = value[0, :, span].unflatten(1, (n, length)).transpose(0, 1)  # [n, KV, R, d]
-                if before:
-                    k = torch.cat([before[0].expand(n, -1, -1, -1), k], dim=2)  # [n, KV, P + R, d]
-                    v = torch.cat([before[1].expand(n, -1, -1, -1), v], dim=2)  # [n, KV, P + R, d]
-                if fused and not softcap:
-                    attended = torch.nn.functional.scaled_dot_product_attention(
-                        q, _repeat(k, heads), _repeat(v, heads), attn_mask=allowed, scale=scale
-                    )  # [n, H, R, d]
-                else:
-                    mask = _mask(running, group.layout, sliding_window, query, repeats=heads // key_heads)  # [G R, P + R]
-                    attended = plain_attention(q, k, v, mask, scale=scale, softcap=softcap)  # [n, H, R, d]
-                output[span].view(n, length, heads, width).copy_(attended.transpose(1, 2))
-                if wants_rows:
-                    pieces.append(_last_rows(q, k, allowed, group.layout.last, scale=scale, softcap=softcap))
-            if wants_rows:
-                rows.append(torch.cat(pieces))
-    if wants_rows:
-        running.result.last_rows[layer + 1] = rows
-    return output[None], None
-
-
-def plain_attention(
-    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *, scale: float, softcap: float | None
-) -> torch.Tensor:
-    """Attention of ``[n, H, R, d]`` queries under an additive mask; heads that share keys are computed as one long query."""
-    import torch
-
-    n, heads, length, width = query.shape
-    shared = key.shape[1]
-    q = query.reshape(n * shared, heads // shared * length, width)  # [n KV, G R, d]
-    k, v = key.flatten(0, 1), value.flatten(0, 1)  # [n KV, P + R, d]
-    if softcap:
-        scores = softcap * torch.tanh(torch.bmm(q, k.transpose(1, 2)) * (scale / softcap)) + mask  # [n KV, G R, P + R]
-    else:
-        scores = torch.baddbmm(mask, q, k.transpose(1, 2), alpha=scale)  # [n KV, G R, P + R]
-    return torch.bmm(scores.softmax(dim=-1), v).view(n, heads, length, v.shape[2])  # [n, H, R, d]
-
-
-def _last_rows(
-    query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor, last: Sequence[int], *, scale: float, softcap: float | None
-) -> torch.Tensor:
-    """Attention weights of the templates' last tokens in float32, ``[n, H, templates, P + R]``."""
-    import torch
-
-    places = list(last)
-    scores = torch.einsum("nhld,nhkd->nhlk", query[:, :, places].float(), _repeat(key, query.shape[1]).float()) * scale
-    if softcap:
-        scores = softcap * torch.tanh(scores / softcap)
-    return (scores + mask[places].float()).softmax(dim=-1)
-
-
-def _repeat(heads: torch.Tensor, count: int) -> torch.Tensor:
-    return heads.repeat_interleave(count // heads.shape[1], dim=1)  # [n, H, P + R, d]
-
-
-def _mask(running: _Running, layout: RowLayout, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
-    """The layout's additive mask, ``[repeats * R, P + R]``, made once a pass."""
-    import torch
-
-    key = (id(layout), window, repeats)
-    if key not in running.masks:
-        allowed = layout.allowed  # [R, P + R]
-        if window is not None and window < layout.shared + layout.width:
-            distance = layout.positions[layout.shared :, None] - layout.positions[None, :]  # [R, P + R]
-            allowed = allowed & (distance < window)
-        mask = torch.zeros(allowed.shape, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))
-        running.masks[key] = mask.repeat(repeats, 1).to(like.device)
-    return running.masks[key]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,17 +19,20 @@ from tqdm.auto import tqdm
 from embedding_adaptation.atomic import replacing_file
 from embedding_adaptation.checksums import is_intact
 from embedding_adaptation.embedder.after_processing import AfterProcessing
+from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
 from embedding_adaptation.embedder.batching import token_budget_batches
 from embedding_adaptation.embedder.checkpoint import BaseModelError
-from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, RowGroup, UnsupportedDecoderError, Wanted
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, row_groups
 from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_dtype
 from embedding_adaptation.embedder.loading import load_backbone
 from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
 from embedding_adaptation.embedder.positions import position_limit
-from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
-from embedding_adaptation.embedder.storage import load_adapter, resolve_source, save_embedder, strategy_to_dict
+from embedding_adaptation.embedder.prompt_tree import PromptTree
+from embedding_adaptation.embedder.reference import encode_one_by_one, packing_is_exact
+from embedding_adaptation.embedder.storage import load_adapter, resolve_source, save_embedder
 from embedding_adaptation.embedder.strategy import Strategy, StrategyError
 from embedding_adaptation.embedder.template import Frame, PromptTemplate, encode_texts, fallback_id
+from embedding_adaptation.identity import adapter_settings, digest_of, texts_in_order, vectors_identity, weights_identity
 from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
@@ -39,8 +40,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from embedding_adaptation.embedder.after_processing import AfterSteps
-    from embedding_adaptation.embedder.decoder_pass import PassResult
+    from embedding_adaptation.embedder.decoder_pass import PassResult, RowGroup
     from embedding_adaptation.embedder.modules import PromptedDecoder
+    from embedding_adaptation.embedder.storage import Place
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.identity import CorpusIdentity
 
@@ -50,6 +52,8 @@ logger = logging.getLogger(__name__)
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 # Texts tokenised at once: what is kept of them does not grow with their number.
 _WINDOW = 2048
+_SHARD_FORMAT = 2  # counted up where a shard of the same identity begins to hold something else
+_NOT_DECIDING = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
 DEFAULT_TEMPLATE = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
 
 
@@ -97,6 +101,7 @@ class Embedder:
         self.tokens_computed = 0
         self.corpus: CorpusIdentity | None = None
         self._packs: bool | None = None
+        self._loaded: tuple[Place, int] | None = None
 
     @classmethod
     def load(
@@ -168,6 +173,7 @@ class Embedder:
             strategy=strategy or place.strategy,
         )
         embedder.corpus = place.corpus
+        embedder._loaded = (place, embedder._weights_state())
         embedder.check([embedder.strategy])
         return embedder
 
@@ -208,6 +214,22 @@ class Embedder:
         if strategy.normalise:
             modules.append(Normalize())
         return SentenceTransformer(modules=modules, device=str(self.backbone.device))
+
+    @property
+    def identity(self) -> str:
+        """What the weights are known by in every store, see :func:`~embedding_adaptation.identity.weights_identity`.
+
+        It is that of the files they were loaded from; only weights that were made in memory, or changed there, are read for it.
+        """
+        if self._loaded is not None and self._loaded[1] == self._weights_state():
+            return self._loaded[0].identity
+        return self._identity_in_memory()
+
+    def vectors_identity(self, strategy: Strategy) -> str:
+        """What a strategy's vectors are known by in every store: two embedders that agree in it give the same."""
+        in_four_bits = " in four bits" if getattr(self.backbone, "is_loaded_in_4bit", False) else ""
+        dtype = str(self.backbone.dtype).removeprefix("torch.") + in_four_bits
+        return vectors_identity(self.identity, strategy, max_length=self.max_length, dtype=dtype)
 
     @property
     def layer_count(self) -> int:
@@ -280,8 +302,6 @@ class Embedder:
             if self.can_pack():
                 self._encode_packed(unique, chosen, vectors, progress=progress)
             else:
-                from embedding_adaptation.embedder.reference import encode_one_by_one
-
                 encode_one_by_one(self, unique, chosen, vectors, progress=progress)
         finished = {s.name: finish_vectors(vectors.pop(s.name), s) for s in chosen}
         if len(unique) == len(given):
@@ -319,25 +339,28 @@ class Embedder:
         """
         strategy = strategy or self.strategy
         self.check([strategy])
-        settings = self._fingerprint(strategy)
+        settings = self.vectors_identity(strategy)
+        told = False
         stream = iter(texts)
         shards: list[Path] = []
         if isinstance(texts, str):
             checked_texts(texts)
         while chunk := list(itertools.islice(stream, shard_size)):
             chunk = checked_texts(chunk, first=len(shards) * shard_size)
-            digest = hashlib.blake2b(settings)
-            for text in chunk:
-                digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
+            wanted = {"format": str(_SHARD_FORMAT), "fingerprint": digest_of([settings, texts_in_order(chunk)])}
             path = Path(folder) / f"shard-{len(shards):06d}.safetensors"
             shards.append(path)
             if path.exists() and is_intact(path):
                 with safe_open(path, framework="np") as file:
-                    if (file.metadata() or {}).get("fingerprint") == digest.hexdigest():
-                        continue
+                    present = file.metadata() or {}
+                if present == wanted:
+                    continue
+                if present.get("format") != wanted["format"] and not told:
+                    told = True
+                    logger.warning("%s holds vectors of another format than %d: they are made again", folder, _SHARD_FORMAT)
             vectors = self.encode(chunk, strategy, progress=progress)
             with replacing_file(path, checksum=True) as work:
-                save_file({"vectors": np.ascontiguousarray(vectors)}, work, metadata={"fingerprint": digest.hexdigest()})
+                save_file({"vectors": np.ascontiguousarray(vectors)}, work, metadata=wanted)
         return shards
 
     def fit(self, texts: Iterable[str], strategy: Strategy, steps: AfterSteps, *, progress: bool = True) -> Strategy:
@@ -358,8 +381,6 @@ class Embedder:
     def can_pack(self) -> bool:
         """Whether packed rows give this model's own results: tried out once on a few tokens."""
         if self._packs is None:
-            from embedding_adaptation.embedder.reference import packing_is_exact
-
             try:
                 self._packs = packing_is_exact(self)
             except UnsupportedDecoderError as error:
@@ -379,7 +400,7 @@ class Embedder:
             tqdm(total=len(texts) * len(readings), unit="text", desc="embed", disable=not progress) as bar,
         ):
             for reading in readings:
-                reading.prefix = decoder.read_prefix(reading.tree.shared, causal_layout(len(reading.tree.shared)), reading.wanted)
+                reading.prefix = decoder.read_prefix(reading.tree.shared, reading.wanted)
                 self.tokens_computed += len(reading.tree.shared)
             start, computed = time.perf_counter(), self.tokens_computed
             for first in range(0, len(texts), _WINDOW):
@@ -424,33 +445,29 @@ class Embedder:
             text_ids = [ids or [fallback_id(self.tokenizer)] for ids in text_ids]
         rows = [tree.row(ids) for ids in text_ids]
         for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
-            groups: list[RowGroup] = []
-            start = 0
-            for width, members in itertools.groupby(batch, key=lambda index: len(rows[index])):
-                count = len(list(members))
-                groups.append(RowGroup(start, count, tree.layout(len(text_ids[batch[_rows_in(groups)]]))))
-                start += count * width
+            widths = [len(rows[index]) for index in batch]
+            groups = row_groups(widths, tree.layout_of_row)
             result = decoder.run([rows[index] for index in batch], groups, reading.prefix, reading.wanted)
-            self.tokens_computed += start
-            done = 0
+            self.tokens_computed += sum(widths)
             for number, group in enumerate(groups):
-                places = [first + index for index in batch[done : done + group.count]]
-                done += group.count
+                places = [first + index for index in batch[group.members]]
                 pooler = _GroupPooler(tree, group, number, result, reading.prefix)
                 for part in reading.parts:
                     vectors[part.strategy.name][places] += pooler.pool(part).cpu().numpy()
             yield len(batch)
 
-    def _fingerprint(self, strategy: Strategy) -> bytes:
-        """A digest of everything that decides a text's vector."""
-        digest = hashlib.blake2b(json.dumps([strategy_to_dict(strategy), self.max_length], sort_keys=True).encode())
-        if strategy.after is not None:
-            for array in (strategy.after.mean, strategy.after.matrix):
-                digest.update(b"" if array is None else array.tobytes())
-        for name, tensor in self.backbone.state_dict().items():
-            digest.update(name.encode() + str(tensor.dtype).encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-        return digest.digest()
+    def _weights_state(self) -> int:
+        """A number that changes when weights are changed, added or replaced in memory: torch counts a tensor's changes."""
+        return hash((id(self.backbone), *(parameter._version for parameter in self.backbone.parameters())))  # noqa: SLF001
+
+    def _identity_in_memory(self) -> str:
+        weights = [
+            [name, str(tensor.dtype), tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()]
+            for name, tensor in self.backbone.state_dict().items()
+        ]
+        config = {name: str(value) for name, value in self.backbone.config.to_diff_dict().items() if name not in _NOT_DECIDING}
+        adapters = {name: adapter_settings(adapter.to_dict()) for name, adapter in getattr(self.backbone, "peft_config", {}).items()}
+        return weights_identity(digest_of([weights, config, adapters, sorted(self.tokenizer.get_vocab().items())]))
 
 
 @dataclass(frozen=True)
@@ -553,10 +570,6 @@ def checked_texts(texts: Iterable[Any], *, first: int = 0) -> list[str]:
             )
             raise TypeError(msg)
     return given
-
-
-def _rows_in(groups: Sequence[RowGroup]) -> int:
-    return sum(group.count for group in groups)
 
 
 def finish_vectors(vectors: np.ndarray, strategy: Strategy) -> np.ndarray:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embedding_adaptation.embedder.decoder_pass import decoder_of
+
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
@@ -16,8 +18,7 @@ def position_limit(backbone: PreTrainedModel) -> int | None:
     Args:
         backbone: A decoder, or a PEFT model around one.
     """
-    inner = getattr(backbone, "get_base_model", None)
-    decoder = inner() if inner else backbone
+    decoder = decoder_of(backbone)
     config = decoder.config
     if config.model_type == "mpt":  # its biases are made for so many tokens
         return int(config.max_seq_len)

@@ -7,14 +7,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers.masking_utils import sdpa_mask
 
-from embedding_adaptation.embedder.decoder_pass import PackedDecoder, UnsupportedDecoderError
+from embedding_adaptation.embedder.attention_swap import (
+    AttentionCall,
+    AttentionPass,
+    UnsupportedDecoderError,
+    replaced_attention,
+    visible,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from transformers import PreTrainedConfig
+    from transformers import PreTrainedConfig, PreTrainedModel
 
-_IMPLEMENTATION = "mask_probe"
 # Fields of configurations that say at which length attention or positions change.
 _LIMITS = (
     "window",
@@ -37,56 +42,55 @@ def limits_within(config: PreTrainedConfig, longest: int) -> list[int]:
     return sorted({value for value in _limits(config.to_dict()) if 1 < value < longest})
 
 
-def check_masks(decoder: PackedDecoder, longest: int, *, vocabulary: int) -> None:
+class _MaskProbe(AttentionPass):
+    """Keeps each layer's own mask and window, and computes nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.masks: list[tuple[torch.Tensor | None, int | None]] = []
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Zeros in place of attention."""
+        self.masks.append((call.mask, call.window))
+        batch, heads, tokens, _ = call.query.shape
+        return call.query.new_zeros(batch, tokens, heads, call.value.shape[3])
+
+    def model_mask(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The model's own mask, also where it could be left out."""
+        mask: torch.Tensor = sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
+        return mask
+
+
+def check_masks(decoder: PreTrainedModel, longest: int) -> None:
     """Check that a text may see in every layer what packed rows let it see: all that comes before, within the layer's window.
 
     Args:
-        decoder: The decoder.
+        decoder: A decoder without vocabulary head.
         longest: The longest sequence that will be computed.
-        vocabulary: Rows of its embedding.
 
     Raises:
         UnsupportedDecoderError: If a layer's own mask is another one, or the model's positions change with the length.
     """
-    config = decoder.decoder.config
+    config, name = decoder.config, type(decoder).__name__
     _check_rope(config, longest)
     limits = limits_within(config, longest)
     width = min(longest, (limits[-1] if limits else 0) + _BEYOND)
-    found: list[tuple[torch.Tensor | None, int | None]] = []
-
-    def record(
-        module: torch.nn.Module,  # noqa: ARG001  the registry's signature
-        query: torch.Tensor,
-        key: torch.Tensor,  # noqa: ARG001
-        value: torch.Tensor,
-        attention_mask: torch.Tensor | None,
-        *,
-        sliding_window: int | None = None,
-        **_: Any,
-    ) -> tuple[torch.Tensor, None]:
-        found.append((attention_mask, sliding_window))
-        return query.new_zeros(query.shape[0], query.shape[2], query.shape[1], value.shape[3]), None
-
-    ids = torch.arange(width, device=decoder.decoder.device)[None] % vocabulary  # [1, T]
-    with torch.inference_mode(), decoder.implementation(_IMPLEMENTATION, record, mask=_whole_mask):
-        decoder.decoder(input_ids=ids, use_cache=False)
-    name = type(decoder.decoder).__name__
-    distance = torch.arange(width)[:, None] - torch.arange(width)[None, :]  # [T, T]
+    ids = torch.arange(width, device=decoder.device)[None] % decoder.get_input_embeddings().weight.shape[0]  # [1, T]
+    probe = _MaskProbe()
+    layers = range(config.num_hidden_layers)
+    with torch.inference_mode(), replaced_attention(decoder), probe.running(decoder, layers, (1, width)):
+        decoder(input_ids=ids, use_cache=False)
+    positions = torch.arange(width)  # [T]
     compared: set[tuple[int, int | None]] = set()
-    for layer, (mask, window) in enumerate(found, start=1):
+    for layer, (mask, window) in enumerate(probe.masks, start=1):
         if (id(mask), window) in compared:  # layers share their masks
             continue
         compared.add((id(mask), window))
-        expected = distance >= 0 if window is None else (distance >= 0) & (distance < window)  # [T, T]
-        own = distance >= 0 if mask is None else _allowed(mask)
+        expected = visible(positions, positions, window)  # [T, T]
+        own = visible(positions, positions, None) if mask is None else _allowed(mask)
         if own is None or own.shape[-2:] != expected.shape or not bool((own == expected).all()):
             msg = f"the mask of layer {layer} of {name} is not that of packed rows within {width} tokens"
             raise UnsupportedDecoderError(msg)
-
-
-def _whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
-    """The model's own mask, also where it could be left out."""
-    return sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
 
 
 def _allowed(mask: torch.Tensor) -> torch.Tensor | None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
     from embedding_adaptation.embedder.template import Frame
 
@@ -76,6 +76,10 @@ class PromptTree:
         length = min(text_length, self.room)
         return _kept_layout(self, length) if length <= _KEPT_LENGTH else _layout(self, length)
 
+    def layout_of_row(self, width: int) -> RowLayout:
+        """Positions and attention of rows of this width."""
+        return self.layout(width - self.lead - len(self._suffixes))
+
 
 @dataclass(frozen=True)
 class RowLayout:
@@ -83,7 +87,7 @@ class RowLayout:
 
     Attributes:
         width: Tokens in a row, ``R``.
-        shared: Tokens before the row, ``P``.
+        shared: Tokens of the prefix, ``P``.
         positions: ``[P + R]`` int64, position of each token in its own prompt.
         allowed: ``[R, P + R]`` bool, which tokens each token of the row sees.
         text: For each template the text's span in the row.
@@ -100,16 +104,19 @@ class RowLayout:
     last: tuple[int, ...]
 
 
-def causal_layout(width: int) -> RowLayout:
-    """The layout of as many tokens, none before them."""
-    from embedding_adaptation.embedder.template import Frame
+def causal_layout(width: int, shared: int = 0) -> RowLayout:
+    """The layout of plain rows, without templates: each token sees the prefix and what comes before it in its row.
 
-    return PromptTree((Frame((), tuple(range(width)), 1),)).layout(0)
+    Args:
+        width: Tokens in a row.
+        shared: Tokens of the prefix.
+    """
+    positions = torch.arange(shared + width)  # [P + R]
+    allowed = positions[None, :] <= positions[shared:, None]  # [R, P + R]
+    return RowLayout(width, shared, positions, allowed, (), (), ())
 
 
 def _layout(tree: PromptTree, text_length: int) -> RowLayout:
-    import torch
-
     shared, trunk = len(tree.shared), tree.lead + text_length
     width = len(tree.row([0] * text_length))
     positions = torch.arange(shared + width)  # [P + R]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 import json
 import os
 import warnings
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -27,13 +27,11 @@ from embedding_adaptation.embedder.base_model import (
     check_source,
     convert,
     fetch,
-    files_sha256,
     is_hub_setting,
 )
 from embedding_adaptation.embedder.checkpoint import (
     ADAPTER_CONFIG,
     check_adapter_files,
-    decisive_files,
     read_json_object,
     safetensors_header,
 )
@@ -42,14 +40,13 @@ from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.embedder.tokenizer import load_tokenizer
 from embedding_adaptation.embedder.weights import (
     ADAPTER_CARD_FILE,
-    CARD_FILE,
     DecoderWeights,
-    ModelCard,
+    base_sha256,
     find_converted,
     read_adapter_base,
     reading,
 )
-from embedding_adaptation.identity import CorpusIdentity
+from embedding_adaptation.identity import CorpusIdentity, digest_of, format_folder, tell_of_other_formats, weights_identity
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -62,7 +59,7 @@ _FORMAT, _EXPORTED_FORMAT = 1, 2
 _SETTINGS = "embedder.json"
 _AFTER = "after_processing.safetensors"
 # Counted up where conversions come out otherwise than before, their cards included: those in the cache are not used any more then.
-_CONVERSION = 2
+_CONVERSION = 3
 _NO_POST_PROCESSOR = {
     "type": "TemplateProcessing",
     "single": [{"Sequence": {"id": "A", "type_id": 0}}],
@@ -87,6 +84,7 @@ class Place:
         max_length: The longest sequence they are for, or ``None``.
         post_processor: What the model's own tokenizer adds to a text, where the folder's adds a prompt; ``"own"`` elsewhere.
         corpus: The corpus these weights were adapted to, or ``None``.
+        sha256: Hash of the base weights, where it is known without reading them.
     """
 
     title: str
@@ -97,6 +95,12 @@ class Place:
     max_length: int | None = None
     post_processor: dict[str, Any] | Literal["own"] | None = "own"
     corpus: CorpusIdentity | None = None
+    sha256: str = ""
+
+    @cached_property
+    def identity(self) -> str:
+        """Identity of the weights, see :func:`~embedding_adaptation.identity.weights_identity`; the same wherever they lie."""
+        return weights_identity(self.sha256 or base_sha256(Path(self.model)), self.adapter)
 
     def tokenizer(self, rows: int) -> PreTrainedTokenizerBase:
         """The model's own tokenizer, without a prompt.
@@ -132,7 +136,7 @@ def resolve_source(
         ValueError: If a saved embedder is of a later format.
     """
     if isinstance(source, DecoderWeights):
-        place = Place(source.card.source, str(source.base), source.adapter)
+        place = Place(source.card.source, str(source.base), source.adapter, sha256=source.card.sha256)
         return replace(place, **_trained_under(source.adapter)) if source.adapter else place
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -176,9 +180,11 @@ def _of_base_model(setting: str, *, has_strategy: bool) -> Place:
         return Place(setting, str(found.existing_path))
     # A GGUF file, an adapter or a part of a multimodal model is converted once for all later loads.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "embedding-adaptation"
-    target = cache / hashlib.sha256(f"{_CONVERSION} {found.setting} {found.stamp}".encode()).hexdigest()[:24]
+    target = cache / format_folder(_CONVERSION) / digest_of([found.setting, found.stamp])
     if not is_intact(target):
-        cache.mkdir(parents=True, exist_ok=True)
+        target.parent.parent.mkdir(parents=True, exist_ok=True)
+        tell_of_other_formats(str(cache), (path.name for path in cache.glob("[!.]*")), _CONVERSION)
+        target.parent.mkdir(exist_ok=True)
         # The other of two processes waits for what the first converts, and finds it there.
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not is_intact(target):
@@ -437,8 +443,7 @@ def _check_base(folder: Path, found: Place) -> None:
         same, what = found.revision == wanted.revision, f"revision {found.revision!r}"
         pinned = f"revision {wanted.revision!r}"
     else:
-        with reading(place / CARD_FILE):
-            sha256 = ModelCard.read(place).sha256 if (place / CARD_FILE).is_file() else files_sha256(decisive_files(place))
+        sha256 = base_sha256(place)
         same, what, pinned = sha256 == wanted.sha256, f"sha256 {sha256[:12]}...", f"sha256 {wanted.sha256[:12]}..."
     if not same:
         msg = (

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, get_args
 
 from embedding_adaptation.embedder.pooling import ATTENTION_POOLINGS, PoolingName
+from embedding_adaptation.identity import A_NAME
 
 if TYPE_CHECKING:
     from embedding_adaptation.embedder.after_processing import AfterProcessing
@@ -36,7 +37,7 @@ class Strategy:
         StrategyError: If pooling, templates and layers do not go together.
     """
 
-    name: str
+    name: str = field(metadata=A_NAME)
     template: PromptTemplate | tuple[PromptTemplate, ...]
     pooling: PoolingName
     layers: tuple[int, ...] = (-1,)
@@ -49,6 +50,8 @@ class Strategy:
         if not self.templates:
             msg = f"strategy {self.name!r} has no template; name at least one"
             raise StrategyError(msg)
+        if len(self.templates) == 1:  # an ensemble of one is that one
+            object.__setattr__(self, "template", self.templates[0])
         if not self.layers:
             msg = f"strategy {self.name!r} has no layers; -1 is the last one"
             raise StrategyError(msg)

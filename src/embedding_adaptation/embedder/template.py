@@ -8,9 +8,11 @@ apart and joined as ids: only the text is ever shortened.
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
+
+from embedding_adaptation.identity import A_NAME
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +72,7 @@ class PromptTemplate:
         '" means in one word: "'
     """
 
-    name: str
+    name: str = field(metadata=A_NAME)
     pattern: str
     bos: bool | Literal["auto"] = "auto"
     eos: bool = False

@@ -8,33 +8,30 @@ the gradients of the plain pass over padded prompts.
 
 from __future__ import annotations
 
-from contextlib import ExitStack, contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
-from embedding_adaptation.embedder.decoder_pass import (
-    PackedDecoder,
-    Prefix,
-    RowGroup,
-    UnsupportedDecoderError,
-    Wanted,
-    plain_attention,
-    trying_out,
-)
+import torch
+
+from embedding_adaptation.embedder.attention_swap import AttentionCall, AttentionPass, UnsupportedDecoderError, behind, trying_out
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, decoder_of, row_groups
 from embedding_adaptation.embedder.pooling import POOLINGS
+from embedding_adaptation.embedder.probe import check_masks
 from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
+from embedding_adaptation.embedder.template import TokenizedPrompt, pad_prompts
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
-    import torch
     from transformers import PreTrainedModel
 
     from embedding_adaptation.embedder.pooling import PoolingName
+    from embedding_adaptation.embedder.prompt_tree import RowLayout
     from embedding_adaptation.embedder.template import Frame
 
-_IMPLEMENTATION = "packed_training"
 # Rows that differ by no more than this share in length are padded to one width, in attention only.
 _PADDED_SHARE = 0.15
 # Of packed and padded vectors, by whether the decoder computes in float32.
@@ -42,39 +39,114 @@ _LEAST_COSINE = {True: 0.99999, False: 0.99}
 
 
 @dataclass
-class _Block:
+class _PaddedGroup:
     """Rows computed in one attention call, padded to the longest."""
 
     start: int
     lengths: list[int]
-    width: int
-    padded: torch.Tensor | None  # [n W] int64, place of each padded token among the block's real ones
+    layout: RowLayout
+    padded: torch.Tensor | None  # [n R] int64, place of each padded token among the group's real ones
     real: torch.Tensor | None  # [tokens] int64, place of each real token among the padded ones
 
     @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
+    def span(self) -> slice:
+        """Their tokens in the packed sequence."""
+        return slice(self.start, self.start + sum(self.lengths))
+
+    def rows(self, states: torch.Tensor) -> torch.Tensor:
+        """The group's part of a layer's queries, keys or values: ``[N, H, d]`` -> ``[n, H, R, d]``.
+
+        Behind a row's end its last token stands again, and nobody sees it.
+        """
+        tokens = states[self.span]  # [tokens, H, d]
+        if self.padded is not None and self.real is not None:
+            tokens = _Pad.apply(tokens, self.padded, self.real)  # [n R, H, d]
+        return tokens.unflatten(0, (len(self.lengths), self.layout.width)).transpose(1, 2)
+
+    def tokens(self, rows: torch.Tensor) -> torch.Tensor:
+        """The way back for attention's output: ``[n, H, R, d]`` -> ``[tokens, H, d]``."""
+        tokens = rows.transpose(1, 2).flatten(0, 1)  # [n R, H, d]
+        if self.real is None:
+            return tokens
+        unpadded: torch.Tensor = _Unpad.apply(tokens, self.real)
+        return unpadded
 
 
-@dataclass
-class _Running:
-    shared: int
-    blocks: list[_Block]
-    calls: int = 0
-    masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+class _TrainingAttention(AttentionPass):
+    """Attention of rows to a prefix, with which the sequence begins, and to themselves; gradients flow back into both.
+
+    Args:
+        shared: Tokens of the prefix.
+        groups: The rows behind it.
+    """
+
+    def __init__(self, shared: int, groups: Sequence[_PaddedGroup]) -> None:
+        super().__init__()
+        self.groups = groups
+        self.prefix = causal_layout(shared)
+
+    def attend(self, call: AttentionCall) -> torch.Tensor:
+        """Attention of the prefix and of all groups, ``[1, N, H, d]``."""
+        q, k, v = (states[0].transpose(0, 1) for states in (call.query, call.key, call.value))  # [N, H, d], [N, KV, d] twice
+        before = [states[: self.prefix.width].transpose(0, 1) for states in (q, k, v)]  # [H, P, d], [KV, P, d] twice
+        outputs = []
+        with torch.autocast(call.query.device.type, enabled=False):
+            if self.prefix.width:
+                attended = self.attend_rows(call, self.prefix, *(states[None] for states in before))  # [1, H, P, d]
+                outputs.append(attended[0].transpose(0, 1))
+            for group in self.groups:
+                keys, values = group.rows(k), group.rows(v)  # [n, KV, R, d]
+                if self.prefix.width:
+                    keys, values = behind(before[1], keys), behind(before[2], values)  # [n, KV, P + R, d]
+                outputs.append(group.tokens(self.attend_rows(call, group.layout, group.rows(q), keys, values)))
+        return torch.cat(outputs)[None]
 
 
-_running: ContextVar[_Running | None] = ContextVar("packed_training_running", default=None)
+class GradientPass(Protocol):
+    """Prompted texts to pooled vectors, with gradients: what training asks of a decoder.
+
+    Attributes:
+        decoder: The decoder, inside its adapter.
+        frame: The template's token ids.
+        first_layer: The lowest layer that gradients reach, counted from 0.
+    """
+
+    decoder: PreTrainedModel
+    frame: Frame
+    first_layer: int
+
+    def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids computed for one text, cut to the room the template leaves."""
+        ...
+
+    def training(self) -> AbstractContextManager[None]:
+        """Within, :meth:`embed` may be called and its gradients taken."""
+        ...
+
+    def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Pooled vectors of rows that :meth:`row` made, ``[n, D]`` in the decoder's number format, not normalised."""
+        ...
+
+    def check(self, rows: Sequence[Sequence[int]]) -> None:
+        """Check on a few rows that the vectors are this model's own.
+
+        Raises:
+            UnsupportedDecoderError: If they are not.
+        """
+        ...
 
 
 class TrainingPass:
-    """Prompted texts to pooled vectors, with gradients.
+    """The fast pass: packed rows, begun above the layers that never change.
 
     Args:
         backbone: A decoder without vocabulary head, or a PEFT model around one.
         frame: The template's token ids.
         pooling: How token vectors become one vector.
-        first_layer: Layers below this one (counted from 0) are never changed by training; their output is given to :meth:`embed`.
+        first_layer: Layers below this one (counted from 0) are never changed by training; their output comes from :attr:`lower_source`.
+
+    Attributes:
+        lower_source: Gives the output of the layers below for rows; :meth:`lower_states`, or a store in front of it.
 
     Raises:
         UnsupportedDecoderError: If the decoder's layers cannot be found.
@@ -87,21 +159,20 @@ class TrainingPass:
         self.frame = frame
         self.pooling = pooling
         self.first_layer = first_layer
+        self.lower_source: Callable[[Sequence[tuple[int, ...]]], list[torch.Tensor]] = self.lower_states
         self._lower_prefix: Prefix | None = None
 
     def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids computed for one text: everything but the template's shared beginning."""
+        """The ids computed for one text, cut to the room there is: everything but the template's shared beginning."""
         return tuple(self.tree.row(text_ids))
 
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Within, the decoder's attention is that of packed rows with gradients.
+    def training(self) -> AbstractContextManager[None]:
+        """Within, the decoder's attention is that of packed rows.
 
         Raises:
             UnsupportedDecoderError: If the model's attention cannot be replaced.
         """
-        with self.packed.implementation(_IMPLEMENTATION, _training_attention):
-            yield
+        return self.packed.packing()
 
     def lower_states(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
         """What the layers below :attr:`first_layer` make of rows, without gradients.
@@ -113,18 +184,10 @@ class TrainingPass:
             For each row ``[R, D]`` in the decoder's number format.
         """
         wanted = Wanted(hidden=frozenset({self.first_layer}))
-        with self.packed.packing():
+        with self.packed.packing(), torch.autocast(self.decoder.device.type, enabled=False):
             prefix = self._read_lower_prefix()
             order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-            groups: list[RowGroup] = []
-            start = 0
-            for index in order:
-                width = len(rows[index])
-                if groups and groups[-1].layout.width == width:
-                    groups[-1].count += 1
-                else:
-                    groups.append(RowGroup(start, 1, self.tree.layout(width - self._around)))
-                start += width
+            groups = row_groups([len(rows[index]) for index in order], self.tree.layout_of_row)
             result = self.packed.run([rows[index] for index in order], groups, prefix, wanted)
         states: list[torch.Tensor | None] = [None] * len(rows)
         at = 0
@@ -134,12 +197,11 @@ class TrainingPass:
             at += width
         return [state for state in states if state is not None]
 
-    def embed(self, rows: Sequence[Sequence[int]], lower: Sequence[torch.Tensor] | None = None) -> torch.Tensor:
+    def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
         """Pooled vectors of rows; within :meth:`training`, and with gradients where they are switched on.
 
         Args:
-            rows: Rows that :meth:`row` made. Equally long ones side by side are fastest.
-            lower: For each row what :meth:`lower_states` returned; not needed where every layer is computed.
+            rows: Rows that :meth:`row` made. Rows of the same length side by side are fastest.
 
         Returns:
             ``[n, D]`` in the decoder's number format, not normalised.
@@ -147,31 +209,22 @@ class TrainingPass:
         Raises:
             UnsupportedDecoderError: If a layer did not use the attention given to it, so that rows would have seen each other.
         """
-        import torch
-
+        lower = self.lower_source([tuple(row) for row in rows]) if self.first_layer else None
         device, shared = self.decoder.device, len(self.tree.shared)
         lengths = [len(row) for row in rows]
         input_ids = torch.tensor([*self.tree.shared, *(token for row in rows for token in row)], device=device)  # [N]
         positions = torch.cat([torch.arange(shared), *(shared + torch.arange(length) for length in lengths)]).to(device)  # [N]
-        state = _Running(shared, _blocks(lengths, device))
-        token = _running.set(state)
-        try:
-            with self._starting_above(lower):
-                output = self.decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
-        finally:
-            _running.reset(token)
-        expected = len(self.packed.layers) - (self.first_layer if lower is not None else 0)
-        if state.calls != expected:
-            msg = (
-                f"{type(self.decoder).__name__} used the attention given to it in {state.calls} of {expected} layers; "
-                "the others mix tokens in their own way"
-            )
-            raise UnsupportedDecoderError(msg)
-        return self._pool(output.last_hidden_state[0], lengths)  # [n, D]
+        attention = _TrainingAttention(shared, _padded_groups(lengths, shared, device))
+        with (
+            self._starting_above(lower),
+            attention.running(self.decoder, range(self.first_layer, len(self.packed.layers)), (1, len(input_ids))),
+            _matching_formats(self.decoder),
+        ):
+            output = self.decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
+        with _matching_formats(self.decoder):
+            return self._pool(output.last_hidden_state[0], lengths)  # [n, D]
 
     def _pool(self, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
-        import torch
-
         shared = len(self.tree.shared)
         ends = shared + torch.tensor(lengths).cumsum(0)  # [n]
         if self.pooling in {"last", "eos"}:
@@ -191,8 +244,7 @@ class TrainingPass:
         """What the lower layers make of the words before all texts, computed once; within packing."""
         if self._lower_prefix is None:
             shared = self.tree.shared
-            wanted = Wanted(hidden=frozenset({self.first_layer}))
-            self._lower_prefix = self.packed.read_prefix(shared, causal_layout(len(shared)), wanted)
+            self._lower_prefix = self.packed.read_prefix(shared, Wanted(hidden=frozenset({self.first_layer})))
         return self._lower_prefix
 
     def check(self, rows: Sequence[Sequence[int]]) -> None:
@@ -201,38 +253,21 @@ class TrainingPass:
         Raises:
             UnsupportedDecoderError: If they do not.
         """
-        import torch
-
-        from embedding_adaptation.embedder.probe import check_masks
-
         longest = len(self.frame.prefix) + self.frame.room + len(self.frame.suffix)
-        was_training = self.decoder.training
-        self.decoder.eval()
-        try:
-            with trying_out(type(self.decoder).__name__), torch.no_grad():
-                check_masks(self.packed, longest, vocabulary=int(self.decoder.get_input_embeddings().weight.shape[0]))
+        with evaluating(self.decoder):
+            with trying_out(type(self.decoder).__name__):
+                check_masks(self.decoder, longest)
                 with self.training():
-                    packed = self.embed(rows, self.lower_states(rows) if self.first_layer else None).float()  # [n, D]
-            with torch.no_grad():
-                plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
-        finally:
-            self.decoder.train(was_training)
-        least = float(torch.nn.functional.cosine_similarity(packed, plain).min())
-        if not least >= _LEAST_COSINE[self.decoder.dtype == torch.float32]:
+                    packed = self.embed(rows).float()  # [n, D]
+            plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
+        if (least := _least_cosine(packed, plain)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
             msg = f"{type(self.decoder).__name__} gives other vectors in packed rows (cosine {least:.4f})"
             raise UnsupportedDecoderError(msg)
-
-    @property
-    def _around(self) -> int:
-        """Tokens of a row that are not the text's."""
-        return self.tree.lead + len(self.frame.suffix)
 
     @contextmanager
     def _starting_above(self, lower: Sequence[torch.Tensor] | None) -> Iterator[None]:
         """Within, layers below the first trained one pass on what they get, and that one is given their stored output."""
-        import torch
-
-        if lower is None or not self.first_layer:
+        if lower is None:
             yield
             return
         with self.packed.packing():
@@ -265,22 +300,39 @@ def _passing_on(layer: torch.nn.Module) -> Iterator[None]:
         del layer.forward
 
 
-class PaddedPass(TrainingPass):
-    """The same for decoders whose attention cannot be replaced: padded batches through the whole decoder, as transformers does it."""
+class PaddedPass:
+    """The slow pass, for decoders whose attention cannot be replaced: padded batches through the whole decoder, as transformers does it.
+
+    Args:
+        backbone: A decoder without vocabulary head, or a PEFT model around one.
+        frame: The template's token ids.
+        pooling: How token vectors become one vector.
+    """
+
+    first_layer = 0
 
     def __init__(self, backbone: PreTrainedModel, frame: Frame, pooling: PoolingName) -> None:
-        self.backbone = backbone
-        inner = getattr(backbone, "get_base_model", None)
-        self.decoder = inner() if inner else backbone
+        self.decoder = decoder_of(backbone)
         self.tree = PromptTree((frame,))
         self.frame = frame
         self.pooling = pooling
-        self.first_layer = 0
 
-    @contextmanager
-    def training(self) -> Iterator[None]:
-        """Nothing is to be prepared."""
-        yield
+    def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
+        """The ids of one text behind the template's shared beginning, cut to the room there is."""
+        return tuple(self.tree.row(text_ids))
+
+    def training(self) -> AbstractContextManager[None]:
+        """Nothing has to be prepared."""
+        return nullcontext()
+
+    def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
+        """Pooled vectors of rows, ``[n, D]``."""
+        start, end = len(self.frame.prefix), len(self.frame.suffix)
+        prompts = [TokenizedPrompt((*self.tree.shared, *row), start, len(self.tree.shared) + len(row) - end) for row in rows]
+        features = {name: value.to(self.decoder.device) for name, value in pad_prompts(prompts, 0).items()}
+        with _matching_formats(self.decoder):
+            output = self.decoder(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
+            return POOLINGS[self.pooling](output.last_hidden_state, features["attention_mask"], features["text_mask"])  # [n, D]
 
     def check(self, rows: Sequence[Sequence[int]]) -> None:
         """Check on a few rows that padding changes nothing.
@@ -288,38 +340,41 @@ class PaddedPass(TrainingPass):
         Raises:
             UnsupportedDecoderError: If it does.
         """
-        import torch
-
-        was_training = self.decoder.training
-        self.decoder.eval()
-        try:
-            with torch.no_grad():
-                together = self.embed(rows).float()  # [n, D]
-                alone = torch.cat([self.embed([row]) for row in rows]).float()  # [n, D]
-        finally:
-            self.decoder.train(was_training)
-        least = float(torch.nn.functional.cosine_similarity(together, alone).min())
-        if not least >= _LEAST_COSINE[self.decoder.dtype == torch.float32]:
+        with evaluating(self.decoder):
+            together = self.embed(rows).float()  # [n, D]
+            alone = torch.cat([self.embed([row]) for row in rows]).float()  # [n, D]
+        if (least := _least_cosine(together, alone)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
             msg = f"{type(self.decoder).__name__} gives other vectors in padded batches (cosine {least:.4f}), so it cannot be trained"
             raise UnsupportedDecoderError(msg)
 
-    def embed(self, rows: Sequence[Sequence[int]], lower: Sequence[torch.Tensor] | None = None) -> torch.Tensor:  # noqa: ARG002
-        """Pooled vectors of rows, ``[n, D]``."""
-        from embedding_adaptation.embedder.template import TokenizedPrompt, pad_prompts
 
-        start, end = len(self.frame.prefix), len(self.frame.suffix)
-        prompts = [TokenizedPrompt((*self.tree.shared, *row), start, len(self.tree.shared) + len(row) - end) for row in rows]
-        features = {name: value.to(self.decoder.device) for name, value in pad_prompts(prompts, 0).items()}
-        output = self.decoder(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
-        return POOLINGS[self.pooling](output.last_hidden_state, features["attention_mask"], features["text_mask"])  # [n, D]
+@contextmanager
+def evaluating(decoder: torch.nn.Module) -> Iterator[None]:
+    """Within, there is no dropout and no gradient."""
+    was_training = decoder.training
+    decoder.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        decoder.train(was_training)
 
 
-def _blocks(lengths: Sequence[int], device: torch.device) -> list[_Block]:
-    """Consecutive rows of about the same length."""
-    import torch
+def _matching_formats(decoder: PreTrainedModel) -> AbstractContextManager[Any]:
+    """Within, an adapter's float32 weights are multiplied in the decoder's own format, which is twice as fast on a CPU."""
+    return torch.autocast(decoder.device.type, dtype=decoder.dtype, enabled=decoder.dtype != torch.float32)
 
-    blocks: list[_Block] = []
-    start = at = 0
+
+def _least_cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    """The lowest cosine of rows ``[n, D]`` with each other's; below every bound where one is not a number."""
+    return float(torch.nn.functional.cosine_similarity(one, other).min().nan_to_num(nan=-2.0))
+
+
+def _padded_groups(lengths: Sequence[int], shared: int, device: torch.device) -> list[_PaddedGroup]:
+    """Consecutive rows of about the same length, behind a prefix of ``shared`` tokens."""
+    layout_of = cache(lambda width: causal_layout(width, shared))
+    groups: list[_PaddedGroup] = []
+    start, at = shared, 0
     while at < len(lengths):
         low = high = lengths[at]
         end = at + 1
@@ -332,123 +387,38 @@ def _blocks(lengths: Sequence[int], device: torch.device) -> list[_Block]:
         padded = real = None
         if low != high:
             starts = torch.tensor([0, *chosen[:-1]]).cumsum(0)  # [n]
-            within = torch.arange(high)[None, :]  # [1, W]
+            within = torch.arange(high)[None, :]  # [1, R]
             sizes = torch.tensor(chosen)[:, None]  # [n, 1]
-            padded = (starts[:, None] + within.minimum(sizes - 1)).flatten().to(device)  # [n W]
+            padded = (starts[:, None] + within.minimum(sizes - 1)).flatten().to(device)  # [n R]
             real = (within < sizes).flatten().nonzero()[:, 0].to(device)  # [tokens]
-        blocks.append(_Block(start, chosen, high, padded, real))
-        start += sum(chosen)
-        at = end
-    return blocks
+        groups.append(_PaddedGroup(start, chosen, layout_of(high), padded, real))
+        start, at = groups[-1].span.stop, end
+    return groups
 
 
-def _training_attention(
-    module: torch.nn.Module,  # noqa: ARG001  the registry's signature
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,  # noqa: ARG001  the blocks say what is seen
-    *,
-    scaling: float | None = None,
-    sliding_window: int | None = None,
-    softcap: float | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention within each row and to the shared prefix; query ``[1, H, N, d]`` -> ``[1, N, H, d]``."""
-    import torch
+class _Pad(torch.autograd.Function):
+    """``[tokens, H, d]`` -> ``[n R, H, d]``; its gradient is a plain copy, where torch's own would add up row by row."""
 
-    running = _running.get()
-    if running is None or kwargs.get("s_aux") is not None:
-        msg = "this model's attention has learned sinks, which packed rows do not know" if running else "no packed pass is running"
-        raise UnsupportedDecoderError(msg)
-    running.calls += 1
-    shared, heads, key_heads = running.shared, query.shape[1], key.shape[1]
-    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    q, k, v = (states[0].transpose(0, 1) for states in (query, key, value))  # [N, H, d], [N, KV, d] twice
-    outputs = []
-    with torch.autocast(query.device.type, enabled=False):
-        if shared:
-            prefix = [states[None, :shared].transpose(1, 2) for states in (q, k, v)]  # [1, H, P, d]
-            mask = _causal_mask(running, 0, shared, sliding_window, query, heads // key_heads)
-            outputs.append(_attention(prefix[0], prefix[1], prefix[2], mask, scale, softcap).transpose(1, 2)[0])  # [P, H, d]
-        for block in running.blocks:
-            n, width = len(block.lengths), block.width
-            span = slice(shared + block.start, shared + block.start + block.tokens)
-            rows = [_padded(states[span], block).unflatten(0, (n, width)).transpose(1, 2) for states in (q, k, v)]  # [n, H, W, d]
-            if shared:
-                for side, states in ((1, k), (2, v)):
-                    before = states[None, :shared].transpose(1, 2).expand(n, -1, -1, -1)  # [n, KV, P, d]
-                    rows[side] = torch.cat([before, rows[side]], dim=2)  # [n, KV, P + W, d]
-            mask = _causal_mask(running, shared, width, sliding_window, query, heads // key_heads)
-            attended = _attention(rows[0], rows[1], rows[2], mask, scale, softcap)  # [n, H, W, d]
-            outputs.append(_unpadded(attended.transpose(1, 2).flatten(0, 1), block))  # [tokens, H, d]
-    return torch.cat(outputs)[None], None
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, padded: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(real)
+        return states.index_select(0, padded)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None  # padding has no gradient: nobody saw it
 
 
-def _attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor, scale: float, softcap: float | None) -> torch.Tensor:
-    import torch
+class _Unpad(torch.autograd.Function):
+    """``[n R, H, d]`` -> ``[tokens, H, d]``; its gradient is a plain copy."""
 
-    if q.device.type == "cpu" or softcap:  # on a CPU the fused kernel's backward is slow
-        return plain_attention(q, k, v, mask, scale=scale, softcap=softcap)
-    allowed = mask[: q.shape[2]]  # [W, P + W]
-    return torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=allowed, scale=scale, enable_gqa=q.shape[1] != k.shape[1])
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(real)
+        ctx.rows = states.shape[0]
+        return states.index_select(0, real)
 
-
-def _causal_mask(running: _Running, shared: int, width: int, window: int | None, like: torch.Tensor, repeats: int) -> torch.Tensor:
-    """Additive mask ``[repeats * W, P + W]``: padding stands behind the real tokens, and no real token looks ahead."""
-    import torch
-
-    key = (shared, width, window)
-    if key not in running.masks:
-        distance = shared + torch.arange(width)[:, None] - torch.arange(shared + width)[None, :]  # [W, P + W]
-        allowed = distance >= 0
-        if window is not None:
-            allowed &= distance < window
-        mask = torch.zeros(allowed.shape, dtype=like.dtype).masked_fill_(~allowed, float("-inf"))
-        running.masks[key] = mask.repeat(repeats, 1).to(like.device)
-    return running.masks[key]
-
-
-def _padded(states: torch.Tensor, block: _Block) -> torch.Tensor:
-    """``[tokens, H, d]`` -> ``[n W, H, d]``; behind a row's end its last token stands again, and nobody sees it."""
-    return states if block.padded is None or block.real is None else _rearrange()[0].apply(states, block.padded, block.real)
-
-
-def _unpadded(states: torch.Tensor, block: _Block) -> torch.Tensor:
-    """``[n W, H, d]`` -> ``[tokens, H, d]``."""
-    return states if block.real is None else _rearrange()[1].apply(states, block.real)
-
-
-def _rearrange() -> tuple[Any, Any]:
-    """The two rearrangements as functions whose gradients are plain copies: torch would add up row by row."""
-    global _functions  # noqa: PLW0603  torch is imported late, and classes need it
-    if _functions is None:
-        import torch
-
-        class Pad(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, states: torch.Tensor, padded: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-                ctx.save_for_backward(real)
-                return states.index_select(0, padded)
-
-            @staticmethod
-            def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-                return gradient.index_select(0, ctx.saved_tensors[0]), None, None  # padding has no gradient: nobody saw it
-
-        class Unpad(torch.autograd.Function):
-            @staticmethod
-            def forward(ctx: Any, states: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-                ctx.save_for_backward(real)
-                ctx.rows = states.shape[0]
-                return states.index_select(0, real)
-
-            @staticmethod
-            def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-                whole = gradient.new_zeros(ctx.rows, *gradient.shape[1:])
-                return whole.index_copy_(0, ctx.saved_tensors[0], gradient), None
-
-        _functions = (Pad, Unpad)
-    return _functions
-
-
-_functions: tuple[Any, Any] | None = None
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        whole = gradient.new_zeros(ctx.rows, *gradient.shape[1:])
+        return whole.index_copy_(0, ctx.saved_tensors[0], gradient), None

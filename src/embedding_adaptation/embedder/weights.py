@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.checksums import check_intact
-from embedding_adaptation.embedder.checkpoint import BaseModelError, read_json_object
+from embedding_adaptation.embedder.checkpoint import BaseModelError, decisive_files, read_json_object
+from embedding_adaptation.identity import files_sha256, weights_identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,6 +103,16 @@ def find_converted(root: Path, sha256: str) -> Path | None:
     return None
 
 
+def base_sha256(folder: Path) -> str:
+    """Hash of the base weights in a folder: as its card has it, or of its files where it has no card.
+
+    Raises:
+        BaseModelError: If the card is damaged.
+    """
+    with reading(folder / CARD_FILE):
+        return ModelCard.read(folder).sha256 if (folder / CARD_FILE).is_file() else files_sha256(decisive_files(folder))
+
+
 @dataclass(frozen=True)
 class DecoderWeights:
     """A decoder on disk: a folder of base weights and tokenizer, and a PEFT adapter on top of it or none."""
@@ -112,9 +122,9 @@ class DecoderWeights:
     adapter: Path | None = None
 
     def fingerprint(self) -> str:
-        """A hash of base and adapter weights: what was trained, scored and exported is the same if these are equal."""
-        digest = hashlib.sha256(self.card.sha256.encode())
-        for file in sorted(self.adapter.glob("*.safetensors")) if self.adapter else ():
-            with file.open("rb") as content:
-                digest.update(hashlib.file_digest(content, "sha256").digest())
-        return digest.hexdigest()
+        """The identity of base and adapter: what was trained, scored and exported is the same if these are equal."""
+        return weights_identity(self.card.sha256, self.adapter)
+
+    def shares_base(self, other: DecoderWeights) -> bool:
+        """Whether the base weights are the same, whatever the adapters."""
+        return self.card.sha256 == other.card.sha256

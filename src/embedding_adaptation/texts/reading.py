@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 
-from embedding_adaptation.errors import first_few
 from embedding_adaptation.texts.cells import SINGLE_SURROGATE, CellError, column_texts, text_of
 from embedding_adaptation.texts.characters import COMPRESSIONS, Characters, open_text, survey
 from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
 from embedding_adaptation.texts.separated import Rows, find_dialect, separator_named
+from embedding_adaptation.wording import first_few
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 from typing import TYPE_CHECKING, Self
+
+from embedding_adaptation.identity import text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -140,7 +141,7 @@ class TextStream(TableStream):
         drawn: list[tuple[int, int, str, str]] = []  # a heap with the largest digest first
         held: set[int] = set()
         for row, (text_id, text) in enumerate(self.rows()):
-            digest = int.from_bytes(hashlib.blake2b(f"{seed}/{text}".encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+            digest = int.from_bytes(text_digest(f"{seed}/{text}", 8), "big")
             if digest in held or (len(drawn) == count and digest >= -drawn[0][0]):
                 continue
             held.add(digest)

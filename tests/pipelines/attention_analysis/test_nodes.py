@@ -8,8 +8,8 @@ import pytest
 from pydantic import ValidationError
 
 from embedding_adaptation.attention.options import AttentionOptions
+from embedding_adaptation.attention.rows import AttentionError
 from embedding_adaptation.datasets.attention import AttentionRowsDataset
-from embedding_adaptation.embedder.attention import AttentionError
 from embedding_adaptation.pipelines.attention_analysis import create_pipeline, nodes
 
 TEXTS = pd.DataFrame({"id": [str(n) for n in range(9)], "text": [f"the bus number {n} is late" for n in range(9)]})

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from embedding_adaptation.attention.comparison import paired_words
+from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.attention.shares import Spans, measure_words
-from embedding_adaptation.embedder.attention import record_attention
 from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.pipelines.attention_analysis.page import attention_page
 

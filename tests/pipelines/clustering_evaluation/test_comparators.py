@@ -75,10 +75,10 @@ def test_a_model_of_sentence_transformers_is_known_by_its_files_and_prompt(sente
     expected = SentenceTransformer(str(sentence_model), device="cpu").encode(TEXTS)
     np.testing.assert_allclose(plain.encode(TEXTS), expected, rtol=1e-6)
     assert not np.allclose(asked.encode(TEXTS), expected)
-    assert plain.settings != asked.settings
-    before = plain.settings
+    assert plain.identity != asked.identity
+    before = plain.identity
     (sentence_model / "modules.json").write_text((sentence_model / "modules.json").read_text() + " ")
-    assert SentenceModel("bag", ModelOptions(model=str(sentence_model)), "cpu").settings != before
+    assert SentenceModel("bag", ModelOptions(model=str(sentence_model)), "cpu").identity != before
 
 
 @pytest.mark.parametrize(

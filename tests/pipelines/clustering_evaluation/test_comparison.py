@@ -15,6 +15,11 @@ from embedding_adaptation.pipelines.clustering_evaluation.comparison import (
     other_tasks_table,
     pivot,
 )
+from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
+from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report
+from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines
+from embedding_adaptation.pipelines.model_export.facts import gather_facts
+from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 NO_PUBLISHED = pd.DataFrame({"model": [], "tasks": [], "score": [], "source": []})
 SCORES = {"random": 0.02, "bare_mean": 0.5, "prompted_last": 0.6, "prompted_last_adapted": 0.605, "bare_last": 0.4}
@@ -87,6 +92,28 @@ def test_what_is_gained_is_said_in_words_and_tested_three_ways(options, embedder
     assert differences["question"].value_counts().to_dict() == {"baseline": 4, "best": 3, "adaptation": 1}
     assert (differences["p_holm"] >= differences["p_value"]).all()
     assert (differences["low"] < differences["difference"]).all()
+
+
+def test_comparison_report_and_export_find_the_same_twin(options, embedder_options, training_report, tiny_adapted):
+    words = 'This sentence: "{text}" means in one word: "'
+    strategies = {
+        "bare_mean": {"weights": "base", "template": "bare", "pooling": "mean"},
+        "before": {"weights": "base", "template": "called_otherwise", "pooling": "last"},
+        "after": {"weights": "adapted", "template": "one_word", "pooling": "last"},
+    }
+    templates = {"bare": "{text}", "one_word": words, "called_otherwise": words}
+    embedder = embedder_options(templates=templates, strategies=strategies, adapt="after")
+    scored = cells("labelled_texts", scores={"random": 0.02, "bare_mean": 0.5, "before": 0.6, "after": 0.605})
+    table, differences = compare(scored, NO_PUBLISHED, options, embedder)
+    (pair,) = differences.loc[differences["question"] == "adaptation", ["strategy", "other"]].to_numpy().tolist()
+    assert pair == ["after", "before"]
+    lines = cost_lines({"seconds": 100.0}, table, embedder)
+    assert any("Gained: +0.5 points of V-measure (mteb) by after" in line for line in lines)
+    texts, fingerprints = pd.DataFrame({"text": ["x"], "label": ["y"]}), {"base": "", "adapted": tiny_adapted.fingerprint()}
+    report = evaluation_report(long_table(scored), LabelledVectors(texts, {}, {}, {}, fingerprints), options, embedder)
+    facts = gather_facts(tiny_adapted, training_report, report, ExportOptions(), embedder)
+    assert facts["evaluation"]["adapted"]["v_measure"]["mean"] == pytest.approx(0.605)
+    assert facts["evaluation"]["base"]["v_measure"]["mean"] == pytest.approx(0.6)
 
 
 def test_means_spreads_and_intervals_stand_beside_what_a_strategy_is(options, embedder):

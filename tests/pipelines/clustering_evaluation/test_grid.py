@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import random
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -17,9 +18,10 @@ from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.pipelines.clustering_evaluation import grid as module
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.grid import check_data, gather, plan, score_missing
+from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
 from embedding_adaptation.pipelines.clustering_evaluation.options import ComparatorOptions
 from embedding_adaptation.pipelines.clustering_evaluation.tasks import labelled_task, resolve_tasks
-from embedding_adaptation.pipelines.clustering_evaluation.vectors import Contenders, weight_hashes
+from embedding_adaptation.pipelines.clustering_evaluation.vectors import Contenders
 
 NEWS = "mteb/twentynewsgroups-clustering"
 WORDS = ("garden", "library", "council")
@@ -42,12 +44,11 @@ def contenders(tmp_path, tiny_weights, embedder_options):
         options = embedder_options(**({"templates": TEMPLATES, "strategies": strategies} | changes))
         rng = np.random.default_rng(0)
         names = list(options.every_strategy)
+        vectors = {name: rng.normal(size=(len(FRAME), 6)).astype(np.float32) for name in names}
+        adapted = dataclasses.replace(weights, card=dataclasses.replace(weights.card, sha256="adapted"))
         return Contenders(
             names=names,
-            extracted={name: rng.normal(size=(len(FRAME), 6)).astype(np.float32) for name in names},
-            labelled=FRAME["text"].tolist(),
-            weights={"base": weights, "adapted": dataclasses.replace(weights, card=dataclasses.replace(weights.card, sha256="adapted"))},
-            after={},
+            data=LabelledVectors(FRAME, vectors, {}, {"base": weights, "adapted": adapted}, {}),
             embedder_options=options,
             comparators=ComparatorOptions.model_validate({"random": False, "tfidf": False} if comparators is None else comparators),
             store=EmbeddingStore(tmp_path / store),
@@ -83,7 +84,7 @@ def test_every_task_strategy_and_seed_has_a_cell(contenders, evaluation_options)
     planned = plan(tasks, contenders(comparators={}), evaluation_options())
     assert len(planned) == 2 * 7 * 2
     assert planned["cell"].is_unique
-    assert planned["cell"].str.match(r"^(labelled_texts|mine)/file-[0-9a-f]{12}/[0-9a-f]{32}$").all()
+    assert planned["cell"].str.match(r"^format-2/(labelled_texts|mine)/file-[0-9a-f]{12}/[0-9a-f]{32}$").all()
     kinds = dict(zip(planned["strategy"], planned["kind"], strict=True))
     assert (kinds["random"], kinds["tfidf_svd"], kinds["bare_mean"], kinds["prompted_last_adapted"]) == ("comparator",) * 2 + (
         "base",
@@ -115,6 +116,79 @@ def test_names_decide_nothing(contenders, evaluation_options):
     assert renamed[renamed["strategy"] == "other_name"]["cell"].iloc[0] == by_name["bare_mean"]
 
 
+@pytest.fixture
+def embedded(monkeypatch):
+    """How many texts were really embedded, call by call."""
+    calls = []
+    encode = Embedder.encode_strategies
+
+    def counted(self, texts, strategies, **kwargs):
+        strategies = list(strategies)
+        calls.append(len(texts) * len(strategies))
+        return encode(self, texts, strategies, **kwargs)
+
+    monkeypatch.setattr(Embedder, "encode_strategies", counted)
+    return calls
+
+
+def test_renamed_strategies_and_templates_embed_and_score_nothing_again(contenders, evaluation_options, quick, tmp_path, embedded):
+    tasks = [labelled_task("mine", FRAME, (0, 1)), labelled_task("labelled_texts", FRAME, (0,))]
+    before, cells = contenders(), tmp_path / "cells"
+    first = run(tasks, before, evaluation_options(), cells)
+    assert (sum(embedded), len(quick)) == (5 * len(FRAME), 15)
+    titles = {name: f"title_{number}" for number, name in enumerate(TEMPLATES)}
+    strategies = {
+        f"renamed_{name}": strategy.model_dump() | {"template": titles[strategy.template[0]]}
+        for name, strategy in before.embedder_options.strategies.items()
+    }
+    templates = {titles[name]: words for name, words in TEMPLATES.items()}
+    renamed = contenders(templates=templates, strategies=strategies, adapt="renamed_prompted_last_adapted")
+    vectors = {f"renamed_{name}": matrix for name, matrix in before.data.vectors.items()}
+    renamed.data = dataclasses.replace(renamed.data, vectors=vectors)
+    again = run(tasks, renamed, evaluation_options(), cells)
+    assert (sum(embedded), len(quick)) == (5 * len(FRAME), 15)
+    assert again["metrics"].tolist() == first["metrics"].tolist()
+    renamed.source("renamed_bare_mean", 0, given=False)(FRAME["text"].tolist())
+    assert sum(embedded) == 5 * len(FRAME)
+
+
+def test_another_alpha_of_the_adapter_embeds_and_scores_its_strategy_again(
+    contenders, evaluation_options, quick, tmp_path, embedded, tiny_weights, tiny_adapted
+):
+    def contending(adapter):
+        compared = contenders()
+        models = {"base": tiny_weights, "adapted": dataclasses.replace(tiny_adapted, adapter=adapter)}
+        compared.data = dataclasses.replace(compared.data, models=models)
+        return run([labelled_task("mine", FRAME, (0,))], compared, evaluation_options(), tmp_path / "cells")
+
+    first = contending(tiny_adapted.adapter)
+    contending(shutil.copytree(tiny_adapted.adapter, tmp_path / "adapter"))
+    assert (sum(embedded), len(quick)) == (5 * len(FRAME), 5)
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config | {"lora_alpha": 4 * config["lora_alpha"]}))
+    again = contending(tmp_path / "adapter")
+    assert (sum(embedded), len(quick)) == (6 * len(FRAME), 6)
+    assert again.loc[first["cell"] != again["cell"], "strategy"].tolist() == ["prompted_last_adapted"]
+
+
+def test_scores_of_an_older_format_are_told_of_once_and_made_again(contenders, evaluation_options, quick, tmp_path, caplog):
+    tasks = [labelled_task("mine", FRAME, (0,))]
+    dataset = ShardsDataset(filepath=str(tmp_path / "cells"))
+    dataset.save({"mine/file-0123456789ab/0123456789abcdef": pd.DataFrame({"metrics": ["{}"]})})
+    run(tasks, contenders(), evaluation_options(), tmp_path / "cells")
+    assert len(quick) == 5
+    run(tasks, contenders(), evaluation_options(tasks=["mine"], cluster_count=None), tmp_path / "cells")
+    told = [message for message in caplog.messages if "another format" in message]
+    assert len(told) == 1
+    assert told[0].startswith("evaluation_cells holds what was kept in another format than 2")
+
+
+def test_a_plan_of_an_earlier_version_is_made_again(contenders, evaluation_options):
+    planned = plan([labelled_task("mine", FRAME, (0,))], contenders(), evaluation_options())
+    with pytest.raises(EvaluationError, match=r"evaluation_plan is of another format than 2.* run clustering_evaluation again"):
+        gather(planned.drop(columns="vectors"), {})
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -143,7 +217,7 @@ def test_whatever_decides_a_score_is_in_its_fingerprint(contenders, evaluation_o
         values = {"strategies": strategies, "templates": {"bare": "{text}"}} | changes
         values["strategies"] = values["strategies"] | adapted
         compared = contenders(weights=weights, **values)
-        compared.after = after or {}
+        compared.data = dataclasses.replace(compared.data, after=after or {})
         planned = plan([labelled_task("mine", frame, seeds)], compared, options or evaluation_options())
         return planned[planned["strategy"] == "bare_mean"]["cell"].iloc[0]
 
@@ -166,7 +240,7 @@ def test_whatever_decides_a_score_is_in_its_fingerprint(contenders, evaluation_o
 def test_extracted_vectors_stand_for_themselves(contenders, evaluation_options):
     task = [labelled_task("labelled_texts", FRAME, (0,))]
     before, other = contenders(), contenders()
-    other.extracted["bare_mean"] = other.extracted["bare_mean"] + 1e-6
+    other.data.vectors["bare_mean"] = other.data.vectors["bare_mean"] + 1e-6
     cells = [dict(zip(p["strategy"], p["cell"], strict=True)) for p in (plan(task, c, evaluation_options()) for c in (before, other))]
     assert {name for name in cells[0] if cells[0][name] != cells[1][name]} == {"bare_mean"}
 
@@ -197,7 +271,7 @@ def test_vectors_from_the_store_are_those_of_the_embedder(contenders, tiny_embed
     expected = tiny_embedder.encode(texts[:5], strategy, progress=False)
     found = compared.source("prompted_last", 0, given=False, company=["bare_mean"])(texts)
     np.testing.assert_allclose(found[:5], expected, atol=1e-5)
-    np.testing.assert_array_equal(compared.source("prompted_last", 0, given=True)(texts[3:5]), compared.extracted["prompted_last"][3:5])
+    np.testing.assert_array_equal(compared.source("prompted_last", 0, given=True)(texts[3:5]), compared.data.vectors["prompted_last"][3:5])
 
 
 def test_after_processing_is_applied_to_stored_vectors(contenders, tiny_embedder):
@@ -211,14 +285,14 @@ def test_after_processing_is_applied_to_stored_vectors(contenders, tiny_embedder
         compared.identity("bare_mean", given=False)
     plain = compared.embedder_options.strategy("x", compared.embedder_options.every_strategy["bare_mean"])
     fitted = tiny_embedder.fit(texts, plain, AfterSteps(centre=True), progress=False)
-    compared.after = {"bare_mean": fitted.after}
+    compared.data = dataclasses.replace(compared.data, after={"bare_mean": fitted.after})
     found = compared.source("bare_mean", 0, given=False)(texts)
     np.testing.assert_allclose(found, tiny_embedder.encode(texts, fitted, progress=False), atol=1e-5)
 
 
 def test_vectors_that_are_not_finite_name_task_and_strategy(contenders, evaluation_options, tmp_path):
     compared = contenders()
-    compared.extracted["bare_last"][3] = np.nan
+    compared.data.vectors["bare_last"][3] = np.nan
     with pytest.raises(EvaluationError, match=r"labelled_texts, strategy 'bare_last': .*not finite"):
         run([labelled_task("labelled_texts", FRAME, (0,))], compared, evaluation_options(), tmp_path / "cells")
 
@@ -259,13 +333,3 @@ def test_a_plan_that_was_not_scored_is_not_gathered(contenders, evaluation_optio
     planned = plan([labelled_task("mine", FRAME, (0,))], contenders(), evaluation_options())
     with pytest.raises(EvaluationError, match="mine, strategy 'bare_mean', seed 0 has not been scored"):
         gather(planned, {})
-
-
-def test_an_adapter_is_known_by_its_files(tiny_weights, tmp_path):
-    assert weight_hashes(tiny_weights) == [tiny_weights.card.sha256]
-    (tmp_path / "adapter_model.safetensors").write_bytes(b"1")
-    adapted = dataclasses.replace(tiny_weights, adapter=tmp_path)
-    before = weight_hashes(adapted)
-    (tmp_path / "adapter_config.json").write_text("{}")
-    assert weight_hashes(adapted) != before
-    assert before[0] == tiny_weights.card.sha256

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -10,9 +11,11 @@ from pydantic import ValidationError
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.datasets.task_mirror import TaskMirror
+from embedding_adaptation.embedder.after_processing import AfterProcessing, AfterSteps
 from embedding_adaptation.pipelines.clustering_evaluation import nodes
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.nodes import (
+    align_vectors,
     collect_mteb_results,
     compare_strategies,
     gather_scores,
@@ -37,23 +40,19 @@ def embeddings(*names, ids=IDS):
 
 
 @pytest.fixture
-def sources(tmp_path, tiny_weights, tiny_adapted):
-    """What the first two nodes take before their options."""
+def sources(tmp_path, tiny_weights, tiny_adapted, embedder_options):
+    """What planning and scoring take before their options."""
 
-    def make(base=("bare_mean", "prompted_last"), adapted=("prompted_last_adapted",), mirror=None, finished=None, **changes):
+    def make(base=("bare_mean", "prompted_last"), adapted=("prompted_last_adapted",), mirror=None, finished=None, embedder=None, **changes):
         values = {
             "base_embeddings": embeddings(*base),
             "adapted_embeddings": embeddings(*adapted),
             "labelled_texts": TEXTS,
             "base_model": tiny_weights,
             "adapter": tiny_adapted,
-            "base_after_processing": {},
-            "adapted_after_processing": {},
-            "embedding_store": EmbeddingStore(tmp_path / "store"),
-            "task_mirror": TaskMirror(mirror),
-            "finished_cells": finished or {},
         }
-        return tuple((values | changes).values())
+        labelled = align_vectors(**(values | changes), embedder_options=embedder or embedder_options())
+        return labelled, EmbeddingStore(tmp_path / "store"), TaskMirror(mirror), finished or {}
 
     return make
 
@@ -90,10 +89,37 @@ def test_from_vectors_and_tasks_to_tables_figures_and_result_files(sources, mirr
         figure.savefig(tmp_path / "x.png")
 
 
-def test_vectors_of_other_texts_are_refused(sources, evaluation_options, embedder_options):
-    given = sources(adapted_embeddings=embeddings("prompted_last_adapted", ids=IDS[::-1]))
+def test_vectors_of_other_texts_are_refused(sources):
     with pytest.raises(EvaluationError, match="adapted_embeddings hold 40 texts that are not the 40 labelled texts in their order"):
-        plan_evaluation(*given, evaluation_options(), embedder_options())
+        sources(adapted_embeddings=embeddings("prompted_last_adapted", ids=IDS[::-1]))
+
+
+def test_vectors_are_found_by_what_their_strategies_are_whatever_they_are_called(sources, evaluation_options, embedder_options, caplog):
+    def options(before, after, words='"{text}" in short: "'):
+        strategies = {
+            before: {"weights": "base", "template": "words", "pooling": "last", "after": {"centre": True}},
+            after: {"weights": "adapted", "template": "words", "pooling": "last"},
+        }
+        return embedder_options(templates={"words": words}, strategies=strategies, adapt=after)
+
+    then = options("before", "after")
+    base, adapted = (dataclasses.replace(embeddings(name), identities={name: then.identities[name]}) for name in ("before", "after"))
+    fitted = AfterProcessing.fit(np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32), AfterSteps(centre=True))
+    base = dataclasses.replace(base, after={"before": fitted})
+
+    def planned(embedder):
+        return plan_evaluation(
+            *sources(base_embeddings=base, adapted_embeddings=adapted, embedder=embedder), evaluation_options(), embedder
+        )
+
+    original, renamed = planned(then), planned(options("one", "other"))
+    assert original["strategy"].unique().tolist()[-2:] == ["before", "after"]
+    assert renamed["strategy"].unique().tolist()[-2:] == ["one", "other"]
+    assert renamed["cell"].tolist() == original["cell"].tolist()
+    assert caplog.messages == []
+    with pytest.raises(EvaluationError, match="no vectors of today's strategies; run embedding_extraction again"):
+        planned(options("before", "after", '"{text}" is about "'))
+    assert "the strategies 'before' have changed since they were embedded" in caplog.text
 
 
 def test_an_adapter_of_another_base_model_is_refused_unless_it_is_not_scored(sources, tiny_adapted, evaluation_options, embedder_options):
@@ -124,18 +150,26 @@ def test_only_the_chosen_strategies_are_planned(sources, evaluation_options, emb
     assert set(planned["strategy"]) == {"random", "tfidf_svd", "prompted_last", "prompted_last_adapted"}
 
 
-def test_the_map_shows_two_strategies_side_by_side(evaluation_options):
-    figure = plot_cluster_map(embeddings("prompted_last"), embeddings("prompted_last_adapted"), TEXTS, evaluation_options())
+def test_the_map_shows_two_strategies_side_by_side(sources, evaluation_options):
+    (labelled, *_) = sources()
+    figure = plot_cluster_map(labelled, evaluation_options())
     assert [axis.get_title() for axis in figure.axes] == ["prompted_last", "prompted_last_adapted"]
     assert all(sum(len(c.get_offsets()) for c in axis.collections) == 40 for axis in figure.axes)
-    with pytest.raises(EvaluationError, match="map_strategies names 'prompted_last'; there are: other, more"):
-        plot_cluster_map(embeddings("other"), embeddings("more"), TEXTS, evaluation_options())
+    (others, *_) = sources(base=("other",), adapted=("more",))
+    with pytest.raises(EvaluationError, match=r"unknown strategy 'prompted_last' in .*map_strategies; choose from other, more"):
+        plot_cluster_map(others, evaluation_options())
 
 
-def test_the_map_draws_what_can_be_read(evaluation_options, monkeypatch):
+def test_the_map_draws_what_can_be_read(sources, evaluation_options, monkeypatch):
     monkeypatch.setattr(nodes, "_MAP_DOCUMENTS", 30)
-    figure = plot_cluster_map(embeddings("prompted_last"), embeddings("prompted_last_adapted"), TEXTS, evaluation_options())
+    (labelled, *_) = sources()
+    figure = plot_cluster_map(labelled, evaluation_options())
     assert all(sum(len(c.get_offsets()) for c in axis.collections) == 30 for axis in figure.axes)
+
+
+def test_aligned_vectors_are_handed_on_without_a_copy(sources):
+    (labelled, *_) = sources()
+    assert copy.deepcopy(labelled) is labelled
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions, StatisticsOptions
 from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report as report_of
 from embedding_adaptation.pipelines.clustering_evaluation.tasks import labelled_task
@@ -28,12 +29,13 @@ def test_without_labelled_texts_among_the_tasks_the_first_task_is_reported(embed
     options = EvaluationOptions(
         seeds=(0,), max_documents=7, map_strategies=("prompted_last", "bare_mean"), statistics=StatisticsOptions(seed=0)
     )
-    found = report_of(scores, {"base": "b", "adapted": "a"}, pd.DataFrame({"text": ["x"]}), options, embedder_options())
+    labelled = LabelledVectors(pd.DataFrame({"text": ["x"]}), {}, {}, {}, {"base": "b", "adapted": "a"})
+    found = report_of(scores, labelled, options, embedder_options())
     name = "TwentyNewsgroupsClustering.v2"
     assert found["data"] == {"name": name, "texts": 2048, "labels": 20, "revision": "abc", "fingerprint": name}
     assert found["protocol"] == {"name": "mteb fast clustering", "seeds": [42], "max_documents": None}
     assert found["strategies"]["prompted_last"]["scores"] == {"v_measure": {"mean": 0.4, "sd": 0.0}}
-    assert report_of(scores.head(0), {}, pd.DataFrame({"text": ["x"]}), options, embedder_options()) == {}
+    assert report_of(scores.head(0), labelled, options, embedder_options()) == {}
 
 
 def test_every_change_of_texts_labels_or_order_changes_the_fingerprint():

@@ -35,14 +35,6 @@ def test_the_order_follows_the_seed_and_does_not_depend_on_how_many_steps_are_as
     assert list(islice(PairBatches(apart(20), batch_size=4, steps=12, seed=4), 3)) != whole[:3]
 
 
-def test_each_batch_is_cut_into_parts_for_devices():
-    whole = list(PairBatches(apart(20), batch_size=6, steps=4, seed=0))
-    parts = PairBatches(apart(20), batch_size=6, steps=4, seed=0, parts=2)
-    assert len(parts) == 8
-    cut = list(parts)
-    assert [one + other for one, other in zip(cut[::2], cut[1::2], strict=True)] == whole
-
-
 def test_too_few_pairs_that_may_stand_together_are_refused():
     groups = apart(10)
     groups[:6, 0] = 999

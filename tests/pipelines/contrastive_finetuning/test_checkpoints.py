@@ -1,11 +1,22 @@
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 import pytest
+import torch
 
-from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoints, fingerprint_of
+from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import (
+    Checkpoints,
+    TrainingState,
+    load_optimizer,
+    read_training,
+    write_training,
+)
+from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
+from embedding_adaptation.pipelines.contrastive_finetuning.options import LoraOptions
 
-FILES = ("adapter_model.safetensors", "optimizer.safetensors", "random_state.safetensors", "trainer_state.json", "state.json")
+FILES = ("adapter_model.safetensors", "optimizer.safetensors", "state.json")
 
 
 def write(folder):
@@ -56,15 +67,36 @@ def test_there_is_none_at_first(checkpoints):
     assert checkpoints.last() is None
 
 
-def test_the_fingerprint_follows_options_and_texts():
-    one = pd.DataFrame({"source_text": ["a", "b"], "generated_text": ["c", "d"]})
-    texts = pd.DataFrame({"text": ["x"]})
-    base = fingerprint_of({"steps": 3}, {"train": one, "corpus": texts})
-    assert base == fingerprint_of({"steps": 3}, {"train": one.copy(), "corpus": texts})
-    others = [
-        fingerprint_of({"steps": 4}, {"train": one, "corpus": texts}),
-        fingerprint_of({"steps": 3}, {"train": one.iloc[::-1], "corpus": texts}),
-        fingerprint_of({"steps": 3}, {"train": one, "corpus": pd.DataFrame({"text": ["y"]})}),
-        fingerprint_of({"steps": 3}, {"train": one}),
+def test_those_of_an_earlier_format_are_named_and_not_gone_on_from(checkpoints, tmp_path, caplog):
+    (tmp_path / "0123456789abcdef" / "step-000004").mkdir(parents=True)
+    assert checkpoints.last() is None
+    assert caplog.messages == [
+        f"{tmp_path} holds what was kept in another format than 2, which this version writes: it is not used and can be deleted; what is "
+        "needed of it is made again"
     ]
-    assert len({base, *others}) == 5
+    checkpoints.save(4, write)
+    caplog.clear()
+    assert checkpoints.last().step == 4
+    assert not caplog.messages
+
+
+def test_training_is_read_as_it_was_written(tiny_embedder, tmp_path):
+    add_adapter(tiny_embedder, LoraOptions(layers=[2]))
+    weights = [weight for weight in tiny_embedder.backbone.parameters() if weight.requires_grad]
+    optimizer, other = (torch.optim.AdamW(weights, lr=0.1) for _ in range(2))
+    for weight in weights:
+        weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    pairs = pd.DataFrame({"source_text": ["a"], "generated_text": ["b"], "negative_text": ["c"]})
+    rows = [{"step": 0, "validation_loss": 1 / 3}, {"step": 1, "train_loss": 0.1, "text_attention": math.nan}]
+    write_training(tmp_path, tiny_embedder.backbone, optimizer, TrainingState(rows, 1.5, 0, pairs))
+    read = read_training(tmp_path)
+    assert (read.step, read.seconds, read.first_step, read.rows[0]) == (1, 1.5, 0, rows[0])
+    assert math.isnan(read.rows[1]["text_attention"])
+    pd.testing.assert_frame_equal(read.pairs, pairs)
+    load_optimizer(tmp_path, other)
+    moments, loaded = optimizer.state_dict()["state"], other.state_dict()["state"]
+    assert moments.keys() == loaded.keys()
+    for number, values in moments.items():
+        assert all(torch.equal(value, loaded[number][name]) for name, value in values.items())
+    assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".safetensors", ".parquet"}

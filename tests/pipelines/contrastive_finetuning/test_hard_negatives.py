@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import torch
 
 from embedding_adaptation.pipelines.contrastive_finetuning.hard_negatives import mined_negatives
 from embedding_adaptation.pipelines.contrastive_finetuning.options import HardNegativesOptions
@@ -14,7 +13,7 @@ PAIRS = pd.DataFrame({"source_id": ["1"], "other_id": ["3"], "source_text": ["an
 
 def encode(texts):
     angles = np.deg2rad([ANGLES[text] for text in texts])
-    return torch.tensor(np.stack([np.cos(angles), np.sin(angles)], axis=1) * 2, dtype=torch.float32)
+    return (np.stack([np.cos(angles), np.sin(angles)], axis=1) * 2).astype(np.float32)
 
 
 def options(**changes):

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 
 import pandas as pd
 import pytest
@@ -119,6 +121,47 @@ def test_folders_change_with_everything_that_decides_and_nothing_else(tiny_weigh
         name("neighbours", **neighbours, pooling="last"),
     ]
     assert len(set(folders)) == len(folders)
+
+
+def test_a_template_by_another_name_makes_no_other_neighbours_and_other_words_do(tiny_weights, embedder_options):
+    corpus = TextStream.of(TABLE)
+
+    def name(title, words="{text} is about"):
+        chosen = options({"neighbours": {"templates": [title]}})
+        templates = {"bare": "{text}", "one_word": 'This sentence: "{text}" means in one word: "', title: words}
+        context = make_context(tiny_weights, chosen, embedder_options(templates=templates))
+        return folder_name("neighbours", chosen.generators.neighbours, corpus, context)
+
+    assert name("about") == name("subject")
+    assert name("about") != name("about", "{text} says")
+
+
+def test_rewritten_candidates_are_where_earlier_versions_kept_them(tiny_weights, embedder_options):
+    chosen = options({"rewrite": REWRITE})
+    rewrite = chosen.generators.rewrite
+    deciding = {
+        field: value for field, value in rewrite.model_dump(mode="json").items() if field not in {"weight", "memory_mb", "batch_size"}
+    }
+    parts = json.dumps(["rewrite", deciding, 0, tiny_weights.card.sha256], sort_keys=True)
+    context = make_context(tiny_weights, chosen, embedder_options())
+    expected = f"rewrite-{hashlib.sha256(parts.encode()).hexdigest()[:12]}"
+    assert folder_name("rewrite", rewrite, TextStream.of(TABLE), context) == expected
+
+
+def test_neighbours_of_an_older_format_are_told_of_and_made_again(made, caplog):
+    chosen = options(
+        {"neighbours": {"templates": ["one_word"], "pooling": "last", "layers": -1, "min_similarity": -1, "near_duplicate": 1}, "noise": {}}
+    )
+    older = {"neighbours-0123456789ab/000000": pd.DataFrame(), f"neighbours-0123456789ab/{COMPLETE}": pd.DataFrame()}
+    shards = made(chosen, done=older)
+    assert any(name.startswith("format-2/neighbours-") for name in shards)
+    assert [message for message in caplog.messages if "another format" in message] == [
+        "candidate_pairs (neighbours) holds what was kept in another format than 2, which this version writes: it is not used and can be "
+        "deleted; what is needed of it is made again"
+    ]
+    caplog.clear()
+    assert made(chosen, done=shards | older) == {}
+    assert "another format" not in caplog.text
 
 
 def test_weights_say_how_often_a_text_is_taken():

@@ -87,6 +87,29 @@ def test_scores_lie_apart_where_what_decides_them_differs(tiny_weights, embedder
     assert score_folder(CORPUS, loose, make_context(tiny_weights, loose, embedder_options())) in folders
 
 
+def test_scores_do_not_depend_on_what_a_strategy_or_its_template_is_called(tiny_weights, embedder_options):
+    def folder(strategy, template, words="{text} is about"):
+        strategies = {
+            strategy: {"weights": "base", "template": template, "pooling": "last"},
+            "tuned": {"weights": "adapted", "template": template, "pooling": "last"},
+        }
+        chosen = options(filters={"drift": {"strategy": strategy}})
+        renamed = embedder_options(templates={template: words}, strategies=strategies, adapt="tuned")
+        return score_folder(CORPUS, chosen, make_context(tiny_weights, chosen, renamed))
+
+    assert folder("a", "b") == folder("c", "d")
+    assert folder("a", "b") != folder("a", "b", "{text} says")
+
+
+def test_scores_of_an_older_format_are_told_of_and_made_again(work, caplog):
+    chosen = options()
+    context, candidates, scores = work(chosen)
+    older = {f"0123456789ab/{name.rpartition('-')[2]}": frame for name, frame in scores.items()}
+    again = [shard for part in score_shards(CORPUS, candidates, older, chosen, context) for shard in part]
+    assert again == list(scores)
+    assert "pair_scores holds what was kept in another format than 3" in caplog.text
+
+
 def test_scores_of_other_candidates_under_the_same_name_are_no_scores(work):
     """A shard that was damaged is made again, and may hold other candidates than those that were scored."""
     chosen = options()

@@ -30,13 +30,14 @@ def adapted(tiny_weights, tmp_path):
 
 
 def test_weights_decide_which_strategies_are_extracted(tiny_weights, embedder_options, tmp_path):
-    base, after = extract_embeddings(tiny_weights, TEXTS, CORPUS, OPTIONS, embedder_options())
-    assert after == {}
+    base = extract_embeddings(tiny_weights, TEXTS, CORPUS, OPTIONS, embedder_options())
+    assert base.after == {}
     assert set(base.vectors) == {"bare_mean", "prompted_last"}
     assert base.ids == ("7", "8", "9")
-    tuned, _ = extract_embeddings(adapted(tiny_weights, tmp_path), TEXTS, CORPUS, OPTIONS, embedder_options())
+    tuned = extract_embeddings(adapted(tiny_weights, tmp_path), TEXTS, CORPUS, OPTIONS, embedder_options())
     assert set(tuned.vectors) == {"prompted_last_adapted"}
     assert base.weights == tiny_weights.fingerprint() != tuned.weights
+    assert base.identities | tuned.identities == embedder_options().identities
     assert np.abs(tuned.vectors["prompted_last_adapted"] - base.vectors["prompted_last"]).max() > 1e-3
 
 
@@ -54,23 +55,23 @@ def test_both_namespaces_are_one_pipeline(tiny_weights, embedder_options, tmp_pa
         }
     )
     outputs = SequentialRunner().run(pipeline, catalog)
-    assert set(outputs) == {"base_embeddings", "adapted_embeddings", "base_after_processing", "adapted_after_processing"}
+    assert set(outputs) == {"base_embeddings", "adapted_embeddings"}
 
 
 def test_strategies_are_chosen_by_name_or_pattern_and_a_grid_is_extracted(tiny_weights, embedder_options):
     grid = {"templates": ["bare", "one_word"], "poolings": ["last", "text_mean"], "layers": [-1, 1]}
     options = embedder_options(grid=grid)
     chosen = ExtractionOptions(strategies=("one_word.*", "bare_mean"), seed=0)
-    vectors = extract_embeddings(tiny_weights, TEXTS, CORPUS, chosen, options)[0].vectors
+    vectors = extract_embeddings(tiny_weights, TEXTS, CORPUS, chosen, options).vectors
     assert list(vectors) == ["bare_mean", "one_word.last.-1", "one_word.last.1", "one_word.text_mean.-1", "one_word.text_mean.1"]
 
 
 def test_after_processing_is_fitted_on_the_corpus_and_kept(tiny_weights, embedder_options):
     grid = {"templates": ["bare"], "after": [{"centre": True}]}
     chosen = ExtractionOptions(strategies="bare.last.-1.centre", seed=0)
-    vectors, after = extract_embeddings(tiny_weights, TEXTS, CORPUS, chosen, embedder_options(grid=grid))
+    embeddings = extract_embeddings(tiny_weights, TEXTS, CORPUS, chosen, embedder_options(grid=grid))
     plain = ExtractionOptions(strategies="bare.last.-1", seed=0)
-    corpus, _ = extract_embeddings(tiny_weights, CORPUS_TABLE, CORPUS, plain, embedder_options(grid={"templates": ["bare"]}))
+    corpus = extract_embeddings(tiny_weights, CORPUS_TABLE, CORPUS, plain, embedder_options(grid={"templates": ["bare"]}))
     rows = np.unique(corpus.vectors["bare.last.-1"], axis=0)
-    np.testing.assert_allclose(after["bare.last.-1.centre"].mean, rows.mean(axis=0), atol=1e-6)
-    np.testing.assert_allclose(np.linalg.norm(vectors.vectors["bare.last.-1.centre"], axis=1), 1.0, atol=1e-5)
+    np.testing.assert_allclose(embeddings.after["bare.last.-1.centre"].mean, rows.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose(np.linalg.norm(embeddings.vectors["bare.last.-1.centre"], axis=1), 1.0, atol=1e-5)

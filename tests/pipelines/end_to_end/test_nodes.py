@@ -61,7 +61,7 @@ def test_each_task_has_its_table_and_its_caution(embedder_options):
 def test_the_cost_is_divided_by_what_was_gained(embedder_options):
     costs = {"seconds": 100.0, "operations": 8e12}
     options = embedder_options()
-    base = next(n for n, s in options.strategies.items() if s == options.strategies[options.adapt].model_copy(update={"weights": "base"}))
+    base = options.base_twin(options.adapt, options.strategies)
     scores = pd.DataFrame({"strategy": [base, options.adapt], "v_measure": [0.5, 0.54]})
     lines = cost_lines(costs, scores, options)
     assert "| seconds | 100 | 25 |" in lines

@@ -34,6 +34,15 @@ def test_a_training_report_of_another_adapter_is_refused(tiny_adapted, training_
         describe_model(tiny_adapted, training_report | {"adapter": "other"}, {}, ExportOptions(), embedder_options())
 
 
+def test_reports_of_an_earlier_version_are_recognised(tiny_adapted, training_report, evaluation_report, embedder_options, caplog):
+    options = embedder_options()
+    with pytest.raises(ExportFactsError, match=r"written by an earlier version.*kedro run --nodes=describe_training_node"):
+        describe_model(tiny_adapted, training_report | {"adapter": "ab" * 32}, {}, ExportOptions(), options)
+    earlier = changed(evaluation_report, weights={"base": "ab" * 32, "adapted": "cd" * 32})
+    assert describe_model(tiny_adapted, training_report, earlier, ExportOptions(), options)["evaluation"] is None
+    assert "the evaluation_report was written by an earlier version" in caplog.messages[-1]
+
+
 def changed(report, **changes):
     return json.loads(json.dumps(report)) | changes
 

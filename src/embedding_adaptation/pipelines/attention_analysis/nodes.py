@@ -10,7 +10,8 @@ from typing import Any
 import pandas as pd
 
 from embedding_adaptation.attention.options import AttentionOptions
-from embedding_adaptation.embedder.attention import AttentionError, AttentionRecording, AttentionRows
+from embedding_adaptation.attention.recording import AttentionRecording
+from embedding_adaptation.attention.rows import AttentionError, AttentionRows
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions
@@ -40,7 +41,7 @@ def record_attention(
     from embedding_adaptation.attention.faithfulness import occlude_words
     from embedding_adaptation.runtime import build_strategy, load_embedder
 
-    if model.card.sha256 != base_model.card.sha256:
+    if not model.shares_base(base_model):
         msg = (
             f"the adapter belongs to {model.card.source!r}, not to {base_model.card.source!r}, so that the comparison would be of two base "
             "models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ from huggingface_hub import snapshot_download
 from sklearn.decomposition import TruncatedSVD
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from embedding_adaptation.identity import digest_of, files_sha256, text_digest
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.vectors.unit import unit_vectors
@@ -33,8 +33,7 @@ def random_source(seed: int) -> VectorSource:
     """Unit vectors drawn at random, which follow from the seed and the text alone: what no information scores."""
 
     def vector(text: str) -> np.ndarray:
-        digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-        return np.random.default_rng([seed, int.from_bytes(digest, "little")]).standard_normal(RANDOM_DIMENSION)
+        return np.random.default_rng([seed, int.from_bytes(text_digest(text, 8), "little")]).standard_normal(RANDOM_DIMENSION)
 
     def source(texts: Sequence[str]) -> np.ndarray:
         unique = {text: vector(text) for text in dict.fromkeys(texts)}
@@ -89,7 +88,7 @@ class SentenceModel:
         self._options = options
         self._device = device
         self.folder = _model_folder(name, options.model)
-        self.settings = {"model": _folder_hash(self.folder), "prompt": options.prompt}
+        self.identity = digest_of({"model": _contents(self.folder), "prompt": options.prompt})
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
         """Vectors ``[N, D]`` float32."""
@@ -123,12 +122,7 @@ def _model_folder(name: str, model: str) -> Path:
         raise EvaluationError(msg) from error
 
 
-def _folder_hash(folder: Path) -> str:
-    """Hash of names and contents of the files that decide a model's vectors."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _WEIGHTS):
-        digest.update(path.relative_to(folder).as_posix().encode() + b"\0")
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+def _contents(folder: Path) -> dict[str, str]:
+    """Hashes by name of the files that decide a model's vectors."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _WEIGHTS)
+    return {path.relative_to(folder).as_posix(): files_sha256([path]) for path in files}

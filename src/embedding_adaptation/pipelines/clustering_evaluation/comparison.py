@@ -183,10 +183,10 @@ def _tested(
     wanted = options.statistics.baseline
     baseline = wanted if wanted is not None and wanted in scores else strategies[0]
     best = max(strategies, key=lambda name: scores[name].mean)
-    twins = _twins(strategies, embedder_options)
+    twins = {name: embedder_options.base_twin(name, strategies) for name in strategies}
     questions: dict[str, list[tuple[str, str]]] = {
         "baseline": [(name, baseline) for name in scores if name != baseline],
-        "adaptation": list(twins.items()),
+        "adaptation": [(name, twin) for name, twin in twins.items() if twin is not None],
         "best": [(name, best) for name in strategies if name != best],
     }
     for question, pairs in questions.items():
@@ -212,13 +212,6 @@ def _difference_row(
         "p_holm": p_holm,
         "verdict": in_words(estimate, p_holm, other, confidence=statistics.confidence, seeds=seeds),
     }
-
-
-def _twins(strategies: Sequence[str], embedder_options: EmbedderOptions) -> dict[str, str]:
-    """The base strategy that an adapted one differs from by its weights alone."""
-    every = embedder_options.every_strategy
-    base = {every[name].model_copy(update={"weights": "adapted"}): name for name in reversed(strategies) if every[name].weights == "base"}
-    return {name: base[every[name]] for name in strategies if every[name].weights == "adapted" and every[name] in base}
 
 
 def _standing(strategy: str, kind: str, tested: Sequence[Mapping[str, Any]]) -> str:

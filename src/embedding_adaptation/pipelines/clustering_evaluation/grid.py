@@ -13,7 +13,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from embedding_adaptation.comparison_table import LABELLED_TEXTS
-from embedding_adaptation.datasets.embedding_store import settings_key
+from embedding_adaptation.identity import digest_of, format_folder, tell_of_other_formats
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import evaluate_with_mteb, preserved_random_state, score_parts
 from embedding_adaptation.pipelines.clustering_evaluation.tasks import CLUSTERING, EvaluationTask, OfficialTask, PreparedTask
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_PROTOCOL = 1  # raised when scores of the same vectors begin to be computed in another way
+_FORMAT = 2  # counted up where scores of the same vectors begin to be computed in another way
 RESAMPLED = "resampled."
 _SHORT = 12
 
@@ -42,17 +42,18 @@ def plan(tasks: Sequence[EvaluationTask], contenders: Contenders, options: Evalu
 
     Returns:
         ``task``, ``type``, ``official``, ``strategy``, ``kind`` (base, adapted, comparator), ``seed``, ``revision`` and ``content`` (hash)
-        of the task's data, and ``cell``, the name under which its score is kept: a fingerprint of all that decides it.
+        of the task's data, ``vectors`` (what they are known by), and ``cell``, the name under which its score is kept: a fingerprint of
+        all that decides it.
     """
     rows = []
     for task in tasks:
-        data = settings_key(task.data)
+        data = digest_of(task.data)
         protocol = _protocol(task, options)
         revision, content = _provenance(task)
         for name in contenders.of_task(task):
             identity = contenders.identity(name, given=task.name == LABELLED_TEXTS)
             for seed in task.seeds:
-                fingerprint = settings_key({"data": data, "vectors": identity, "seed": seed, "protocol": protocol})
+                fingerprint = digest_of({"data": data, "vectors": identity, "seed": seed, "protocol": protocol})
                 rows.append(
                     {
                         "task": task.name,
@@ -63,6 +64,7 @@ def plan(tasks: Sequence[EvaluationTask], contenders: Contenders, options: Evalu
                         "seed": seed,
                         "revision": revision,
                         "content": content,
+                        "vectors": digest_of(identity),
                         "cell": f"{_folder(task)}/{fingerprint}",
                     }
                 )
@@ -115,6 +117,7 @@ def score_missing(
     logger.info("%d of %d scores are there already", len(cells) - len(missing), len(cells))
     if missing.empty:
         return
+    tell_of_other_formats("evaluation_cells", finished, _FORMAT)
     by_name = {task.name: task for task in tasks}
     with tqdm(total=len(missing), unit="score", desc="evaluate") as bar:
         for (name, of_seed), group in missing.groupby(["task", "seed"], sort=False):
@@ -178,8 +181,11 @@ def gather(planned: pd.DataFrame, cells: Mapping[str, pd.DataFrame]) -> pd.DataF
     """The planned cells with their scores.
 
     Raises:
-        EvaluationError: If one is not there.
+        EvaluationError: If one is not there, or the plan was made by an earlier version.
     """
+    if "vectors" not in planned:
+        msg = f"the evaluation_plan is of another format than {_FORMAT}, which this version writes; run clustering_evaluation again"
+        raise EvaluationError(msg)
     rows = []
     for row in planned.to_dict("records"):
         if row["cell"] not in cells:
@@ -191,7 +197,7 @@ def gather(planned: pd.DataFrame, cells: Mapping[str, pd.DataFrame]) -> pd.DataF
 
 
 def _protocol(task: EvaluationTask, options: EvaluationOptions) -> dict[str, Any]:
-    protocol: dict[str, Any] = {"version": _PROTOCOL, "mteb": metadata.version("mteb"), "scikit-learn": metadata.version("scikit-learn")}
+    protocol: dict[str, Any] = {"mteb": metadata.version("mteb"), "scikit-learn": metadata.version("scikit-learn")}
     if task.kind == CLUSTERING:
         count = options.cluster_count
         protocol |= {
@@ -209,7 +215,7 @@ def _provenance(task: EvaluationTask) -> tuple[str, str]:
 
 
 def _folder(task: EvaluationTask) -> str:
-    """Folder of a task's cells: its name, the revision of its data and what they contain."""
+    """Folder of a task's cells: their format, its name, the revision of its data and what they contain."""
     name = re.sub(r"[^A-Za-z0-9_.]", "_", task.name).strip(".") or "task"
     revision, content = _provenance(task)
-    return f"{name}/{revision[:_SHORT] or 'file'}-{content[:_SHORT]}"
+    return f"{format_folder(_FORMAT)}/{name}/{revision[:_SHORT] or 'file'}-{content[:_SHORT]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -12,27 +12,31 @@ from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.datasets.mteb_results import TaskResults
 from embedding_adaptation.datasets.task_mirror import TaskMirror
-from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.figures import Figure
-from embedding_adaptation.options import EmbedderOptions, chosen_names
+from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
+from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
-
-if TYPE_CHECKING:
-    from embedding_adaptation.pipelines.clustering_evaluation.vectors import Contenders
 
 _MAP_DOCUMENTS = 1000  # more points make a map slower, not clearer
 
 
-def plan_evaluation(
+def align_vectors(
     base_embeddings: Embeddings,
     adapted_embeddings: Embeddings,
     labelled_texts: pd.DataFrame,
     base_model: DecoderWeights,
     adapter: DecoderWeights,
-    base_after_processing: Mapping[str, AfterProcessing],
-    adapted_after_processing: Mapping[str, AfterProcessing],
+    embedder_options: EmbedderOptions,
+) -> LabelledVectors:
+    """Put the vectors of both models beside the labelled texts; see :meth:`.LabelledVectors.align`."""
+    embeddings = {"base": base_embeddings, "adapted": adapted_embeddings}
+    return LabelledVectors.align(labelled_texts, embeddings, {"base": base_model, "adapted": adapter}, embedder_options.identities)
+
+
+def plan_evaluation(
+    labelled_vectors: LabelledVectors,
     embedding_store: EmbeddingStore,
     task_mirror: TaskMirror,
     finished_cells: Mapping[str, pd.DataFrame],
@@ -42,13 +46,7 @@ def plan_evaluation(
     """List what has to be scored: every task with every strategy and seed, each under a fingerprint of all that decides its score.
 
     Args:
-        base_embeddings: Vectors of the labelled texts under the base model's strategies.
-        adapted_embeddings: The same of the adapted model.
-        labelled_texts: The texts with ``id``, ``text`` and ``label``.
-        base_model: Base weights.
-        adapter: Adapted weights.
-        base_after_processing: Fitted after-processing of the base model's strategies.
-        adapted_after_processing: The same of the adapted model.
+        labelled_vectors: The labelled texts with their vectors, and the weights behind these.
         embedding_store: Vectors of other tasks' texts.
         task_mirror: Where the data of mteb's tasks come from.
         finished_cells: Scores of earlier runs.
@@ -56,32 +54,24 @@ def plan_evaluation(
         embedder_options: What each strategy is.
 
     Returns:
-        A row a cell.
+        One row per cell.
 
     Raises:
-        EvaluationError: If the vectors are of other texts than these, or a task cannot be scored.
-        MirrorError: If a task's data are not there or not what they should be.
+        EvaluationError: If a task cannot be scored, or a name does not exist.
+        MirrorError: If a task's data are missing or not what they should be.
     """
     from embedding_adaptation.pipelines.clustering_evaluation.grid import check_data, plan
     from embedding_adaptation.pipelines.clustering_evaluation.tasks import resolve_tasks
+    from embedding_adaptation.pipelines.clustering_evaluation.vectors import find_contenders
 
-    extracted = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
-    tasks = resolve_tasks(options, labelled_texts, task_mirror)
+    tasks = resolve_tasks(options, labelled_vectors.texts, task_mirror)
     check_data(tasks, finished_cells)
-    after = {**base_after_processing, **adapted_after_processing}
-    contenders = _contenders(extracted, labelled_texts, base_model, adapter, after, embedding_store, options, embedder_options)
-    return plan(tasks, contenders, options)
+    return plan(tasks, find_contenders(labelled_vectors, embedding_store, options, embedder_options), options)
 
 
 def score_cells(
     evaluation_plan: pd.DataFrame,
-    base_embeddings: Embeddings,
-    adapted_embeddings: Embeddings,
-    labelled_texts: pd.DataFrame,
-    base_model: DecoderWeights,
-    adapter: DecoderWeights,
-    base_after_processing: Mapping[str, AfterProcessing],
-    adapted_after_processing: Mapping[str, AfterProcessing],
+    labelled_vectors: LabelledVectors,
     embedding_store: EmbeddingStore,
     task_mirror: TaskMirror,
     finished_cells: Mapping[str, pd.DataFrame],
@@ -92,14 +82,8 @@ def score_cells(
 
     Args:
         evaluation_plan: The cells.
-        base_embeddings: See :func:`plan_evaluation`, as the other arguments.
-        adapted_embeddings: Vectors of the adapted model.
-        labelled_texts: The texts these are of.
-        base_model: Base weights.
-        adapter: Adapted weights.
-        base_after_processing: Fitted after-processing.
-        adapted_after_processing: The same of the adapted model.
-        embedding_store: Vectors of other tasks' texts; those that are missing are made and added.
+        labelled_vectors: See :func:`plan_evaluation`.
+        embedding_store: Vectors of other tasks' texts; missing ones are computed and added.
         task_mirror: Where the data of mteb's tasks come from.
         finished_cells: Scores of earlier runs; these are kept.
         options: Tasks and protocol.
@@ -110,13 +94,12 @@ def score_cells(
     """
     from embedding_adaptation.pipelines.clustering_evaluation.grid import score_missing
     from embedding_adaptation.pipelines.clustering_evaluation.tasks import resolve_tasks
+    from embedding_adaptation.pipelines.clustering_evaluation.vectors import find_contenders
 
     if evaluation_plan["cell"].isin(set(finished_cells)).all():
         return
-    extracted = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
-    tasks = resolve_tasks(options, labelled_texts, task_mirror)
-    after = {**base_after_processing, **adapted_after_processing}
-    contenders = _contenders(extracted, labelled_texts, base_model, adapter, after, embedding_store, options, embedder_options)
+    tasks = resolve_tasks(options, labelled_vectors.texts, task_mirror)
+    contenders = find_contenders(labelled_vectors, embedding_store, options, embedder_options)
     yield from score_missing(evaluation_plan, tasks, contenders, finished_cells, options)
 
 
@@ -199,9 +182,7 @@ def plot_seeds(clustering_scores: pd.DataFrame) -> Figure:
 
 def describe_evaluation(
     clustering_scores: pd.DataFrame,
-    base_embeddings: Embeddings,
-    adapted_embeddings: Embeddings,
-    labelled_texts: pd.DataFrame,
+    labelled_vectors: LabelledVectors,
     options: EvaluationOptions,
     embedder_options: EmbedderOptions,
 ) -> dict[str, Any]:
@@ -209,9 +190,7 @@ def describe_evaluation(
 
     Args:
         clustering_scores: Scores in long form.
-        base_embeddings: Vectors of the base model.
-        adapted_embeddings: Vectors of the adapted model.
-        labelled_texts: The texts with ``text`` and ``label``.
+        labelled_vectors: The labelled texts, and what their vectors were made by.
         options: Evaluation options.
         embedder_options: What each strategy is.
 
@@ -221,16 +200,10 @@ def describe_evaluation(
     """
     from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report
 
-    weights = {"base": base_embeddings.weights, "adapted": adapted_embeddings.weights}
-    return evaluation_report(clustering_scores, weights, labelled_texts, options, embedder_options)
+    return evaluation_report(clustering_scores, labelled_vectors, options, embedder_options)
 
 
-def plot_cluster_map(
-    base_embeddings: Embeddings,
-    adapted_embeddings: Embeddings,
-    labelled_texts: pd.DataFrame,
-    options: EvaluationOptions,
-) -> Figure:
+def plot_cluster_map(labelled_vectors: LabelledVectors, options: EvaluationOptions) -> Figure:
     """Draw two strategies' vectors of the labelled texts, of up to a thousand of them, in two dimensions, coloured by label.
 
     Raises:
@@ -238,65 +211,13 @@ def plot_cluster_map(
     """
     from embedding_adaptation.pipelines.clustering_evaluation.figures import cluster_map
 
-    vectors = _aligned_vectors(base_embeddings, adapted_embeddings, labelled_texts)
+    texts, vectors = labelled_vectors.texts, labelled_vectors.vectors
     for name in options.map_strategies:
         if name not in vectors:
-            msg = f"clustering_evaluation.map_strategies names {name!r}; there are: {', '.join(vectors)}"
+            msg = f"unknown strategy {name!r} in clustering_evaluation.map_strategies; choose from {', '.join(vectors)}"
             raise EvaluationError(msg)
-    drawn = np.arange(len(labelled_texts))
+    drawn = np.arange(len(texts))
     if len(drawn) > _MAP_DOCUMENTS:
         drawn = np.sort(np.random.default_rng(options.seeds[0]).choice(len(drawn), size=_MAP_DOCUMENTS, replace=False))
-    chosen = {name: vectors[name][drawn] for name in options.map_strategies}
-    return cluster_map(chosen, labelled_texts["label"].iloc[drawn].tolist(), seed=options.seeds[0])
-
-
-def _contenders(
-    extracted: Mapping[str, np.ndarray],
-    labelled_texts: pd.DataFrame,
-    base_model: DecoderWeights,
-    adapter: DecoderWeights,
-    after: Mapping[str, AfterProcessing],
-    store: EmbeddingStore,
-    options: EvaluationOptions,
-    embedder_options: EmbedderOptions,
-) -> Contenders:
-    from embedding_adaptation.pipelines.clustering_evaluation.vectors import Contenders
-
-    every = [name for name in embedder_options.every_strategy if name in extracted]
-    names = chosen_names(options.strategies, every, "clustering_evaluation.strategies")
-    if adapter.card.sha256 != base_model.card.sha256 and any(embedder_options.every_strategy[name].weights == "adapted" for name in names):
-        msg = (
-            f"the adapter belongs to {adapter.card.source!r}, not to {base_model.card.source!r}, so that base and adapted vectors would be "
-            "of two models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
-        )
-        raise EvaluationError(msg)
-    taken = [name for name in options.comparators.models if name in names]
-    if taken:
-        msg = f"comparators.models names {taken[0]!r}, which is a strategy's name; choose another"
-        raise EvaluationError(msg)
-    baseline = options.statistics.baseline
-    if baseline is not None and baseline not in [*names, *options.comparators.models]:
-        msg = f"clustering_evaluation.statistics.baseline names {baseline!r}, which is not scored; there are: {', '.join(names)}"
-        raise EvaluationError(msg)
-    return Contenders(
-        names=names,
-        extracted=extracted,
-        labelled=labelled_texts["text"].tolist(),
-        weights={"base": base_model, "adapted": adapter},
-        after=after,
-        embedder_options=embedder_options,
-        comparators=options.comparators,
-        store=store,
-    )
-
-
-def _aligned_vectors(base_embeddings: Embeddings, adapted_embeddings: Embeddings, labelled_texts: pd.DataFrame) -> dict[str, np.ndarray]:
-    ids = tuple(labelled_texts["id"])
-    for embeddings, namespace in ((base_embeddings, "base"), (adapted_embeddings, "adapted")):
-        if embeddings.ids != ids:
-            msg = (
-                f"{namespace}_embeddings hold {len(embeddings.ids)} texts that are not the {len(ids)} labelled texts in their order; "
-                "run embedding_extraction again with the same labelled_texts"
-            )
-            raise EvaluationError(msg)
-    return base_embeddings.vectors | adapted_embeddings.vectors
+    shown = {name: vectors[name][drawn] for name in options.map_strategies}
+    return cluster_map(shown, texts["label"].iloc[drawn].tolist(), seed=options.seeds[0])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from embedding_adaptation.pipelines.clustering_evaluation.nodes import (
+    align_vectors,
     collect_mteb_results,
     compare_strategies,
     describe_evaluation,
@@ -21,20 +22,16 @@ from embedding_adaptation.pipelines.clustering_evaluation.nodes import (
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
     """Tasks, embeddings and models -> scores, cell by cell -> comparison with tests, figures, report, mteb's result files."""
-    vectors = ["base_embeddings", "adapted_embeddings", "labelled_texts"]
-    sources = [
-        *vectors,
-        "base_model",
-        "adapter",
-        "base_after_processing",
-        "adapted_after_processing",
-        "embedding_store",
-        "task_mirror",
-        "finished_cells",
-    ]
+    sources = ["labelled_vectors", "embedding_store", "task_mirror", "finished_cells"]
     options = ["params:clustering_evaluation", "params:embedder"]
     return Pipeline(
         [
+            Node(
+                func=align_vectors,
+                inputs=["base_embeddings", "adapted_embeddings", "labelled_texts", "base_model", "adapter", "params:embedder"],
+                outputs="labelled_vectors",
+                name="align_vectors_node",
+            ),
             Node(
                 func=plan_evaluation,
                 inputs=[*sources, *options],
@@ -67,7 +64,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
             ),
             Node(
                 func=describe_evaluation,
-                inputs=["clustering_scores", *vectors, *options],
+                inputs=["clustering_scores", "labelled_vectors", *options],
                 outputs="evaluation_report",
                 name="describe_evaluation_node",
             ),
@@ -97,7 +94,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
             ),
             Node(
                 func=plot_cluster_map,
-                inputs=[*vectors, "params:clustering_evaluation"],
+                inputs=["labelled_vectors", "params:clustering_evaluation"],
                 outputs="cluster_map",
                 name="plot_cluster_map_node",
             ),

@@ -9,11 +9,10 @@ from embedding_adaptation.comparison_table import LABELLED_TEXTS
 from embedding_adaptation.options import RANDOM_STRATEGY
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     import pandas as pd
 
     from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
     from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
 PROTOCOL = "mteb fast clustering"
@@ -22,8 +21,7 @@ METRICS = ("v_measure", "v_measure_unique", "ami_unique")
 
 def evaluation_report(
     scores: pd.DataFrame,
-    weights: Mapping[str, str],
-    labelled_texts: pd.DataFrame,
+    labelled_vectors: LabelledVectors,
     options: EvaluationOptions,
     embedder_options: EmbedderOptions,
 ) -> dict[str, Any]:
@@ -37,10 +35,10 @@ def evaluation_report(
     every = embedder_options.every_strategy
     by_name = {str(name): _summary(group) for name, group in rows.groupby("strategy")}
     return {
-        "weights": dict(weights),
+        "weights": dict(labelled_vectors.fingerprints),
         "data": {
-            "name": str(labelled_texts.attrs.get("name", "")) if given else task,
-            "texts": len(labelled_texts) if given else int(rows["documents"].max()),
+            "name": str(labelled_vectors.texts.attrs.get("name", "")) if given else task,
+            "texts": len(labelled_vectors.texts) if given else int(rows["documents"].max()),
             "labels": int(rows["clusters"].max()),
             "revision": str(rows["revision"].iloc[0]),
             "fingerprint": str(rows["content"].iloc[0]),

@@ -28,7 +28,7 @@ def leaderboard_results(cells: pd.DataFrame, model_name: str, embedder_options: 
         title = f"{model_name}-{row['strategy']}"
         strategy = embedder_options.every_strategy[row["strategy"]]
         settings = {
-            "strategy": row["strategy"],
+            "vectors": row["vectors"],
             "weights": strategy.weights,
             "templates": [embedder_options.template(name).pattern for name in strategy.template],
             "pooling": strategy.pooling,

@@ -16,8 +16,8 @@ from mteb.abstasks.clustering_legacy import AbsTaskClusteringLegacy
 
 from datasets import get_dataset_config_names, get_dataset_split_names
 from embedding_adaptation.comparison_table import LABELLED_TEXTS
-from embedding_adaptation.datasets.embedding_store import settings_key
 from embedding_adaptation.datasets.texts import TextsDataset
+from embedding_adaptation.identity import labelled_identity
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import (
@@ -96,7 +96,7 @@ class LabelledTask(EvaluationTask):
     data: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.data = {"sha256": settings_key({"texts": self.texts, "labels": self.labels}), "max_documents": self.max_documents}
+        self.data = {"sha256": labelled_identity(self.texts, self.labels), "max_documents": self.max_documents}
         try:
             unique_parts(self.texts, self.labels)
         except EvaluationError as error:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import metadata
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embedding_adaptation.datasets.embedding_store import EmbeddingStore, settings_key
-from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.embedder.device import choose_device, choose_dtype
 from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
-from embedding_adaptation.embedder.storage import strategy_to_dict
-from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions
+from embedding_adaptation.identity import canonical, vectors_identity
+from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.clustering_evaluation.comparators import (
     RANDOM_DIMENSION,
     SentenceModel,
@@ -31,12 +29,11 @@ from embedding_adaptation.pipelines.clustering_evaluation.tasks import CLUSTERIN
 from embedding_adaptation.runtime import load_embedder
 
 if TYPE_CHECKING:
-    from embedding_adaptation.embedder.after_processing import AfterProcessing
     from embedding_adaptation.embedder.strategy import Strategy
-    from embedding_adaptation.embedder.weights import DecoderWeights
+    from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
+    from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
 COMPARATOR = "comparator"
-_FORMAT = 1  # of keys in the store: raised when the same settings begin to give other vectors
 _CHUNK = 2048  # texts embedded between two writes
 
 
@@ -46,20 +43,14 @@ class Contenders:
 
     Args:
         names: Strategies, in the order of the tables.
-        extracted: Vectors of the labelled texts by strategy, ``[N, D]``.
-        labelled: Those texts.
-        weights: Base and adapted weights.
-        after: Fitted after-processing by strategy.
+        data: The labelled texts with their vectors, after-processing and weights.
         embedder_options: What each strategy is.
         comparators: What stands beside them.
         store: Vectors of all other texts; filled as it is used.
     """
 
     names: Sequence[str]
-    extracted: Mapping[str, np.ndarray]
-    labelled: Sequence[str]
-    weights: Mapping[str, DecoderWeights]
-    after: Mapping[str, AfterProcessing]
+    data: LabelledVectors
     embedder_options: EmbedderOptions
     comparators: ComparatorOptions
     store: EmbeddingStore
@@ -89,9 +80,8 @@ class Contenders:
         if name in self.comparators.models:
             return {"key": self._key(name)}
         if given:
-            matrix = np.ascontiguousarray(self.extracted[name])
-            return {"vectors": hashlib.blake2b(matrix.data, digest_size=16).hexdigest(), "shape": matrix.shape}
-        return {"key": self._key(name), "after": self._after_key(name)}
+            return {"vectors": canonical(self.data.vectors[name])}
+        return {"key": self._vectors_identity(self._fitted(name), self.kind(name))}
 
     def source(self, name: str, seed: int, *, given: bool, company: Sequence[str] = ()) -> VectorSource:
         """Vectors of a contender on a task.
@@ -107,13 +97,13 @@ class Contenders:
         if name == TFIDF_STRATEGY:
             return tfidf_source(self.comparators.tfidf_dimensions, seed)
         if given and name in self.names:
-            return by_text(self.labelled, self.extracted[name])
+            return by_text(self.data.texts["text"].tolist(), self.data.vectors[name])
 
         def source(texts: Sequence[str]) -> np.ndarray:
             self._embed(name, texts, company)
             vectors = self.store.vectors(self._key(name), texts)  # [N, D]
-            if name in self.after:
-                vectors = finish_vectors(vectors, dataclasses.replace(self._plain(name), after=self.after[name]))
+            if name in self.data.after:
+                vectors = finish_vectors(vectors, self._fitted(name))
             return vectors
 
         return source
@@ -139,7 +129,7 @@ class Contenders:
         # One at a time: base and adapted weights need not fit into memory together.
         if self._embedder is None or self._embedder[0] != kind:
             self._embedder = None
-            self._embedder = (kind, load_embedder(self.weights[kind], self.embedder_options))
+            self._embedder = (kind, load_embedder(self.data.models[kind], self.embedder_options))
         return self._embedder[1]
 
     def _plain(self, name: str) -> Strategy:
@@ -147,36 +137,21 @@ class Contenders:
 
     def _key(self, name: str) -> str:
         if name in self.comparators.models:
-            return settings_key({"format": _FORMAT, **self._models[name].settings})
-        settings = strategy_to_dict(self._plain(name))
-        # Names decide nothing: a strategy or template that is called something else keeps its vectors.
-        templates = [{key: value for key, value in template.items() if key != "name"} for template in settings.pop("templates")]
-        settings.pop("name")
-        return settings_key(
-            {
-                "format": _FORMAT,
-                "weights": self._weight_hashes[self.kind(name)],
-                "templates": templates,
-                "max_length": self.embedder_options.max_length,
-                "dtype": self._dtype,
-                **settings,
-            }
-        )
+            return self._models[name].identity
+        return self._vectors_identity(self._plain(name), self.kind(name))
 
-    def _after_key(self, name: str) -> str:
-        if name not in self.after:
-            if self.embedder_options.every_strategy[name].after.title:
-                msg = f"strategy {name!r} has after-processing that was not fitted; run embedding_extraction again with this strategy"
-                raise EvaluationError(msg)
-            return ""
-        after = self.after[name]
-        digest = hashlib.blake2b(str(after.dimensions).encode() + after.mean.tobytes(), digest_size=16)
-        digest.update(b"" if after.matrix is None else after.matrix.tobytes())
-        return digest.hexdigest()
+    def _fitted(self, name: str) -> Strategy:
+        if name not in self.data.after and self.embedder_options.every_strategy[name].after.title:
+            msg = f"strategy {name!r} has after-processing that was not fitted; run embedding_extraction again with this strategy"
+            raise EvaluationError(msg)
+        return dataclasses.replace(self._plain(name), after=self.data.after.get(name))
+
+    def _vectors_identity(self, strategy: Strategy, kind: str) -> str:
+        return vectors_identity(self._weights[kind], strategy, max_length=self.embedder_options.max_length, dtype=self._dtype)
 
     @cached_property
-    def _weight_hashes(self) -> dict[str, list[str]]:
-        return {kind: weight_hashes(weights) for kind, weights in self.weights.items()}
+    def _weights(self) -> dict[str, str]:
+        return {kind: weights.fingerprint() for kind, weights in self.data.models.items()}
 
     @cached_property
     def _dtype(self) -> str:
@@ -189,15 +164,32 @@ class Contenders:
         return {name: SentenceModel(name, options, device) for name, options in self.comparators.models.items()}
 
 
-def weight_hashes(weights: DecoderWeights) -> list[str]:
-    """Hash of the base weights, and of the adapter's where there is one."""
-    hashes = [weights.card.sha256]
-    if weights.adapter is not None:
-        digest = hashlib.sha256()
-        for path in sorted(weights.adapter.glob("adapter_*.safetensors")) + sorted(weights.adapter.glob(ADAPTER_CONFIG)):
-            digest.update(path.read_bytes())
-        hashes.append(digest.hexdigest())
-    return hashes
+def find_contenders(
+    data: LabelledVectors, store: EmbeddingStore, options: EvaluationOptions, embedder_options: EmbedderOptions
+) -> Contenders:
+    """The strategies and comparators that the options ask for.
+
+    Raises:
+        EvaluationError: If a name does not exist or is taken, or base and adapted vectors would be of two models.
+    """
+    every = [name for name in embedder_options.every_strategy if name in data.vectors]
+    names = chosen_names(options.strategies, every, "clustering_evaluation.strategies")
+    base_model, adapter = data.models["base"], data.models["adapted"]
+    if not adapter.shares_base(base_model) and any(embedder_options.every_strategy[name].weights == "adapted" for name in names):
+        msg = (
+            f"the adapter belongs to {adapter.card.source!r}, not to {base_model.card.source!r}, so that base and adapted vectors would be "
+            "of two models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
+        )
+        raise EvaluationError(msg)
+    taken = [name for name in options.comparators.models if name in names]
+    if taken:
+        msg = f"comparators.models names {taken[0]!r}, which is a strategy's name; choose another"
+        raise EvaluationError(msg)
+    baseline = options.statistics.baseline
+    if baseline is not None and baseline not in [*names, *options.comparators.models]:
+        msg = f"clustering_evaluation.statistics.baseline names {baseline!r}, which is not scored; there are: {', '.join(names)}"
+        raise EvaluationError(msg)
+    return Contenders(names, data, embedder_options, options.comparators, store)
 
 
 def _chunks(texts: Sequence[str]) -> list[Sequence[str]]:

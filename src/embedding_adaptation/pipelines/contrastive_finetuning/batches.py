@@ -25,18 +25,16 @@ class PairBatches:
         batch_size: Pairs in a batch.
         steps: How many batches there are.
         seed: Seed of the order.
-        parts: Into how many batches each is cut, one for each device.
 
     Raises:
         BatchError: If not enough pairs may stand together.
     """
 
-    def __init__(self, groups: np.ndarray, *, batch_size: int, steps: int, seed: int, parts: int = 1) -> None:
+    def __init__(self, groups: np.ndarray, *, batch_size: int, steps: int, seed: int) -> None:
         self.groups = groups.tolist()
         self.batch_size = batch_size
         self.steps = steps
         self.seed = seed
-        self.parts = parts
         most = self._most_together()
         if most < batch_size:
             msg = (
@@ -45,14 +43,16 @@ class PairBatches:
             )
             raise BatchError(msg)
 
-    def __len__(self) -> int:
-        return self.steps * self.parts
-
     def __iter__(self) -> Iterator[list[int]]:
-        size = self.batch_size // self.parts
-        for batch in self._batches():
-            for start in range(0, self.batch_size, size):
-                yield batch[start : start + size]
+        """The rows of each batch, ``[batch_size]``."""
+        rng = np.random.default_rng(self.seed)
+        waiting: list[int] = []
+        made = 0
+        while made < self.steps:
+            waiting += rng.permutation(len(self.groups)).tolist()
+            while made < self.steps and (batch := self._draw(waiting)):
+                made += 1
+                yield batch
 
     def _most_together(self) -> int:
         used: set[int] = set()
@@ -62,16 +62,6 @@ class PairBatches:
                 used.update(pair)
                 count += 1
         return count
-
-    def _batches(self) -> Iterator[list[int]]:
-        rng = np.random.default_rng(self.seed)
-        waiting: list[int] = []
-        made = 0
-        while made < self.steps:
-            waiting += rng.permutation(len(self.groups)).tolist()
-            while made < self.steps and (batch := self._draw(waiting)):
-                made += 1
-                yield batch
 
     def _draw(self, waiting: list[int]) -> list[int]:
         """Take a batch out of the waiting rows; none if they do not fill it."""

@@ -2,15 +2,43 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     import torch
 
+    from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCache
+    from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
+
 _RAPL = Path("/sys/class/powercap")
+
+
+@contextmanager
+def counting(cache: GradCache, lower_states: LowerStates | None, weights: Sequence[int]) -> Iterator[dict[str, float]]:
+    """Count what is computed within: ``tokens``, ``operations``, and ``joules`` where the machine tells; filled in at the end.
+
+    Args:
+        cache: Embeds what is trained on.
+        lower_states: Output of the layers below; ``None`` where every layer is trained.
+        weights: Weights of each layer, from :func:`layer_weights`.
+    """
+    spent: dict[str, float] = {}
+    before, again = cache.tokens, cache.tokens_again
+    below = lower_states.tokens_computed if lower_states else 0
+    meter = joules()
+    yield spent
+    backward = cache.tokens - before
+    forward = backward + cache.tokens_again - again
+    lower = lower_states.tokens_computed - below if lower_states else 0
+    first = cache.training_pass.first_layer
+    spent |= {"tokens": forward, "operations": operations(weights, first, forward=forward, backward=backward, lower=lower)}
+    after = joules()
+    if meter is not None and after is not None and after >= meter:
+        spent["joules"] = after - meter
 
 
 def layer_weights(layers: Sequence[torch.nn.Module]) -> list[int]:

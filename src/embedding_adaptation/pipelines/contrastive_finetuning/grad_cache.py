@@ -1,4 +1,4 @@
-"""Contrastive loss over a whole batch in bounded memory, with as little computed twice as the memory allows.
+"""Vectors of a whole batch in bounded memory, and their gradients, with as little computed twice as the memory allows.
 
 GradCache embeds all chunks of a batch without gradients, takes the loss and its gradient with respect to the vectors, and embeds every
 chunk a second time to carry that gradient on. Here chunks keep their activations the first time as long as a budget lasts, and only the
@@ -8,90 +8,143 @@ others are embedded twice. The gradients are those of one pass over the batch.
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers.sentence_transformer.losses.cached_multiple_negatives_ranking import RandContext
+
+from embedding_adaptation.embedder.training_pass import evaluating
+from embedding_adaptation.pipelines.contrastive_finetuning.ranks import add_up_gradients, gathered
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
-    from embedding_adaptation.embedder.training_pass import TrainingPass
-    from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
+    from embedding_adaptation.embedder.training_pass import GradientPass
 
 logger = logging.getLogger(__name__)
 
 Row = tuple[int, ...]
 
 
-class GradCacheLoss(torch.nn.Module):
-    """A loss of a batch's vectors, for sentence-transformers' trainer.
+class GradCache:
+    """Embeds a batch chunk by chunk, and takes a loss's gradient back to the weights the same way.
 
     Args:
-        preprocess: Makes ``input_ids`` and ``attention_mask`` of texts, as the columns of a batch have them.
-        training_pass: Embeds rows of it.
-        loss: ``loss(vectors, labels)``: a scalar of the columns' vectors, each ``[B, D]``, and the batch's labels ``[B]``.
-        chunk_tokens: Tokens embedded at once.
+        training_pass: Embeds rows of token ids.
+        chunk_tokens: Tokens embedded at once; halved where they do not fit into memory.
         activation_mb: Memory for activations that are kept from the first pass.
-        lower_states: Stored output of the layers below the pass; ``None`` where it computes them all.
+
+    Attributes:
+        tokens: Tokens embedded so far, each counted once.
+        tokens_again: Tokens of chunks that were embedded a second time.
+
+    Example::
+
+        batch = cache.forward([anchor_rows, positive_rows])
+        cache.backward(batch, info_nce(*batch.columns, temperature=0.05))
 
     References:
         GradCache: https://arxiv.org/abs/2101.06983
     """
 
-    def __init__(
-        self,
-        preprocess: Callable[[list[str]], dict[str, torch.Tensor]],
-        training_pass: TrainingPass,
-        loss: Callable[[list[torch.Tensor], torch.Tensor | None], torch.Tensor],
-        *,
-        chunk_tokens: int,
-        activation_mb: int,
-        lower_states: LowerStates | None = None,
-    ) -> None:
-        super().__init__()
-        self.preprocess = preprocess
+    def __init__(self, training_pass: GradientPass, *, chunk_tokens: int, activation_mb: int) -> None:
         self.training_pass = training_pass
-        self.loss = loss
         self.chunk_tokens = chunk_tokens
         self.activation_bytes = activation_mb << 20
-        self.lower_states = lower_states
         self.tokens = self.tokens_again = 0
 
-    def forward(self, sentence_features: Sequence[dict[str, torch.Tensor]], labels: torch.Tensor | None = None) -> torch.Tensor:
-        """The loss of a batch; its backward pass puts gradients on the model's weights.
+    def forward(self, columns: Sequence[Sequence[Row]]) -> Embedded:
+        """Embed the columns of a batch: anchors, positives, and hard negatives where there are any.
 
         Raises:
             torch.OutOfMemoryError: If not even one text at a time fits.
         """
-        columns = [self._rows(features) for features in sentence_features]
-        rows = [row for column in columns for row in column]
-        with self.training_pass.training():
-            first = self._first_pass(rows)
-            vectors = first.vectors.requires_grad_(torch.is_grad_enabled())  # [sum of B, D]
-            parts = list(vectors.split([len(column) for column in columns]))  # [B, D] each
-            if _is_distributed():
-                parts, labels = [_gathered(part) for part in parts], None if labels is None else _gathered(labels)
-            loss = self.loss(parts, labels)
-            if not torch.is_grad_enabled():
-                return loss
-            (of_vectors,) = torch.autograd.grad(loss, vectors)  # [sum of B, D]
-        result = loss.detach().requires_grad_()
-        result.register_hook(lambda outer: self._carry_on(first, of_vectors * outer))
-        return result
+        batch = self._embedded([row for column in columns for row in column])
+        batch.vectors.requires_grad_()
+        batch.columns = [gathered(part) for part in batch.vectors.split([len(column) for column in columns])]  # [B, D] each
+        return batch
 
-    def _first_pass(self, rows: list[Row]) -> _FirstPass:
+    def backward(self, batch: Embedded, loss: torch.Tensor) -> None:
+        """Add a loss's gradient to that of the weights.
+
+        Args:
+            batch: What :meth:`forward` returned; it can be used once.
+            loss: A scalar of its columns.
+
+        Raises:
+            torch.OutOfMemoryError: If not even one text at a time fits.
+        """
+        (of_vectors,) = torch.autograd.grad(loss, batch.vectors)  # [N, D]
+        weights = [weight for weight in self.training_pass.decoder.parameters() if weight.requires_grad]
+        before = [None if weight.grad is None else weight.grad.clone() for weight in weights]
         while True:
             try:
-                return _FirstPass(self, rows)
+                self._carry_on(batch, of_vectors)
+                break
+            except torch.OutOfMemoryError:
+                self._take_less(batch.rows)
+                batch.chunks = [_Chunk(rows, None, _new_seed()) for rows in _chunks_of(batch.rows, self.chunk_tokens)]
+                for weight, gradient in zip(weights, before, strict=True):  # some chunks may have added theirs already
+                    weight.grad = None if gradient is None else gradient.clone()
+        add_up_gradients(weights)
+
+    def encode(self, rows: Sequence[Row]) -> torch.Tensor:
+        """Vectors of rows under the present weights, without gradients and without dropout, ``[N, D]`` float32."""
+        with evaluating(self.training_pass.decoder):
+            return self._embedded(rows).vectors
+
+    def _embedded(self, rows: Sequence[Row]) -> Embedded:
+        while True:
+            try:
+                return self._first_pass(rows)
             except torch.OutOfMemoryError:
                 self._take_less(rows)
 
-    def _take_less(self, rows: list[Row]) -> None:
+    def _first_pass(self, rows: Sequence[Row]) -> Embedded:
+        """Embed all rows, with the activations of as many chunks as the budget holds."""
+        chunks: list[_Chunk] = []
+        parts: list[torch.Tensor] = []
+        free = self.activation_bytes if torch.is_grad_enabled() else 0
+        last = 0
+        frozen = {weight.untyped_storage().data_ptr() for weight in self.training_pass.decoder.parameters()}
+        for indices in _chunks_of(rows, self.chunk_tokens):
+            chunk = _Chunk(indices, None, _new_seed())
+            if 0 < free >= last:  # the next chunk is taken to need as much as the one before
+                seen: dict[int, int] = {}
+                with torch.autograd.graph.saved_tensors_hooks(_counting(seen, frozen), _same):
+                    vectors = chunk.vectors = self._embed(rows, chunk)
+                last = sum(seen.values())
+                free -= last
+            else:
+                with torch.no_grad():
+                    vectors = self._embed(rows, chunk)
+            chunks.append(chunk)
+            parts.append(vectors.detach().float())
+        back = torch.tensor([index for chunk in chunks for index in chunk.indices]).argsort()  # [N]
+        self.tokens += sum(map(len, rows))
+        return Embedded(rows, chunks, torch.cat(parts)[back.to(parts[0].device)])
+
+    def _carry_on(self, batch: Embedded, of_vectors: torch.Tensor) -> None:
+        """Take the vectors' gradients to the weights, chunk by chunk."""
+        while batch.chunks:
+            chunk = batch.chunks.pop()
+            vectors = chunk.vectors
+            if vectors is None:
+                vectors = self._embed(batch.rows, chunk)
+                self.tokens_again += sum(len(batch.rows[index]) for index in chunk.indices)
+            with self.training_pass.training():
+                vectors.backward(of_vectors[chunk.indices].to(vectors.dtype))
+
+    def _embed(self, rows: Sequence[Row], chunk: _Chunk) -> torch.Tensor:
+        torch.manual_seed(chunk.seed)  # dropout is the same in both passes
+        with self.training_pass.training():
+            return self.training_pass.embed([rows[index] for index in chunk.indices])  # [n, D]
+
+    def _take_less(self, rows: Sequence[Row]) -> None:
         """Halve the chunks after they did not fit, and keep no activations any more.
 
         Raises:
-            torch.OutOfMemoryError: The one under way, if chunks cannot be halved.
+            torch.OutOfMemoryError: The one being handled, if chunks cannot be halved.
         """
         longest = max(map(len, rows))
         if self.chunk_tokens <= longest:
@@ -102,119 +155,35 @@ class GradCacheLoss(torch.nn.Module):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def encode(self, texts: Sequence[str]) -> torch.Tensor:
-        """Vectors of texts under the present weights, without gradients and without dropout, ``[N, D]`` float32."""
-        rows = self._rows(self.preprocess(list(texts)))
-        decoder = self.training_pass.decoder
-        was_training = decoder.training
-        decoder.eval()
-        try:
-            with torch.no_grad(), self.training_pass.training():
-                return _FirstPass(self, rows).vectors
-        finally:
-            decoder.train(was_training)
 
-    def _carry_on(self, first: _FirstPass, of_vectors: torch.Tensor) -> None:
-        """Take the vectors' gradients to the weights, chunk by chunk."""
-        weights = [weight for weight in self.training_pass.decoder.parameters() if weight.requires_grad]
-        before = [None if weight.grad is None else weight.grad.clone() for weight in weights]
-        while True:
-            try:
-                self._backward(first, of_vectors)
-                break
-            except torch.OutOfMemoryError:
-                self._take_less(first.rows)
-                first.cut(self.chunk_tokens)
-                for weight, gradient in zip(weights, before, strict=True):  # some chunks may have added theirs already
-                    weight.grad = gradient
-        if _is_distributed():
-            for weight in weights:
-                if weight.grad is not None:
-                    torch.distributed.all_reduce(weight.grad)
+@dataclass
+class Embedded:
+    """A batch's vectors.
 
-    def _backward(self, first: _FirstPass, of_vectors: torch.Tensor) -> None:
-        with torch.enable_grad(), self.training_pass.training():
-            for chunk, kept, state in first.chunks():
-                vectors = kept
-                if vectors is None:
-                    with state:
-                        vectors = self._embed([first.rows[index] for index in chunk])
-                    self.tokens_again += sum(len(first.rows[index]) for index in chunk)
-                vectors.backward(of_vectors[chunk].to(vectors.dtype))
-
-    def _embed(self, rows: list[Row]) -> torch.Tensor:
-        lower = None if self.lower_states is None else self.lower_states.of(rows)
-        decoder = self.training_pass.decoder
-        # An adapter's weights are float32; autocast multiplies them in the base's format, which is twice as fast on a CPU.
-        with torch.autocast(decoder.device.type, dtype=decoder.dtype, enabled=decoder.dtype != torch.float32):
-            return self.training_pass.embed(rows, lower)  # [n, D]
-
-    def _rows(self, features: dict[str, torch.Tensor]) -> list[Row]:
-        """Ids of each text behind the template's shared beginning."""
-        lengths = features["attention_mask"].sum(dim=1).tolist()
-        shared = len(self.training_pass.tree.shared)
-        return [tuple(ids[shared:length]) for ids, length in zip(features["input_ids"].tolist(), lengths, strict=True)]
-
-
-def _is_distributed() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _gathered(own: torch.Tensor) -> torch.Tensor:
-    """The tensors of all devices in the order of their ranks; only the own one is part of the graph.
-
-    Every device takes the loss of the whole batch, so that the gradient with respect to its own vectors is complete.
+    Attributes:
+        rows: This device's rows of token ids, column after column.
+        chunks: The chunks they were embedded in.
+        vectors: Their vectors, ``[N, D]`` float32.
+        columns: ``[B, D]`` for each column of the batch, those of all devices.
     """
-    parts = [torch.empty_like(own) for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather(parts, own.detach().contiguous())
-    parts[torch.distributed.get_rank()] = own
-    return torch.cat(parts)
+
+    rows: Sequence[Row]
+    chunks: list[_Chunk]
+    vectors: torch.Tensor
+    columns: list[torch.Tensor] = field(default_factory=list)
 
 
-class _FirstPass:
-    """Vectors of all rows, with the activations of as many chunks as the budget holds."""
+@dataclass
+class _Chunk:
+    """Rows embedded at once; ``vectors`` has their graph where it was kept."""
 
-    def __init__(self, owner: GradCacheLoss, rows: list[Row]) -> None:
-        self.rows = rows
-        self._chunks: list[tuple[list[int], torch.Tensor | None, RandContext]] = []
-        free = owner.activation_bytes if torch.is_grad_enabled() else 0
-        parts: list[torch.Tensor] = []
-        order: list[int] = []
-        last = 0
-        frozen = {weight.untyped_storage().data_ptr() for weight in owner.training_pass.decoder.parameters()}
-        for chunk in _chunks_of(rows, owner.chunk_tokens):
-            chosen = [rows[index] for index in chunk]
-            tokens = sum(map(len, chosen))
-            owner.tokens += tokens
-            state = RandContext(torch.empty(0, device=owner.training_pass.decoder.device))
-            kept: torch.Tensor | None = None
-            if 0 < free >= last:  # the next chunk is taken to need as much as the one before
-                seen: dict[int, int] = {}
-                with torch.autograd.graph.saved_tensors_hooks(_counting(seen, frozen), _same):
-                    kept = owner._embed(chosen)  # noqa: SLF001
-                last = sum(seen.values())
-                free -= last
-                vectors = kept.detach()
-            else:
-                with torch.no_grad():
-                    vectors = owner._embed(chosen)  # noqa: SLF001
-            self._chunks.append((chunk, kept, state))
-            parts.append(vectors.float())
-            order.extend(chunk)
-        back = torch.empty(len(rows), dtype=torch.long)
-        back[torch.tensor(order)] = torch.arange(len(rows))
-        self.vectors = torch.cat(parts)[back.to(parts[0].device)]  # [N, D]
+    indices: list[int]
+    vectors: torch.Tensor | None
+    seed: int
 
-    def cut(self, budget: int) -> None:
-        """Cut all rows anew into chunks without activations; random states are those of now."""
-        device = self.vectors.device
-        self._chunks = [(chunk, None, RandContext(torch.empty(0, device=device))) for chunk in _chunks_of(self.rows, budget)]
 
-    def chunks(self) -> Iterator[tuple[list[int], torch.Tensor | None, RandContext]]:
-        """Each chunk's rows, vectors with their graph where it was kept, and the random state before them; given out once."""
-        while self._chunks:
-            yield self._chunks.pop()
+def _new_seed() -> int:
+    return int(torch.randint(2**62, ()))
 
 
 def _chunks_of(rows: Sequence[Row], budget: int) -> list[list[int]]:

@@ -11,16 +11,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import pandas as pd
-    import torch
 
     from embedding_adaptation.pipelines.contrastive_finetuning.options import HardNegativesOptions
 
 logger = logging.getLogger(__name__)
-_WINDOW = 512
 
 
 def mined_negatives(
-    encode: Callable[[list[str]], torch.Tensor], pairs: pd.DataFrame, corpus: pd.DataFrame, options: HardNegativesOptions, seed: int
+    encode: Callable[[list[str]], np.ndarray], pairs: pd.DataFrame, corpus: pd.DataFrame, options: HardNegativesOptions, seed: int
 ) -> list[str]:
     """A hard negative for each pair.
 
@@ -44,8 +42,8 @@ def mined_negatives(
     candidates = corpus.head(options.texts)
     ids, texts = candidates["id"].astype(str).to_numpy(), candidates["text"].tolist()
     rng = np.random.default_rng(seed)
-    of_texts = _unit(encode, texts)  # [M, D]
-    anchors, positives = (_unit(encode, pairs[column].tolist()) for column in ("source_text", "generated_text"))  # [N, D] each
+    of_texts = _unit(encode(texts))  # [M, D]
+    anchors, positives = (_unit(encode(pairs[column].tolist())) for column in ("source_text", "generated_text"))  # [N, D] each
     limits = (anchors * positives).sum(axis=1) * (1 - options.relative_margin)  # [N]
     own = [pairs["source_id"].astype(str), pairs["other_id"].astype(str)] if "other_id" in pairs else [pairs["source_id"].astype(str)]
     chosen: list[str] = []
@@ -67,6 +65,5 @@ def mined_negatives(
     return chosen
 
 
-def _unit(encode: Callable[[list[str]], torch.Tensor], texts: list[str]) -> np.ndarray:
-    vectors = np.concatenate([encode(texts[start : start + _WINDOW]).cpu().numpy() for start in range(0, len(texts), _WINDOW)])  # [N, D]
+def _unit(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    import torch
 
 
 def info_nce(
@@ -46,8 +46,6 @@ def info_nce(
         - Leaving out likely false negatives: https://arxiv.org/abs/2402.16829
         - Matryoshka representation learning: https://arxiv.org/abs/2205.13147
     """
-    import torch
-
     losses = []
     for dimension in dimensions or (anchors.shape[1],):
         unit = [
@@ -74,8 +72,6 @@ def _direction(
     margin: float,
     false_negative_margin: float | None,
 ) -> torch.Tensor:
-    import torch
-
     own = torch.arange(len(cosines), device=cosines.device)  # [B]
     is_own = torch.zeros_like(cosines, dtype=torch.bool)
     is_own[own, own] = True

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.special import logsumexp
+
+from embedding_adaptation.vectors import criteria
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +36,6 @@ def validation_scores(anchors: np.ndarray, positives: np.ndarray, temperature: f
     Returns:
         Mean loss in nats, and the share of anchors whose own positive is the closest.
     """
-    from scipy.special import logsumexp
-
     scores = anchors.astype(np.float64) @ positives.astype(np.float64).T / temperature  # [N, N]
     own = np.diag(scores)
     return float((logsumexp(scores, axis=1) - own).mean()), float((scores.argmax(axis=1) == np.arange(len(scores))).mean())
@@ -80,15 +81,13 @@ class Judge:
             - Alignment and uniformity: https://arxiv.org/abs/2005.10242
             - RankMe (``effective_rank``): https://arxiv.org/abs/2210.02885
         """
-        from embedding_adaptation.vectors import criteria
-
         vectors = encode([*self.anchors, *self.positives, *self.texts])  # [2 M + N, D]
         count = len(self.anchors)
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         anchors, positives, texts = unit[:count], unit[count : 2 * count], unit[2 * count :]
         loss, accuracy = validation_scores(anchors, positives, self.temperature)
         found = {"validation_loss": loss, "validation_accuracy": accuracy}
-        if not np.isfinite(vectors).all():  # the trainer stops such a run; what can be told is told
+        if not np.isfinite(vectors).all():  # the loop stops such a run; what can be told is told
             return found
         if count > 2:  # noqa: PLR2004  the least the criteria take
             found["alignment"] = criteria.alignment(anchors, positives)

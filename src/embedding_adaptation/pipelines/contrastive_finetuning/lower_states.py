@@ -6,13 +6,14 @@ import logging
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 import xxhash
+
+from embedding_adaptation.embedder.batching import token_budget_batches
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    import torch
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +52,6 @@ class LowerStates:
 
     def of(self, rows: Sequence[tuple[int, ...]]) -> list[torch.Tensor]:
         """States of rows, stored or computed, in their order."""
-        from embedding_adaptation.embedder.batching import token_budget_batches
-
         missing = [row for row in dict.fromkeys(rows) if row not in self._memory and row not in self._on_disk]
         fresh: dict[tuple[int, ...], torch.Tensor] = {}
         for batch in token_budget_batches([len(row) for row in missing], self.batch_tokens):
@@ -71,8 +70,6 @@ class LowerStates:
             self._path.unlink(missing_ok=True)
 
     def _keep(self, row: tuple[int, ...], states: torch.Tensor) -> bool:
-        import torch
-
         size = states.numel() * states.element_size()
         if size <= self._free:
             self._free -= size
@@ -95,8 +92,6 @@ class LowerStates:
         return True
 
     def _read(self, row: tuple[int, ...]) -> torch.Tensor:
-        import torch
-
         if row in self._memory:
             return self._memory[row]
         start, shape, digest = self._on_disk[row]

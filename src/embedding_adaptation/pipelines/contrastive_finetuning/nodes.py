@@ -78,8 +78,9 @@ def train_adapter(
     Returns:
         The adapter, which names the corpus its pairs come from, and the training history, a row a step.
     """
+    from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
+    from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
     from embedding_adaptation.pipelines.contrastive_finetuning.report import corpus_of
-    from embedding_adaptation.pipelines.contrastive_finetuning.training import train
 
     most = max(
         options.stopping.texts * _SPARE,
@@ -87,9 +88,8 @@ def train_adapter(
         options.hard_negatives.texts if options.hard_negatives else 0,
     )
     corpus = clean_corpus.sample(most, options.seed)
-    adapter, history = train(
-        base_model, train_pairs, validation_pairs, options, embedder_options, corpus=corpus, checkpoints=training_checkpoints
-    )
+    job = TrainingJob(base_model, train_pairs, validation_pairs, options, embedder_options, corpus, training_checkpoints)
+    adapter, history = train(job)
     return replace(adapter, corpus=corpus_of(train_pairs, corpus_report)), history
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from embedding_adaptation.options import Options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from embedding_adaptation.options import EmbedderOptions
 
 Criterion = Literal[
     "validation_loss", "validation_accuracy", "alignment", "uniformity", "effective_rank", "neighbour_agreement", "text_attention"
@@ -68,6 +73,17 @@ class StoppingOptions(Options):
     patience: int = Field(3, ge=1, description="Training ends after as many looks without a better value.")
     texts: int = Field(200, ge=20, description="Unlabelled texts of the corpus that are looked at.")
     pairs: int = Field(200, ge=2, description="Held-out pairs that are looked at, at most.")
+    reference: str | None = Field(
+        "prompted_values",
+        description="Strategy of the base weights that neighbour_agreement compares with; null leaves it out.",
+    )
+
+    @model_validator(mode="after")
+    def _check_reference(self) -> Self:
+        if self.criterion == "neighbour_agreement" and self.reference is None:
+            msg = "criterion neighbour_agreement needs a reference: the name of a strategy of the base weights"
+            raise ValueError(msg)
+        return self
 
 
 class RoundsOptions(Options):
@@ -86,7 +102,7 @@ class RoundsOptions(Options):
 
 
 class HardNegativesOptions(Options):
-    """Texts of the corpus that are close to an anchor and not its positive, by sentence-transformers' own mining."""
+    """Texts of the corpus that are close to an anchor and not its positive, mined once, before the first step or a new round."""
 
     texts: int = Field(5000, ge=20, description="Texts of the corpus that are candidates, at most.")
     skip: int = Field(10, ge=0, description="The closest texts are skipped: they are likely positives.")
@@ -139,5 +155,29 @@ class FinetuningOptions(Options):
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """What the result depends on: everything but what only costs or saves memory and time."""
-        return self.model_dump(exclude={"chunk_tokens", "activation_mb", "lower_states_mb", "lower_states_disk_mb", "devices"})
+        """What the result depends on: everything but names, and what only costs or saves memory and time."""
+        return self.model_dump(
+            mode="json",
+            exclude={
+                "chunk_tokens": True, "activation_mb": True, "lower_states_mb": True, "lower_states_disk_mb": True, "devices": True,
+                "stopping": {"reference"},
+            },
+        )  # fmt: skip
+
+    def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002
+        """Check that the strategy which neighbours are compared with exists; see :meth:`Options.check`."""
+        self.check_reference(embedder)
+
+    def check_reference(self, embedder: EmbedderOptions) -> None:
+        """Check that the strategy which neighbours are compared with is among the embedder's.
+
+        Raises:
+            ValueError: If it is not, or is not one of the base weights without after-processing.
+        """
+        usable = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base" and not strategy.after.title]
+        if self.stopping.reference is not None and self.stopping.reference not in usable:
+            msg = (
+                f"unknown strategy {self.stopping.reference!r} in contrastive_finetuning.stopping.reference; choose one of the base "
+                f"weights without after-processing ({', '.join(usable) or 'there is none'}), or null to leave out neighbour_agreement"
+            )
+            raise ValueError(msg)

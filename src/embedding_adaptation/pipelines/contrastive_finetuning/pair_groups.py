@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from embedding_adaptation.atomic import scratch_prefix
+from embedding_adaptation.texts.near_duplicates import NearDuplicates
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -50,8 +53,6 @@ def conflicts(groups: np.ndarray) -> np.ndarray:
 
 
 def _near_duplicates(texts: Sequence[str], threshold: float) -> list[tuple[int, int]]:
-    from embedding_adaptation.texts.near_duplicates import NearDuplicates
-
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
         finder = NearDuplicates(Path(folder), threshold)
         for text in texts:
@@ -77,9 +78,6 @@ def _same_source(pairs: pd.DataFrame, of_text: np.ndarray) -> list[tuple[int, in
 
 def _joined(count: int, links: Sequence[tuple[int, int]]) -> np.ndarray:
     """The connected component of each of ``count`` nodes."""
-    from scipy.sparse import coo_matrix
-    from scipy.sparse.csgraph import connected_components
-
     one, other = (np.array(side, np.int64) for side in zip(*links, strict=True)) if links else (np.empty(0, np.int64),) * 2
     graph = coo_matrix((np.ones(len(one), bool), (one, other)), shape=(count, count))
     return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)

@@ -5,10 +5,13 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
+import numpy as np
+import pandas as pd
 
+from embedding_adaptation.vectors.criteria import effective_rank
+from embedding_adaptation.vectors.neighbours import mutual_neighbours
+
+if TYPE_CHECKING:
     from embedding_adaptation.pipelines.contrastive_finetuning.options import RoundsOptions
 
 logger = logging.getLogger(__name__)
@@ -44,12 +47,6 @@ class NeighbourRounds:
             Pairs with ``source_id``, ``other_id``, ``source_text``, ``generated_text`` and ``generator``; ``None`` where mining has come to
             its end, and the log says why.
         """
-        import numpy as np
-        import pandas as pd
-
-        from embedding_adaptation.vectors.criteria import effective_rank
-        from embedding_adaptation.vectors.neighbours import mutual_neighbours
-
         rank = effective_rank(vectors)
         if rank < self.options.min_rank * self.first_rank:
             logger.warning("no more neighbours are mined: the effective rank fell from %.1f to %.1f", self.first_rank, rank)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -14,6 +12,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from embedding_adaptation.identity import digest_of, format_folder, tell_of_other_formats
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
     Context,
@@ -86,6 +85,8 @@ def generate(
         if f"{folder}/{COMPLETE}" in done and not damaged:
             logger.info("%s: all candidates already exist", name)
             continue
+        if (number := load_generator(name).format) > 1:
+            tell_of_other_formats(f"candidate_pairs ({name})", (shard for shard in done if f"{name}-" in shard), number)
         used = {int(shard.rpartition("/")[2]) for shard in shards}
         free = (number for number in itertools.count() if number not in used)  # damaged shards are overwritten
         keys = _keys(done, shards)
@@ -108,9 +109,10 @@ def plan(corpus: TextStream, name: GeneratorName, options: GeneratorOptions, see
 
 def folder_name(name: GeneratorName, options: GeneratorOptions, corpus: TextStream, context: Context) -> str:
     """The folder of a generator's shards, whose name changes with everything that affects its candidates."""
-    relevant = _without(options.model_dump(mode="json"), options.speed)
-    parts = [name, relevant, context.seed, *load_generator(name).identity(options, corpus, context)]
-    return f"{name}-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
+    generator = load_generator(name)
+    relevant = _without(options.model_dump(mode="json"), options.irrelevant)
+    folder = f"{name}-{digest_of([name, relevant, context.seed, *generator.identity(options, corpus, context)])[:12]}"
+    return f"{format_folder(generator.format)}/{folder}" if generator.format > 1 else folder  # the first format had no folder of its own
 
 
 def present(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
 from pathlib import Path
@@ -14,7 +13,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from embedding_adaptation.atomic import scratch_prefix
-from embedding_adaptation.identity import TextsIdentity, text_words
+from embedding_adaptation.identity import TextsIdentity, text_digest, text_words
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.texts.language import identify_language, known_languages
 from embedding_adaptation.texts.near_duplicates import NearDuplicates
@@ -160,7 +159,7 @@ def _is_passage(sentence: str, sentences: list[str]) -> bool:
 
 
 def _passage_digest(passage: str) -> int:
-    return int.from_bytes(hashlib.blake2b(" ".join(passage.lower().split()).encode(), digest_size=8).digest(), "big")
+    return int.from_bytes(text_digest(" ".join(passage.lower().split()), 8), "big")
 
 
 def _repeated_passages(corpus: TextStream, options: CleaningOptions, max_repeats: int, folder: Path) -> NDArray[np.uint64]:
@@ -229,7 +228,7 @@ def _judge(
                 verdict = _verdict_on(text, options, is_cut=is_cut)
                 piece_verdicts.append(verdict)
                 piece_words[row] = text_words(text)
-                piece_digests += hashlib.blake2b(f"{seed}/{text.lower()}".encode(), digest_size=8).digest()
+                piece_digests += text_digest(f"{seed}/{text.lower()}", 8)
                 if search and verdict == _KEPT:
                     search.add(text)
             verdicts.append(np.frombuffer(piece_verdicts, np.uint8))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 # Paul Tol's muted palette, for many adjacent categories; bars are hatched where the reasons outnumber the colours.
 _ACCEPTED_COLOUR = "#117733"
 _REASON_COLOURS = ("#CC6677", "#332288", "#DDCC77", "#88CCEE", "#882255", "#AA4499", "#999933")
+_HATCHES = (None, "////", "....", "xxxx")
 _LEGEND_COLUMNS = 4
 
 
@@ -31,10 +32,11 @@ def augmentation_overview(report: Mapping[str, Any]) -> Figure:
     for number, name in enumerate(("accepted", *REASONS)):
         if not counts[:, number].any():
             continue
-        colour = _REASON_COLOURS[(number - 1) % len(_REASON_COLOURS)] if number else _ACCEPTED_COLOUR
+        round_of_colours, place = divmod(max(number - 1, 0), len(_REASON_COLOURS))
+        colour = _REASON_COLOURS[place] if number else _ACCEPTED_COLOUR
         axis.barh(
             range(len(rows)), shares[:, number], left=starts, height=0.72, label=name.replace("_", " "),
-            color=colour, hatch="////" if number > len(_REASON_COLOURS) else None, edgecolor="white", linewidth=0.6,
+            color=colour, hatch=_HATCHES[round_of_colours], edgecolor="white", linewidth=0.6,
         )  # fmt: skip
         starts += shares[:, number]
     for position, row in enumerate(rows.values()):

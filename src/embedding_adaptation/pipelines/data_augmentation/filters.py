@@ -5,7 +5,6 @@ Verdicts depend only on scores and thresholds, and a rejected candidate names th
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.identity import text_digest
 from embedding_adaptation.texts.answers import has_end
 
 if TYPE_CHECKING:
@@ -93,8 +93,7 @@ class Positives:
 
 def answer_digests(answers: Iterable[str]) -> np.ndarray:
     """Digests ``[N]`` of answers, ignoring case; different answers collide with probability 2^-64."""
-    digests = (hashlib.blake2b(answer.casefold().encode("utf-8", "surrogatepass"), digest_size=8).digest() for answer in answers)
-    return np.frombuffer(b"".join(digests), np.uint64)
+    return np.frombuffer(b"".join(text_digest(answer.casefold(), 8) for answer in answers), np.uint64)
 
 
 class Report:

@@ -81,7 +81,7 @@ class GeneratorOptions(Options):
     weight: float = Field(1.0, ge=0.0, description="Candidates per text: 0.5 uses every other text, 2 makes two of each, 0 none.")
 
     # Fields that set how many candidates are generated, how fast and with how many retries, but do not change any candidate.
-    speed: ClassVar[frozenset[str]] = frozenset({"weight"})
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"weight"})
 
     @property
     def style_names(self) -> tuple[str, ...]:
@@ -114,7 +114,7 @@ class RewriteOptions(GeneratorOptions):
     batch_size: int | None = Field(None, ge=1, description="Texts generated at once; null fills memory_mb.")
     server: ServerOptions | None = Field(None, description="A chat server that rewrites instead of the base model.")
 
-    speed: ClassVar[frozenset[str]] = frozenset(
+    irrelevant: ClassVar[frozenset[str]] = frozenset(
         {"weight", "memory_mb", "batch_size", "server.concurrency", "server.timeout", "server.retries"}
     )
 
@@ -148,7 +148,7 @@ class BackTranslationOptions(GeneratorOptions):
     max_new_tokens: int = Field(128, ge=1, description="Longest translation in tokens.")
     batch_tokens: int = Field(2048, ge=16, description="Tokens translated at once.")
 
-    speed: ClassVar[frozenset[str]] = frozenset({"weight", "batch_tokens"})
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"weight", "batch_tokens"})
 
 
 class SpanPairsOptions(GeneratorOptions):
@@ -169,6 +169,9 @@ class NeighboursOptions(GeneratorOptions):
     min_similarity: float = Field(0.5, ge=-1.0, le=1.0, description="Leave out pairs that are less similar.")
     max_pairs_per_text: int = Field(3, ge=1, description="Maximum number of pairs with the same text.")
     near_duplicate: Share = Field(0.9, description="Never pair texts with a higher edit similarity than this.")
+
+    # The templates' words decide, not what they are called.
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"weight", "templates"})
 
     @property
     def strategies(self) -> dict[str, StrategyOptions]:

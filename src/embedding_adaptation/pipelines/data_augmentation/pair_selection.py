@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,10 +13,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from embedding_adaptation.atomic import scratch_prefix
-from embedding_adaptation.identity import TextsIdentity
+from embedding_adaptation.identity import TextsIdentity, digest_of, format_folder, tell_of_other_formats, texts_in_order
 from embedding_adaptation.pipelines.data_augmentation.candidates import present
 from embedding_adaptation.pipelines.data_augmentation.filters import ACCEPTED, Positives, Report, judge
-from embedding_adaptation.pipelines.data_augmentation.generators.request import load_generator, texts_digest
+from embedding_adaptation.pipelines.data_augmentation.generators.request import load_generator
 from embedding_adaptation.pipelines.data_augmentation.scoring import drift_reference, score
 from embedding_adaptation.texts.stream import ParquetWriter, TableStream
 
@@ -31,6 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_FORMAT = 3  # increased when scores of the same candidates change their meaning
 _SORTED_AT_ONCE = 50_000
 PAIR_COLUMNS = (
     "pair_id", "source_id", "source_text", "generated_text", "generator", "style", "other_id", "model", "revision", "seed", "fingerprint",
@@ -66,6 +65,8 @@ def score_shards(
     folder = score_folder(corpus, options, context)
     shards = ((name, frame) for name, frame in present(corpus, candidates, options, context) if len(frame))
     missing = list(dict.fromkeys(name for name, frame in shards if not _covers(done, f"{folder}/{name}", frame)))
+    if missing:
+        tell_of_other_formats("pair_scores", done, _FORMAT)
     drift = options.filters.drift
     judged = drift.generators if drift else ()
     strategy_similarity = _Similarity(context, drift) if drift else None
@@ -137,14 +138,13 @@ def _covers(scores: Mapping[str, pd.DataFrame], name: str, candidates: pd.DataFr
 def score_folder(corpus: TextStream, options: AugmentationOptions, context: Context) -> str:
     """The folder of the scores, whose name changes with everything that affects them."""
     drift = options.filters.drift
-    parts: list[Any] = [2]  # format version of the scores
+    parts: list[Any] = []
     if drift is not None:
         embedder = context.embedder_options
-        strategy = embedder.every_strategy[drift.strategy]
-        parts += [sorted(drift.generators), strategy.model_dump(mode="json"), embedder.max_length, context.base_model.card.sha256]
-        parts += [str(embedder.templates[template]) for template in strategy.template]
-        parts.append(texts_digest(corpus.sample(drift.reference_texts, options.seed)["text"]))
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]
+        strategy = embedder.strategy(drift.strategy, embedder.every_strategy[drift.strategy])
+        parts += [sorted(drift.generators), strategy, embedder.max_length, context.base_model.card.sha256]
+        parts.append(texts_in_order(corpus.sample(drift.reference_texts, options.seed)["text"]))
+    return f"{format_folder(_FORMAT)}/{digest_of(parts)[:12]}"
 
 
 class _Similarity:

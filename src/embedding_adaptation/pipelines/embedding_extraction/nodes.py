@@ -5,7 +5,6 @@ from __future__ import annotations
 import pandas as pd
 
 from embedding_adaptation.datasets.embeddings import Embeddings
-from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.embedding_extraction.options import ExtractionOptions
@@ -18,7 +17,7 @@ def extract_embeddings(
     corpus: TextStream,
     options: ExtractionOptions,
     embedder_options: EmbedderOptions,
-) -> tuple[Embeddings, dict[str, AfterProcessing]]:
+) -> Embeddings:
     """Embed texts under the strategies that use these weights.
 
     Args:
@@ -29,7 +28,7 @@ def extract_embeddings(
         embedder_options: Templates and strategies.
 
     Returns:
-        Vectors by strategy, rows in the order of ``texts``; and the fitted after-processing of the strategies that have some.
+        Vectors by strategy, rows in the order of ``texts``, with the after-processing fitted for them.
     """
     from embedding_adaptation.runtime import fitted_strategies, load_embedder
 
@@ -44,4 +43,10 @@ def extract_embeddings(
     chosen = {name: every[name] for name in names if every[name].weights == weights}
     strategies = fitted_strategies(embedder, chosen, embedder_options, fitting_texts)
     vectors = embedder.encode_strategies(texts["text"].tolist(), strategies)
-    return Embeddings(tuple(texts["id"]), vectors, model.fingerprint()), {s.name: s.after for s in strategies if s.after is not None}
+    return Embeddings(
+        tuple(texts["id"]),
+        vectors,
+        model.fingerprint(),
+        {name: embedder_options.identities[name] for name in vectors},
+        {strategy.name: strategy.after for strategy in strategies if strategy.after is not None},
+    )

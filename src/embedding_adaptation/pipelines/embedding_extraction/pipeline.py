@@ -14,7 +14,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
             Node(
                 func=extract_embeddings,
                 inputs=["model", "labelled_texts", "corpus", "params:embedding_extraction", "params:embedder"],
-                outputs=["embeddings", "after_processing"],
+                outputs="embeddings",
                 name="extract_embeddings_node",
             )
         ],
@@ -27,7 +27,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
                 extraction,
                 namespace=namespace,
                 inputs={"model": model, "labelled_texts": "labelled_texts", "corpus": "corpus"},
-                outputs={name: f"{namespace}_{name}" for name in ("embeddings", "after_processing")},
+                outputs={"embeddings": f"{namespace}_embeddings"},
                 parameters={"params:embedder", "params:embedding_extraction"},
             )
             for namespace, model in weights.items()

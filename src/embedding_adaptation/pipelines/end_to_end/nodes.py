@@ -158,9 +158,8 @@ def cost_lines(costs: dict[str, float], comparison: pd.DataFrame, options: Embed
 
 def _gain(comparison: pd.DataFrame, options: EmbedderOptions) -> float | None:
     """Points between the adapted strategy and its counterpart with base weights; ``None`` if either was not evaluated."""
-    adapted = options.strategies[options.adapt]
-    before = [name for name, other in options.strategies.items() if other == adapted.model_copy(update={"weights": "base"})]
     scores = comparison.set_index("strategy")["v_measure"]
-    if not before or before[0] not in scores or options.adapt not in scores:
+    before = options.base_twin(options.adapt, scores.index)
+    if before is None or options.adapt not in scores:
         return None
-    return 100 * float(scores[options.adapt] - scores[before[0]])
+    return 100 * float(scores[options.adapt] - scores[before])

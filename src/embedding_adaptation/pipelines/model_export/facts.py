@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.embedder.base_model import is_hub_setting
+from embedding_adaptation.identity import base_twin, is_of_older_format
 from embedding_adaptation.paths import project_root
 
 if TYPE_CHECKING:
@@ -39,6 +40,12 @@ def gather_facts(
     """
     fingerprint = adapter.fingerprint()
     version = adapter.adapter.parent.name if adapter.adapter else ""
+    if is_of_older_format(training["adapter"]):
+        msg = (
+            "the training report was written by an earlier version, which named adapters otherwise; write it again: "
+            "kedro run --nodes=describe_training_node"
+        )
+        raise ExportFactsError(msg)
     if training["adapter"] != fingerprint:
         msg = (
             f"the training report does not belong to the adapter of version {version!r}; load matching versions with "
@@ -107,6 +114,10 @@ def _scores(fingerprint: str, evaluation: dict[str, Any], name: str, embedder_op
     if not evaluation:
         logger.info("there is no evaluation_report, so the model card has no scores; run clustering_evaluation to get them")
         return None
+    if is_of_older_format(evaluation["weights"]["adapted"]):
+        logger.warning("the evaluation_report was written by an earlier version, which named adapters otherwise, so its scores are left "
+                       "out; run embedding_extraction and clustering_evaluation again")  # fmt: skip
+        return None
     if evaluation["weights"]["adapted"] != fingerprint:
         logger.warning("the evaluation_report belongs to another adapter, so the model card has no scores; run embedding_extraction and "
                        "clustering_evaluation for this one")  # fmt: skip
@@ -116,7 +127,7 @@ def _scores(fingerprint: str, evaluation: dict[str, Any], name: str, embedder_op
     if name not in strategies or strategies[name]["definition"] != definition:
         logger.warning("the evaluation_report does not include the current strategy %r, so the model card has no scores", name)
         return None
-    twin = next((other for other, entry in strategies.items() if entry["definition"] == definition | {"weights": "base"}), None)
+    twin = base_twin(name, {other: entry["definition"] for other, entry in strategies.items()})
     return {
         "data": evaluation["data"],
         "protocol": evaluation["protocol"],

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embedding_adaptation.identity import TextsIdentity
+from embedding_adaptation.identity import SequenceIdentity, TextsIdentity, text_digest
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 
 if TYPE_CHECKING:
@@ -41,20 +40,18 @@ class Census:
 
 def count_texts(corpus: TextStream) -> Census:
     """Count texts, with eight bytes of memory per text."""
-    digest = hashlib.blake2b(digest_size=16)
+    rows = SequenceIdentity()
     runs: list[np.ndarray] = []
     texts, identity = 0, TextsIdentity()
     for piece in corpus.pieces():
         texts += len(piece)
         identity.update(piece["text"])
-        encoded = [text.encode("utf-8", "surrogatepass") for text in piece["text"]]
-        for text_id, text in zip(piece["id"], encoded, strict=True):
-            digest.update(text_id.encode("utf-8", "surrogatepass") + b"\0" + text + b"\0")
-        runs.append(np.unique(np.array([hashlib.blake2b(text, digest_size=8).digest() for text in encoded], "S8").view("u8")))
+        rows.update(part for row in zip(piece["id"], piece["text"], strict=True) for part in row)
+        runs.append(np.unique(np.array([text_digest(text, 8) for text in piece["text"]], "S8").view("u8")))
         if sum(map(len, runs)) > 2 * len(runs[0]):
             runs = [np.unique(np.concatenate(runs))]
     distinct = len(np.unique(np.concatenate(runs))) if runs else 0
-    return Census(texts, distinct, digest.hexdigest(), identity.hexdigest())
+    return Census(texts, distinct, rows.hexdigest(), identity.hexdigest())
 
 
 def texts_at(corpus: TextStream, rows: Iterable[int]) -> dict[int, str]:

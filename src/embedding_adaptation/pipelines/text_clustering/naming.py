@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embedding_adaptation.embedder.chat import end_ids, has_chat_template, load_chat_model
-from embedding_adaptation.embedder.sampling import AnswerSampler, Prompt, Sampling
+from embedding_adaptation.embedder.sampling import AnswerSampler
+from embedding_adaptation.embedder.token_choice import Prompt, Sampling
 from embedding_adaptation.pipelines.text_clustering.options import TEXTS_SLOT
 from embedding_adaptation.texts.answers import is_preamble, is_refusal, tidy_answer
 

@@ -100,7 +100,7 @@ def choose_weights(
     """
     if options.weights == "base":
         return base, "set by text_clustering.weights"
-    if adapted is None or adapted.card.sha256 != base.card.sha256:
+    if adapted is None or not adapted.shares_base(base):
         reason = (
             "there is no adapter" if adapted is None else f"the adapter belongs to {adapted.card.source!r}, not to {base.card.source!r}"
         )

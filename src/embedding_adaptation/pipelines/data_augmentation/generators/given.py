@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from typing import TYPE_CHECKING, Any
 
-from embedding_adaptation.errors import first_few
+from embedding_adaptation.identity import files_sha256
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
@@ -19,6 +18,7 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
 )
 from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
 from embedding_adaptation.texts.reading import TextFile
+from embedding_adaptation.wording import first_few
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -107,7 +107,7 @@ def _read(options: GivenOptions) -> tuple[pd.Series, pd.Series]:
 
 def _identity(options: GivenOptions, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  interface of all generators
     path = project_path(options.path)
-    return [hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "", options.weight]
+    return [files_sha256([path]) if path.is_file() else "", options.weight]
 
 
 def _provenance(options: GivenOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  interface of all generators

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embedding_adaptation.identity import texts_in_order
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
     Context,
@@ -15,7 +16,6 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
     Request,
     digest_fraction,
     text_key,
-    texts_digest,
 )
 from embedding_adaptation.vectors.neighbours import mutual_neighbours
 from embedding_adaptation.vectors.unit import unit_vectors
@@ -96,8 +96,8 @@ def _identity(options: NeighboursOptions, corpus: TextStream, context: Context) 
         context.base_model.card.sha256,
         used.max_length,
         options.weight,
-        *(str(used.templates[name]) for name in options.templates),
-        texts_digest(text for _, text in corpus.rows()),
+        [used.strategy(name, strategy) for name, strategy in options.strategies.items()],
+        texts_in_order(text for _, text in corpus.rows()),
     ]
 
 
@@ -105,4 +105,4 @@ def _provenance(options: NeighboursOptions, context: Context) -> tuple[str, str]
     return context.base_model.card.source, context.base_model.card.sha256
 
 
-GENERATOR = Generator(generate, whole_corpus=True, identity=_identity, provenance=_provenance)
+GENERATOR = Generator(generate, whole_corpus=True, identity=_identity, provenance=_provenance, format=2)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import random
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from embedding_adaptation.identity import text_digest
 
 if TYPE_CHECKING:
     from embedding_adaptation.datasets.chat_server import ChatServerKey
@@ -132,7 +133,9 @@ class Generator(Generic[_OptionsT]):
         from_corpus: Whether the texts of its pairs come from the corpus.
         is_written: Whether the candidates are a language model's free text, from which wrapping is stripped before scoring.
         check: Raises :class:`GenerationError` before any work if the generator cannot work.
-        identity: What the candidates of a text depend on besides the generator's name, its options and the seed, as JSON values.
+        identity: What the candidates of a text depend on besides the generator's name, its options and the seed, as values that
+            :func:`~embedding_adaptation.identity.canonical` accepts.
+        format: Increased when the same texts and options begin to give other candidates, or other names for them.
         provenance: Model and revision that wrote the candidates; empty if no model was involved.
     """
 
@@ -144,6 +147,7 @@ class Generator(Generic[_OptionsT]):
     check: Callable[[_OptionsT, Context], None] = _nothing_to_check
     identity: Callable[[_OptionsT, TextStream, Context], list[Any]] = _nothing_more
     provenance: Callable[[_OptionsT, Context], tuple[str, str]] = _no_model
+    format: int = 1
 
 
 def load_generator(name: str) -> Generator[Any]:
@@ -154,18 +158,9 @@ def load_generator(name: str) -> Generator[Any]:
 
 def text_key(*parts: object) -> str:
     """16 hexadecimal digits derived from the given values."""
-    joined = "\0".join(str(part) for part in parts)
-    return hashlib.blake2b(joined.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+    return text_digest("\0".join(str(part) for part in parts), 8).hex()
 
 
 def digest_fraction(*parts: object) -> float:
     """A number in [0, 1) derived from the given values alone."""
     return int(text_key(*parts), 16) / 2.0**64
-
-
-def texts_digest(texts: Iterable[str]) -> str:
-    """A digest of texts, depending on their order."""
-    digest = hashlib.blake2b(digest_size=16)
-    for text in texts:
-        digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    return digest.hexdigest()

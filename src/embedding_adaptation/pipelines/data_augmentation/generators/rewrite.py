@@ -6,8 +6,10 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.embedder.chat import end_ids, has_chat_template, has_vocabulary_head, load_chat_model
-from embedding_adaptation.embedder.sampling import AnswerSampler, Prompt, Sampling
+from embedding_adaptation.embedder.sampling import AnswerSampler
 from embedding_adaptation.embedder.template import SLOT
+from embedding_adaptation.embedder.token_choice import Prompt, Sampling
+from embedding_adaptation.pipelines.data_augmentation.generators.chat_server import answers
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Generator, Request
 
 if TYPE_CHECKING:
@@ -41,8 +43,6 @@ def generate(requests: Iterable[Request], options: RewriteOptions, context: Cont
         GenerationError: If the model cannot rewrite texts; the message says why and what to do.
     """
     if options.server is not None:
-        from embedding_adaptation.pipelines.data_augmentation.generators.chat_server import answers
-
         conversations = ((request, conversation(request, options)) for request in requests)
         for request, text, finished in answers(conversations, options, context):
             yield Candidate.answering(request, text, finished=finished)

@@ -2,58 +2,20 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 import torch
 
-from embedding_adaptation.embedder.attention import (
-    CARD_FILE,
-    AttentionError,
-    AttentionRecording,
-    AttentionRows,
-    record_attention,
-    recorded_last_rows,
-)
+from attention_fixtures import FAMILIES, eager_rows, family
+from embedding_adaptation.attention.recording import AttentionRecording, record_attention
+from embedding_adaptation.attention.rows import AttentionError
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder
-from embedding_adaptation.embedder.embedder import Embedder
-from embedding_adaptation.embedder.template import PromptTemplate, pad_prompts
+from embedding_adaptation.embedder.template import PromptTemplate
 
 ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
 BARE = PromptTemplate("bare", "{text}")
 FRAMED = PromptTemplate("framed", "{text} is", bos=True, eos=True)
 TEXTS = ["the bus is late", "a house on the street and a garden behind it", "water", "who will come", "بيت 🎉", "water " * 60]
-FAMILIES = {
-    "llama": ("LlamaConfig", {}),
-    "qwen2": ("Qwen2Config", {}),
-    "qwen3": ("Qwen3Config", {"head_dim": 8}),
-    "mistral": ("MistralConfig", {"sliding_window": 6}),
-    "gemma2": ("Gemma2Config", {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
-    "gemma3": ("Gemma3TextConfig", {"head_dim": 8, "sliding_window": 6, "query_pre_attn_scalar": 8}),
-    "gpt2": ("GPT2Config", {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 128, "scale_attn_by_inverse_layer_idx": True}),
-}
-
-
-def family(name: str, tokenizer) -> Embedder:
-    import transformers
-
-    kind, changes = FAMILIES[name]
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2}
-    config = getattr(transformers, kind)(vocab_size=400, **({} if name == "gpt2" else shape), **changes)
-    torch.manual_seed(0)
-    return Embedder(transformers.AutoModel.from_config(config).eval(), tokenizer, max_length=64)
-
-
-def eager_rows(embedder, template, text):
-    """The obvious version: all maps of one unpadded text, ``[L, H, T]``."""
-    (prompt,) = template.tokenize([text], embedder.tokenizer, embedder.max_length)
-    before = embedder.backbone.config._attn_implementation
-    embedder.backbone.set_attn_implementation("eager")
-    with torch.inference_mode():
-        maps = embedder.backbone(input_ids=torch.tensor([prompt.ids]), output_attentions=True).attentions
-    embedder.backbone.set_attn_implementation(before)
-    return torch.stack([layer[0, :, -1] for layer in maps]).numpy()
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -73,30 +35,6 @@ def test_rows_do_not_depend_on_the_batch(tiny_embedder, tmp_path, template, batc
     tiny_embedder.batch_tokens = batch_tokens
     for row in record_attention(tiny_embedder, template, [*TEXTS, ""], tmp_path / "rows", progress=False):
         np.testing.assert_allclose(row.row, eager_rows(tiny_embedder, template, row.text), atol=1e-6)
-
-
-@pytest.mark.parametrize("name", ["llama", "mistral", "gemma2", "gpt2"])
-@pytest.mark.parametrize("side", ["left", "right"])
-def test_padding_on_either_side_changes_neither_rows_nor_hidden_states(tiny_embedder, name, side):
-    embedder = family(name, tiny_embedder.tokenizer)
-    prompts = ONE_WORD.tokenize(TEXTS[:4], embedder.tokenizer, embedder.max_length)
-    batch = pad_prompts(prompts, 0)
-    width = batch["input_ids"].shape[1]
-    if side == "left":
-        for row, prompt in enumerate(prompts):
-            for values in batch.values():
-                values[row] = values[row].roll(width - len(prompt))
-    mask = batch["attention_mask"]
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": mask, "position_ids": (mask.cumsum(dim=1) - 1).clamp(min=0)}
-    with torch.inference_mode():
-        plain = embedder.backbone(**inputs).last_hidden_state
-        with recorded_last_rows(embedder.backbone, mask, [1, 2, 3]) as recorder:
-            recorded = embedder.backbone(**inputs).last_hidden_state
-    assert torch.equal(recorded[mask.bool()], plain[mask.bool()])
-    for row, prompt in enumerate(prompts):
-        found = recorder.stacked([1, 2, 3])[row][:, :, mask[row].bool()]
-        np.testing.assert_allclose(found, eager_rows(embedder, ONE_WORD, TEXTS[row]), atol=1e-6)
-        assert len(prompt) == found.shape[-1]
 
 
 def test_recording_leaves_hidden_states_as_they_are(tiny_embedder, monkeypatch):
@@ -168,7 +106,7 @@ def test_special_tokens_are_told_from_the_templates_words(tiny_embedder, tmp_pat
 
 
 def test_memory_does_not_grow_with_the_texts(tiny_embedder, tmp_path, monkeypatch):
-    import embedding_adaptation.embedder.attention as module
+    import embedding_adaptation.attention.recording as module
 
     monkeypatch.setattr(module, "_WINDOW", 3)
     read = []
@@ -188,40 +126,7 @@ def test_memory_does_not_grow_with_the_texts(tiny_embedder, tmp_path, monkeypatc
         np.testing.assert_allclose(row.row, eager_rows(tiny_embedder, ONE_WORD, row.text), atol=1e-6)
 
 
-def test_a_model_without_softmax_attention_is_refused_before_any_work(tiny_embedder):
-    import transformers
-
-    config = transformers.MambaConfig(vocab_size=400, hidden_size=32, num_hidden_layers=2, state_size=4)
-    embedder = Embedder(transformers.AutoModel.from_config(config).eval(), tiny_embedder.tokenizer, max_length=64)
-    with pytest.raises(AttentionError, match=r"MambaModel (has no softmax attention|does not let its attention)"):
-        AttentionRecording(embedder, ONE_WORD, TEXTS)
-
-
-def test_a_model_with_learned_sinks_is_refused(tiny_embedder):
-    import transformers
-
-    config = transformers.GptOssConfig(
-        vocab_size=400, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-        head_dim=8, num_local_experts=2, num_experts_per_tok=1, sliding_window=8, layer_types=["full_attention", "sliding_attention"],
-    )  # fmt: skip
-    embedder = Embedder(transformers.AutoModel.from_config(config).eval(), tiny_embedder.tokenizer, max_length=64)
-    before = embedder.backbone.config._attn_implementation
-    with pytest.raises(AttentionError, match="learned sinks"):
-        AttentionRecording(embedder, ONE_WORD, TEXTS)
-    assert embedder.backbone.config._attn_implementation == before
-
-
 def test_nothing_to_record_is_an_error(tiny_embedder, tmp_path):
     with pytest.raises(AttentionError, match="no text"):
         record_attention(tiny_embedder, ONE_WORD, [], tmp_path / "rows", progress=False)
     assert not (tmp_path / "rows").exists()
-
-
-def test_a_folder_that_holds_no_recording_is_named(tiny_embedder, tmp_path):
-    with pytest.raises(AttentionError, match="holds no recorded attention"):
-        AttentionRows(tmp_path)
-    record_attention(tiny_embedder, ONE_WORD, ["bus"], tmp_path / "rows", progress=False)
-    card = json.loads((tmp_path / "rows" / CARD_FILE).read_text())
-    (tmp_path / "rows" / CARD_FILE).write_text(json.dumps(card | {"format": 9}))
-    with pytest.raises(AttentionError, match="format 9"):
-        AttentionRows(tmp_path / "rows")

@@ -1,0 +1,118 @@
+"""Recorded attention on disk: the last token's attention row of every text, read text by text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+ROWS_FILE, INDEX_FILE, CARD_FILE = "rows.float32", "index.parquet", "card.json"
+FORMAT = 1
+_READ_AT_ONCE = 2048
+
+
+class AttentionError(ValueError):
+    """Attention that cannot be recorded or read; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class TextAttention:
+    """Where the last token of one prompted text looks.
+
+    Attributes:
+        id: The text's id.
+        text: The text, as it was tokenised.
+        row: ``[L, H, T]`` float32, attention of the last token to every token of the prompt; adds up to one over T. Memory-mapped.
+        text_start: Place of the text's first token in the prompt.
+        spans: For each of the text's tokens that fit into the window its half-open span of characters in ``text``.
+        cut: Whether the end of the text did not fit.
+    """
+
+    id: str
+    text: str
+    row: np.ndarray
+    text_start: int
+    spans: tuple[tuple[int, int], ...]
+    cut: bool
+
+    @property
+    def text_end(self) -> int:
+        """Place behind the text's last token in the prompt."""
+        return self.text_start + len(self.spans)
+
+
+@dataclass(frozen=True)
+class FrameTokens:
+    """The tokens on one side of the text.
+
+    Attributes:
+        words: The characters of that side.
+        spans: For each token its half-open span in ``words``; a special token's is (-1, -1).
+        labels: For each token how to write it.
+    """
+
+    words: str
+    spans: tuple[tuple[int, int], ...]
+    labels: tuple[str, ...]
+
+
+class AttentionRows:
+    """A recording on disk, read text by text; only what is looked at comes into memory.
+
+    Args:
+        folder: A folder that :class:`AttentionRecording` wrote.
+
+    Attributes:
+        template: Name of the template.
+        layer_count: Layers of the model.
+        layers: Those recorded, counted from 1.
+        heads: Heads, counted from 0.
+        examples: How many of the first texts are examples.
+        prefix: Tokens before each text.
+        suffix: Tokens behind it.
+
+    Raises:
+        AttentionError: If the folder holds no recording.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        try:
+            card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+            found = card["format"]
+        except (OSError, ValueError, KeyError) as error:
+            msg = f"{folder} holds no recorded attention of this project ({error}); run attention_analysis again"
+            raise AttentionError(msg) from error
+        if found != FORMAT:
+            msg = f"{folder} has format {found!r}, this version reads {FORMAT}; run attention_analysis again"
+            raise AttentionError(msg)
+        self.template: str = card["template"]
+        self.layer_count: int = card["layer_count"]
+        self.layers: tuple[int, ...] = tuple(card["layers"])
+        self.heads: tuple[int, ...] = tuple(card["heads"])
+        self.examples: int = card["examples"]
+        self.prefix, self.suffix = (
+            FrameTokens(side["words"], tuple((a, b) for a, b in side["spans"]), tuple(side["labels"]))
+            for side in (card["prefix"], card["suffix"])
+        )
+
+    def __len__(self) -> int:
+        import pyarrow.parquet as pq
+
+        return int(pq.read_metadata(self.folder / INDEX_FILE).num_rows)
+
+    def __iter__(self) -> Iterator[TextAttention]:
+        import pyarrow.parquet as pq
+
+        rows = np.memmap(self.folder / ROWS_FILE, np.float32, mode="r")
+        height = len(self.layers), len(self.heads)
+        with pq.ParquetFile(self.folder / INDEX_FILE) as file:
+            for batch in file.iter_batches(batch_size=_READ_AT_ONCE):
+                for entry in batch.to_pylist():
+                    size = height[0] * height[1] * entry["width"]
+                    row = rows[entry["start"] : entry["start"] + size].reshape(*height, entry["width"])  # [L, H, T]
+                    spans = tuple(zip(entry["from"], entry["to"], strict=True))
+                    yield TextAttention(entry["id"], entry["text"], row, len(self.prefix.spans), spans, entry["cut"])

@@ -1,0 +1,148 @@
+"""One training run as one object: what it trains on, and how."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import torch
+
+from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
+from embedding_adaptation.identity import training_identity
+from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
+from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import pair_groups
+
+_JOB, _GROUPS = "job.json", "groups.npy"
+_TABLES = ("train_pairs", "validation_pairs", "corpus")
+# What batching, mining and judging read of each table.
+_DECIDING = {
+    "train_pairs": ("source_text", "generated_text", "source_id", "other_id", "generator"),
+    "validation_pairs": ("source_text", "generated_text"),
+    "corpus": ("id", "text"),
+}
+
+
+class TrainingError(RuntimeError):
+    """Something that cannot be trained; the message says why and what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """What a training run trains on, and how.
+
+    Attributes:
+        weights: The base model.
+        train_pairs: ``source_text`` and ``generated_text``; ``source_id``, ``other_id`` and ``generator`` where known.
+        validation_pairs: Held-out pairs, likewise.
+        options: Fine-tuning options.
+        embedder_options: Template, pooling, device and number format.
+        corpus: ``id`` and ``text``: texts without labels, to judge by and to mine from; ``None`` takes the held-out pairs' own.
+        checkpoints: Directory of checkpoints; ``None`` keeps them until the run has ended.
+    """
+
+    weights: DecoderWeights
+    train_pairs: pd.DataFrame
+    validation_pairs: pd.DataFrame
+    options: FinetuningOptions
+    embedder_options: EmbedderOptions
+    corpus: pd.DataFrame | None = None
+    checkpoints: Path | None = None
+
+    @cached_property
+    def groups(self) -> np.ndarray:
+        """The groups of both sides of each training pair, ``[N, 2]``; found once."""
+        return self.groups_of(self.train_pairs)
+
+    def groups_of(self, pairs: pd.DataFrame) -> np.ndarray:
+        """The groups of both sides of pairs under this job's options, ``[N, 2]``."""
+        apart = self.options.false_negatives
+        return pair_groups(pairs, same_source=apart.same_source, near_duplicate=apart.near_duplicate)
+
+    def check(self) -> None:
+        """Check, before anything is loaded, what can be checked.
+
+        Raises:
+            TrainingError: If there are too few pairs, or the options ask for what is not there.
+            BatchError: If not enough pairs may stand in one batch.
+        """
+        options = self.options
+        try:
+            options.check_reference(self.embedder_options)
+        except ValueError as error:
+            raise TrainingError(str(error)) from error
+        if len(self.train_pairs) < options.batch_size:
+            msg = (
+                f"there are {len(self.train_pairs)} training pairs, fewer than one batch of {options.batch_size}; lower "
+                "contrastive_finetuning.batch_size, or augment more texts (data_augmentation.cleaning.max_texts, a generator's weight)"
+            )
+            raise TrainingError(msg)
+        if self.corpus is None and (options.rounds is not None or options.hard_negatives is not None):
+            msg = "contrastive_finetuning.rounds and hard_negatives take their texts from a corpus, and none was given"
+            raise TrainingError(msg)
+        if options.four_bit and (not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None):
+            msg = (
+                "contrastive_finetuning.four_bit needs a CUDA device and bitsandbytes; install the extra 'quantised' "
+                "(pip install -e '.[quantised]') on a machine with one, or set it to false"
+            )
+            raise TrainingError(msg)
+        PairBatches(self.groups, batch_size=options.batch_size, steps=options.steps, seed=options.seed)
+
+    def fingerprint(self, *, max_length: int, dtype: str) -> str:
+        """The identity of everything the result depends on.
+
+        Args:
+            max_length: Longest sequence in tokens that the loaded embedder takes.
+            dtype: Number format it was loaded in.
+        """
+        embedder, reference = self.embedder_options, self.options.stopping.reference
+        return training_identity(
+            options=self.options.deciding,
+            weights=self.weights.fingerprint(),
+            strategy=embedder.definition(embedder.adapt),
+            reference=None if reference is None else embedder.definition(reference),
+            max_length=max_length,
+            dtype=dtype,
+            tables={
+                name: table[[column for column in columns if column in table]]
+                for name, columns in _DECIDING.items()
+                if (table := getattr(self, name)) is not None
+            },
+        )
+
+    def write(self, folder: Path) -> None:
+        """Write everything a training process needs into a folder that all processes see."""
+        for name in _TABLES:
+            if (table := getattr(self, name)) is not None:
+                table.to_parquet(folder / f"{name}.parquet")
+        np.save(folder / _GROUPS, self.groups)
+        job = {
+            "base": str(self.weights.base.resolve()),
+            "card": asdict(self.weights.card),
+            "options": self.options.model_dump(mode="json"),
+            "embedder": self.embedder_options.model_dump(mode="json"),
+            "checkpoints": None if self.checkpoints is None else str(self.checkpoints.resolve()),
+        }
+        (folder / _JOB).write_text(json.dumps(job), encoding="utf-8")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """What :meth:`write` has written."""
+        job = json.loads((folder / _JOB).read_text(encoding="utf-8"))
+        tables = {name: pd.read_parquet(path) for name in _TABLES if (path := folder / f"{name}.parquet").exists()}
+        read = cls(
+            weights=DecoderWeights(Path(job["base"]), ModelCard(**job["card"])),
+            options=FinetuningOptions.model_validate(job["options"]),
+            embedder_options=EmbedderOptions.model_validate(job["embedder"]),
+            checkpoints=None if job["checkpoints"] is None else Path(job["checkpoints"]),
+            **tables,
+        )
+        read.__dict__["groups"] = np.load(folder / _GROUPS)  # the cached property's place
+        return read

@@ -1,0 +1,331 @@
+"""Everything before the loop: the adapter, the pass through the decoder, the judge, and the token rows of each round."""
+
+from __future__ import annotations
+
+import logging
+import math
+import tempfile
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import numpy as np
+import torch
+
+from embedding_adaptation.atomic import scratch_prefix
+from embedding_adaptation.attention.recording import record_attention
+from embedding_adaptation.attention.rows import AttentionError
+from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
+from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
+from embedding_adaptation.pipelines.contrastive_finetuning.batches import BatchError, PairBatches
+from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import Checkpoints
+from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCache
+from embedding_adaptation.pipelines.contrastive_finetuning.hard_negatives import mined_negatives
+from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
+from embedding_adaptation.pipelines.contrastive_finetuning.judging import Judge
+from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
+from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
+from embedding_adaptation.pipelines.contrastive_finetuning.ranks import from_first, rank, world_size
+from embedding_adaptation.pipelines.contrastive_finetuning.rounds import NeighbourRounds
+from embedding_adaptation.runtime import build_strategy, load_embedder
+from embedding_adaptation.vectors.criteria import effective_rank
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    import pandas as pd
+    from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
+
+    from embedding_adaptation.embedder.embedder import Embedder
+    from embedding_adaptation.embedder.strategy import Strategy
+    from embedding_adaptation.embedder.template import PromptTemplate
+    from embedding_adaptation.embedder.training_pass import GradientPass
+    from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import TrainingState
+    from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import Row
+    from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
+    from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+
+logger = logging.getLogger(__name__)
+
+_ATTENTION_TEXTS = 32
+_TEXTS_AT_ONCE = 4096
+_TEXTS, _NEGATIVES = ["source_text", "generated_text"], "negative_text"
+
+
+class TokenRows:
+    """Rows of token ids, four bytes a token.
+
+    Args:
+        rows: The rows.
+    """
+
+    def __init__(self, rows: Iterable[Row]) -> None:
+        lengths: list[int] = []
+
+        def tokens() -> Iterator[int]:
+            for row in rows:
+                lengths.append(len(row))
+                yield from row
+
+        self._ids = np.fromiter(tokens(), np.int32)
+        self._ends = np.cumsum([0, *lengths])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def __getitem__(self, place: int) -> Row:
+        return tuple(self._ids[self._ends[place] : self._ends[place + 1]].tolist())
+
+
+@dataclass(frozen=True)
+class Round:
+    """What is trained on until pairs are mined again, or to the end.
+
+    Attributes:
+        first_step: Steps before it.
+        last_step: Steps when it ends.
+        columns: Token rows of all anchors, all positives and, where there are any, all hard negatives.
+        groups: ``[N, 2]``, groups of both sides of each pair.
+        all_batches: Rows of pairs for each of its steps.
+    """
+
+    first_step: int
+    last_step: int
+    columns: tuple[TokenRows, ...]
+    groups: np.ndarray
+    all_batches: PairBatches
+
+    def batches(self, step: int) -> Iterator[list[int]]:
+        """Which pairs each step takes, after as many steps of the run, ``[B]``."""
+        return islice(self.all_batches, step - self.first_step, None)
+
+    def rows(self, batch: Sequence[int]) -> list[list[Row]]:
+        """This process's part of a batch, ``b`` token rows a column."""
+        size = len(batch) // world_size()
+        own = batch[rank() * size : (rank() + 1) * size]
+        return [[column[place] for place in own] for column in self.columns]
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that can begin.
+
+    Attributes:
+        job: What is trained on, and how.
+        embedder: With its adapter.
+        strategy: Template and pooling.
+        cache: Embeds batches, and takes gradients back.
+        lower_states: Output of the layers below the adapter; ``None`` where every layer is adapted.
+        judge: Looks at held-out pairs and unlabelled texts.
+        checkpoints: This run's.
+        initial: The adapter's weights before the first step.
+    """
+
+    job: TrainingJob
+    embedder: Embedder
+    strategy: Strategy
+    cache: GradCache
+    lower_states: LowerStates | None
+    judge: Judge
+    checkpoints: Checkpoints
+    initial: dict[str, torch.Tensor]
+
+    @property
+    def model(self) -> PeftModel:
+        """The decoder inside its adapter."""
+        return cast("PeftModel", self.embedder.backbone)
+
+    @property
+    def weights(self) -> list[torch.nn.Parameter]:
+        """The weights that train."""
+        return [weight for weight in self.model.parameters() if weight.requires_grad]
+
+    def rows(self, texts: Sequence[str]) -> Iterator[Row]:
+        """Token ids of texts, as :func:`token_rows` makes them."""
+        return token_rows(texts, self.strategy.templates[0], self.embedder.tokenizer, self.cache.training_pass)
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        """Vectors of texts under the present weights, ``[N, D]`` float32."""
+        return self.cache.encode(list(self.rows(texts))).cpu().numpy()
+
+    def judged(self, step: int) -> dict[str, float]:
+        """The criteria under the present weights."""
+        measured = from_first(lambda: self.judge.scores(self.encode))
+        logger.info("step %d: %s", step, ", ".join(f"{name} {value:.3f}" for name, value in measured.items()))
+        return measured
+
+    def round(self, state: TrainingState) -> Round:
+        """The round that a run is in, or begins with.
+
+        Raises:
+            BatchError: If not enough of its pairs may stand in one batch.
+        """
+        job, given = self.job, self.job.train_pairs
+        pairs = given if state.pairs is None else state.pairs
+        if job.options.hard_negatives is not None and _NEGATIVES not in pairs:
+            pairs = state.pairs = pairs.assign(**{_NEGATIVES: from_first(lambda: self._negatives(pairs))})
+        is_given = len(pairs) == len(given) and np.array_equal(pairs[_TEXTS].to_numpy(), given[_TEXTS].to_numpy())
+        groups = job.groups if is_given else job.groups_of(pairs)
+        every = job.options.rounds.every if job.options.rounds else job.options.steps
+        first, last = state.first_step, min(job.options.steps, state.first_step + every)
+        batches = PairBatches(groups, batch_size=job.options.batch_size, steps=last - first, seed=job.options.seed + first)
+        texts = [*_TEXTS, *([_NEGATIVES] if _NEGATIVES in pairs else [])]
+        return Round(first, last, tuple(TokenRows(self.rows(pairs[name].tolist())) for name in texts), groups, batches)
+
+    def next_round(self, state: TrainingState) -> Round:
+        """Mine pairs again; the old ones stay where that makes no sense any more."""
+        before, state.first_step = state.pairs, state.step
+        mined = from_first(lambda: self._mined(self.job.train_pairs if before is None else before))
+        if mined is not None:
+            state.pairs = mined
+            try:
+                return self.round(state)
+            except BatchError as error:
+                logger.warning("the pairs of neighbours that were mined again are not used: %s", error)
+        state.pairs = None if before is None else before.drop(columns=_NEGATIVES, errors="ignore")
+        return self.round(state)
+
+    def _mined(self, current: pd.DataFrame) -> pd.DataFrame | None:
+        rounds, corpus = self.job.options.rounds, self.job.corpus
+        assert rounds is not None  # noqa: S101  a round ends before the run only where there are several
+        assert corpus is not None  # noqa: S101  checked before
+        texts = corpus.head(rounds.texts)
+        now = self.encode(texts["text"].tolist())  # [N, D]
+        with self.model.disable_adapter():
+            before = self.encode(texts["text"].tolist())  # [N, D]
+        return NeighbourRounds(texts, self.job.train_pairs, current, rounds, effective_rank(before)).mine(now)
+
+    def _negatives(self, pairs: pd.DataFrame) -> list[str]:
+        options, corpus = self.job.options, self.job.corpus
+        assert options.hard_negatives is not None  # noqa: S101  asked before
+        assert corpus is not None  # noqa: S101  checked before
+        return mined_negatives(self.encode, pairs, corpus, options.hard_negatives, options.seed)
+
+
+def prepare(job: TrainingJob, scratch: Path) -> Setup:
+    """Load the model and make everything that the loop works with.
+
+    Args:
+        job: What is trained on, and how.
+        scratch: Folder for what does not fit into memory, and for checkpoints that nobody keeps.
+
+    Raises:
+        TrainingError: If a batch cannot be shared among the processes there are.
+    """
+    options, embedder_options = job.options, job.embedder_options
+    if options.batch_size % world_size():
+        msg = f"contrastive_finetuning.batch_size ({options.batch_size}) does not divide among {world_size()} processes; choose a multiple"
+        raise TrainingError(msg)
+    torch.manual_seed(options.seed)
+    strategy = build_strategy(embedder_options.adapt, embedder_options)
+    embedder = load_embedder(job.weights, embedder_options, four_bit=options.four_bit)
+    texts = _judged_texts(job)
+    reference: np.ndarray | None = None
+    if options.stopping.reference is not None and len(texts) > 2:  # noqa: PLR2004  neighbours need company
+        reference = embedder.encode(texts, build_strategy(options.stopping.reference, embedder_options), progress=False)
+    first_layer = add_adapter(embedder, options.lora)
+    model = cast("PeftModel", embedder.backbone)
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = job.weights.card.source  # and not the path of this machine's copy
+    cache, lower_states = cache_of(embedder, strategy, first_layer, options, scratch)
+    fingerprint = job.fingerprint(max_length=embedder.max_length, dtype=str(model.dtype))
+    return Setup(
+        job,
+        embedder,
+        strategy,
+        cache,
+        lower_states,
+        _judge(job, embedder, strategy, texts, reference),
+        Checkpoints(job.checkpoints or scratch, fingerprint),
+        {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad},
+    )
+
+
+def cache_of(
+    embedder: Embedder, strategy: Strategy, first_layer: int, options: FinetuningOptions, scratch: Path
+) -> tuple[GradCache, LowerStates | None]:
+    """What embeds batches, and the store of what the layers below the adapter make of their rows.
+
+    Args:
+        embedder: With its adapter.
+        strategy: Template and pooling.
+        first_layer: The lowest adapted layer.
+        options: Fine-tuning options.
+        scratch: Folder for what does not fit into memory.
+
+    Raises:
+        UnsupportedDecoderError: If no pass gives this model's own vectors.
+    """
+    training_pass = training_pass_of(embedder, strategy, first_layer)
+    lower_states: LowerStates | None = None
+    if isinstance(training_pass, TrainingPass) and training_pass.first_layer:
+        lower_states = LowerStates(
+            training_pass.lower_states,
+            memory_mb=options.lower_states_mb,
+            disk_mb=options.lower_states_disk_mb,
+            folder=scratch,
+            batch_tokens=embedder.batch_tokens,
+        )
+        training_pass.lower_source = lower_states.of
+    return GradCache(training_pass, chunk_tokens=options.chunk_tokens, activation_mb=options.activation_mb), lower_states
+
+
+def token_rows(
+    texts: Sequence[str], template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, training_pass: GradientPass
+) -> Iterator[Row]:
+    """Token ids of texts under a template, without the words that all of them begin with."""
+    for start in range(0, len(texts), _TEXTS_AT_ONCE):
+        for ids in template.text_ids(texts[start : start + _TEXTS_AT_ONCE], tokenizer):
+            yield training_pass.row(ids)
+
+
+def training_pass_of(embedder: Embedder, strategy: Strategy, first_layer: int) -> GradientPass:
+    """The fastest pass that gives this model's own vectors: packed rows above the frozen layers, else padded batches through all.
+
+    Raises:
+        UnsupportedDecoderError: If neither does.
+    """
+    frame = strategy.templates[0].frame(embedder.tokenizer, embedder.max_length)
+    texts = [list(range(1, length)) for length in (4, 7, 7)]
+    try:
+        packed = TrainingPass(embedder.backbone, frame, strategy.pooling, first_layer)
+        packed.check([packed.row(text) for text in texts])
+    except UnsupportedDecoderError as error:
+        logger.warning("training goes the slow way, over padded texts and all layers: %s", error)
+        padded = PaddedPass(embedder.backbone, frame, strategy.pooling)
+        padded.check([padded.row(text) for text in texts])
+        return padded
+    return packed
+
+
+def _judged_texts(job: TrainingJob) -> list[str]:
+    texts = job.validation_pairs["source_text"] if job.corpus is None else job.corpus["text"]
+    unique = texts.drop_duplicates()
+    return [str(text) for text in unique.sample(min(job.options.stopping.texts, len(unique)), random_state=job.options.seed)]
+
+
+def _judge(job: TrainingJob, embedder: Embedder, strategy: Strategy, texts: list[str], reference: np.ndarray | None) -> Judge:
+    held_out = job.validation_pairs.head(job.options.stopping.pairs)
+    template = strategy.templates[0]
+
+    def text_attention() -> float:
+        was_training = embedder.backbone.training
+        embedder.backbone.eval()
+        try:
+            with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
+                rows = record_attention(embedder, template, texts[:_ATTENTION_TEXTS], Path(folder) / "rows", progress=False)
+                return float(sum(text.row[:, :, text.text_start : text.text_end].sum(axis=2).mean() for text in rows) / len(rows))
+        except AttentionError:  # a model without softmax attention has no such share
+            return math.nan
+        finally:
+            embedder.backbone.train(was_training)
+
+    return Judge(
+        (held_out["source_text"].tolist(), held_out["generated_text"].tolist()),
+        texts,
+        job.options.temperature,
+        reference=reference,
+        attention=text_attention if template.suffix and texts else None,
+    )

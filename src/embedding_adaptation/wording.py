@@ -1,0 +1,41 @@
+"""Names and lists in messages."""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import re
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+_SHOWN = 5
+_MOST_ALIKE, _LEAST_ALIKE = 3, 0.7
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A suggestion to append to a message: the names similar to this one, or else all of them."""
+    names = sorted(names)
+    return suggestion([repr(other) for other in alike(name, names)], names)
+
+
+def alike(name: str, names: Iterable[str]) -> list[str]:
+    """Up to three names similar to this one, closest first, ignoring case and punctuation."""
+    by_letters = {_letters(other): other for other in names}
+    return [by_letters[other] for other in difflib.get_close_matches(_letters(name), by_letters, n=_MOST_ALIKE, cutoff=_LEAST_ALIKE)]
+
+
+def suggestion(similar: Sequence[str], every: Iterable[str]) -> str:
+    """Ask whether one of the similar names was meant, or list every name if none is similar."""
+    return f"did you mean {' or '.join(similar)}?" if similar else f"choose from {', '.join(every)}"
+
+
+def first_few(items: Iterable[Any]) -> str:
+    """The first items of a possibly long list, such as rows with the same mistake."""
+    shown = [str(item) for item in itertools.islice(items, _SHOWN + 1)]
+    return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+
+
+def _letters(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())

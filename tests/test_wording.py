@@ -1,0 +1,13 @@
+from __future__ import annotations
+
+from embedding_adaptation.wording import first_few, nearest
+
+
+def test_names_that_are_near_are_suggested_and_else_all_are_listed():
+    assert nearest("text_clusterin", ["text_clustering", "model_export"]) == "did you mean 'text_clustering'?"
+    assert nearest("zzz", ["b", "a"]) == "choose from a, b"
+    assert nearest("Base-Model", ["base_model", "corpus"]) == "did you mean 'base_model'?"
+
+
+def test_a_long_list_is_shown_by_its_first_items():
+    assert (first_few(range(5)), first_few(iter("abcdefg"))) == ("0, 1, 2, 3, 4", "a, b, c, d, e, ...")
