@@ -36,7 +36,7 @@ def test_the_file_changes_only_when_the_block_ends_well(tmp_path):
 )
 def test_a_full_disk_is_named_whatever_the_library_raises(tmp_path, error):
     with pytest.raises(
-        DiskFullError, match=rf"No space left on the disk of {tmp_path} .*MB are free.*file\.txt could not be written; make space"
+        DiskFullError, match=rf"No space left on the disk of {tmp_path} .*MB free.*file\.txt could not be written; free some space"
     ):
         fail(tmp_path / "file.txt", error)
     assert not is_full_disk(RuntimeError("something else"))

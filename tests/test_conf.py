@@ -57,7 +57,7 @@ def test_the_paper_environment_is_the_published_setting(project):
     assert (tuning.steps, tuning.batch_size, tuning.learning_rate, tuning.temperature, tuning.symmetric) == (100, 120, 1e-5, 0.2, False)
     assert (tuning.lora.rank, tuning.lora.alpha, tuning.lora.layers, tuning.stopping.criterion) == (64, 16, "all", None)
     augmentation = AugmentationOptions.model_validate(given["data_augmentation"])
-    assert list(augmentation.generators.chosen) == ["rewrite"]
+    assert list(augmentation.generators.active) == ["rewrite"]
     assert "cluster" in EmbedderOptions.model_validate(given["embedder"]).strategies["prompted_last_adapted"].template
 
 

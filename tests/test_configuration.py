@@ -58,7 +58,7 @@ def test_a_dataset_gets_a_number_where_its_default_is_one(conf):
 
 
 def test_what_is_no_text_is_refused_for_a_dataset_that_takes_text(conf):
-    with pytest.raises(ParameterError, match="'corpus_column' takes text and was given True"):
+    with pytest.raises(ParameterError, match="'corpus_column' takes text, not True"):
         loader(conf, corpus_column=True)["catalog"]
 
 
@@ -92,7 +92,7 @@ def test_a_parameter_of_the_run_sets_the_global_of_its_name(conf):
 
 @pytest.mark.parametrize(("given", "kind"), [("abc", "a whole number"), ("1.5", "a whole number"), (True, "a whole number")])
 def test_a_global_keeps_its_kind(conf, given, kind):
-    with pytest.raises(ParameterError, match=f"the parameter 'seed' takes {kind}, such as 0, and was given {given!r}"):
+    with pytest.raises(ParameterError, match=f"parameter 'seed' takes {kind} such as 0, not {given!r}"):
         loader(conf, seed=given)
 
 
@@ -166,12 +166,12 @@ def test_a_parameter_file_may_take_a_parameter_of_the_run(conf):
     found = loader(conf, my_size="5")
     found.check_names()
     assert found["parameters"]["size"] == 5
-    assert found.takers_of_given() == {"my_size": {"params:size"}}
+    assert found.consumers_of_run_parameters() == {"my_size": {"params:size"}}
 
 
 def test_it_is_known_which_datasets_take_a_parameter_of_the_run(conf):
-    assert loader(conf, corpus_column="x", embedder={"device": "cpu"}, seed="1", base_model="x").takers_of_given() == {
+    assert loader(conf, corpus_column="x", embedder={"device": "cpu"}, seed="1", base_model="x").consumers_of_run_parameters() == {
         "corpus_column": {"corpus"},
         "embedder": {"params:embedder"},
     }
-    assert loader(conf).takers_of_given() == {}
+    assert loader(conf).consumers_of_run_parameters() == {}

@@ -20,9 +20,9 @@ def test_every_parameter_on_a_command_line_is_one_that_kedro_takes(project):
     found = re.findall(r"""--params[ =](?:\\?"([^"\n]+?)\\?"|'([^'\n]+)'|([^\s`"]+))""", documents(project))
     values = [next(filter(None, forms)) for forms in found if "..." not in forms]
     assert len(values) > 20
-    taken = ProjectConfigLoader(str(project / "conf"), env="base", **CONFIG_LOADER_ARGS).taken_names()
+    known = ProjectConfigLoader(str(project / "conf"), env="base", **CONFIG_LOADER_ARGS).known_names()
     for value in values:
-        check_names(split_parameters(value), taken)
+        check_names(split_parameters(value), known)
 
 
 def test_every_pipeline_on_a_command_line_is_there(project):

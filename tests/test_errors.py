@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 import embedding_adaptation
 from embedding_adaptation import errors
-from embedding_adaptation.errors import sentence, told_in_a_sentence
+from embedding_adaptation.errors import is_self_explanatory, sentence
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
@@ -46,7 +46,7 @@ class FailingDataset(AbstractDataset):
 
 
 @pytest.mark.slow
-def test_every_error_class_of_the_project_is_told_in_a_sentence():
+def test_every_error_class_of_the_project_is_self_explanatory():
     found = set()
     for module in pkgutil.walk_packages(embedding_adaptation.__path__, "embedding_adaptation."):
         source = Path(module.module_finder.path) / module.name.rpartition(".")[2]
@@ -58,7 +58,7 @@ def test_every_error_class_of_the_project_is_told_in_a_sentence():
     assert len(found) > 20
     for kind in found:
         # Some are built from more than a message.
-        assert told_in_a_sentence(kind.__new__(kind, "the file x has no label; add one")), kind
+        assert is_self_explanatory(kind.__new__(kind, "the file x has no label; add one")), kind
 
 
 def test_every_library_error_named_is_there():
@@ -80,8 +80,8 @@ def test_every_library_error_named_is_there():
     ids=lambda error: type(error).__name__,
 )
 def test_a_fault_in_the_code_keeps_its_traceback_also_inside_of_a_dataset(error):
-    assert not told_in_a_sentence(error)
-    assert not told_in_a_sentence(raised(DatasetError, FailingDataset(error).load))
+    assert not is_self_explanatory(error)
+    assert not is_self_explanatory(raised(DatasetError, FailingDataset(error).load))
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
@@ -89,7 +89,7 @@ def test_a_disk_that_is_full_or_read_only_is_no_fault_in_the_code(code):
     import os
 
     error = raised(DatasetError, FailingDataset(OSError(code, os.strerror(code), "/data/x.csv")).save, 1)
-    assert told_in_a_sentence(error)
+    assert is_self_explanatory(error)
     assert os.strerror(code) in sentence(error)
     assert "/data/x.csv" in sentence(error)
     assert "\n" not in sentence(error)
@@ -99,7 +99,7 @@ def test_a_sentence_of_ours_is_not_wrapped_in_another():
     from embedding_adaptation.vectors.store import VectorError
 
     error = raised(DatasetError, FailingDataset(VectorError("the file x is cut;\nmake it again")).load)
-    assert told_in_a_sentence(error)
+    assert is_self_explanatory(error)
     assert sentence(error) == "the file x is cut; make it again"
 
 
@@ -108,12 +108,12 @@ def test_refused_options_are_named_as_the_command_line_names_them():
         instantiate_model("contrastive_finetuning", {"stepz": 3, "lora": {"rankk": 4}, "steps": "x", "seed": 0}, FinetuningOptions)
     except ParameterValidationError as error:
         told = ParameterValidationError(f"Parameter validation failed:\n- Parameter 'contrastive_finetuning': {error}")
-    assert told_in_a_sentence(told)
+    assert is_self_explanatory(told)
     text = sentence(told)
-    assert "there is no option 'contrastive_finetuning.stepz'; did you mean 'steps'?" in text
-    assert "there is no option 'contrastive_finetuning.lora.rankk'; did you mean 'rank'" in text
+    assert "unknown option 'contrastive_finetuning.stepz'; did you mean 'steps'?" in text
+    assert "unknown option 'contrastive_finetuning.lora.rankk'; did you mean 'rank'" in text
     assert "contrastive_finetuning.steps: input should be a valid integer" in text
-    assert "it is 'x'" in text
+    assert "but is 'x'" in text
     assert "pydantic" not in text
     assert "\n" not in text
 
@@ -128,7 +128,7 @@ def test_several_refused_parameters_are_all_told():
 def test_what_a_validator_says_stands_alone():
     error = raised(ValidationError, EmbedderOptions.model_validate, {"device": "gpu9", "templates": {"t": "no slot"}})
     text = sentence(error)
-    assert told_in_a_sentence(error)
+    assert is_self_explanatory(error)
     assert "[type=" not in text
     assert "https://" not in text
     assert "device: " in text
@@ -137,18 +137,18 @@ def test_what_a_validator_says_stands_alone():
 
 def test_an_option_inside_of_a_mapping_gets_its_suggestion(embedder_options):
     error = raised(ValidationError, embedder_options, strategies={"a": {"weights": "base", "template": "bare", "poling": "mean"}})
-    assert "there is no option 'strategies.a.poling'; did you mean 'pooling'?" in sentence(error)
+    assert "unknown option 'strategies.a.poling'; did you mean 'pooling'?" in sentence(error)
 
 
 def test_what_kedro_says_of_the_command_is_a_sentence_and_what_it_says_of_a_node_is_not():
     pipeline = Pipeline([Node(lambda x: x, "a", ["b", "c"], name="one")])
     asked = raised(ValueError, pipeline.filter, node_names=["two"])
-    assert told_in_a_sentence(asked)
+    assert is_self_explanatory(asked)
     assert "'two'" in sentence(asked)
     runner = raised(ValueError, SequentialRunner().run, pipeline, DataCatalog())
-    assert told_in_a_sentence(runner)
+    assert is_self_explanatory(runner)
     node = raised(ValueError, SequentialRunner().run, pipeline, DataCatalog.from_config({"a": {"type": "MemoryDataset", "data": 1}}))
-    assert not told_in_a_sentence(node)
+    assert not is_self_explanatory(node)
     assert KedroSession.__module__.startswith(errors._COMMAND_MODULES)
 
 

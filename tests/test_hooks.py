@@ -37,7 +37,7 @@ def test_a_missing_result_of_another_pipeline_names_that_pipeline(tmp_path):
     with pytest.raises(DatasetError, match="run 'kedro run --pipelines=clustering_evaluation' first"):
         InputChecks().before_pipeline_run(pipeline=pipeline("clustering_scores"), catalog=catalog)
     catalog["unheard_of"] = CSVDataset(filepath=str(tmp_path / "y.csv"))
-    with pytest.raises(DatasetError, match="'unheard_of' is not there yet; see the catalog"):
+    with pytest.raises(DatasetError, match="'unheard_of' does not exist yet; see the catalog"):
         InputChecks().before_pipeline_run(pipeline=pipeline("unheard_of"), catalog=catalog)
     pipelines.set_requested(None)
 
@@ -75,8 +75,8 @@ def test_training_compares_neighbours_with_a_strategy_of_the_base_model(embedder
     ("changes", "message"),
     [
         ({"generators": {"neighbours": {"templates": ["bare", "none"]}}}, r"generators\.neighbours: .*names the template 'none'"),
-        ({"filters": {"drift": {"strategy": "prompted_last_adapted"}}}, "takes those of the base weights"),
-        ({"filters": {"drift": {"strategy": "none"}}}, r"filters\.drift\.strategy names the strategy 'none'"),
+        ({"filters": {"drift": {"strategy": "prompted_last_adapted"}}}, "it must have base weights and no after-processing; choose from"),
+        ({"filters": {"drift": {"strategy": "none"}}}, r"unusable strategy 'none' in data_augmentation\.filters\.drift\.strategy"),
         ({}, None),
     ],
 )
@@ -94,11 +94,15 @@ def test_augmentation_names_strategies_of_the_base_model(embedder_options, chang
 @pytest.mark.parametrize(
     ("export", "embedder", "message"),
     [
-        ({"strategy": "none"}, {}, r"model_export\.strategy names 'none', which is no strategy with adapted weights; there are: prompted"),
-        ({"strategy": "bare_mean"}, {}, "which is no strategy with adapted weights"),
-        ({}, {"pooling": "text_mean"}, r"embedder\.adapt names 'a', .*pooling text_mean.*Name another in model_export\.strategy"),
+        (
+            {"strategy": "none"},
+            {},
+            r"unusable strategy 'none' in model_export\.strategy: it must have adapted weights to be exported; choose from prompted",
+        ),
+        ({"strategy": "bare_mean"}, {}, "strategy 'bare_mean' in model_export.strategy: it must have adapted weights"),
+        ({}, {"pooling": "text_mean"}, r"embedder\.adapt: strategy 'a' .*pooling text_mean.*Set model_export\.strategy to another"),
         ({"strategy": "a"}, {"pooling": "last", "layers": [1]}, "because of layers"),
-        ({"strategy": "a"}, {"pooling": "last", "after": {"centre": True}}, "its after-processing cannot be exported"),
+        ({"strategy": "a"}, {"pooling": "last", "after": {"centre": True}}, "strategy 'a' cannot be exported with its after-processing"),
         ({}, {"pooling": "last"}, None),
     ],
 )
@@ -126,7 +130,7 @@ def test_earlier_candidates_may_be_missing(tmp_path):
     InputChecks().before_pipeline_run(pipeline=pipeline(*empty), catalog=DataCatalog(empty))
     assert not (tmp_path / "none").exists()
     needed = {"candidate_pairs": ShardsDataset(filepath=str(tmp_path / "none"))}
-    with pytest.raises(DatasetError, match="the input 'candidate_pairs' is not there yet"):
+    with pytest.raises(DatasetError, match="input 'candidate_pairs' does not exist yet"):
         InputChecks().before_pipeline_run(pipeline=pipeline(*needed), catalog=DataCatalog(needed))
 
 
@@ -225,7 +229,7 @@ def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embed
         DatasetError, match="there is no adapter; run 'kedro run --pipelines=contrastive_finetuning' first, or set it to base"
     ):
         check(weights="adapted")
-    with pytest.raises(DatasetError, match=r"strategies\.base names the strategy 'none'"):
+    with pytest.raises(DatasetError, match=r"unusable strategy 'none' in text_clustering\.strategies\.base"):
         check(strategies={"base": "none", "adapted": "prompted_last_adapted"})
     pipelines.set_requested(None)
 
@@ -235,15 +239,15 @@ def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embed
     [
         (
             {"corpus_column": {"corpus"}},
-            "corpus_column changes nothing in this run: it is for corpus, which the run",
+            "parameter corpus_column has no effect: this run does not use corpus",
         ),
-        ({"text_clustering": {"params:text_clustering"}}, "the parameter text_clustering changes nothing in this run"),
+        ({"text_clustering": {"params:text_clustering"}}, "parameter text_clustering has no effect: this run does not use text_clustering"),
         ({"labels": {"corpus", "labelled_texts"}, "embedder": {"params:embedder"}, "own": {"params:own"}}, ""),
     ],
 )
 def test_a_parameter_that_the_run_has_no_use_for_is_remarked(given, remarked, caplog, embedder_options):
     checks = InputChecks()
-    checks._takers = given
+    checks._consumers = given
     catalog = DataCatalog({"labelled_texts": MemoryDataset(1), "params:embedder": MemoryDataset(embedder_options())})
     checks.before_pipeline_run(pipeline=pipeline("labelled_texts", "params:embedder", "params:own.size"), catalog=catalog)
-    assert remarked in caplog.text if remarked else "changes nothing" not in caplog.text
+    assert remarked in caplog.text if remarked else "has no effect" not in caplog.text

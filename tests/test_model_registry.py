@@ -29,7 +29,7 @@ SCORED = {"evaluation.data": "d", "evaluation.protocol": "p", "score.v_measure":
         (SCORED | {"score.v_measure": "0.61"}, SCORED, 0, True, "v_measure 0.6100 against the champion's 0.6000"),
         (SCORED, SCORED, 0, False, "v_measure 0.6000 against"),
         (SCORED | {"score.v_measure": "0.59"}, SCORED, 0, False, "0.5900"),
-        (SCORED | {"score.v_measure": "0.61"}, SCORED, 0.02, False, "more than 0.02 is to be gained"),
+        (SCORED | {"score.v_measure": "0.61"}, SCORED, 0.02, False, "a gain of more than 0.02 is required"),
         (SCORED | {"score.v_measure": "0.9", "evaluation.data": "x"}, SCORED, 0, False, "with different labelled texts"),
         (SCORED | {"score.v_measure": "0.9", "evaluation.protocol": "x"}, SCORED, 0, False, "with different evaluation protocols"),
         ({}, SCORED, 0, False, "the new version has no score 'v_measure'"),
@@ -129,13 +129,13 @@ def test_a_model_that_could_not_be_written_is_not_registered_and_marked_as_faile
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"inputs": ["a", None]}, "input 1 is missing (null), no text"),
-        ({"inputs": ["a", 1]}, "input 1 is 1 (int), no text"),
-        ({"inputs": [True]}, "input 0 is True (bool), no text"),
-        ({"instances": [None]}, "input 0 is missing (null), no text"),
-        ({"inputs": [["a", "b"]]}, "input 0 is ['a', 'b'] (list), no text"),
-        ({"dataframe_split": {"columns": ["t"], "data": [["a"], [None]]}}, "input 1 is missing (null), no text"),
-        ({"dataframe_records": [{"t": 3}]}, "input 0 is 3 (int), no text"),
+        ({"inputs": ["a", None]}, "input 1 is missing (null), not a text"),
+        ({"inputs": ["a", 1]}, "input 1 is 1 (int), not a text"),
+        ({"inputs": [True]}, "input 0 is True (bool), not a text"),
+        ({"instances": [None]}, "input 0 is missing (null), not a text"),
+        ({"inputs": [["a", "b"]]}, "input 0 is ['a', 'b'] (list), not a text"),
+        ({"dataframe_split": {"columns": ["t"], "data": [["a"], [None]]}}, "input 1 is missing (null), not a text"),
+        ({"dataframe_records": [{"t": 3}]}, "input 0 is 3 (int), not a text"),
         ({"dataframe_split": {"columns": ["t", "u"], "data": [["a", "b"]]}}, "2 columns"),
     ],
 )
@@ -227,4 +227,4 @@ def test_mlflow_serves_the_registered_model_over_http(store, exported, tiny_adap
     np.testing.assert_allclose(vectors, expected, atol=1e-4)
     np.testing.assert_allclose(one["predictions"], expected[:1], atol=1e-4)
     assert refused.value.code == 400
-    assert "input 1 is missing (null), no text" in message
+    assert "input 1 is missing (null), not a text" in message

@@ -73,7 +73,7 @@ def test_an_option_decides_how_its_value_is_read(typed, value):
 )
 def test_values_with_commas_go_in_quotes(text, given):
     if given is None:
-        with pytest.raises(ParameterError, match=r"""'b\].txt' is no NAME=VALUE; .*--params "corpus='\[a, b\].txt'\""""):
+        with pytest.raises(ParameterError, match=r"""'b\].txt' is not of the form NAME=VALUE; .*--params "corpus='\[a, b\].txt'\""""):
             split_parameters(text)
     else:
         assert split_parameters(text) == given
@@ -82,19 +82,19 @@ def test_values_with_commas_go_in_quotes(text, given):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("corpus=a,b.txt", r"""'b\.txt' is no NAME=VALUE; a comma ends a value.*: --params "corpus='a,b\.txt'\""""),
-        (" corpus_column=x, corpus=a #1, b.txt", r"""'b\.txt' is no .*: --params "corpus='a #1, b\.txt'\""""),
-        ("corpus=it's, b.txt  ", r"""'b\.txt' is no .*: --params "corpus='it''s, b\.txt'\"$"""),
-        ("corpus_separator=,", r"'corpus_separator' has no value before the comma; .* in quotes: corpus_separator=','$"),
+        ("corpus=a,b.txt", r"""'b\.txt' is not of the form NAME=VALUE; a comma ends a value.*: --params "corpus='a,b\.txt'\""""),
+        (" corpus_column=x, corpus=a #1, b.txt", r"""'b\.txt' is not .*: --params "corpus='a #1, b\.txt'\""""),
+        ("corpus=it's, b.txt  ", r"""'b\.txt' is not .*: --params "corpus='it''s, b\.txt'\"$"""),
+        ("corpus_separator=,", r"'corpus_separator' has no value before the comma; .* quote a comma .*: corpus_separator=','$"),
         ("corpus=,seed=1", "'corpus' has no value before the comma"),
-        ("corpus", "'corpus' is no NAME=VALUE$"),
-        ("=x", "has no name before its '='"),
+        ("corpus", "'corpus' is not of the form NAME=VALUE$"),
+        ("=x", "has no name before the '='"),
         ("embedder..device=x", "has no name"),
-        ("corpus='a", "'corpus' begins with a quote that no quote closes"),
+        ("corpus='a", "'corpus' begins with a quote that is not closed"),
         ("corpus='a'b", "begins with a quote"),
         ("corpus=a,corpus=b", "'corpus' twice"),
         ("embedder.device=cpu,embedder=x", "'embedder' twice"),
-        ("corpus=a,corpus.b=2", "'corpus' a value and, in 'corpus.b', a group"),
+        ("corpus=a,corpus.b=2", "'corpus' both to a value and, with 'corpus.b', as a group"),
     ],
 )
 def test_what_cannot_be_read_says_how_to_write_it(text, message):
@@ -105,11 +105,11 @@ def test_what_cannot_be_read_says_how_to_write_it(text, message):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"labeled_texts": "x"}, r"this name given for this run: .*'labeled_texts' \(did you mean labelled_texts\?\)$"),
-        ({"basemodel": "x", "Corpus": "y"}, r"these names .*'basemodel' \(did you mean base_model\?\); 'Corpus' \(did you mean corpus"),
+        ({"labeled_texts": "x"}, r"unknown parameter: 'labeled_texts' \(did you mean labelled_texts\?\)$"),
+        ({"basemodel": "x", "Corpus": "y"}, r"parameters: 'basemodel' \(did you mean base_model\?\); 'Corpus' \(did you mean corpus"),
         ({"steps": 3}, r"did you mean contrastive_finetuning\.steps"),
         ({"embedder.device": "cpu"}, "the group embedder with device nested in it"),
-        ({"qqq": 1}, r"'qqq' \(there are: .*base_model.*text_clustering"),
+        ({"qqq": 1}, r"'qqq' \(choose from .*base_model.*text_clustering"),
         ({"embedder": {"devcie": "cpu"}}, r"'embedder\.devcie' \(did you mean embedder\.device\?\)"),
         (
             {"text_clustering": {"stability": {"share": 1, "pair": 2}}},
@@ -118,8 +118,8 @@ def test_what_cannot_be_read_says_how_to_write_it(text, message):
         ({"data_augmentation": {"generators": {"given": {"pth": "x"}}}}, r"did you mean data_augmentation\.generators\.given\.path"),
         ({"data_augmentation": {"filters": {"copy": {"max": 1}}}}, r"filters\.copy\.max' \("),
         ({"embedder": {"strategies": {"any": {"wheights": "base"}}}}, r"did you mean embedder\.strategies\.any\.weights"),
-        ({"embedder": {"device": {"x": 1}}}, r"embedder\.device takes one value"),
-        ({"embedder": "cpu"}, r"'embedder' with a value of its own \(it is a group of options: embedder\.device"),
+        ({"embedder": {"device": {"x": 1}}}, r"embedder\.device takes a single value"),
+        ({"embedder": "cpu"}, r"'embedder' \(a group of options, not a value; set embedder\.device"),
         ({"embedder": {"devcie": 1}, "corpu": "x"}, r"'corpu' .*'embedder\.devcie'"),
     ],
 )
@@ -156,11 +156,11 @@ def test_text_from_python_or_a_file_is_told_from_what_is_none():
     for wrong in (True, None, 1e5):
         with pytest.raises(ParameterError, match="'label_column' takes text"):
             as_text("label_column", wrong)
-    with pytest.raises(ParameterError, match=r"takes one text and was given the list \['a'\]; put a text"):
+    with pytest.raises(ParameterError, match=r"takes a single text, not the list \['a'\]; quote a text"):
         as_text("label_column", ["a"])
-    with pytest.raises(ParameterError, match=r"no value; give one \(white space, such as a tab, goes in quotes\)"):
+    with pytest.raises(ParameterError, match=r"is empty; give it a value \(quote white space, such as a tab\)"):
         as_text("label_column", "")
-    with pytest.raises(ParameterError, match=r"has no options below it, such as corpus\.path"):
+    with pytest.raises(ParameterError, match=r"has no options such as corpus\.path"):
         as_text("corpus", {"path": "x"})
 
 

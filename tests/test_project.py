@@ -134,7 +134,7 @@ def test_without_labelled_texts_the_model_is_exported_and_says_that_it_was_not_s
     shutil.copytree(finished[0], project, ignore=shutil.ignore_patterns("build", "mlartifacts", "mlflow.db"))
     (project / "data" / "01_raw" / "labelled_texts.csv").unlink()
     command(project, "kedro", "run", "--pipelines=data_augmentation,contrastive_finetuning,model_export")
-    assert "has not been scored" in (versions(project, "adapted_embedder")[-1] / "README.md").read_text()
+    assert "has not been evaluated" in (versions(project, "adapted_embedder")[-1] / "README.md").read_text()
 
 
 def test_strategies_are_ranked_without_labels_by_name_of_the_pipeline(finished):
@@ -182,7 +182,7 @@ def test_texts_are_clustered_without_labels_and_with_the_adapter_only_if_it_was_
     ("parameters", "message"),
     [
         ("text_clustering.clusters=1", "text_clustering"),
-        ("text_clustering.strategies.base=none", "text_clustering.strategies.base names the strategy 'none'"),
+        ("text_clustering.strategies.base=none", "unusable strategy 'none' in text_clustering.strategies.base"),
     ],
 )
 def test_options_of_text_clustering_are_checked_before_any_work(finished, parameters, message):
@@ -248,8 +248,8 @@ def test_each_pipeline_runs_alone_from_what_is_persisted(finished, name):
     assert "Pipeline execution completed successfully" in result.stderr
     assert len(list((project / "build" / "kedro-test").rglob("*"))) > before
     if name == "data_augmentation":
-        assert re.search(r"rewrite: (\d+) of \1 candidates are there already", result.stderr)
-        assert "neighbours: all candidates are there already" in result.stderr
+        assert re.search(r"rewrite: (\d+) of \1 candidates already exist", result.stderr)
+        assert "neighbours: all candidates already exist" in result.stderr
 
 
 def test_attention_is_followed_over_the_checkpoints_of_a_run(finished, tmp_path):
@@ -292,7 +292,7 @@ def test_candidates_survive_a_killed_process_and_none_is_made_twice(finished, tm
     assert 3 <= len(left) < 30
     held = pd.concat(pd.read_parquet(path) for path in left)
     result = command(project, "kedro", *arguments)
-    assert f"rewrite: {len(held)} of 90 candidates are there already and are kept" in result.stderr
+    assert f"rewrite: {len(held)} of 90 candidates already exist and are kept" in result.stderr
     assert {path: path.stat().st_mtime_ns for path in left} == left
     command(projects["undisturbed"], "kedro", *arguments)
     outcomes = {}
@@ -427,7 +427,7 @@ def test_a_pipeline_that_is_not_there_is_told_with_the_nearest(finished):
     project, _, _ = finished
     result = command(project, "kedro", "run", "--pipelines=text_clusterin", check=False)
     assert result.returncode == 1
-    assert result.stderr.splitlines()[-1] == "Error: there is no pipeline 'text_clusterin'; did you mean 'text_clustering'?"
+    assert result.stderr.splitlines()[-1] == "Error: unknown pipeline 'text_clusterin'; did you mean 'text_clustering'?"
 
 
 def tracked(project: Path) -> list[tuple[str, dict[str, str], dict[str, float]]]:
@@ -544,7 +544,7 @@ def test_the_packaged_project_tells_a_mistake_in_a_sentence(installed):
 def test_a_tracking_server_that_is_down_does_not_cost_the_run(finished):
     project, _, _ = finished
     result = command(project, "kedro", "run", "--pipelines=attention_analysis", MLFLOW_TRACKING_URI="http://127.0.0.1:9")
-    assert "The run goes on" in result.stderr
+    assert "The run continues" in result.stderr
     (pending,) = (project / "mlflow_pending").glob("*.jsonl")
     assert len(pending.read_text().splitlines()) > 5
 

@@ -60,11 +60,11 @@ def test_what_kedro_logs_comes_back_after_the_run(caplog):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--runner=Parallelrunner"], "there is no runner 'Parallelrunner'; did you mean 'ParallelRunner'"),
-        (["--runner=no_such.module.Runner"], "there is no runner 'no_such.module.Runner' (No module named 'no_such"),
-        (["--runner=kedro.runner.Nobody"], "there is no runner 'kedro.runner.Nobody' ("),
+        (["--runner=Parallelrunner"], "unknown runner 'Parallelrunner'; did you mean 'ParallelRunner'"),
+        (["--runner=no_such.module.Runner"], "unknown runner 'no_such.module.Runner' (No module named 'no_such"),
+        (["--runner=kedro.runner.Nobody"], "unknown runner 'kedro.runner.Nobody' ("),
         (["--env=tset"], "conf; did you mean 'test'?"),
-        (["--env=zzz"], "conf; there are: base, test"),
+        (["--env=zzz"], "conf; choose from base, test"),
     ],
 )
 def test_a_command_that_cannot_be_run_is_refused_before_kedro_sees_it(arguments, message):
@@ -76,7 +76,7 @@ def test_a_command_that_cannot_be_run_is_refused_before_kedro_sees_it(arguments,
 def test_without_configuration_the_folder_is_named(tmp_path):
     (tmp_path / "conf").rename(tmp_path / "elsewhere")
     result = CliRunner().invoke(command_that(AssertionError("kedro was called")), [])
-    assert f"there is no configuration in {tmp_path / 'conf'}" in result.stderr
+    assert f"no configuration in {tmp_path / 'conf'}" in result.stderr
     assert "conf-embedding_adaptation.tar.gz" in result.stderr
 
 

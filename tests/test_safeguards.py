@@ -40,12 +40,12 @@ def test_a_folder_belongs_to_one_run_until_it_ends_or_is_killed(tmp_path, holder
     catalog = DataCatalog({"work": FolderDataset(filepath=str(tmp_path / "work")), "out": JSONDataset(filepath=str(tmp_path / "out.json"))})
     run = Pipeline([Node(lambda folder: {}, "work", "out", name="some_node")])
     guards = Safeguards()
-    with pytest.raises(DatasetError, match=rf"another run is at work in .*work \(work\): process {holder.pid} on .* since .*; wait until"):
+    with pytest.raises(DatasetError, match=rf"another run is using .*work \(work\): process {holder.pid} on .* since .*; wait until"):
         guards.before_pipeline_run(pipeline=run, catalog=catalog)
     holder.kill()
     holder.wait()
     guards.before_pipeline_run(pipeline=run, catalog=catalog)
-    with pytest.raises(DatasetError, match="another run is at work"):
+    with pytest.raises(DatasetError, match="another run is using"):
         Safeguards().before_pipeline_run(pipeline=run, catalog=catalog)
     guards.before_pipeline_run(pipeline=run, catalog=catalog)  # the next run of this process, after one that was interrupted
     guards.on_pipeline_error()
@@ -54,7 +54,7 @@ def test_a_folder_belongs_to_one_run_until_it_ends_or_is_killed(tmp_path, holder
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     check_writable({tmp_path / "new" / "folder": "table"})
-    with pytest.raises(DatasetError, match=r"^/proc cannot be written to \(.*\), and table goes there; make it writable"):
+    with pytest.raises(DatasetError, match=r"^cannot write table to /proc \(.*\); make the folder writable"):
         check_writable({__import__("pathlib").Path("/proc/none"): "table"})
 
 
@@ -62,7 +62,7 @@ def test_a_run_that_does_not_begin_leaves_no_lock(tmp_path, holder):
     folders = {"a": FolderDataset(filepath=str(tmp_path / "free")), "b": FolderDataset(filepath=str(tmp_path / "work"))}
     run = Pipeline([Node(lambda *folders: {}, ["a", "b"], "out", name="some_node")])
     catalog = DataCatalog({**folders, "out": JSONDataset(filepath=str(tmp_path / "out.json"))})
-    with pytest.raises(DatasetError, match=r"another run is at work in .*work"):
+    with pytest.raises(DatasetError, match=r"another run is using .*work"):
         Safeguards().before_pipeline_run(pipeline=run, catalog=catalog)
     FolderLock(tmp_path / "free").take("a")
 

@@ -33,18 +33,18 @@ def test_texts_come_through_as_they_are(data):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (["a", None], r"input 1 is missing \(null\), no text \(1 of 2 are none\); give a list of strings"),
+        (["a", None], r"input 1 is missing \(null\), not a text \(1 of 2 are not\); give a list of strings"),
         (pd.DataFrame({"t": ["a", None]}), "input 1 is missing"),
         (pd.DataFrame({"t": pd.Series(["a", None], dtype="string")}), "input 1 is missing"),
         (np.array(["a", None], dtype=object), "input 1 is missing"),
-        ([1, 2], r"input 0 is 1 \(int\), no text \(2 of 2 are none\)"),
+        ([1, 2], r"input 0 is 1 \(int\), not a text \(2 of 2 are not\)"),
         (np.array([1.5]), r"input 0 is 1.5 \(float\)"),
         ([True], r"input 0 is True \(bool\)"),
         ([b"a"], r"input 0 is b'a' \(bytes\)"),
         (np.array([["a", "b"]], dtype=object), r"input 0 is \['a', 'b'\] \(list\)"),
         ([{"text": "a"}], r"input 0 is \{'text': 'a'\} \(dict\)"),
         (None, "input 0 is missing"),
-        (pd.DataFrame({"t": ["a"], "u": ["b"]}), r"there are 2 columns \(t, u\), and only one can hold the texts"),
+        (pd.DataFrame({"t": ["a"], "u": ["b"]}), r"the input has 2 columns \(t, u\), but only one can hold the texts"),
     ],
 )
 def test_what_is_no_text_is_named_with_its_place_and_the_way_out(data, message):

@@ -145,10 +145,10 @@ def test_one_setting_turns_it_off(tmp_path):
 
 
 def test_an_unknown_setting_or_wish_fails_before_the_work(tmp_path):
-    with pytest.raises(TrackingError, match="unknown setting 'experimnt'; there are: enabled, experiment, tracking_uri, registry"):
+    with pytest.raises(TrackingError, match=r"unknown setting 'experimnt' in mlflow\.yml; choose from enabled, experiment, tracking_uri"):
         Run(tmp_path, settings={"experimnt": "x"})
     with pytest.raises(
-        TrackingError, match="catalog entry 'history': metadata mlflow has no 'metric'; there are: artifact, metrics, model"
+        TrackingError, match=r"unknown key 'metric' in metadata\.mlflow of catalog entry 'history'; choose from artifact, metrics, model"
     ):
         Run(tmp_path, wishes={"metric": {}}).start()
 
@@ -162,7 +162,7 @@ def test_a_server_that_is_down_costs_nothing_and_the_log_can_be_sent_later(tmp_p
         run.hook.after_pipeline_run()
     assert (tmp_path / "history.csv").exists()
     (pending,) = (tmp_path / "mlflow_pending").iterdir()
-    assert "The run goes on" in caplog.text
+    assert "The run continues" in caplog.text
     assert f"python -m embedding_adaptation.tracking {pending}" in caplog.text
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     send_pending(pending)
@@ -212,7 +212,7 @@ def test_a_log_that_cannot_be_kept_does_not_cost_the_run(tmp_path, caplog):
     run.start()
     run.work()
     run.hook.after_pipeline_run()
-    assert "could not be kept for later either" in caplog.text
+    assert "could not be kept in a file either" in caplog.text
 
 
 def test_an_exported_model_is_registered_by_the_run_that_made_it(tmp_path, exported):
@@ -249,7 +249,7 @@ def test_a_store_that_takes_no_models_gets_the_rest_of_the_run_and_the_model_lat
     client, logged = only_run(tmp_path)
     assert (logged.info.status, logged.data.metrics["history.loss"]) == ("FINISHED", 1.5)
     (pending,) = (tmp_path / "mlflow_pending").iterdir()
-    assert "does not take the model" in caplog.text
+    assert "does not accept the model" in caplog.text
     assert f"python -m embedding_adaptation.tracking {pending}" in caplog.text
     (tmp_path / "away.json").rename(facts)
     send_pending(pending)
@@ -272,13 +272,13 @@ def test_a_model_of_a_server_that_is_down_waits_with_the_rest_of_its_run(tmp_pat
 
 
 def test_a_wrong_setting_of_the_registry_fails_before_the_work(tmp_path):
-    with pytest.raises(TrackingError, match=r"registry\.nam: Extra inputs are not permitted; see conf/base/mlflow\.yml"):
+    with pytest.raises(TrackingError, match=r"registry\.nam in mlflow\.yml: Extra inputs are not permitted; see conf/base/mlflow\.yml"):
         Run(tmp_path, settings={"registry": {"nam": "x"}})
 
 
 def test_a_file_that_is_no_pending_log_is_refused(tmp_path):
     (tmp_path / "x.jsonl").write_text(json.dumps({"kind": "start"}) + "\n")
-    with pytest.raises(TrackingError, match="is no pending MLflow log"):
+    with pytest.raises(TrackingError, match="is not a pending MLflow log"):
         send_pending(tmp_path / "x.jsonl")
 
 

@@ -5,7 +5,7 @@ from embedding_adaptation.wording import first_few, nearest
 
 def test_names_that_are_near_are_suggested_and_else_all_are_listed():
     assert nearest("text_clusterin", ["text_clustering", "model_export"]) == "did you mean 'text_clustering'?"
-    assert nearest("zzz", ["b", "a"]) == "there are: a, b"
+    assert nearest("zzz", ["b", "a"]) == "choose from a, b"
     assert nearest("Base-Model", ["base_model", "corpus"]) == "did you mean 'base_model'?"
 
 

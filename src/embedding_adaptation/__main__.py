@@ -1,6 +1,6 @@
-"""``python -m embedding_adaptation``: what ``kedro run`` is in the project, for the installed package.
+"""``python -m embedding_adaptation``: the equivalent of ``kedro run`` for the installed package.
 
-Configuration is taken from ``conf/`` in the current folder, or from ``--conf-source``; other relative paths start in the current folder.
+Configuration comes from ``conf/`` in the current folder or from ``--conf-source``; other relative paths start at the current folder.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from kedro.framework.project import configure_project
 
 
 def main(*args: Any, **kwargs: Any) -> Any:
-    """Run pipelines; takes what ``kedro run`` takes."""
+    """Run pipelines; accepts the arguments of ``kedro run``."""
     package = __package__ or ""
-    os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "true")  # what .telemetry says in the project, which is not packaged
+    os.environ.setdefault("KEDRO_DISABLE_TELEMETRY", "true")  # as the project's .telemetry says, which is not packaged
     configure_project(package)
     kwargs.setdefault("standalone_mode", not hasattr(sys, "ps1"))
     return find_run_command(package)(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""Files and folders that are there in full or not at all, and whose contents are known to be what was written."""
+"""Files and folders that exist completely or not at all, with checksums that show whether they are still what was written."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from embedding_adaptation.checksums import checksum_file, checksum_lines
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-# A container may have the machine's name, and numbers of its own for processes.
+# A container may share the machine's name but number its own processes.
 _NAMESPACE = Path("/proc/self/ns/pid")
 _NUMBERS = re.sub(r"\D", "", str(_NAMESPACE.readlink())) if _NAMESPACE.is_symlink() else ""
 _HOST = (re.sub(r"[^A-Za-z0-9]", "_", platform.node())[:32] or "host") + (f"_{_NUMBERS}" if _NUMBERS else "")
@@ -26,25 +26,25 @@ _SCRATCH = "embedding-adaptation"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_TEXT = re.compile(r"no space left on device|os error 28\b|errno 28\b|quota exceeded", re.IGNORECASE)
 _MB = 1 << 20
-# What a system says where a folder that is not empty is at the place of another.
+# The error codes of renaming a folder onto one that is not empty.
 _OCCUPIED = {errno.ENOTEMPTY, errno.EEXIST}
 _TRIES = 100
 
 
 class DiskFullError(OSError):
-    """A disk without space; the message names it and says what to do."""
+    """A full disk; the message names it and says what to do."""
 
 
 @contextmanager
 def replacing_file(target: Path, *, checksum: bool = False) -> Iterator[Path]:
-    """A temporary file beside ``target`` that takes its place when the block ends well, and vanishes when it does not.
+    """A temporary file beside ``target`` that replaces it if the block succeeds, and is deleted if it fails.
 
     Args:
         target: The file.
-        checksum: Whether to keep a checksum beside it, by which :func:`~embedding_adaptation.checksums.check_intact` recognises damage.
+        checksum: Whether to store a checksum beside it, by which :func:`~embedding_adaptation.checksums.check_intact` detects damage.
 
     Raises:
-        DiskFullError: If there is no space for it.
+        DiskFullError: If the disk is full.
     """
     with _naming_full_disks(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -63,14 +63,14 @@ def replacing_file(target: Path, *, checksum: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(target: Path, *, checksum: bool = False) -> Iterator[Path]:
-    """A temporary folder beside ``target`` that takes its place when the block ends well, and vanishes when it does not.
+    """A temporary folder beside ``target`` that replaces it if the block succeeds, and is deleted if it fails.
 
     Args:
         target: The folder.
-        checksum: Whether to keep checksums of its files beside it.
+        checksum: Whether to store checksums of its files beside it.
 
     Raises:
-        DiskFullError: If there is no space for it.
+        DiskFullError: If the disk is full.
     """
     with _naming_full_disks(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def replacing_folder(target: Path, *, checksum: bool = False) -> Iterator[Path]:
 
 
 def _put_in_place(work: Path, target: Path) -> None:
-    """Rename a folder, and remove what was there. Another process may do the same at the same time: the later one's stays."""
+    """Rename a folder, replacing any at ``target``. If another process does the same at the same time, the later one wins."""
     for _ in range(_TRIES):
         try:
             work.rename(target)
@@ -99,58 +99,58 @@ def _put_in_place(work: Path, target: Path) -> None:
         try:
             target.rename(aside)
         except FileNotFoundError:
-            pass  # the other has put it aside
+            pass  # the other process has moved it away
         finally:
             shutil.rmtree(aside)
-    msg = f"{target} could not be replaced: other processes write it all the time; end them, and give the same command again"
+    msg = f"{target} could not be replaced because other processes keep writing it; end them and run the same command again"
     raise OSError(msg)
 
 
 def scratch_prefix() -> str:
-    """How the name of a temporary folder begins, so that :func:`clean_leftovers` can tell whose it was."""
+    """Prefix for the names of temporary folders, from which :func:`clean_leftovers` can tell which process owned them."""
     return f"{_SCRATCH}.{_HOST}.{os.getpid()}-"
 
 
 def clean_leftovers(folder: Path, *, deep: bool = True) -> int:
-    """Remove what killed processes of this machine were writing when they ended.
+    """Remove unfinished files and folders of processes that were killed on this machine.
 
     Args:
         folder: Where to look.
-        deep: Whether to look into folders below it too.
+        deep: Whether to look into its subfolders, too.
 
     Returns:
-        How many files and folders were removed.
+        The number of files and folders removed.
     """
     count = 0
-    for place, folders, files in os.walk(folder):
-        left = [name for name in [*folders, *files] if _is_leftover(name)]
-        for name in left:
-            path = Path(place) / name
+    for parent, folders, files in os.walk(folder):
+        leftovers = [name for name in [*folders, *files] if _is_leftover(name)]
+        for name in leftovers:
+            path = Path(parent) / name
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-        count += len(left)
-        if left and not any(Path(place).iterdir()) and Path(place) != folder:
-            Path(place).rmdir()  # the version that was never finished
-        folders[:] = [name for name in folders if deep and name not in left]
+        count += len(leftovers)
+        if leftovers and not any(Path(parent).iterdir()) and Path(parent) != folder:
+            Path(parent).rmdir()  # a version that was never finished
+        folders[:] = [name for name in folders if deep and name not in leftovers]
     return count
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Whether an error, or one that it came from, is a disk without space; libraries wrap it in errors of their own."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if (isinstance(seen, OSError) and seen.errno in _FULL) or _FULL_TEXT.search(str(seen)):
+    """Whether an error was caused by a full disk, even if a library has wrapped it in an error of its own."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if (isinstance(cause, OSError) and cause.errno in _FULL) or _FULL_TEXT.search(str(cause)):
             return True
-        seen = seen.__cause__ or seen.__context__
+        cause = cause.__cause__ or cause.__context__
     return False
 
 
 def full_disk_message(target: Path) -> str:
-    """One sentence about a disk that is full, and the way out."""
-    place = next(parent for parent in target.absolute().parents if parent.exists())
-    usage = shutil.disk_usage(place)
+    """The message for a full disk, with the remedy."""
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    usage = shutil.disk_usage(folder)
     return (
-        f"No space left on the disk of {place} ({usage.free / _MB:,.0f} of {usage.total / _MB:,.0f} MB are free): "
-        f"{target.name} could not be written; make space and give the same command again, what was finished before is kept"
+        f"No space left on the disk of {folder} ({usage.free / _MB:,.0f} of {usage.total / _MB:,.0f} MB free): "
+        f"{target.name} could not be written; free some space and run the same command again, finished work is kept"
     )
 
 
@@ -167,12 +167,12 @@ def _naming_full_disks(target: Path) -> Iterator[None]:
 
 
 def _work_prefix(target: Path) -> str:
-    # Who writes it is in its name, so that another run can tell a leftover from work in progress.
+    # The name identifies the writing process, so that another run can tell a leftover from work in progress.
     return f".{target.name}.{_HOST}.{os.getpid()}-"
 
 
 def _write_checksum(target: Path, content: Path, *, wanted: bool) -> None:
-    """Write it before the content is in place: a process that is killed in between leaves no content without its checksum."""
+    """Write the checksum before the content is in place, so that a killed process never leaves content without its checksum."""
     if not wanted:
         return
     with replacing_file(checksum_file(target)) as work:
@@ -180,13 +180,13 @@ def _write_checksum(target: Path, content: Path, *, wanted: bool) -> None:
 
 
 def _is_leftover(name: str) -> bool:
-    found = _WORK_NAME.match(name)
-    if found is None or found["host"] != _HOST:
+    owner = _WORK_NAME.match(name)
+    if owner is None or owner["host"] != _HOST:
         return False
     try:
-        os.kill(int(found["process"]), 0)
+        os.kill(int(owner["process"]), 0)
     except ProcessLookupError:
         return True
-    except OSError:  # somebody else's
+    except OSError:  # another user's process
         return False
     return False

@@ -1,7 +1,7 @@
-"""Checksums beside files and folders that are read again: a file that is no longer what was written is recognised.
+"""Checksums that detect files and folders that are no longer what was written.
 
-A checksum file is hidden, lies beside what it is of (``.NAME.xxh128``), and has the lines of ``xxh128sum``: a digest, two blanks, a name.
-XXH128 finds every kind of damage at the speed of memory; it is no protection against somebody who means harm.
+A checksum file is hidden beside its target (``.NAME.xxh128``) and has the format of ``xxh128sum``: digest, two spaces, name. XXH128 detects
+accidental damage at memory speed; it does not protect against deliberate tampering.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ _checked: dict[Path, tuple[tuple[str, int, int, int], ...]] = {}
 
 
 class DamagedError(ValueError):
-    """A file that is not what was written; the message names it."""
+    """A file that is no longer what was written; the message names it."""
 
 
 def checksum_file(target: Path) -> Path:
-    """Where the checksum of a file or folder lies."""
+    """The checksum file of a file or folder."""
     return target.with_name(f".{target.name}{CHECKSUM}")
 
 
 def checksum_lines(content: Path, name: str) -> str:
-    """What a checksum file says of a file, or of every file in a folder.
+    """The contents of the checksum file for a file, or for every file in a folder.
 
     Args:
         content: The file or folder.
-        name: What it is to be called.
+        name: The name to record for it.
     """
     files = sorted(path for path in content.rglob("*") if path.is_file()) if content.is_dir() else [content]
     names = [f"{name}/{path.relative_to(content).as_posix()}" if content.is_dir() else name for path in files]
@@ -38,31 +38,31 @@ def checksum_lines(content: Path, name: str) -> str:
 
 
 def check_intact(target: Path) -> None:
-    """Compare a file or folder with its checksum; one without a checksum passes. What did not change is read once a process.
+    """Compare a file or folder with its checksum; without a checksum it passes. Unchanged files are read only once per process.
 
     Raises:
-        DamagedError: If it is not what was written.
+        DamagedError: If it is no longer what was written.
     """
     listing = checksum_file(target)
     if not listing.is_file():
         return
-    wanted = _wanted(listing, target)
+    digests = _recorded_digests(listing, target)
     try:
-        seen = tuple(_look(listing.parent / name) for name in wanted)
+        state = tuple(_file_state(listing.parent / name) for name in digests)
     except OSError as error:
         msg = f"{target} is damaged: {error.filename} is missing"
         raise DamagedError(msg) from error
-    if _checked.get(target) == seen:
+    if _checked.get(target) == state:
         return
-    for name, digest in wanted.items():
+    for name, digest in digests.items():
         if _digest(listing.parent / name) != digest:
             msg = f"{listing.parent / name} is damaged: it is not what was written"
             raise DamagedError(msg)
-    _checked[target] = seen
+    _checked[target] = state
 
 
 def is_intact(target: Path) -> bool:
-    """Whether a file or folder has a checksum and agrees with it."""
+    """Whether a file or folder has a checksum and matches it."""
     try:
         check_intact(target)
     except DamagedError:
@@ -70,24 +70,24 @@ def is_intact(target: Path) -> bool:
     return checksum_file(target).is_file()
 
 
-def _wanted(listing: Path, target: Path) -> dict[str, str]:
+def _recorded_digests(listing: Path, target: Path) -> dict[str, str]:
     """Digests by name."""
     lines = listing.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
     pairs = [line.rstrip("\n").partition("  ") for line in lines[:-1]]
-    wanted = {name: digest for digest, _, name in pairs}
-    if not lines or lines[-1] != _end(len(wanted)) or any(name.partition("/")[0] != target.name for name in wanted):
-        msg = f"{listing} is damaged, so that {target.name} cannot be told to be whole"
+    digests = {name: digest for digest, _, name in pairs}
+    if not lines or lines[-1] != _end(len(digests)) or any(name.partition("/")[0] != target.name for name in digests):
+        msg = f"{listing} is damaged, so {target.name} cannot be verified"
         raise DamagedError(msg)
-    return wanted
+    return digests
 
 
 def _end(count: int) -> str:
     return f"# {count} in all\n"
 
 
-def _look(path: Path) -> tuple[str, int, int, int]:
-    state = path.stat()
-    return str(path), state.st_size, state.st_mtime_ns, state.st_ino
+def _file_state(path: Path) -> tuple[str, int, int, int]:
+    stat = path.stat()
+    return str(path), stat.st_size, stat.st_mtime_ns, stat.st_ino
 
 
 def _digest(path: Path) -> str:

@@ -1,4 +1,4 @@
-"""The comparison of strategies as others read it: which rows sum it up, what its words mean, and how it looks on a terminal."""
+"""The comparison of strategies for its readers: the rows that summarise it, the meaning of its terms, and its form on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-# The task made of the catalog's labelled texts, and the mean of all tasks.
+# The task built from the catalog's labelled texts, and the mean of all tasks.
 LABELLED_TEXTS, ALL_TASKS = "labelled_texts", "all tasks"
 PUBLISHED = "published"
 BEST, NOT_WORSE, WORSE = "best", "not worse than best", "worse than best"
@@ -20,27 +20,27 @@ METRIC_TITLES = {
 
 
 def overview(comparison: pd.DataFrame) -> pd.DataFrame:
-    """The rows that sum up a comparison: of all tasks, or of the only one."""
+    """The rows that summarise a comparison: the mean of all tasks, or the only task."""
     tasks = set(comparison["task"])
-    chosen = ALL_TASKS if ALL_TASKS in tasks else LABELLED_TEXTS if LABELLED_TEXTS in tasks else comparison["task"].iloc[0]
-    return comparison[comparison["task"] == chosen].reset_index(drop=True)
+    task = ALL_TASKS if ALL_TASKS in tasks else LABELLED_TEXTS if LABELLED_TEXTS in tasks else comparison["task"].iloc[0]
+    return comparison[comparison["task"] == task].reset_index(drop=True)
 
 
 def comparison_table(comparison: pd.DataFrame) -> Table:
-    """The comparison of strategies as a table for a terminal of 80 columns: mean and standard deviation over seeds, the best in bold.
+    """The comparison of strategies as a table 80 columns wide: mean and standard deviation over seeds, the best in bold.
 
-    Of several tasks their mean is shown.
+    For several tasks, it shows their mean.
     """
     from rich.table import Table
 
-    shown = overview(comparison)
-    task = str(shown["task"].iloc[0])
+    summary = overview(comparison)
+    task = str(summary["task"].iloc[0])
     title = "the labelled texts" if task == LABELLED_TEXTS else task
     table = Table(title=f"Clustering of {title}", caption="bold: best; =: not worse than the best", caption_justify="left")
     table.add_column("strategy", no_wrap=True)
     for name in METRIC_TITLES.values():
         table.add_column(name, justify="right")
-    for row in shown[shown["kind"] != PUBLISHED].to_dict("records"):
+    for row in summary[summary["kind"] != PUBLISHED].to_dict("records"):
         scores = (f"{row[metric]:.3f} ±{row[f'{metric}_sd']:.3f}" for metric in METRIC_TITLES)
         mark = " =" * (row["standing"] == NOT_WORSE)
         table.add_row(f"{row['strategy']}{mark}", *scores, style="bold" if row["standing"] == BEST else None)

@@ -1,4 +1,4 @@
-"""The project's context: the versions of a run come after all that are there, whatever the clock says."""
+"""The project's context: the version of a run sorts after all existing ones, whatever the clock says."""
 
 from __future__ import annotations
 
@@ -20,29 +20,29 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PLACEHOLDER = re.compile(r"\{[^}]*\}")
-# Counted with so many digits, names sort as numbers do.
+# With a fixed number of digits, names sort in numerical order.
 _COUNTED, _MOST = re.compile(r"(.+)\.(\d{6})"), 999_999
 
 
 class ProjectContext(KedroContext):
-    """Kedro takes the version with the last name for the newest, and names a run's versions after its clock.
+    """Make sure that the version of a run is the newest.
 
-    Where that clock has been set back, the next run's versions would come before those that are there, and every later node would load old
-    results. So the name is moved behind the last one.
+    Kedro names versions after the clock and takes the one whose name sorts last as the newest. If the clock has been set back, a run's
+    version would sort before existing ones, and later nodes would load old results; such a run gets a name after the last one instead.
     """
 
     def _get_catalog(
         self, catalog_class: type = DataCatalog, save_version: str | None = None, load_versions: dict[str, str] | None = None
     ) -> CatalogProtocol[Any, Any]:
         catalog = self.config_loader["catalog"]
-        named = save_version or generate_timestamp()
-        version = later_version(named, versions_of(catalog, self.project_path))
-        if version != named:
+        timestamp = save_version or generate_timestamp()
+        version = later_version(timestamp, versions_of(catalog, self.project_path))
+        if version != timestamp:
             logger.warning(
-                "versions of this run would be called %s, but a name after that is there already, and the last name counts as the newest: "
-                "they are called %s", named, version,
+                "the version of this run would be %s, but a later one exists and the last name counts as the newest: using %s instead",
+                timestamp, version,
             )  # fmt: skip
-        self.config_loader["catalog"] = catalog  # read and resolved once, not twice
+        self.config_loader["catalog"] = catalog  # so that it is not resolved a second time
         try:
             return super()._get_catalog(catalog_class=catalog_class, save_version=version, load_versions=load_versions)
         finally:
@@ -50,13 +50,13 @@ class ProjectContext(KedroContext):
 
 
 def versions_of(catalog: Mapping[str, Any], project: Path) -> set[str]:
-    """Names of all versions on the local disk, of datasets with any name.
+    """Names of all versions of all datasets on the local disk.
 
     Args:
         catalog: The catalog's configuration.
-        project: What relative paths are relative to.
+        project: The folder that relative paths start from.
     """
-    found: set[str] = set()
+    versions: set[str] = set()
     for entry in catalog.values():
         if not isinstance(entry, dict) or not entry.get("versioned") or "://" in str(entry.get("filepath")):
             continue
@@ -64,26 +64,26 @@ def versions_of(catalog: Mapping[str, Any], project: Path) -> set[str]:
         # A name with placeholders stands for several datasets.
         name = re.compile(".+".join(map(re.escape, _PLACEHOLDER.split(path.name))))
         folders = [folder for folder in _folders(path.parent) if name.fullmatch(folder.name)] if "{" in path.name else [path]
-        found.update(version.name for folder in folders for version in _folders(folder) if (version / folder.name).exists())
-    return found
+        versions.update(version.name for folder in folders for version in _folders(folder) if (version / folder.name).exists())
+    return versions
 
 
 def later_version(name: str, others: Iterable[str]) -> str:
-    """A version's name, or the next one behind the others where these come later."""
+    """The name itself if it sorts after all others, otherwise the next name after the last of them."""
     last = max(others, default="")
     if last < name:
         return name
     try:
         moment = datetime.strptime(last, VERSION_FORMAT)
-    except ValueError:  # somebody's own name
-        stem, number = (found[1], int(found[2])) if (found := _COUNTED.fullmatch(last)) else (last, 0)
+    except ValueError:  # not a timestamp: a name chosen by the user
+        stem, number = (counted[1], int(counted[2])) if (counted := _COUNTED.fullmatch(last)) else (last, 0)
         return f"{stem}.{number + 1:06d}" if number < _MOST else f"{last}.{1:06d}"
     text = (moment + timedelta(milliseconds=1)).strftime(VERSION_FORMAT)
     return text[:-4] + text[-1:]
 
 
-def _folders(place: Path) -> list[Path]:
+def _folders(parent: Path) -> list[Path]:
     try:
-        return [path for path in place.iterdir() if path.is_dir() and not path.name.startswith(".")]
+        return [path for path in parent.iterdir() if path.is_dir() and not path.name.startswith(".")]
     except OSError:
         return []

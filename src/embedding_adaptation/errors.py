@@ -1,7 +1,7 @@
-"""What is told of an error: a sentence where it is about input, settings or machine, a traceback where it is a fault in the code.
+"""How errors are reported: one sentence if the cause is input, settings or the machine; a traceback if it is a bug.
 
-Nothing has to be registered. Every exception class that this package defines is raised on purpose, with a sentence for the person at the
-terminal; plain ``ValueError``, ``KeyError`` and the like are not, and keep their traceback.
+Nothing has to be registered. Every exception class that this package defines is raised on purpose, with a message written for the user;
+plain ``ValueError``, ``KeyError`` and the like are not, and keep their traceback.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _PACKAGE = __name__.partition(".")[0]
 
-# By name, so that none of these libraries is imported to look at an error.
+# By name, so that looking at an error imports none of these libraries.
 _ABOUT_SETTINGS = frozenset(
     {
         "kedro.config.abstract_config.BadConfigException",
@@ -32,11 +32,11 @@ _ABOUT_SETTINGS = frozenset(
         "yaml.error.YAMLError",
     }
 )
-# Kedro says with a ValueError that a pipeline, node, tag, dataset or runner option of the command is not there. Its modules that run nodes
-# and datasets are not among these.
+# Kedro raises a plain ValueError when the command names an unknown pipeline, node, tag, dataset or runner option. The modules that run
+# nodes and datasets are not listed: errors there may be bugs.
 _COMMAND_MODULES = ("kedro.framework.", "kedro.pipeline.pipeline", "kedro.config.", "kedro.io.data_catalog", "kedro.runner.")
 _COMMAND_ERRORS = (ValueError, KeyError, TypeError)
-# A machine that is in a state to be mended: the disk is full, a folder may not be written.
+# Problems of the machine that the user can fix: a full disk, a folder without write permission.
 _MACHINE = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM})
 _WRAPPED = ("Failed while loading data from dataset", "Failed while saving data to dataset")
 
@@ -46,32 +46,32 @@ _MODEL = re.compile(r"validation errors? for (?P<model>\w+)$")
 _LONGEST_VALUE = 60
 
 
-def told_in_a_sentence(error: BaseException) -> bool:
-    """Whether an error's own message says all that is needed: what is wrong, and the way out."""
+def is_self_explanatory(error: BaseException) -> bool:
+    """Whether an error's own message says all the user needs: what is wrong, and how to fix it."""
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError):
         return error.errno in _MACHINE or _is_named(error, own=True)
     if str(error).startswith(_WRAPPED):
-        # Kedro puts any error of a dataset into a DatasetError; what it was decides.
-        return error.__cause__ is not None and told_in_a_sentence(error.__cause__)
+        # Kedro wraps every error of a dataset in a DatasetError; the original decides.
+        return error.__cause__ is not None and is_self_explanatory(error.__cause__)
     return _is_named(error, own=True) or _is_about_the_command(error)
 
 
 def sentence(error: BaseException) -> str:
-    """The message of an error as one line.
+    """The message of an error on one line.
 
-    Values that options refuse are named as ``--params`` names them, with the nearest option where there is none of that name.
+    Invalid options are named the way ``--params`` names them, and misspelt ones come with the closest match.
     """
     if str(error).startswith(_WRAPPED) and error.__cause__ is not None and _is_named(error.__cause__, own=True):
-        return sentence(error.__cause__)  # it names the file itself
+        return sentence(error.__cause__)  # names the file itself
     kinds = set(_names(type(error)))
     if "pydantic_core._pydantic_core.ValidationError" in kinds:
-        return _one_line(_refused_values(str(error).splitlines()))
+        return _one_line(_validation_messages(str(error).splitlines()))
     if "kedro.validation.exceptions.ParameterValidationError" in kinds:
-        return _one_line(_refused_parameters(str(error)))
+        return _one_line(_parameter_messages(str(error)))
     if isinstance(error, MemoryError):
-        return f"the machine's memory does not suffice: {error}" if str(error) else "the machine's memory does not suffice"
+        return f"not enough memory: {error}" if str(error) else "not enough memory"
     if isinstance(error, KeyError) and len(error.args) == 1:
         return _one_line([str(error.args[0])])  # str() of a KeyError is the repr of its message
     return _one_line(str(error).splitlines()) or type(error).__name__
@@ -99,8 +99,8 @@ def _one_line(lines: Sequence[str]) -> str:
     return " ".join(stripped for line in lines if (stripped := line.strip()))
 
 
-def _refused_parameters(text: str) -> list[str]:
-    """Kedro's list of refused parameters, which it gives as text only, with pydantic's reports in it."""
+def _parameter_messages(text: str) -> list[str]:
+    """Rewrite Kedro's list of invalid parameters, which comes only as text with pydantic's reports inside."""
     parts: list[tuple[str, list[str]]] = []
     for line in text.splitlines()[1:]:
         if match := _PARAMETER.match(line):
@@ -109,44 +109,44 @@ def _refused_parameters(text: str) -> list[str]:
             parts[-1][1].append(line)
     if not parts:
         return text.splitlines()
-    return ["; ".join(_one_line(_refused_values(lines, name)) for name, lines in parts)]
+    return ["; ".join(_one_line(_validation_messages(lines, name)) for name, lines in parts)]
 
 
-def _refused_values(lines: Sequence[str], parameter: str = "") -> list[str]:
-    """Pydantic's report without its addresses and types: ``NAME: MESSAGE`` for each refused value."""
-    if not (lines and (found := _MODEL.search(lines[0]))):
+def _validation_messages(lines: Sequence[str], parameter: str = "") -> list[str]:
+    """Rewrite pydantic's report without its links and types: ``NAME: MESSAGE`` for each invalid value."""
+    if not (lines and (model := _MODEL.search(lines[0]))):
         return [f"parameter {parameter!r}: {_one_line(lines)}"] if parameter else list(lines)
-    told, place = [], ""
+    messages, location = [], ""
     for line in lines[1:]:
         if not line.startswith(" "):
-            place = line
+            location = line
         elif match := _PROBLEM.match(line):
-            name = ".".join(part for part in (parameter, place) if part) or found["model"]
+            name = ".".join(part for part in (parameter, location) if part) or model["model"]
             if match["type"] == "extra_forbidden":
-                told.append(f"there is no option {name!r}{_suggestion(found['model'], place)}")
+                messages.append(f"unknown option {name!r}{_option_suggestion(model['model'], location)}")
             elif match["type"] in {"value_error", "assertion_error"}:
-                told.append(f"{name}: {match['message'].partition(', ')[2]}")
+                messages.append(f"{name}: {match['message'].partition(', ')[2]}")
             else:
                 value = match["value"]
                 shown = value if len(value) <= _LONGEST_VALUE else f"{value[:_LONGEST_VALUE]}..."
-                told.append(f"{name}: {match['message'][0].lower()}{match['message'][1:]}, and it is {shown}")
-            place = ""
-        elif place and not line.startswith("    For further information"):
-            told.append(line)
-    return ["; ".join(told)] if told else list(lines)
+                messages.append(f"{name}: {match['message'][0].lower()}{match['message'][1:]}, but is {shown}")
+            location = ""
+        elif location and not line.startswith("    For further information"):
+            messages.append(line)
+    return ["; ".join(messages)] if messages else list(lines)
 
 
-def _suggestion(model_name: str, place: str) -> str:
-    """The options that there are beside a refused one, from the model that refused it."""
+def _option_suggestion(model_name: str, location: str) -> str:
+    """Suggest the options that the model which rejected one does have."""
     from embedding_adaptation.options import Options
 
     model: Any = next((kind for kind in _descendants(Options) if kind.__name__ == model_name), None)
-    *above, name = place.split(".")
-    for part in above:
+    *parents, name = location.split(".")
+    for part in parents:
         fields = getattr(model, "model_fields", {})
         if part in fields:
             model = _model_in(fields[part].annotation)
-        # else: a key of a mapping or an index, whose values are of the model that has been reached
+        # else: a mapping key or an index, whose values belong to the model reached so far
     fields = getattr(model, "model_fields", {})
     return f"; {nearest(name, fields)}" if fields else ""
 
@@ -160,4 +160,4 @@ def _descendants(kind: type[BaseModel]) -> Iterator[type[BaseModel]]:
 def _model_in(annotation: Any) -> Any:
     if hasattr(annotation, "model_fields"):
         return annotation
-    return next((found for part in get_args(annotation) if (found := _model_in(part)) is not None), None)
+    return next((model for part in get_args(annotation) if (model := _model_in(part)) is not None), None)

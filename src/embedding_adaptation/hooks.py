@@ -1,4 +1,4 @@
-"""Hooks that help the person at the terminal: inputs checked first, the result shown last."""
+"""Hooks for the user at the terminal: check the inputs first, show the result last."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ _EMBEDDER = "params:embedder"
 
 
 class InputChecks:
-    """Look at every input of a run before any work starts."""
+    """Check every input of a run before any work starts."""
 
     def __init__(self) -> None:
-        self._takers: dict[str, set[str]] = {}
+        self._consumers: dict[str, set[str]] = {}
 
     @hook_impl(tryfirst=True)
     def after_context_created(self, context: KedroContext) -> None:
-        """Note where relative paths start, and check the names of the parameters given for this run.
+        """Set the root of relative paths and check the names of this run's parameters.
 
         Raises:
-            ParameterError: If there is a name that nothing takes.
+            ParameterError: If a name is unknown.
         """
         set_project_root(context.project_path)
         check_names = getattr(context.config_loader, "check_names", None)
         if check_names is not None:
             check_names()
-        takers_of_given = getattr(context.config_loader, "takers_of_given", None)
-        self._takers = takers_of_given() if takers_of_given is not None else {}
+        consumers = getattr(context.config_loader, "consumers_of_run_parameters", None)
+        self._consumers = consumers() if consumers is not None else {}
 
     @hook_impl(tryfirst=True)
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Check the inputs that can check themselves, and that the others are there.
+        """Let inputs that can check themselves do so, and check that the others exist.
 
         Raises:
-            DatasetError: If an input is missing or cannot be used; the message says what to do.
+            DatasetError: If an input is missing or unusable; the message says what to do.
         """
         _check_options(pipeline, catalog)
         used = {name.partition(".")[0] if name.startswith("params:") else name for name in pipeline.datasets()}
-        for name, found in self._takers.items():
-            if not found & used and "parameters" not in used:
-                takers = " and ".join(sorted(entry.removeprefix("params:") for entry in found))
-                logger.warning("the parameter %s changes nothing in this run: it is for %s, which the run does not use", name, takers)
-        # Texts come before the base model: looking at a model that was never used takes a few seconds.
+        for name, consumers in self._consumers.items():
+            if not consumers & used and "parameters" not in used:
+                unused = " or ".join(sorted(entry.removeprefix("params:") for entry in consumers))
+                logger.warning("parameter %s has no effect: this run does not use %s", name, unused)
+        # Texts come before the base model: checking a model for the first time takes a few seconds.
         for name in sorted(pipeline.inputs(), reverse=True):
             if name.startswith("params:") or name == "parameters":
                 continue
@@ -67,15 +67,15 @@ class InputChecks:
             if check is not None:
                 check()
             elif not getattr(dataset, "optional", False) and not catalog.exists(name):
-                msg = f"the input {name!r} is not there yet; {_way_out(name)}{_place(dataset)}"
+                msg = f"input {name!r} does not exist yet; {_remedy(name)}{_location(dataset)}"
                 raise DatasetError(msg)
 
 
 def _check_options(pipeline: Pipeline, catalog: DataCatalog) -> None:
-    """Let the options of the run check what they name.
+    """Let the options of the run check the names in them.
 
     Raises:
-        DatasetError: If something does not exist.
+        DatasetError: If one of them does not exist.
     """
     embedder = read_options("embedder", catalog.load(_EMBEDDER)) if _EMBEDDER in pipeline.inputs() else None
     if not isinstance(embedder, EmbedderOptions):
@@ -88,32 +88,32 @@ def _check_options(pipeline: Pipeline, catalog: DataCatalog) -> None:
                 raise DatasetError(str(error)) from error
 
 
-def _way_out(name: str) -> str:
+def _remedy(name: str) -> str:
     from kedro.framework.project import pipelines
     from kedro.pipeline import Pipeline
 
-    pipelines.set_requested(None)  # the run loaded only what it was asked for
-    makers = [
+    pipelines.set_requested(None)  # the run has loaded only the pipelines it was asked for
+    producers = [
         pipeline_name
         for pipeline_name, pipeline in pipelines.items()
         if pipeline_name not in {"__default__", DEFAULT} and name in Pipeline(pipeline.nodes).all_outputs()
     ]
-    if makers:
-        return f"run 'kedro run --pipelines={makers[0]}' first"
+    if producers:
+        return f"run 'kedro run --pipelines={producers[0]}' first"
     return "see the catalog for where it is expected"
 
 
-def _place(dataset: Any) -> str:
+def _location(dataset: Any) -> str:
     path = getattr(dataset, "_filepath", None)
     return f" ({path})" if path else ""
 
 
 class ResultTable:
-    """Show the comparison of strategies at the end of a run that made one."""
+    """Show the comparison of strategies at the end of a run that produced one."""
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Draw the table on the terminal."""
+        """Print the table to the terminal."""
         if RESULT_DATASET not in pipeline.all_outputs():
             return
         from rich.console import Console

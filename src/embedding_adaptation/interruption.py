@@ -1,8 +1,8 @@
-"""Ctrl-C and SIGTERM end a command in order: child processes first, then what has to be closed, then the process with 128 + the signal.
+"""Orderly shutdown on Ctrl-C and SIGTERM: first child processes, then open resources, then this process with exit code 128 + signal.
 
-Python runs a signal's handler between two steps of its own, so a long call into a library would hold it up while whoever sent SIGTERM
-(Docker: 10 seconds) loses patience. A thread that the signal wakes at once therefore ends the children, and does the closing itself where
-the main thread has not got to it in time. See https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd.
+Python runs a signal handler only between two bytecode instructions, so a long call into a library delays it, while the sender of SIGTERM
+may wait only briefly (Docker: 10 seconds). A thread that the signal wakes at once therefore ends the child processes, and closes resources
+itself if the main thread does not get there in time. See https://docs.python.org/3/library/signal.html#signal.set_wakeup_fd.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType, TracebackType
 
-# Seconds for the work to stop by itself, and for everything; between them lies what a tracking server may take.
+# Seconds for the work to stop by itself, and for the whole shutdown; the difference is what a tracking server may take.
 GRACE, LIMIT = 5.0, 20.0
 _CHILDREN_SECONDS = 2.0
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -29,7 +29,7 @@ _forking = threading.local()
 
 
 class Interrupted(SystemExit):
-    """Raised in the main thread where a signal asks for the end, so that what is open there is closed as after any error."""
+    """Raised in the main thread when a signal arrives, so that open resources are closed as after any error."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(128 + signum)
@@ -37,12 +37,12 @@ class Interrupted(SystemExit):
 
 
 class OrderlyEnd:
-    """The context in which the three signals end the command in order.
+    """The context in which SIGINT, SIGTERM and SIGHUP end the command in order.
 
-    A signal that is ignored stays ignored: ``nohup`` does that, and a shell with what it puts into the background.
+    An ignored signal stays ignored, as under ``nohup`` or for a shell's background jobs.
 
     Args:
-        close: Closes what has to be; gets the signal's name. It is called once, by the main thread or by another one.
+        close: Closes open resources, given the signal's name. It is called once, by the main thread or another one.
     """
 
     def __init__(self, close: Callable[[str], None]) -> None:
@@ -56,9 +56,9 @@ class OrderlyEnd:
         self._pipe = (-1, -1)
 
     def __enter__(self) -> Self:
-        global _current  # noqa: PLW0603  signals belong to the process, and so does this
+        global _current  # noqa: PLW0603  signals are handled per process
         if _current is not None or threading.current_thread() is not threading.main_thread():
-            return self  # only the main thread may, and the outermost does
+            return self  # only the main thread may set handlers, and only the outermost context does
         for signum in _SIGNALS:
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 self._before[signum] = signal.signal(signum, self._interrupt)
@@ -76,7 +76,7 @@ class OrderlyEnd:
         if isinstance(error, Interrupted):
             self._close_once(self._signum)
             self._childless.wait(LIMIT)
-            _leave(self._signum)  # taking torch and numba down module by module can take as long as all the rest
+            _leave(self._signum)  # a regular exit would spend as long again unloading torch and numba
         signal.set_wakeup_fd(-1)
         for signum, handler in self._before.items():
             signal.signal(signum, handler)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ class OrderlyEnd:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Put the interruption off while the block runs."""
+        """Defer interruptions while the block runs."""
         self._held += 1
         try:
             yield
@@ -130,7 +130,7 @@ class OrderlyEnd:
 
 @contextmanager
 def held_signals() -> Iterator[None]:
-    """Put an interruption off while the block runs, so that what it does is done once and known to be done."""
+    """Defer interruptions while the block runs, so that its work is done exactly once and known to be done."""
     if _current is None or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -139,7 +139,7 @@ def held_signals() -> Iterator[None]:
 
 
 def end_children() -> None:
-    """End the processes that this one has started, and theirs: SIGTERM, and after two seconds SIGKILL."""
+    """End all descendant processes: with SIGTERM, and after two seconds with SIGKILL."""
     import psutil
 
     children = psutil.Process().children(recursive=True)
@@ -148,7 +148,7 @@ def end_children() -> None:
             try:
                 ending(child)
             except psutil.Error:
-                continue  # it has ended by itself
+                continue  # it has already ended
         _, children = psutil.wait_procs(children, timeout=_CHILDREN_SECONDS)
 
 
@@ -160,7 +160,7 @@ def _leave(signum: int) -> None:
 
 
 def _hold_for_fork() -> None:
-    """Until the child has forgotten its parent's handlers, signals wait: one that comes in between would be lost, or reach the parent."""
+    """Block signals until the child has dropped its parent's handlers: one in between would be lost or reach the parent."""
     if _current is not None:
         _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
 
@@ -173,12 +173,12 @@ def _go_on_after_fork() -> None:
 
 
 def _forget_in_child() -> None:
-    """A forked process has the handlers and the pipe of its parent; a signal to the child must not speak to the parent."""
+    """Drop the handlers and the pipe inherited from the parent, so that a signal to the child does not reach the parent."""
     global _current  # noqa: PLW0603
     if _current is not None:
         if threading.current_thread() is threading.main_thread():
             signal.set_wakeup_fd(-1)
-            for signum in _current._before:  # noqa: SLF001  of this module
+            for signum in _current._before:  # noqa: SLF001  same module
                 signal.signal(signum, signal.SIG_DFL)
         _current = None
     _go_on_after_fork()

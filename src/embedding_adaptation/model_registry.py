@@ -1,10 +1,10 @@
 """The exported model in MLflow: logged with signature, example and pinned requirements, registered, and given its aliases.
 
-``candidate`` is the version registered last. ``champion`` moves to it only if it is better by a stated rule, see :func:`champion_verdict`.
-Everything the rule looks at is in the tags of the versions, so that a later run, on another machine, can compare.
+``candidate`` is the version registered last. ``champion`` moves to it only if it is better, see :func:`champion_verdict`. Everything that
+this rule needs is in the tags of the versions, so that a later run on another machine can compare them.
 
-The calls name their store. MLflow's fluent functions would do the same with the store of the process, which they also write into its
-environment, and a second run in a notebook would log into the store of the first.
+Calls go to an explicit client. MLflow's fluent functions would use the store of the process and record it in the environment, so a second
+run in a notebook would log to the store of the first.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CANDIDATE, CHAMPION = "candidate", "champion"
-# What loading and serving the folder needs: MLflow adds itself.
+# The packages needed to load and serve the folder; MLflow adds itself.
 REQUIREMENTS = ("sentence-transformers", "transformers", "tokenizers", "torch", "safetensors", "numpy", "huggingface-hub")
-# Not texts of the corpus: the example is stored with the model.
+# Not texts from the corpus, because the example is stored with the model.
 INPUT_EXAMPLE = ("Where can I turn off the water?", "The last bus leaves at ten.")
 _DATA, _PROTOCOL = "evaluation.data", "evaluation.protocol"
-# MLflow refuses longer values; the facts themselves are in the model's folder.
+# MLflow rejects longer values; the full facts are in the model's folder.
 _TAG_CHARACTERS = 1000
 
 
@@ -50,48 +50,43 @@ class RegistryOptions(Options):
     enabled: bool = Field(True, description="Whether exported models are logged and registered.")
     name: str = Field("embedding-adaptation", min_length=1, pattern=r"^[^/:]+$", description="Name of the registered model.")
     metric: str = Field("v_measure", description="The score that decides which version is the champion; higher is better.")
-    min_gain: float = Field(0.0, ge=0.0, description="The champion has to be beaten by more than this.")
+    min_gain: float = Field(0.0, ge=0.0, description="A new version must beat the champion by more than this.")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the alias ``champion`` moves, and why.
-
-    Attributes:
-        moves: Whether it moves to the new version.
-        reason: In words, for the log and the version's tags.
-    """
+    """Whether the alias ``champion`` moves to the new version, and why, in words for the log and the version's tags."""
 
     moves: bool
     reason: str
 
 
 def champion_verdict(candidate: Mapping[str, str], champion: Mapping[str, str] | None, options: RegistryOptions) -> Verdict:
-    """Say whether a new version becomes the champion.
+    """Decide whether a new version becomes the champion.
 
-    The first version does. A later one does if its mean score on the same labelled texts under the same protocol is higher than the
-    champion's, by more than ``min_gain``; an equal one does not. Where the two cannot be compared, the champion stays.
+    The first version does. A later one does if its mean score, on the same labelled texts and under the same protocol, exceeds the
+    champion's by more than ``min_gain``. If the two cannot be compared, the champion stays.
 
     Args:
         candidate: Tags of the new version.
-        champion: Tags of the present champion; ``None`` where there is none.
-        options: The metric and the least gain.
+        champion: Tags of the current champion, if any.
+        options: The metric and the minimum gain.
     """
     if champion is None:
         return Verdict(moves=True, reason="there was no champion")
     score = _score_tag(options.metric)
-    for who, tags in (("the new version", candidate), ("the champion", champion)):
+    for version, tags in (("the new version", candidate), ("the champion", champion)):
         if score not in tags:
-            return Verdict(moves=False, reason=f"{who} has no score {options.metric!r}, so the two cannot be compared")
-    for tag, what in ((_DATA, "labelled texts"), (_PROTOCOL, "evaluation protocols")):
+            return Verdict(moves=False, reason=f"{version} has no score {options.metric!r}, so the two cannot be compared")
+    for tag, condition in ((_DATA, "labelled texts"), (_PROTOCOL, "evaluation protocols")):
         if candidate.get(tag) != champion.get(tag):
-            return Verdict(moves=False, reason=f"the two were scored with different {what}, so they cannot be compared")
+            return Verdict(moves=False, reason=f"the two were scored with different {condition}, so they cannot be compared")
     new, old = float(candidate[score]), float(champion[score])
     figures = f"{options.metric} {new:.4f} against the champion's {old:.4f}"
     if new - old > options.min_gain:
         return Verdict(moves=True, reason=figures)
-    wanted = f", and more than {options.min_gain:g} is to be gained" if options.min_gain else ""
-    return Verdict(moves=False, reason=f"{figures}{wanted}")
+    required = f"; a gain of more than {options.min_gain:g} is required" if options.min_gain else ""
+    return Verdict(moves=False, reason=f"{figures}{required}")
 
 
 def log_and_register(
@@ -102,10 +97,10 @@ def log_and_register(
     Args:
         client: The store.
         experiment_id: The run's experiment.
-        run_id: The run that made the model.
-        folder: What :class:`~embedding_adaptation.datasets.exported_embedder.ExportedEmbedderDataset` saved.
+        run_id: The run that produced the model.
+        folder: A folder saved by :class:`~embedding_adaptation.datasets.exported_embedder.ExportedEmbedderDataset`.
         name: Name of the logged model within the run.
-        options: Name of the registered model, and the rule of the champion.
+        options: Name of the registered model, and the rule for the champion.
         tags: Further tags of the version, such as the Git commit.
 
     Returns:
@@ -126,8 +121,8 @@ def log_and_register(
         raise
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
-    _make_sure_of_registered_model(client, options.name)
-    # Not models:/ID as the source: a database store would look that up in the store of the process.
+    _ensure_registered_model(client, options.name)
+    # The source is not models:/ID, which a database store would look up in the store of the process.
     created = client.create_model_version(
         options.name, logged.artifact_location, run_id, tags=version_tags, description=str(facts["summary"]), model_id=logged.model_id
     )
@@ -138,11 +133,11 @@ def log_and_register(
 
 
 def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any) -> None:
-    """Write an exported folder as an MLflow model of the sentence-transformers flavour.
+    """Write an exported folder as an MLflow model with the sentence-transformers flavour.
 
     Args:
         folder: The exported folder.
-        target: Where to write; must not exist. Files of ``folder`` are linked, not copied.
+        target: Where to write; must not exist. The files of ``folder`` are linked, not copied.
         dimensions: Width of the vectors.
         logged: MLflow's entry for the model.
     """
@@ -160,16 +155,16 @@ def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any)
         pip_requirements=list(pinned_requirements()),
         code_paths=[served_texts.__file__],
     )
-    # MLflow's general interface, which serving goes through, takes the loader that looks at what it is given.
+    # Serving uses MLflow's general interface; this loader makes it check its input.
     entry.flavors["python_function"]["loader_module"] = served_texts.__name__.rpartition(".")[2]
     entry.save(str(target / "MLmodel"))
 
 
 def model_signature(dimensions: int) -> ModelSignature:
-    """Texts in, float32 vectors of that width out.
+    """Texts in, float32 vectors of shape ``[N, dimensions]`` out.
 
-    The texts are declared as objects: where strings are declared, MLflow's server makes strings of what was sent, ``null`` and numbers
-    included, before the model sees it.
+    The texts are declared as objects: if they were declared as strings, MLflow's server would convert everything, even ``null`` and
+    numbers, to strings before the model sees it.
     """
     import numpy as np
     from mlflow.models import ModelSignature
@@ -180,13 +175,13 @@ def model_signature(dimensions: int) -> ModelSignature:
 
 
 def pinned_requirements() -> Iterator[str]:
-    """The installed versions of what the model needs; without local suffixes such as ``+cpu``, which no package index has."""
+    """Pin the installed versions of the model's packages, without local suffixes such as ``+cpu``, which no package index has."""
     for name in REQUIREMENTS:
         yield f"{name}=={metadata.version(name).partition('+')[0]}"
 
 
 def model_tags(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """What is told of a version in the registry, and what the rule of the champion looks at."""
+    """Tags that describe a version in the registry, including those that the rule for the champion needs."""
     base, adapter, evaluation = facts["base_model"], facts["adapter"], facts.get("evaluation")
     values = {
         "base_model": base["name"],
@@ -212,15 +207,15 @@ def model_tags(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 class _Folder:
-    """What MLflow's flavour asks of a model, over files.
+    """The interface that MLflow's flavour expects of a model, backed by files.
 
-    A loaded model would be written again: not as the same files, without its ``max_seq_length``, and with its weights in memory.
+    A loaded model would need its weights in memory, and saving it would change its files and drop ``max_seq_length``.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def save(self, path: str, **kwargs: Any) -> None:  # noqa: ARG002  the signature MLflow calls
+    def save(self, path: str, **kwargs: Any) -> None:  # noqa: ARG002  MLflow's interface
         shutil.copytree(self._folder, path, copy_function=os.symlink)
 
     def modules(self) -> tuple[()]:
@@ -231,7 +226,7 @@ def _score_tag(metric: str) -> str:
     return f"score.{metric}"
 
 
-def _make_sure_of_registered_model(client: MlflowClient, name: str) -> None:
+def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -242,14 +237,12 @@ def _make_sure_of_registered_model(client: MlflowClient, name: str) -> None:
 
 
 def _choose_champion(client: MlflowClient, version: str, tags: Mapping[str, str], options: RegistryOptions) -> None:
-    present = client.get_registered_model(options.name).aliases.get(CHAMPION)
-    champion = client.get_model_version(options.name, str(present)) if present is not None else None
+    current = client.get_registered_model(options.name).aliases.get(CHAMPION)
+    champion = client.get_model_version(options.name, str(current)) if current is not None else None
     verdict = champion_verdict(tags, champion.tags if champion else None, options)
     client.set_model_version_tag(options.name, version, "champion.verdict", verdict.reason)
     if verdict.moves:
         client.set_registered_model_alias(options.name, CHAMPION, version)
-        logger.info("%s version %s is registered as candidate, and the new champion: %s", options.name, version, verdict.reason)
+        logger.info("%s version %s is the candidate and the new champion: %s", options.name, version, verdict.reason)
     else:
-        logger.info(
-            "%s version %s is registered as candidate; version %s stays champion: %s", options.name, version, present, verdict.reason
-        )
+        logger.info("%s version %s is the candidate; version %s stays champion: %s", options.name, version, current, verdict.reason)

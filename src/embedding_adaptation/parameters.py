@@ -1,8 +1,8 @@
-"""Parameters given for one run (``--params``, ``runtime_params``): read as they were typed, and refused where nothing takes their names.
+"""Parameters of one run (``--params``, ``runtime_params``): read according to their options, and rejected if their names are unknown.
 
-Kedro reads each value as YAML, whatever the option is: a column called ``2023``, ``yes`` or ``007`` becomes another value, ``a #b.txt``
-ends before its ``#``, and a name that nothing takes is added to the parameters, where nobody looks. Here the option decides. A value for
-an option that takes text stays as it was typed, every other one is read as YAML; and names are looked up before any work starts.
+Kedro parses every value as YAML, whatever the option: a column called ``2023``, ``yes`` or ``007`` turns into another value, ``a #b.txt``
+is cut off at its ``#``, and an unknown name is silently added to the parameters. Here the option decides: a value for a text option stays
+exactly as typed, any other is parsed as YAML, and names are checked before any work starts.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.options import Options
 
-# The type of each group of options, by name: looked up only where a name in the group is given.
+# The type of each group of options, imported only when one of its options is set.
 OPTION_TYPES = {
     "embedder": "embedding_adaptation.options:EmbedderOptions",
     "data_augmentation": "embedding_adaptation.pipelines.data_augmentation.options:AugmentationOptions",
@@ -46,48 +46,48 @@ _SHOWN = 3
 
 
 class ParameterError(ParameterValidationError):
-    """A parameter given for one run that cannot be used; the message names it and says what to write."""
+    """An unusable parameter of a run; the message names it and says what to write instead."""
 
 
 def split_parameters(text: str) -> dict[str, Any]:
-    """Read what stands behind ``--params``.
+    """Parse the argument of ``--params``.
 
-    Items are separated by commas. A value in quotes may hold commas, and so may a list or a mapping: ``corpus='a, b.txt'``,
-    ``clusters=[2, 3]``. Quotes belong to the value only where they begin it.
+    Items are separated by commas. A quoted value, a list or a mapping may contain commas: ``corpus='a, b.txt'``, ``clusters=[2, 3]``.
+    Quotes count as such only at the start of a value.
 
     Args:
         text: ``NAME=VALUE,GROUP.NAME=VALUE``.
 
     Returns:
-        Values by name, those of groups nested. What stands outside a group is text as it was typed; in a group, the option decides.
+        Values by name, groups as nested mappings. Values outside groups stay text as typed; within a group, the option decides.
 
     Raises:
-        ParameterError: If the text cannot be read.
+        ParameterError: If the text cannot be parsed.
     """
-    given: dict[str, Any] = {}
+    parameters: dict[str, Any] = {}
     for name, value in _items(text.strip()):
         *groups, last = name.split(".")
-        place = given
+        parent = parameters
         for group in groups:
-            place = place.setdefault(group, {})
-            if not isinstance(place, dict):
-                msg = f"--params gives {group!r} a value and, in {name!r}, a group of options; give one of the two"
+            parent = parent.setdefault(group, {})
+            if not isinstance(parent, dict):
+                msg = f"--params sets {group!r} both to a value and, with {name!r}, as a group of options; give only one of the two"
                 raise ParameterError(msg)
-        if last in place:
-            msg = f"--params gives {name!r} twice; give it once"
+        if last in parent:
+            msg = f"--params sets {name!r} twice; set it once"
             raise ParameterError(msg)
-        place[last] = _option_value(name, value) if groups or last in OPTION_TYPES else _unquoted(value)
-    return given
+        parent[last] = _option_value(name, value) if groups or last in OPTION_TYPES else _unquoted(value)
+    return parameters
 
 
 def read_value(text: str) -> Any:
-    """What YAML makes of a value; what it takes for text, cuts at a ``#`` or cannot read stays as it was typed."""
+    """Parse a value as YAML; text, a value YAML would cut at a ``#``, and anything unparsable stay as typed."""
     text = text.strip()
     try:
-        read = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
+        parsed = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError):
         return text
-    value = read["value"] if isinstance(read, dict) else text
+    value = parsed["value"] if isinstance(parsed, dict) else text
     if isinstance(value, str):
         return value if _QUOTED.fullmatch(text) else text
     if isinstance(value, (dict, list)):
@@ -96,69 +96,68 @@ def read_value(text: str) -> Any:
 
 
 def as_text(name: str, value: Any) -> str:
-    """A value of an option that takes text.
+    """Return the value of a text option as text.
 
     Raises:
-        ParameterError: If it is something else, of which the text cannot be told.
+        ParameterError: If it has another type, from which the original text cannot be recovered.
     """
     if value == "":
-        msg = f"the parameter {name!r} has no value; give one (white space, such as a tab, goes in quotes), or leave the parameter out"
+        msg = f"parameter {name!r} is empty; give it a value (quote white space, such as a tab) or leave it out"
         raise ParameterError(msg)
     if isinstance(value, dict):
-        msg = f"the parameter {name!r} takes one value and has no options below it, such as {name}.{next(iter(value), '')}"
+        msg = f"parameter {name!r} takes a single value and has no options such as {name}.{next(iter(value), '')}"
         raise ParameterError(msg)
     if isinstance(value, (list, tuple)):
-        msg = f"the parameter {name!r} takes one text and was given the list {value!r}; put a text that begins with a bracket in quotes"
+        msg = f"parameter {name!r} takes a single text, not the list {value!r}; quote a text that begins with a bracket"
         raise ParameterError(msg)
     if isinstance(value, (bool, float)) or value is None:
         msg = (
-            f"the parameter {name!r} takes text and was given {value!r}, as YAML reads words such as yes or 1e5; put the text in quotes "
-            f"({name}: 'yes' in a file, \"'yes'\" behind %reload_kedro --params)"
+            f"parameter {name!r} takes text, not {value!r}: YAML converts words such as yes or 1e5; put the text in quotes "
+            f"({name}: 'yes' in a file, \"'yes'\" after %reload_kedro --params)"
         )
         raise ParameterError(msg)
     return str(value)
 
 
-def check_names(given: Mapping[str, Any], taken: Iterable[str]) -> None:
-    """Check that something takes every name.
+def check_names(parameters: Mapping[str, Any], known: Iterable[str]) -> None:
+    """Check that every parameter of a run is known.
 
     Args:
-        given: Parameters of this run; those of groups nested.
-        taken: The names outside of groups that a dataset, a parameter or a global takes.
+        parameters: Parameters of this run, groups as nested mappings.
+        known: The names outside groups that a dataset, a parameter or a global uses.
 
     Raises:
-        ParameterError: If there is a name that nothing takes; the message has all of them, each with its nearest names.
+        ParameterError: If a name is unknown; the message lists all unknown names, each with similar ones.
     """
-    taken = {*taken, *OPTION_TYPES}
-    wrong = [f"{name!r}{_hint(_near(str(name), taken), sorted(taken))}" for name in given if name not in taken]
+    known = {*known, *OPTION_TYPES}
+    unknown = [f"{name!r}{_hint(_similar(str(name), known), sorted(known))}" for name in parameters if name not in known]
     for group in OPTION_TYPES:
-        if group in given:
-            wrong += _unknown_options(group, given[group])
-    if wrong:
-        what = "this name" if len(wrong) == 1 else "these names"
-        msg = f"no dataset, parameter or global takes {what} given for this run: {'; '.join(wrong)}"
-        if len(given) > 1:
-            msg += " (a value that holds a comma goes in quotes)"
+        if group in parameters:
+            unknown += _unknown_options(group, parameters[group])
+    if unknown:
+        msg = f"unknown parameter{'s' if len(unknown) > 1 else ''}: {'; '.join(unknown)}"
+        if len(parameters) > 1:
+            msg += " (a value that contains a comma needs quotes)"
         raise ParameterError(msg)
 
 
 def _items(text: str) -> Iterator[tuple[str, str]]:
-    """Names and values as they were typed, quotes included."""
-    rest, before = text, 0  # where the last item began
+    """Split ``--params`` into names and values as typed, quotes included."""
+    rest, before = text, 0  # where the previous item began
     while rest.strip(" ,"):
         rest = rest.lstrip(" ,")
         name, equals, after = rest.partition("=")
         begin = len(text) - len(rest)
         if not equals or "," in name:
             item = rest.partition(",")[0]
-            wrong = f"--params: {item.strip()!r} is no NAME=VALUE"
+            msg = f"--params: {item.strip()!r} is not of the form NAME=VALUE"
             if begin > before:
                 quoted, _, value = text[before : begin + len(item)].strip().replace("'", "''").partition("=")
-                wrong += f"; a comma ends a value, so write one that holds a comma in quotes: --params \"{quoted}='{value}'\""
-            raise ParameterError(wrong)
+                msg += f"; a comma ends a value, so quote a value that contains one: --params \"{quoted}='{value}'\""
+            raise ParameterError(msg)
         name = name.strip()
         if not name or not all(name.split(".")):
-            msg = f"--params: {rest.partition(',')[0].strip()!r} has no name before its '='; write NAME=VALUE"
+            msg = f"--params: {rest.partition(',')[0].strip()!r} has no name before the '='; write NAME=VALUE"
             raise ParameterError(msg)
         value, rest = _first_value(name, after)
         before = begin
@@ -166,7 +165,7 @@ def _items(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _first_value(name: str, text: str) -> tuple[str, str]:
-    """The value that a text begins with, and what comes behind it."""
+    """Split a text into its first value and the rest."""
     text = text.lstrip()
     quoted = _QUOTED.match(text)
     end = quoted.end() if quoted else _end_of_brackets(text) if text[:1] in _CLOSING else 0
@@ -174,19 +173,19 @@ def _first_value(name: str, text: str) -> tuple[str, str]:
         return text[:end], text[end:].partition(",")[2]
     value, _, rest = text.partition(",")
     if value[:1] in ("'", '"'):
-        msg = f"--params: the value of {name!r} begins with a quote that no quote closes at its end: {text}; close it, or leave it out"
+        msg = f"--params: the value of {name!r} begins with a quote that is not closed at its end: {text}; close it or leave it out"
         raise ParameterError(msg)
     if not value.strip() and text:
-        msg = f"--params: {name!r} has no value before the comma; leave {name!r} out, or put a value that is a comma in quotes: {name}=','"
+        msg = f"--params: {name!r} has no value before the comma; leave {name!r} out, or quote a comma that is the value: {name}=','"
         raise ParameterError(msg)
     return value.strip(), rest
 
 
 def _end_of_brackets(text: str) -> int:
-    """Where the list or mapping that a text begins with ends; 0 if it does not."""
+    """Where the list or mapping at the start of a text ends; 0 if it is never closed."""
     open_brackets: list[str] = []
     quote = ""
-    for place, character in enumerate(text):
+    for position, character in enumerate(text):
         if quote:
             quote = "" if character == quote else quote
         elif character in "'\"":
@@ -196,7 +195,7 @@ def _end_of_brackets(text: str) -> int:
         elif open_brackets and character == open_brackets[-1]:
             open_brackets.pop()
             if not open_brackets:
-                return place + 1
+                return position + 1
     return 0
 
 
@@ -205,20 +204,20 @@ def _unquoted(value: str) -> str:
 
 
 def _option_value(name: str, typed: str) -> Any:
-    """A value as its option wants it: read as YAML, unless the option takes that only as text."""
+    """Parse a value as YAML, unless the option accepts it only as text."""
     value = read_value(typed)
     if isinstance(value, (str, dict)):
         return value
     option = _option_type(name)
     if isinstance(value, list):
-        as_typed = yaml.load(typed, yaml.BaseLoader)  # noqa: S506  makes text of everything
+        as_typed = yaml.load(typed, yaml.BaseLoader)  # noqa: S506  keeps every scalar as text
         wants_text = option is not None and not _accepts(TypeAdapter(option), value) and _accepts(TypeAdapter(option), as_typed)
         return as_typed if wants_text else value
     if option is None:
         return value
     members = list(_members([option]))
     if str in members and not any(_accepts(TypeAdapter(member), value) for member in members if member is not str):
-        return typed  # also where the option would make text of a number: 007 is not 7
+        return typed  # even if the option would convert a number to text: 007 is not 7
     kind: TypeAdapter[Any] = TypeAdapter(option)
     return value if _accepts(kind, value) or not _accepts(kind, typed) else typed
 
@@ -232,19 +231,19 @@ def _accepts(kind: TypeAdapter[Any], value: Any) -> bool:
 
 
 def _option_type(name: str) -> Any:
-    """The type of an option in a group, by its name with dots; ``None`` if there is no such option."""
+    """The type of an option by its dotted name; ``None`` if there is no such option."""
     group, *names = name.split(".")
     kinds = [_group_type(group)] if group in OPTION_TYPES else []
     for part in names:
-        kinds = _below(kinds, part)
+        kinds = _option_types(kinds, part)
     return Union[tuple(kinds)] if kinds else None  # noqa: UP007  the types are known only here
 
 
 def read_options(group: str, values: Any) -> Options:
-    """Values of one of the :data:`OPTION_TYPES`, given as a mapping or as options, as its options.
+    """Turn a mapping, or options, into the typed options of a group in :data:`OPTION_TYPES`.
 
     Raises:
-        pydantic.ValidationError: If a value cannot be used.
+        pydantic.ValidationError: If a value is invalid.
     """
     options: Options = TypeAdapter(_group_type(group)).validate_python(values)
     return options
@@ -256,7 +255,7 @@ def _group_type(group: str) -> Any:
 
 
 def _members(kinds: Iterable[Any]) -> Iterator[Any]:
-    """The types themselves, of unions their members."""
+    """The types, with unions replaced by their members."""
     for kind in kinds:
         origin = get_origin(kind)
         if origin is Annotated:
@@ -267,24 +266,24 @@ def _members(kinds: Iterable[Any]) -> Iterator[Any]:
             yield kind
 
 
-def _names(kinds: Iterable[Any]) -> list[str]:
-    """Names of the options below options of these types."""
+def _option_names(kinds: Iterable[Any]) -> list[str]:
+    """Names of the options that these types have."""
     models = [kind for kind in _members(kinds) if isinstance(kind, type) and issubclass(kind, BaseModel)]
     return [field.alias or name for model in models for name, field in model.model_fields.items()]
 
 
-def _below(kinds: Iterable[Any], name: str) -> list[Any]:
-    """The types of the option of that name below options of these types; empty where there is none."""
-    found: list[Any] = []
+def _option_types(kinds: Iterable[Any], name: str) -> list[Any]:
+    """The types that the option of this name has within these types; empty if none of them has it."""
+    option_types: list[Any] = []
     for kind in _members(kinds):
         origin = get_origin(kind)
         if kind is Any:
-            found.append(Any)
+            option_types.append(Any)
         elif isinstance(origin, type) and issubclass(origin, Mapping):
-            found.append(get_args(kind)[1])
+            option_types.append(get_args(kind)[1])
         elif isinstance(kind, type) and issubclass(kind, BaseModel):
-            found += [_field_type(field) for key, field in kind.model_fields.items() if name == (field.alias or key)]
-    return found
+            option_types += [_field_type(field) for key, field in kind.model_fields.items() if name == (field.alias or key)]
+    return option_types
 
 
 def _field_type(field: FieldInfo) -> Any:
@@ -294,39 +293,40 @@ def _field_type(field: FieldInfo) -> Any:
     return kind
 
 
-def _unknown_options(group: str, given: Any) -> Iterator[str]:
-    """What is wrong with the names of a group's options that were given."""
+def _unknown_options(group: str, values: Any) -> Iterator[str]:
+    """The unknown options of a group, each with a hint."""
     kinds = [_group_type(group)]
-    if isinstance(given, Mapping):
-        yield from _wrong_below(group, kinds, given)
+    if isinstance(values, Mapping):
+        yield from _unknown_in(group, kinds, values)
     else:
-        yield f"{group!r} with a value of its own (it is a group of options: {', '.join(f'{group}.{name}' for name in _names(kinds))})"
+        yield f"{group!r} (a group of options, not a value; set {', '.join(f'{group}.{name}' for name in _option_names(kinds))})"
 
 
-def _wrong_below(name: str, kinds: list[Any], given: Mapping[str, Any]) -> Iterator[str]:
-    for key, value in given.items():
-        below, names = _below(kinds, str(key)), _names(kinds)
-        if below and isinstance(value, Mapping):
-            yield from _wrong_below(f"{name}.{key}", below, value)
-        elif not below and names:
-            near = [f"{name}.{other}" for other in _near(str(key), names)]
-            yield f"'{name}.{key}'{_hint(near, [f'{name}.{other}' for other in names])}"
-        elif not below:
-            yield f"'{name}.{key}' ({name} takes one value, and has no options below it)"
+def _unknown_in(parent: str, kinds: list[Any], values: Mapping[str, Any]) -> Iterator[str]:
+    for key, value in values.items():
+        option_types, names = _option_types(kinds, str(key)), _option_names(kinds)
+        if option_types and isinstance(value, Mapping):
+            yield from _unknown_in(f"{parent}.{key}", option_types, value)
+        elif not option_types and names:
+            similar = [f"{parent}.{name}" for name in _similar(str(key), names)]
+            yield f"'{parent}.{key}'{_hint(similar, [f'{parent}.{name}' for name in names])}"
+        elif not option_types:
+            yield f"'{parent}.{key}' ({parent} takes a single value and has no options)"
 
 
-def _near(name: str, names: Iterable[str]) -> list[str]:
-    """Names that look alike, and options of that name in a group."""
+def _similar(name: str, names: Iterable[str]) -> list[str]:
+    """Similar names, or else options of this name within groups."""
     names = list(names)
-    if name.partition(".")[0] in names:
-        return [f"the group {name.partition('.')[0]} with {name.partition('.')[2]} nested in it"]
+    group, _, option = name.partition(".")
+    if group in names:
+        return [f"the group {group} with {option} nested in it"]
     return alike(name, names) or _in_groups(name, names)
 
 
 def _in_groups(name: str, names: list[str]) -> list[str]:
-    """Options of this name in the groups among the names."""
-    return [f"{group}.{name}" for group in OPTION_TYPES if group in names and name in _names([_group_type(group)])][:_SHOWN]
+    """Options of this name in those of the names that are groups."""
+    return [f"{group}.{name}" for group in OPTION_TYPES if group in names and name in _option_names([_group_type(group)])][:_SHOWN]
 
 
-def _hint(near: list[str], every: list[str]) -> str:
-    return f" ({suggestion(near, every)})"
+def _hint(similar: list[str], every: list[str]) -> str:
+    return f" ({suggestion(similar, every)})"

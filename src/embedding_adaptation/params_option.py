@@ -1,4 +1,4 @@
-"""The option ``--params`` of a command, read as :mod:`embedding_adaptation.parameters` says."""
+"""The ``--params`` option of a command, parsed by :mod:`embedding_adaptation.parameters`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import click
 
 from embedding_adaptation.parameters import ParameterError, split_parameters
 
-_HELP = """Parameters for this run: NAME=VALUE,GROUP.NAME=VALUE. A value that holds a comma goes in quotes:
+_HELP = """Parameters for this run: NAME=VALUE,GROUP.NAME=VALUE. Quote a value that contains a comma:
 --params "corpus='a, b.csv',text_clustering.clusters=8". Relative paths start at the project's root."""
 
 
 def with_own_parameters(command: click.Command) -> click.Command:
-    """A copy of Kedro's command whose ``--params`` this project reads."""
-    changed = copy.copy(command)
-    changed.params = [copy.copy(option) for option in command.params]
-    for option in changed.params:
+    """Copy Kedro's command and let this project parse its ``--params``."""
+    own = copy.copy(command)
+    own.params = [copy.copy(option) for option in command.params]
+    for option in own.params:
         if isinstance(option, click.Option) and option.name == "params":
-            option.callback, option.help = _read, _HELP
-    return changed
+            option.callback, option.help = _parse, _HELP
+    return own
 
 
-def _read(context: click.Context, option: click.Parameter, value: Any) -> dict[str, Any]:  # noqa: ARG001  the interface of callbacks
-    """Parameters from the command line, or from the file behind --config, where they are a mapping."""
+def _parse(context: click.Context, option: click.Parameter, value: Any) -> dict[str, Any]:  # noqa: ARG001  click's callback interface
+    """Parameters from the command line, or from the file given with --config, where they are already a mapping."""
     if isinstance(value, dict):
         return value
     try:

@@ -1,33 +1,33 @@
-"""One rule for relative paths in options: they start at the project's root, whatever the current directory."""
+"""Relative paths in options start at the project's root, whatever the current directory."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-# A variable of the environment, so that the processes a run starts (ParallelRunner's workers, torchrun's) follow the same rule.
+# An environment variable, so that the worker processes of a run (of ParallelRunner or torchrun) follow the same rule.
 _ROOT = "EMBEDDING_ADAPTATION_PROJECT"
 
 
 def set_project_root(root: str | Path) -> None:
-    """Say which project relative paths belong to, for this process and those it starts."""
+    """Set the root of relative paths for this process and those it starts."""
     os.environ[_ROOT] = str(Path(root).absolute())
 
 
 def project_root() -> Path:
-    """The project of the session that was opened last; before any, that of the current directory, which may lie anywhere in it.
+    """The root of the project whose session was opened last, or else of the project that contains the current directory.
 
-    Outside a project it is the current directory.
+    Outside a project it is the current directory itself.
     """
-    told = os.environ.get(_ROOT)
-    if told and Path(told).is_dir():
-        return Path(told)
+    root = os.environ.get(_ROOT)
+    if root and Path(root).is_dir():
+        return Path(root)
     from kedro.utils import find_kedro_project
 
-    here = Path.cwd()
-    return Path(find_kedro_project(here) or here)
+    current = Path.cwd()
+    return Path(find_kedro_project(current) or current)
 
 
 def project_path(path: str | Path) -> Path:
-    """A path as an option means it: ``~`` is the home folder, and a relative path starts at the project's root."""
-    return project_root() / os.path.expanduser(path)  # noqa: PTH111  that of pathlib fails where there is no such user
+    """Resolve a path from an option: ``~`` is the home folder, and a relative path starts at the project's root."""
+    return project_root() / os.path.expanduser(path)  # noqa: PTH111  pathlib's fails for an unknown user

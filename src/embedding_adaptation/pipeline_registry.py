@@ -13,23 +13,23 @@ DEFAULT = "end_to_end"
 
 
 class UnknownPipelineError(ValueError):
-    """There is no pipeline of that name; the message has the nearest ones."""
+    """An unknown pipeline; the message suggests similar names."""
 
 
 def register_pipelines() -> dict[str, Pipeline]:
     """All pipelines; ``kedro run`` without a name runs the whole chain.
 
     Raises:
-        UnknownPipelineError: If a pipeline is asked for that there is not.
+        UnknownPipelineError: If a requested pipeline does not exist.
     """
-    there = {folder.name for folder in (files(__package__) / "pipelines").iterdir() if (folder / "__init__.py").is_file()}
-    # Kedro, which imports only what a run asks for, keeps that to itself, and calls a missing pipeline a failed import.
+    names = {folder.name for folder in (files(__package__) / "pipelines").iterdir() if (folder / "__init__.py").is_file()}
+    # Kedro imports only the pipelines of the run, keeps their names private, and reports an unknown one as a failed import.
     for name in getattr(pipelines, "_requested_pipelines", None) or ():
-        if name not in {*there, "__default__"}:
-            msg = f"there is no pipeline {name!r}; {nearest(name, there)}"
+        if name not in {*names, "__default__"}:
+            msg = f"unknown pipeline {name!r}; {nearest(name, names)}"
             raise UnknownPipelineError(msg)
-    found = find_pipelines(raise_errors=True)
-    # Kedro's own default is the sum of all pipelines that were found; where only some were asked for, there is none to name.
-    if DEFAULT in found:
-        found["__default__"] = found[DEFAULT]
-    return found
+    registered = find_pipelines(raise_errors=True)
+    # Kedro's own default is the sum of all pipelines found.
+    if DEFAULT in registered:
+        registered["__default__"] = registered[DEFAULT]
+    return registered

@@ -1,4 +1,4 @@
-"""Which process is meant, and whether it has ended: a number alone is used again, by other machines and containers too."""
+"""Identify a process and tell whether it has ended; a process number alone is reused, and other machines and containers use it too."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _NAMESPACE = Path("/proc/self/ns/pid")
 
 
 def this_process() -> str:
-    """This process as a short text: machine, boot, namespace of process numbers, number, and when it was started."""
+    """Describe this process as JSON: machine, boot, namespace of process numbers, number, and start time."""
     namespace = str(_NAMESPACE.readlink()) if _NAMESPACE.is_symlink() else ""
     pid = os.getpid()
-    place = {"host": socket.gethostname(), "machine": _read(_MACHINE), "boot": _read(_BOOT), "namespace": namespace}
-    return json.dumps(place | {"pid": pid, "started": _started(pid)}, separators=(",", ":"))
+    system = {"host": socket.gethostname(), "machine": _read(_MACHINE), "boot": _read(_BOOT), "namespace": namespace}
+    return json.dumps(system | {"pid": pid, "started": _started(pid)}, separators=(",", ":"))
 
 
 def has_ended(process: str) -> bool:
-    """Whether a process that :func:`this_process` described has surely ended; ``False`` also where that cannot be known from here.
+    """Whether a process described by :func:`this_process` has certainly ended; ``False`` also if that cannot be known from here.
 
-    It can where host and machine are the same, and either the machine has been started again since or the process numbers are the same
-    ones and this one is free, or belongs to another process. Another container's numbers say nothing.
+    It is known only on the same host and machine: if the machine has been restarted since, or if process numbers are in the same namespace
+    and the number is now free or belongs to another process. The numbers of another container say nothing.
     """
     try:
-        there, here = json.loads(process), json.loads(this_process())
-        if any(there[name] != here[name] for name in ("host", "machine")):
+        other, own = json.loads(process), json.loads(this_process())
+        if any(other[name] != own[name] for name in ("host", "machine")):
             return False
-        if there["boot"] != here["boot"]:
-            return bool(there["machine"] and there["boot"] and here["boot"])
-        return there["namespace"] == here["namespace"] and _started(int(there["pid"])) != there["started"]
+        if other["boot"] != own["boot"]:
+            return bool(other["machine"] and other["boot"] and own["boot"])
+        return other["namespace"] == own["namespace"] and _started(int(other["pid"])) != other["started"]
     except (ValueError, KeyError, TypeError):
         return False
 
@@ -44,18 +44,18 @@ def _read(file: Path) -> str:
 
 
 def _started(pid: int) -> int | None:
-    """When a process was started; ``None`` if there is none, or it has ended and nobody has fetched its exit code yet.
+    """When a process was started; ``None`` if there is no such process or it is a zombie.
 
-    Linux counts from the machine's start, which a clock that is set does not change.
+    Linux counts from the boot of the machine, so setting the clock does not change it.
     """
     if Path("/proc/self/stat").exists():
         text = _read(Path(f"/proc/{pid}/stat"))
-        fields = text.rpartition(")")[2].split()  # the program's name may hold blanks and brackets
+        fields = text.rpartition(")")[2].split()  # the program's name may contain spaces and brackets
         return int(fields[19]) if fields and fields[0] not in "ZX" else None
     import psutil
 
     try:
-        found = psutil.Process(pid)
-        return None if found.status() == psutil.STATUS_ZOMBIE else round(found.create_time())
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else round(process.create_time())
     except psutil.Error:
         return None

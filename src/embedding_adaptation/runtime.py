@@ -1,4 +1,4 @@
-"""From options to objects of the library: where the pipelines' typed parameters meet the embedder."""
+"""Create the library's objects from the pipelines' typed options."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def load_embedder(weights: DecoderWeights, options: EmbedderOptions, *, four_bit: bool = False) -> Embedder:
-    """Load an embedder as the options say; with its linear layers in four bits, if asked."""
+    """Load an embedder according to the options; with ``four_bit``, its linear layers are quantised to four bits."""
     return Embedder.load(
         weights,
         device=options.device,
@@ -29,30 +29,30 @@ def load_embedder(weights: DecoderWeights, options: EmbedderOptions, *, four_bit
 
 
 def build_strategy(name: str, options: EmbedderOptions) -> Strategy:
-    """The strategy of that name, without after-processing."""
+    """The strategy of this name, without after-processing."""
     return options.strategy(name, options.every_strategy[name])
 
 
 def fitted_strategies(
-    embedder: Embedder, chosen: Mapping[str, StrategyOptions], options: EmbedderOptions, fitting_texts: Callable[[], list[str]]
+    embedder: Embedder, strategies: Mapping[str, StrategyOptions], options: EmbedderOptions, fitting_texts: Callable[[], list[str]]
 ) -> list[Strategy]:
     """Strategies with their after-processing fitted.
 
     Args:
         embedder: The weights to fit with.
-        chosen: Strategies by name.
+        strategies: Strategies by name.
         options: The templates.
-        fitting_texts: Gives unlabelled texts; called only where a strategy needs them.
+        fitting_texts: Returns unlabelled texts; called only if a strategy needs them.
 
     Returns:
         The strategies, in the order given.
     """
-    plain = {name: options.strategy(name, strategy) for name, strategy in chosen.items()}
-    to_fit = {name: strategy.after.steps for name, strategy in chosen.items() if strategy.after.title}
+    unfitted = {name: options.strategy(name, strategy) for name, strategy in strategies.items()}
+    to_fit = {name: strategy.after.steps for name, strategy in strategies.items() if strategy.after.title}
     if not to_fit:
-        return list(plain.values())
-    vectors = embedder.encode_strategies(fitting_texts(), [plain[name] for name in to_fit])
+        return list(unfitted.values())
+    vectors = embedder.encode_strategies(fitting_texts(), [unfitted[name] for name in to_fit])
     return [
         replace(strategy, after=AfterProcessing.fit(vectors[name], to_fit[name])) if name in to_fit else strategy
-        for name, strategy in plain.items()
+        for name, strategy in unfitted.items()
     ]

@@ -1,4 +1,4 @@
-"""What is looked at before a run touches its folders: can they be written, is another run at work there, what has a killed one left."""
+"""Checks before a run touches its folders: are they writable, is another run using them, and has a killed run left files behind."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ _LOCK, _HOLDER = ".run.lock", ".run.json"
 
 
 class Safeguards:
-    """Refuse a run that cannot write its results or would work in another's folder, and clear away what killed runs left.
+    """Stop a run that cannot write its results or would share another run's folder, and remove what killed runs left behind.
 
-    Versioned results and stores whose files are named after their contents can be written by several runs at once. Working folders whose
-    files are numbered (datasets with an ``exclusive_folder``) belong to one run at a time.
+    Several runs may write versioned results, and stores that name files after their contents, at the same time. Working folders with
+    numbered files (datasets with an ``exclusive_folder``) belong to one run at a time.
     """
 
     def __init__(self) -> None:
         self._locks: list[FolderLock] = []
 
-    @hook_impl(trylast=True)  # where another hook stops the run, nothing has been taken yet
+    @hook_impl(trylast=True)  # if another hook stops the run, no lock has been taken yet
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Look at the folders of all datasets the run writes.
+        """Check the folders of all datasets that the run writes.
 
         Raises:
-            DatasetError: If one cannot be written, or belongs to a run that is going on; the message says which and what to do.
+            DatasetError: If one is not writable or in use by another run; the message says which and what to do.
         """
-        self._release()  # of a run in this process that was interrupted
+        self._release()  # the locks of an interrupted run in this process
         outputs = pipeline.all_outputs()
         written: dict[Path, str] = {}
         exclusive: dict[Path, str] = {}
-        own: set[Path] = set()  # folders in which there is nothing but the dataset's: beside its file there may be anything, a home folder
+        own: set[Path] = set()  # folders that hold nothing but the dataset; the folder around a single file may hold anything
         for name in sorted(pipeline.datasets()):
             dataset = catalog.get(name)
             folder = getattr(dataset, "exclusive_folder", None)
@@ -56,11 +56,11 @@ class Safeguards:
                 exclusive[folder] = name
             is_store = getattr(dataset, "written_when_loaded", False)
             if folder is not None or name in outputs or is_store:
-                place = folder or _place(dataset)
-                if place is not None:
-                    written[place] = name
-                    if folder is not None or is_store or place == _path(dataset):
-                        own.add(place)
+                target = folder or _folder(dataset)
+                if target is not None:
+                    written[target] = name
+                    if folder is not None or is_store or target == _path(dataset):
+                        own.add(target)
         check_writable(written)
         try:
             for folder, name in exclusive.items():
@@ -68,21 +68,21 @@ class Safeguards:
                 lock.take(name)
                 self._locks.append(lock)
         except BaseException:
-            self._release()  # Kedro calls no hook for a run that does not begin
+            self._release()  # Kedro calls no hook for a run that does not start
             raise
-        removed = sum(clean_leftovers(place, deep=place in own) for place in written)
+        removed = sum(clean_leftovers(folder, deep=folder in own) for folder in written)
         removed += clean_leftovers(Path(tempfile.gettempdir()), deep=False)
         if removed:
-            logger.info("removed %d unfinished files of runs that were killed", removed)
+            logger.info("removed %d unfinished files left by killed runs", removed)
 
     @hook_impl
     def after_pipeline_run(self) -> None:
-        """Let the next run in."""
+        """Release the folders."""
         self._release()
 
     @hook_impl
     def on_pipeline_error(self) -> None:
-        """Let the next run in."""
+        """Release the folders."""
         self._release()
 
     def _release(self) -> None:
@@ -91,10 +91,10 @@ class Safeguards:
 
 
 class FolderLock:
-    """A folder that belongs to one run at a time. The operating system holds the lock, so that a killed process leaves none.
+    """A folder that belongs to one run at a time. The operating system holds the lock, so a killed process leaves none behind.
 
     Args:
-        folder: The folder; made if need be.
+        folder: The folder; created if necessary.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -105,10 +105,10 @@ class FolderLock:
         """Take the lock.
 
         Args:
-            name: What to call the folder in a message.
+            name: Name of the folder's dataset, for the message.
 
         Raises:
-            DatasetError: If a run has it; the message says which.
+            DatasetError: If another run holds it; the message says which.
         """
         from filelock import FileLock, Timeout
 
@@ -118,19 +118,19 @@ class FolderLock:
             lock.acquire()
         except Timeout:
             msg = (
-                f"another run is at work in {self.folder} ({name}): {self._holder()}; wait until it has ended, or give this one another "
-                "place (output in conf/base/globals.yml)"
+                f"another run is using {self.folder} ({name}): {self._holder()}; wait until it has ended, or choose another folder "
+                "(output in conf/base/globals.yml)"
             )
             raise DatasetError(msg) from None
         except (NotImplementedError, OSError) as error:
-            logger.warning("%s cannot be locked (%s): start no second run in it while this one goes on", self.folder, error)
+            logger.warning("%s cannot be locked (%s): do not start a second run in it before this one has ended", self.folder, error)
             return
         self._lock = lock
         facts = {"process": os.getpid(), "host": platform.node(), "since": time.strftime("%F %T"), "command": " ".join(sys.argv)}
         (self.folder / _HOLDER).write_text(json.dumps(facts), encoding="utf-8")
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._lock is not None:
             (self.folder / _HOLDER).unlink(missing_ok=True)
             self._lock.release()
@@ -141,30 +141,30 @@ class FolderLock:
             facts = json.loads((self.folder / _HOLDER).read_text(encoding="utf-8"))
             return f"process {facts['process']} on {facts['host']} since {facts['since']}"
         except (OSError, ValueError, KeyError, TypeError):
-            return "a process that has just begun"
+            return "a process that has just started"
 
 
-def check_writable(places: dict[Path, str]) -> None:
-    """Check that something can be written to folders, or to where they will be made.
+def check_writable(folders: dict[Path, str]) -> None:
+    """Check that folders, or the nearest existing folders above them, are writable.
 
     Args:
-        places: What to call them, by folder.
+        folders: Names of the datasets, for the message, by folder.
 
     Raises:
-        DatasetError: If not; the message says which and why.
+        DatasetError: If one is not writable; the message says which and why.
     """
     tried: set[Path] = set()
-    for place, name in places.items():
-        there = next(folder for folder in (place, *place.absolute().parents) if folder.is_dir())
-        if there in tried:
+    for folder, name in folders.items():
+        existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.is_dir())
+        if existing in tried:
             continue
-        tried.add(there)
+        tried.add(existing)
         try:
-            with tempfile.TemporaryFile(dir=there):
+            with tempfile.TemporaryFile(dir=existing):
                 pass
         except OSError as error:
             msg = (
-                f"{there} cannot be written to ({error.strerror}), and {name} goes there; make it writable, or name another place "
+                f"cannot write {name} to {existing} ({error.strerror}); make the folder writable, or choose another one "
                 "(output in conf/base/globals.yml)"
             )
             raise DatasetError(msg) from error
@@ -175,7 +175,7 @@ def _path(dataset: Any) -> Path | None:
     return None if path is None or getattr(dataset, "_protocol", "file") != "file" else Path(path)
 
 
-def _place(dataset: Any) -> Path | None:
-    """The local folder that a dataset's files lie in, where there is one: its path, or what is above a file without versions."""
-    place = _path(dataset)
-    return place if place is None or getattr(dataset, "_version", None) or not place.suffix else place.parent
+def _folder(dataset: Any) -> Path | None:
+    """The local folder of a dataset's files, if any: its path, or the parent of an unversioned file."""
+    path = _path(dataset)
+    return path if path is None or getattr(dataset, "_version", None) or not path.suffix else path.parent

@@ -1,7 +1,7 @@
-"""What a served model takes: texts, and nothing that would have to be guessed to be one.
+"""Input checks for a served model: it accepts texts, and nothing that would have to be converted to one.
 
-This file is copied beside each registered model, so that it works where this package is not installed; it imports nothing of it. MLflow's
-own loader would embed a missing value as the text "None", the number 1 as "1", and of two columns the first.
+This file is copied beside each registered model and imports nothing from this package, so that it works where the package is not
+installed. MLflow's own loader would embed a missing value as the text "None", the number 1 as "1", and only the first of two columns.
 
 Reference: https://mlflow.org/docs/latest/python_api/mlflow.pyfunc.html (loader modules)
 """
@@ -16,15 +16,11 @@ from typing import Any
 logger = logging.getLogger(__name__)
 
 _SETTINGS = "embedder.json"
-_HOW = 'give a list of strings: {"inputs": ["a text", "another"]}'
+_REMEDY = 'give a list of strings: {"inputs": ["a text", "another"]}'
 
 
 class TextsOnly:
-    """MLflow's wrapper of a sentence-transformers model, behind a check of what it is given.
-
-    Args:
-        wrapped: The wrapper.
-    """
+    """MLflow's wrapper of a sentence-transformers model, with a check of its input."""
 
     def __init__(self, wrapped: Any) -> None:
         self._wrapped = wrapped
@@ -41,7 +37,7 @@ class TextsOnly:
             params: Further arguments of ``encode``.
 
         Raises:
-            MlflowException: If it is something else, or one of them is no string; the server answers with status 400.
+            MlflowException: If the data is anything else, or a value is not a string; the server answers with status 400.
         """
         return self._wrapped.predict(texts_of(data), params)
 
@@ -53,7 +49,7 @@ def texts_of(data: Any) -> list[str]:
         data: A table of one column, a series, an array or a list.
 
     Raises:
-        MlflowException: If it is something else, or one of them is no string.
+        MlflowException: If the data is anything else, or a value is not a string.
     """
     from mlflow.exceptions import MlflowException
 
@@ -61,35 +57,35 @@ def texts_of(data: Any) -> list[str]:
     if columns is not None and len(columns) != 1:
         names = ", ".join(str(name) for name in columns)
         raise MlflowException.invalid_parameter_value(
-            f"there are {len(columns)} columns ({names}), and only one can hold the texts; {_HOW}"
+            f"the input has {len(columns)} columns ({names}), but only one can hold the texts; {_REMEDY}"
         )
-    values = data if columns is None else data.iloc[:, 0]
-    given = values.tolist() if hasattr(values, "tolist") else values
-    given = list(given) if isinstance(given, list | tuple) else [given]
-    wrong = [(number, value) for number, value in enumerate(given) if not isinstance(value, str)]
-    if wrong:
-        number, value = wrong[0]
+    column = data if columns is None else data.iloc[:, 0]
+    values = column.tolist() if hasattr(column, "tolist") else column
+    texts = list(values) if isinstance(values, list | tuple) else [values]
+    invalid = [(number, value) for number, value in enumerate(texts) if not isinstance(value, str)]
+    if invalid:
+        number, value = invalid[0]
         raise MlflowException.invalid_parameter_value(
-            f"input {number} is {_named(value)}, no text ({len(wrong)} of {len(given)} are none); {_HOW}"
+            f"input {number} is {_described(value)}, not a text ({len(invalid)} of {len(texts)} are not); {_REMEDY}"
         )
-    return given
+    return texts
 
 
 def adapted_to(folder: Path) -> str:
-    """Which texts a model was adapted to, in a sentence for whoever serves it.
+    """Say in one sentence which texts a model was adapted to, for whoever serves it.
 
     Args:
-        folder: The model's folder, or one above it.
+        folder: The model's folder, or one that contains it.
     """
     file = next(iter(sorted(folder.rglob(_SETTINGS))), None)
     corpus = json.loads(file.read_text(encoding="utf-8")).get("corpus") if file else None
     if not corpus:
-        return "This model does not say which texts it was adapted to: on yours it may be worse than its base model, so score it first."
+        return "This model does not say which texts it was adapted to: on yours it may be worse than its base model, so evaluate it first."
     size = f" ({corpus['texts']:,} clean texts)" if corpus["texts"] else ""
-    return f"This model was adapted to {corpus['name'] or 'a corpus without a name'}{size}: on texts of another kind, score it first."
+    return f"This model was adapted to {corpus['name'] or 'a corpus without a name'}{size}: on texts of another kind, evaluate it first."
 
 
-def _named(value: Any) -> str:
+def _described(value: Any) -> str:
     import pandas as pd
 
     missing = pd.api.types.is_scalar(value) and pd.isna(value)

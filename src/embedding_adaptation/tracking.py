@@ -8,21 +8,21 @@ A catalog entry asks for it in its metadata:
       type: pandas.CSVDataset
       metadata:
         mlflow:
-          metrics: {step: step}      # a table: one metric a numeric column, at the step of its row
-          # metrics: {by: strategy}  # a table: one metric a numeric column and row, named after the row; several columns as a list
-          # metrics: {}              # a mapping: one metric a number in it
+          metrics: {step: step}      # a table: one metric per numeric column, at the step of each row
+          # metrics: {by: strategy}  # a table: one metric per numeric column and row, named after the row; or a list of columns
+          # metrics: {}              # a mapping: one metric per number in it
           artifact: true             # the saved file or folder itself
           # model: true              # an exported model: logged as an MLflow model and registered
 
-Nothing is sent before the first node has ended, so MLflow's import does not delay the work. If the store cannot be reached, the run
-goes on, and everything it would have logged is written to ``mlflow_pending/``, to be sent later with
+Nothing is sent before the first node has ended, so importing MLflow does not delay the work. If the store cannot be reached, the run
+continues, and everything it would have logged is written to ``mlflow_pending/``, to be sent later with
 ``python -m embedding_adaptation.tracking FILE``.
 
-A command is one MLflow run whatever runs its nodes. With several threads they share its log. With several processes (Kedro's
-``ParallelRunner``) only the first one logs: what the others have saved is read once they have ended, so metrics come at the end.
+A command is one MLflow run, whatever runs its nodes. Several threads share its log. With several processes (Kedro's ``ParallelRunner``)
+only the first one logs: what the others saved is read after they have ended, so metrics arrive at the end.
 
-A run ends as FINISHED, FAILED or, where it is interrupted, KILLED. One whose process was killed cannot say so itself; the next run of the
-same experiment on that machine does.
+A run ends as FINISHED, FAILED or, if interrupted, KILLED. If its process was killed, the next run of the same experiment on that machine
+marks it as KILLED.
 """
 
 from __future__ import annotations
@@ -74,12 +74,12 @@ _METRICS_AT_ONCE = 500
 _PROCESS_TAG = "kedro.process"
 _SQLITE = "sqlite:///"
 _LOCK_SECONDS = 120
-# A server that is down should cost seconds: MLflow's own patience (7 tries of 120 s) would hold up a finished run for minutes.
+# A server that is down should cost seconds: MLflow's defaults (7 tries of 120 s) would hold up a finished run for minutes.
 _PATIENCE = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
 
 
 class TrackingError(ValueError):
-    """A tracking setting that cannot be used; the message names it and says what to change."""
+    """An unusable tracking setting; the message names it and says what to change."""
 
 
 Event = dict[str, Any]
@@ -87,7 +87,7 @@ Event = dict[str, Any]
 
 @dataclass(eq=False)
 class MlflowTracking:
-    """The Kedro hook. Its settings are in ``conf/<env>/mlflow.yml``: ``enabled``, ``experiment``, ``tracking_uri``, ``registry``."""
+    """The Kedro hook, configured in ``conf/<env>/mlflow.yml``: ``enabled``, ``experiment``, ``tracking_uri``, ``registry``."""
 
     _log: RunLog | None = None
     _settings: dict[str, Any] = field(default_factory=dict)
@@ -103,30 +103,30 @@ class MlflowTracking:
     def after_context_created(self, context: KedroContext) -> None:
         """Read the settings."""
         self._settings = {"enabled": True, "experiment": "embedding-adaptation", "tracking_uri": None, "registry": {}}
-        found = dict(context.config_loader["mlflow"])
-        unknown = set(found) - set(self._settings)
+        configured = dict(context.config_loader["mlflow"])
+        unknown = set(configured) - set(self._settings)
         if unknown:
-            msg = f"conf mlflow.yml: unknown setting {sorted(unknown)[0]!r}; there are: {', '.join(self._settings)}"
+            msg = f"unknown setting {sorted(unknown)[0]!r} in mlflow.yml; choose from {', '.join(self._settings)}"
             raise TrackingError(msg)
-        self._settings |= found
+        self._settings |= configured
         try:
             self._registry = RegistryOptions.model_validate(self._settings["registry"])
         except ValidationError as error:
-            wrong = error.errors()[0]
-            msg = f"conf mlflow.yml: registry.{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; see conf/base/mlflow.yml"
+            problem = error.errors()[0]
+            msg = f"registry.{'.'.join(map(str, problem['loc']))} in mlflow.yml: {problem['msg']}; see conf/base/mlflow.yml"
             raise TrackingError(msg) from error
         self._project = Path(context.project_path)
         self._environment = str(context.env or "local")
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Open the run's log: nothing is sent yet."""
-        self.end("KILLED", "interrupted")  # an earlier run of this process, in a notebook: Kedro tells no hook of an interruption
+        """Open the run's log without sending anything yet."""
+        self.end("KILLED", "interrupted")  # an earlier run in a notebook: Kedro does not tell hooks about an interruption
         if not self._settings.get("enabled"):
             return
         self._catalog, self._pipeline, self._pid = catalog, pipeline, os.getpid()
         for name in pipeline.datasets():
-            _logging_wishes(name, catalog)  # a wrong wish fails now, not after the work
+            _logging_settings(name, catalog)  # a wrong setting fails now, not after the work
         names = run_params.get("pipeline_names") or ["__default__"]
         version = str(run_params.get("run_id") or run_params.get("session_id"))
         uri = tracking_uri(self._project, self._settings["tracking_uri"])
@@ -152,19 +152,19 @@ class MlflowTracking:
 
     @hook_impl
     def after_dataset_loaded(self, dataset_name: str) -> None:
-        """Note the version that was loaded."""
-        self._note_version("loaded", dataset_name)
+        """Record the version that was loaded."""
+        self._record_version("loaded", dataset_name)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
-        """Note the version that was saved, and log what the catalog asks for."""
-        self._note_version("saved", dataset_name)
+        """Record the version that was saved, and log what the catalog asks for."""
+        self._record_version("saved", dataset_name)
         if self._is_ours:
-            self._log_as_wished(dataset_name, data)
+            self._log_dataset(dataset_name, data)
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:  # noqa: ARG002
-        """Send what has gathered."""
+        """Send the events recorded so far."""
         if self._log is not None and self._is_ours:
             self._log.flush()
 
@@ -185,76 +185,76 @@ class MlflowTracking:
 
         Args:
             status: FINISHED, FAILED or KILLED.
-            error: Why it has not finished.
+            error: Why it did not finish.
         """
         if self._log is not None and self._is_ours:
             log, self._log = self._log, None
             log.record(kind="end", status=status, tags={"error": error[:_ERROR_CHARACTERS]} if error else {})
             if status == "KILLED" and not log.is_started:
-                log.keep()  # who asks for the end may not wait until MLflow is imported
+                log.keep()  # whoever sent the signal may not wait for MLflow's import
             log.flush()
 
     @property
     def _is_ours(self) -> bool:
-        """Whether this process has opened the log; a process forked for one node has a copy of it."""
+        """Whether this process opened the log; a process forked for a node has a copy of it."""
         return self._log is not None and self._pid == os.getpid()
 
     def _end_at_exit(self) -> None:
-        """Close a run that an interruption has left open in a program that does not go through the command line."""
+        """Close a run that an interruption left open in a program that does not use the command line."""
         if self._log is not None and self._log.is_started:
             self.end("KILLED", "interrupted")
 
-    def _log_as_wished(self, dataset_name: str, data: Any) -> None:
+    def _log_dataset(self, dataset_name: str, data: Any) -> None:
         """Log what the catalog asks for of a dataset.
 
         Args:
             dataset_name: Name in the catalog.
-            data: What was saved; ``None`` reads it where its numbers are wanted.
+            data: What was saved; ``None`` loads it if its numbers are needed.
         """
         if self._log is None or self._catalog is None:
             return
-        wishes = _logging_wishes(dataset_name, self._catalog)
-        if wishes.get("metrics") is not None:
+        settings = _logging_settings(dataset_name, self._catalog)
+        if settings.get("metrics") is not None:
             saved = self._catalog.load(dataset_name) if data is None else data
-            for metrics in dataset_metrics(dataset_name, saved, wishes["metrics"]):
+            for metrics in dataset_metrics(dataset_name, saved, settings["metrics"]):
                 self._log.record(kind="metrics", **metrics)
-        if wishes.get("artifact"):
+        if settings.get("artifact"):
             self._log.record(kind="artifact", dataset=dataset_name, path=_saved_path(self._catalog.get(dataset_name)))
-        if wishes.get("model") and self._registry.enabled:
+        if settings.get("model") and self._registry.enabled:
             path = _saved_path(self._catalog.get(dataset_name))
             self._log.record(kind="model", dataset=dataset_name, path=path, registry=self._registry.model_dump(), tags=self._tags)
 
     def _log_of_other_processes(self) -> None:
-        """Log what nodes in processes of their own have loaded and saved, of which no hook of this process has heard."""
+        """Log what nodes in other processes loaded and saved, of which the hooks of this process hear nothing."""
         if not self._is_ours or self._pipeline is None or not isinstance(self._catalog, SharedMemoryDataCatalog):
             return
-        made = self._pipeline.all_outputs()
+        outputs = self._pipeline.all_outputs()
         for name in sorted(self._pipeline.datasets()):
             dataset = self._catalog.get(name)
-            if name not in made:
-                self._note_version("loaded", name)
+            if name not in outputs:
+                self._record_version("loaded", name)
             elif _is_saved_by_this_run(dataset):
-                self._note_version("saved", name)
+                self._record_version("saved", name)
                 try:
-                    self._log_as_wished(name, None)
+                    self._log_dataset(name, None)
                 except DatasetError as error:
-                    logger.warning("MLflow gets no metrics of %s, which cannot be read back: %s", name, sentence(error))
+                    logger.warning("MLflow gets no metrics for %s, which cannot be read back: %s", name, sentence(error))
 
-    def _note_version(self, what: str, dataset_name: str) -> None:
+    def _record_version(self, action: str, dataset_name: str) -> None:
         if self._log is None or self._catalog is None or not self._is_ours:
             return
         dataset = self._catalog.get(dataset_name)
-        resolve = getattr(dataset, "resolve_load_version" if what == "loaded" else "resolve_save_version", None)
+        resolve = getattr(dataset, "resolve_load_version" if action == "loaded" else "resolve_save_version", None)
         try:
             version = resolve() if resolve else None
         except VersionNotFoundError:
-            version = None  # an input that is used where it is there, and is not
+            version = None  # an optional input that does not exist
         if version:
-            self._log.record(kind="tags", values={f"{what}.{dataset_name}": version})
+            self._log.record(kind="tags", values={f"{action}.{dataset_name}": version})
 
 
 def end_open_runs(status: str, error: str) -> None:
-    """Close the run that the project's tracking has open, if there is one; see :meth:`MlflowTracking.end`."""
+    """Close the run that the project's tracking has open, if any; see :meth:`MlflowTracking.end`."""
     from kedro.framework.project import settings
 
     for hook in settings.HOOKS:
@@ -263,12 +263,12 @@ def end_open_runs(status: str, error: str) -> None:
 
 
 class RunLog:
-    """What one run logs, as a list of events that can be sent now or later, by several threads.
+    """The log of one run: a list of events that several threads can add to and send, now or later.
 
     Args:
         uri: MLflow tracking URI.
         experiment: Name of the experiment.
-        project: Root of the project: artefacts of a local store and pending logs lie below it.
+        project: Root of the project, below which a local store's artefacts and pending logs are kept.
         version: Kedro's version of this run, which names a pending log.
     """
 
@@ -286,7 +286,7 @@ class RunLog:
 
     @property
     def is_started(self) -> bool:
-        """Whether something has been sent, or tried to."""
+        """Whether sending has been attempted."""
         return self._sent > 0 or not self._reachable
 
     def record(self, **event: Any) -> None:
@@ -294,13 +294,13 @@ class RunLog:
         self._events.append({"time": int(time.time() * 1000), **event})
 
     def flush(self) -> None:
-        """Send what is new; if the store does not take it, keep everything in a file and go on."""
-        # Interrupted between a call and the note that it was made, a run would be begun twice.
+        """Send new events; if the store rejects them, keep everything in a file and continue."""
+        # An interruption between a call and the record that it was made would start the run twice.
         with self._lock, held_signals():
             self._flush()
 
     def keep(self) -> None:
-        """Write everything to the file of pending events; it goes when the store has taken them."""
+        """Write everything to the file of pending events, which is removed once the store has accepted them."""
         self._keep(self.pending, self._events)
 
     def _flush(self) -> None:
@@ -312,19 +312,19 @@ class RunLog:
                     self._send(self._sender, self._events[self._sent])
                     self._sent += 1
                 self.pending.unlink(missing_ok=True)
-            except Exception as error:  # noqa: BLE001  whatever tracking meets, the computation must not be lost
+            except Exception as error:  # noqa: BLE001  whatever goes wrong in tracking, the computation must not be lost
                 self._reachable = False
                 logger.warning(
-                    "MLflow at %s does not take this run (%s: %s). The run goes on; what it would have logged is kept in %s. "
+                    "MLflow at %s does not accept this run (%s: %s). The run continues; its log is kept in %s. "
                     "Send it later with: python -m embedding_adaptation.tracking %s",
                     self.uri, type(error).__name__, _first_line(error), self.pending, self.pending,
                 )  # fmt: skip
         if not self._reachable:
-            # Of a run that the store has taken the beginning of, the rest is sent later.
+            # If the store has accepted the first events of a run, only the rest is sent later.
             begun = self._sender.run_id if self._sender is not None else ""
             self._keep(self.pending, self._events, begun_run=begun, sent=self._sent if begun else 0)
             with contextlib.suppress(OSError):
-                self._pending_model.unlink(missing_ok=True)  # it is among them
+                self._pending_model.unlink(missing_ok=True)  # its events are in the other file, too
 
     @property
     def _pending_model(self) -> Path:
@@ -336,11 +336,11 @@ class RunLog:
         except Exception as error:
             if event["kind"] != "model":
                 raise
-            # A store may take runs and no models: without a registry, or with a limit on size. The run's log is not to suffer from it.
+            # A store may accept runs but not models: without a registry, or with a size limit. That must not affect the run's log.
             self._unregistered.append(event)
             self._keep(self._pending_model, self._unregistered, run_id=sender.run_id)
             logger.warning(
-                "MLflow at %s does not take the model %s (%s: %s). It is kept in %s; the run goes on. Register it later with: "
+                "MLflow at %s does not accept the model %s (%s: %s). It is kept in %s; the run continues. Register it later with: "
                 "python -m embedding_adaptation.tracking %s",
                 self.uri, event["path"], type(error).__name__, _first_line(error), self._pending_model, self._pending_model,
             )  # fmt: skip
@@ -351,8 +351,8 @@ class RunLog:
         try:
             with replacing_file(file) as work:
                 work.write_text("\n".join(lines) + "\n", encoding="utf-8")
-        except OSError as error:  # what the run computes is worth more than its log
-            logger.warning("the log of this run could not be kept for later either: %s", error)
+        except OSError as error:  # the results of the run are worth more than its log
+            logger.warning("the log of this run could not be kept in a file either: %s", error)
 
 
 class MlflowSender:
@@ -360,9 +360,9 @@ class MlflowSender:
 
     Args:
         uri: MLflow tracking URI.
-        experiment: Name of the experiment; made if it is not there.
-        project: Where files of a local store go.
-        run_id: A run to go on with; without one, the first event has to start one.
+        experiment: Name of the experiment; created if it does not exist.
+        project: Root of the project, where a local store keeps its files.
+        run_id: A run to continue; if empty, the first event must start one.
     """
 
     def __init__(self, uri: str, experiment: str, project: Path, run_id: str = "") -> None:
@@ -373,17 +373,17 @@ class MlflowSender:
 
         with _only_one_at_a_time(uri):
             self._client = MlflowClient(tracking_uri=uri)
-            found = self._client.get_experiment_by_name(experiment)
-            if found is None:
-                # A database store needs to be told where files go; by itself it would take the current directory.
+            existing = self._client.get_experiment_by_name(experiment)
+            if existing is None:
+                # A database store would keep files in the current directory by default.
                 location = (project / "mlartifacts").as_uri() if uri.startswith(_SQLITE) else None
                 self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
             else:
-                self._experiment_id = found.experiment_id
+                self._experiment_id = existing.experiment_id
         self.run_id = run_id
 
     def has_run(self) -> bool:
-        """Whether the store has the run to go on with."""
+        """Whether the store has the run to continue."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -430,18 +430,18 @@ class MlflowSender:
                 client.set_terminated(run_id, status=event["status"], end_time=event["time"])
 
     def _end_abandoned_runs(self) -> None:
-        """Mark runs as KILLED whose process has surely ended without a word: ``kill -9``, or a machine that went down."""
+        """Mark runs as KILLED whose process has certainly ended without closing them: after ``kill -9`` or a crash of the machine."""
         try:
             for run in self._client.search_runs([self._experiment_id], filter_string="attributes.status = 'RUNNING'"):
                 if has_ended(run.data.tags.get(_PROCESS_TAG, "")):
-                    self._client.set_tag(run.info.run_id, "error", "the process ended without a word: killed, or the machine went down")
+                    self._client.set_tag(run.info.run_id, "error", "the process was killed or the machine went down")
                     self._client.set_terminated(run.info.run_id, status="KILLED")
-        except Exception as error:  # noqa: BLE001  those runs are not this one's business
-            logger.debug("MLflow does not say which runs were abandoned: %s", error)
+        except Exception as error:  # noqa: BLE001  a failure here must not affect the current run
+            logger.debug("abandoned MLflow runs could not be marked as KILLED: %s", error)
 
 
 def _only_one_at_a_time(uri: str) -> AbstractContextManager[object]:
-    """A lock between processes for a database that may have to be made: two that make it at once break each other's migrations."""
+    """A lock between processes for a database that may not exist yet: two processes creating it at once break its migrations."""
     if not uri.startswith(_SQLITE):
         return nullcontext()
     from filelock import FileLock
@@ -450,14 +450,14 @@ def _only_one_at_a_time(uri: str) -> AbstractContextManager[object]:
 
 
 def send_pending(file: Path) -> None:
-    """Send a run that was kept in a file, or the rest of one that the store has the beginning of, or its model; then remove the file.
+    """Send what a pending file holds (a whole run, the rest of a partly sent one, or a model), then remove the file.
 
     Raises:
-        TrackingError: If the file is not one of this module's.
+        TrackingError: If the file is not a pending log.
     """
     events = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
     if not events or events[0].get("kind") != "store":
-        msg = f"{file} is no pending MLflow log; give a file from {PENDING_FOLDER}/"
+        msg = f"{file} is not a pending MLflow log; give a file from {PENDING_FOLDER}/"
         raise TrackingError(msg)
     store, *rest = events
     begun = store.get("begun_run", "")
@@ -474,13 +474,13 @@ def send_pending(file: Path) -> None:
 def tracking_uri(project: Path, setting: str | None) -> str:
     """Where runs are logged: ``MLFLOW_TRACKING_URI``, else the setting, else a database at the project's root.
 
-    The path is absolute, because a relative one would follow the current directory: a notebook would see another store than ``kedro run``.
+    Its path is absolute, because a relative one would depend on the current directory and differ between a notebook and ``kedro run``.
     """
     return os.environ.get("MLFLOW_TRACKING_URI") or setting or f"sqlite:///{(project / 'mlflow.db').absolute()}"
 
 
 def git_tags(project: Path) -> dict[str, str]:
-    """The project's commit and whether files differ from it; ``unknown`` outside a repository."""
+    """The project's commit, and whether there are uncommitted changes; ``unknown`` outside a repository."""
 
     def git(*arguments: str) -> str | None:
         try:
@@ -498,9 +498,9 @@ def git_tags(project: Path) -> dict[str, str]:
 
 
 def flatten_parameters(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Parameters as flat names and short texts: typed models by field, mappings by key, everything else as JSON.
+    """Flatten parameters to dotted names and short texts: models by field, mappings by key, everything else as JSON.
 
-    Long values end with a visible mark, because MLflow limits their length.
+    Long values are cut visibly, because MLflow limits their length.
     """
     for key, value in values.items():
         name = f"{prefix}{_metric_name(str(key))}"
@@ -514,25 +514,26 @@ def flatten_parameters(values: Mapping[str, Any], prefix: str = "") -> Iterator[
         yield name, text
 
 
-def dataset_metrics(name: str, data: Any, wish: Mapping[str, Any]) -> list[dict[str, Any]]:
+def dataset_metrics(name: str, data: Any, layout: Mapping[str, Any]) -> list[dict[str, Any]]:
     """A dataset's numbers as metrics.
 
     Args:
-        name: Name of the dataset, which begins the names of its metrics.
+        name: Name of the dataset, which prefixes the names of its metrics.
         data: A table, or a mapping with numbers at any depth.
-        wish: ``{step: COLUMN}``, ``{by: COLUMN}``, ``{by: [COLUMN, ...]}`` or ``{}``, see the module's text.
+        layout: ``{step: COLUMN}``, ``{by: COLUMN}``, ``{by: [COLUMN, ...]}`` or ``{}``; see the module docstring.
 
     Returns:
         Items ``{"step": ..., "values": {metric: number}}``. Missing values are left out.
     """
-    if "step" in wish:
-        return [{"step": int(row[wish["step"]]), "values": dict(_numbers(row, name, leave_out={wish["step"]}))} for row in _records(data)]
-    if "by" in wish:
+    if "step" in layout:
+        step = layout["step"]
+        return [{"step": int(row[step]), "values": dict(_numbers(row, name, exclude={step}))} for row in _records(data)]
+    if "by" in layout:
         values: dict[str, float] = {}
-        columns = [wish["by"]] if isinstance(wish["by"], str) else list(wish["by"])
+        columns = [layout["by"]] if isinstance(layout["by"], str) else list(layout["by"])
         for row in _records(data):
             prefix = ".".join([name, *(_metric_name(str(row[column])) for column in columns)])
-            values |= dict(_numbers(row, prefix, leave_out=set(columns)))
+            values |= dict(_numbers(row, prefix, exclude=set(columns)))
         return [{"step": 0, "values": values}]
     return [{"step": 0, "values": dict(_numbers(data, name))}]
 
@@ -541,11 +542,11 @@ def _records(data: pd.DataFrame) -> list[dict[str, Any]]:
     return [{str(key): value for key, value in row.items()} for row in data.to_dict("records")]
 
 
-def _numbers(data: Mapping[str, Any], prefix: str, leave_out: Collection[str] = ()) -> Iterator[tuple[str, float]]:
+def _numbers(data: Mapping[str, Any], prefix: str, exclude: Collection[str] = ()) -> Iterator[tuple[str, float]]:
     import math
 
     for key, value in data.items():
-        if key in leave_out:
+        if key in exclude:
             continue
         name = f"{prefix}.{_metric_name(str(key))}"
         if isinstance(value, dict):
@@ -555,21 +556,21 @@ def _numbers(data: Mapping[str, Any], prefix: str, leave_out: Collection[str] = 
 
 
 def _metric_name(text: str) -> str:
-    """A name MLflow takes: letters, digits, ``_-. /`` only."""
+    """A name that MLflow accepts: letters, digits and ``_-. /`` only."""
     return "".join(character if character.isalnum() or character in "_-. /" else "_" for character in text)
 
 
-def _logging_wishes(name: str, catalog: DataCatalog) -> dict[str, Any]:
-    wishes = (getattr(catalog.get(name), "metadata", None) or {}).get("mlflow") or {}
-    unknown = set(wishes) - _KEYS
+def _logging_settings(name: str, catalog: DataCatalog) -> dict[str, Any]:
+    settings = (getattr(catalog.get(name), "metadata", None) or {}).get("mlflow") or {}
+    unknown = set(settings) - _KEYS
     if unknown:
-        msg = f"catalog entry {name!r}: metadata mlflow has no {sorted(unknown)[0]!r}; there are: {', '.join(sorted(_KEYS))}"
+        msg = f"unknown key {sorted(unknown)[0]!r} in metadata.mlflow of catalog entry {name!r}; choose from {', '.join(sorted(_KEYS))}"
         raise TrackingError(msg)
-    return wishes
+    return settings
 
 
 def _is_saved_by_this_run(dataset: Any) -> bool:
-    """Whether the newest version of a dataset is of this run; of one without versions that cannot be known, and it is not logged."""
+    """Whether this run saved the newest version of a dataset; ``False`` for unversioned ones, where that cannot be known."""
     if not hasattr(dataset, "resolve_save_version") or dataset.resolve_save_version() is None:
         return False
     try:
@@ -588,12 +589,12 @@ def _first_line(error: Exception) -> str:
 
 
 def main(files: list[str]) -> int:
-    """Send the given files of pending logs, each that can be; the exit code is 1 if one could not."""
+    """Send the given pending logs, as many as possible; the exit code is 1 if one of them could not be sent."""
     code = 0
     for file in files:
         try:
             send_pending(Path(file))
-        except Exception as error:  # noqa: BLE001  whatever the store meets, the file stays and the next one is tried
+        except Exception as error:  # noqa: BLE001  whatever goes wrong, the file stays and the next one is tried
             sys.stderr.write(f"Error: {file} is kept: {type(error).__name__}: {sentence(error)}\n")
             code = 1
     return code

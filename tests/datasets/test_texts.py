@@ -66,15 +66,15 @@ def test_rows_without_text_are_left_out_with_a_warning(tmp_path, caplog):
         ("t.csv", "text,label\n,a\n ,b\n", "column 'text' is empty in all 2 rows"),
         ("t.csv", "text,label\none,a\ntwo,\nthree,b\n", r"no label in 1 of 3 rows \(row 2\); label these rows or remove them"),
         ("t.csv", "text,label\none,a\ntwo,a\n", "holds one class only, 'a'"),
-        ("t.csv", "text,label\none,a\ntwo,b,c\n", r"row 2 \(line 3\) has 3 fields, the header 2.*quotes"),
+        ("t.csv", "text,label\none,a\ntwo,b,c\n", r"row 2 \(line 3\) has 3 fields, the header 2; quote texts"),
         ("t.jsonl", '{"text": "one", "label": "a"}\n{"text": \n', "line 2 is not JSON"),
         ("t.jsonl", '["one"]\n', r"row 1 \(line 1\) is a list, not an object"),
-        ("t.csv", "text,label\none,a\nna\xefve,b\n".encode("latin-1"), "not UTF-8: byte 0xef in line 3, .*name its encoding"),
+        ("t.csv", "text,label\none,a\nna\xefve,b\n".encode("latin-1"), "not UTF-8: byte 0xef in line 3 .*specify its encoding"),
         ("t.csv", "text,text,label\none,two,a\n", "has 2 columns named 'text'"),
         ("t.jsonl", '{"text": "one", "label": ["a"]}\n', r"row 1 \(line 1\): column 'label' holds a list"),
         ("t.csv", "text,label\none\0,a\n", "NUL characters, the first in line 2: it is probably UTF-16"),
         ("t.parquet", "no parquet", "is not a parquet file"),
-        ("t.docx", "text", "ends in '.docx'; give one of .txt, .csv"),
+        ("t.docx", "text", "ends in '.docx'; choose from .txt, .csv"),
     ],
 )
 def test_bad_input_names_the_file_the_place_and_the_remedy(tmp_path, name, content, message):
@@ -138,7 +138,7 @@ def test_ids_must_be_unique(tmp_path):
 def test_other_encodings_are_read_when_named_and_refused_when_unknown(tmp_path):
     path = write(tmp_path, "t.txt", "na\xefve\n".encode("latin-1"))
     assert TextsDataset(filepath=path, encoding="latin-1").load()["text"].tolist() == ["na\xefve"]
-    with pytest.raises(DatasetError, match="'klingon', which is no encoding Python knows"):
+    with pytest.raises(DatasetError, match="'klingon', an encoding unknown to Python"):
         TextsDataset(filepath=path, encoding="klingon").load()
 
 
@@ -182,7 +182,7 @@ def test_a_large_file_is_read_in_pieces_with_the_same_result(tmp_path, monkeypat
     ("name", "content", "message"),
     [
         ("t.csv", b"title,label\none,a\n", "has no column 'text' for the texts, only 'title', 'label'"),
-        ("t.txt", b"one\n\xe9t\xe9\n", "is not UTF-8: byte 0xe9 in line 2, .*name its encoding"),
+        ("t.txt", b"one\n\xe9t\xe9\n", "is not UTF-8: byte 0xe9 in line 2 .*specify its encoding"),
         ("t.csv", b"text,label\none,a\ntwo,b\nthree\n", r"row 3 \(line 4\) has 1 field, the header 2"),
         ("t.csv", b'text,label\none,a\ntwo,b\n"three,c\n', r"row 3 \(line 4\) opens a quote that is never closed"),
         ("t.csv", b"text\n", "has no rows"),

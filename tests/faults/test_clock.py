@@ -19,7 +19,7 @@ def test_the_newest_made_is_the_newest_loaded_when_the_clock_is_set_back(stages,
     corpus.write_text("".join(f"my own {thing} needs {need}\n" for thing in things for need in ("water", "help", "more time", "a letter")))
     back = kedro(project, *stage.arguments, "--params", f"corpus={corpus}", fault=ClockSetBack())
     assert back.code == 0, back.output[-2000:]
-    assert "a name after that is there already" in back.output
+    assert "a later one exists" in back.output
     results = newest(project)
     pairs = pd.read_parquet(results["03_primary/positive_pairs.parquet"])
     assert pairs["source_text"].str.startswith("my own").all()

@@ -78,7 +78,7 @@ def test_a_server_that_is_down_costs_neither_the_run_nor_its_log(when, stages, s
         fault = Call("plot_training_curve_node", lambda: os.killpg(group, signal.SIGKILL))
     outcome = kedro(project, *stage.arguments, fault=fault, MLFLOW_TRACKING_URI=server.uri)
     assert outcome.code == 0, outcome.output[-3000:]
-    assert "The run goes on" in outcome.output
+    assert "The run continues" in outcome.output
     (pending,) = (project / "mlflow_pending").glob("*.jsonl")
     if server.process is not None:
         server.process.wait()

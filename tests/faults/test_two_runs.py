@@ -52,7 +52,7 @@ def test_a_second_run_in_a_working_folder_says_at_once_that_the_first_is_running
     process, log, go = begin(project, stage.arguments, node, tmp_path)
     second = kedro(project, *stage.arguments)
     assert second.code > 0
-    assert f"another run is at work in {project}" in second.output
+    assert f"another run is using {project}" in second.output
     assert f"process {process} on" in second.output
     assert "Running node" not in second.output
     go.touch()
@@ -95,4 +95,4 @@ def test_a_folder_that_cannot_be_written_stops_the_run_before_any_work(pipeline,
     assert outcome.code > 0
     assert "Running node" not in outcome.output
     assert f"{output}" in outcome.output
-    assert "cannot be written to (Read-only" in outcome.output if as_root else "cannot be written to" in outcome.output
+    assert "(Read-only" in outcome.output if as_root else "cannot write" in outcome.output

@@ -39,7 +39,7 @@ def test_utf_16_without_a_mark_is_found_by_its_nul_bytes_and_said(tmp_path, enco
     path = write(tmp_path, (ENGLISH * 3).encode(encoding))
     assert read(path) == [ENGLISH] * 3
     assert encoding.upper() in survey(path).warning
-    with pytest.raises(TextFileError, match=r"has NUL bytes as UTF-16 has them, but is not all UTF-16"):
+    with pytest.raises(TextFileError, match=r"has NUL bytes like UTF-16, but is not valid UTF-16"):
         survey(write(tmp_path, (ENGLISH * 3).encode(encoding) + b"\xd8\xd8"))
 
 
@@ -62,7 +62,7 @@ def test_nul_characters_are_refused_wherever_they_are(tmp_path, monkeypatch):
 def test_cp1252_is_found_where_the_language_leaves_no_doubt_and_said(tmp_path, text):
     path = write(tmp_path, (text * 5).encode("cp1252"))
     assert read(path) == [text] * 5
-    assert "is read as cp1252, which it probably is; if letters are wrong, name its encoding" in survey(path).warning
+    assert "is read as cp1252, its likely encoding; if letters are wrong" in survey(path).warning
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_cp1252_is_found_where_the_language_leaves_no_doubt_and_said(tmp_path, t
 )
 def test_other_encodings_are_refused_with_a_guess_and_read_when_named(tmp_path, text, encoding, guess):
     path = write(tmp_path, (text * 3).encode(encoding))
-    with pytest.raises(TextFileError, match=rf"is not UTF-8: byte 0x.. in line 1.*{guess}.*name its encoding"):
+    with pytest.raises(TextFileError, match=rf"is not UTF-8: byte 0x.. in line 1.*{guess}.*specify its encoding"):
         survey(path)
     assert read(path, encoding) == [text] * 3
 
@@ -101,10 +101,10 @@ def test_one_wrong_byte_far_into_the_file_is_found(tmp_path, monkeypatch):
 
 def test_an_encoding_that_is_named_has_to_fit(tmp_path):
     path = write(tmp_path, b"one\nna\xefve\n")
-    with pytest.raises(TextFileError, match="is not UTF-8: byte 0xef in line 2; save it as UTF-8, or name its encoding"):
+    with pytest.raises(TextFileError, match="is not UTF-8: byte 0xef in line 2; save it as UTF-8, or specify its encoding"):
         survey(path, "utf-8")
     for unknown in ("klingon", "rot13"):
-        with pytest.raises(TextFileError, match=rf"'{unknown}', which is no encoding Python knows"):
+        with pytest.raises(TextFileError, match=rf"'{unknown}', an encoding unknown to Python"):
             survey(path, unknown)
     assert read(path, "latin-1") == ["one\n", "naïve\n"]
     assert read(write(tmp_path, codecs.BOM_UTF8 + b"one\n"), "UTF8") == ["one\n"]
@@ -114,7 +114,7 @@ def test_an_encoding_that_is_named_has_to_fit(tmp_path):
 
 def test_an_encoding_that_garbles_utf_8_is_read_with_a_warning(tmp_path):
     path = write(tmp_path, FRENCH.encode())
-    assert "all of it is valid UTF-8; leave the encoding out" in survey(path, "cp850").warning
+    assert "but is valid UTF-8; leave the encoding out" in survey(path, "cp850").warning
     assert survey(write(tmp_path, b"plain"), "cp1252").warning == ""
 
 
@@ -137,7 +137,7 @@ def test_compressed_files_read_alike_and_are_refused_when_cut(tmp_path, name, co
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"PK\x03\x04rest", "Excel workbook in spite of its name; let its name end in .xlsx"),
+        (b"PK\x03\x04rest", "Excel workbook despite its name; rename it to end in .xlsx"),
         (b"PAR1", "parquet"),
         (gzip.compress(b"x"), ".gz"),
     ],

@@ -28,14 +28,14 @@ def refused(content, message, usual=",", separator=None):
 
 
 def test_a_row_of_another_length_than_the_header_is_refused_with_its_place():
-    refused("text\nwell, yes\n", r"row 1 \(line 2\) has 2 fields, the header 1; put texts that hold a comma or a line end into quotes")
+    refused("text\nwell, yes\n", r"row 1 \(line 2\) has 2 fields, the header 1; quote texts that contain a comma or a line break")
     refused("text,label\none,a\ntwo\n", r"row 2 \(line 3\) has 1 field, the header 2")
     refused('text,label\n"two\nlines",a\n\nthree,b,c\n', r"row 2 \(line 5\) has 3 fields, the header 2")
 
 
 def test_an_empty_field_at_the_end_of_every_row_is_dropped_but_not_that_of_some():
     assert rows("text,label\none,a,\ntwo,b,\n")[0] == [["text", "label"], ["one", "a"], ["two", "b"]]
-    refused("text,label\none,a,\ntwo,b\n", r"row 2 .* has 2 fields, but the rows before have 2 and an empty one at their end")
+    refused("text,label\none,a,\ntwo,b\n", r"row 2 .* has 2 fields, but the rows before have 2 plus an empty one at the end")
     refused("text,label\none,a\ntwo,b,\n", r"row 2 .* has 3 fields, the header 2")
     refused("text,label\none,a,\ntwo,b,c\n", r"row 2 .* has 3 fields, but the rows before")
     # A single text may end in a comma.
@@ -68,8 +68,8 @@ def test_a_backslash_is_a_character_where_quotes_are_written_twice():
     ("content", "message"),
     [
         ('text,label\none,a\n"two,b\nthree,c\n', r"row 2 \(line 3\) opens a quote that is never closed"),
-        ('text,label\none,a\n"two" or so,b\n', r"row 2 \(line 3\) goes on after a closing quote, in line 3; write a quote .* twice"),
-        ('text,label\n"one,a\n"two",b\n', r"row 1 \(line 2\) goes on after a closing quote, in line 3"),
+        ('text,label\none,a\n"two" or so,b\n', r"row 2 \(line 3\) continues after a closing quote, in line 3; double a quote"),
+        ('text,label\n"one,a\n"two",b\n', r"row 1 \(line 2\) continues after a closing quote, in line 3"),
         ("text,label\none\rand more,a\n", r"row 1 \(line 2\) has a carriage return outside quotes"),
         ('"text,label\none,a\n', r"the header \(line 1\) opens a quote that is never closed"),
     ],
@@ -87,7 +87,7 @@ def test_tabs_around_unpaired_quotes_leave_the_quotes_in_the_text():
 
 def test_a_quoted_field_that_seems_to_have_swallowed_whole_rows_is_refused():
     # By chance the second stray quote closes the first, and all rows have two fields.
-    message = r"row 1 \(line 2\) has a quoted text that goes on to line 3, and each of these lines looks like a row of its own"
+    message = r"row 1 \(line 2\) has a quoted text that extends to line 3, and each of these lines looks like a row of its own"
     refused('text\tlabel\n"one\ta\ntwo"\tb\nthree\tc\n', message, "\t")
     for separator in ";|":
         refused(f'text{separator}label\n"one{separator}a\ntwo"{separator}b\nthree{separator}c\n', message, separator)
@@ -96,7 +96,7 @@ def test_a_quoted_field_that_seems_to_have_swallowed_whole_rows_is_refused():
 
 def test_quotes_written_twice_beside_unpaired_ones_are_refused_even_between_tabs():
     refused('text\tlabel\n"say ""hi"""\ta\n"one\tb\n', r"row 2 \(line 3\) opens a quote that is never closed", "\t")
-    refused('"text"\t"label"\n"say "hi" to me"\t"a"\n', r"row 1 \(line 2\) goes on after a closing quote", "\t")
+    refused('"text"\t"label"\n"say "hi" to me"\t"a"\n', r"row 1 \(line 2\) continues after a closing quote", "\t")
 
 
 @pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
@@ -110,7 +110,7 @@ def test_the_separator_is_found_in_any_file(separator):
 
 def test_text_with_commas_does_not_hide_another_separator():
     assert rows("text;label\nwell, yes;a\nno;b\n")[0] == [["text", "label"], ["well, yes", "a"], ["no", "b"]]
-    refused("text;label\nwell, yes;a\nno;b;c\n", r"row 2 .* has 3 fields, the header 2; put texts that hold a semicolon")
+    refused("text;label\nwell, yes;a\nno;b;c\n", r"row 2 .* has 3 fields, the header 2; quote texts that contain a semicolon")
 
 
 def test_a_separator_that_is_named_is_taken():
@@ -127,7 +127,7 @@ def test_a_fault_behind_the_sample_is_found_when_it_is_reached(monkeypatch):
     good = "text,label\n" + "some words of text,a\n" * 20
     assert len(rows(good)[0]) == 21
     refused(good + "one,a,b\n", r"row 21 \(line 22\) has 3 fields")
-    refused(good + '"one \\"two\\", three",a\n', r"row 21 \(line 22\) goes on after a closing quote")
+    refused(good + '"one \\"two\\", three",a\n', r"row 21 \(line 22\) continues after a closing quote")
     # A quoted field across the end of the sample says nothing against the dialect.
     long = "text;label\n" + '"' + "line, end\n" * 40 + '";a\n'
     assert rows(long)[0][1] == ["line, end\n" * 40, "a"]
@@ -137,13 +137,13 @@ def test_a_quote_that_is_never_closed_does_not_fill_the_memory(monkeypatch):
     csv.field_size_limit(1 << 17)
     monkeypatch.setattr(separated, "LONGEST_FIELD", (1 << 17) + 100)
     content = 'text,label\n"one,a\n' + "two,b\n" * 40_000
-    refused(content, r"row 1 \(line 2\) has a text of over 131,172 characters, probably for a quote that is never closed")
+    refused(content, r"row 1 \(line 2\) has a text of over 131,172 characters, probably because a quote is never closed")
     monkeypatch.undo()
     assert len(rows(content.replace('"one', "one"))[0]) == 40_002
 
 
 def test_a_table_that_reads_in_two_ways_is_refused():
-    refused('text\n"one \\"\ntwo"\n', "row 1 has a quote behind a backslash and can be read in two ways")
+    refused('text\n"one \\"\ntwo"\n', "row 1 has a quote after a backslash and can be read in two ways")
 
 
 texts = st.text(st.sampled_from("ab \t\n\r,;|\"'\\=\u2028\xa0é#"), max_size=8) | st.sampled_from(

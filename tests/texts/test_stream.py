@@ -33,7 +33,7 @@ def test_a_draw_changes_little_with_a_few_more_texts():
 
 
 def test_an_empty_draw_is_refused():
-    with pytest.raises(ValueError, match="a draw of 0 texts"):
+    with pytest.raises(ValueError, match="cannot draw 0 texts"):
         TextStream.of(TABLE).sample(0)
 
 

@@ -173,7 +173,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
             yield
         except MissingColumnError as error:
             role = "text" if error.column == self._text_column else "label" if error.column in self._label_columns else "id"
-            there = ", ".join(map(repr, error.there))
+            there = ", ".join(map(repr, error.available))
             self._fail(
                 f"has no column {error.column!r} for the {role}s, only {there}; rename one, or set {role}_column in the catalog "
                 "(on the command line: --params text_column=NAME or label_column=NAME, for the corpus corpus_column=NAME)"

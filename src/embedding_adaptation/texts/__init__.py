@@ -1,1 +1,1 @@
-"""Texts from files and what can be said of them; no Kedro."""
+"""Reading texts from files and examining them; no Kedro."""

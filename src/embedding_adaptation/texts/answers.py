@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-# What instruct models say instead of an answer; these patterns are for lower case with plain apostrophes.
+# What instruct models say instead of answering; these patterns expect lower case with straight apostrophes.
 _REFUSAL = re.compile(
     r"\b(?:as an? (?:ai\b|(?:large )?language model)|"
     r"i(?:'m| am)(?: very| so)? sorry,? (?:but )?i(?:'m| am| can| do| could)|"
@@ -19,7 +19,7 @@ _REFUSAL = re.compile(
     r"please (?:provide|share|give|paste|clarify)\b[^.?!]{0,40}\b(?:text|message|sentence|context|information|details)\b|"
     r"(?:es tut mir leid|lo siento|je suis désolée?|mi dispiace|sinto muito),? (?:aber|pero|mais|ma|mas)\b)",
 )
-# What small instruct models say about their answer.
+# What small instruct models say about their own answer.
 _PREAMBLE = re.compile(
     r"^(?:(?:sure|certainly|of course|absolutely|okay|ok)(?=[,!.:]| here| thing)|here(?:'s| is| are)\b|re:|note:)|"
     r"^(?:hier (?:ist|is)|voici|aquí (?:está|tienes)|aqui está|ecco)\b[^.!?]{0,80}:|"
@@ -32,46 +32,46 @@ _QUOTES = '"“”„«»「」'
 _SINGLE_QUOTES = "'‘’‚`"
 _INNER_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _CLOSING = "[\"'”’»)\\]」』）]*"
-# A full stop after a single letter or digit, or after these abbreviations, ends no sentence.
+# A full stop after a single letter or digit, or after one of these abbreviations, does not end a sentence.
 SENTENCE_END = re.compile(
     rf"(?:(?<!\b[^\WI])(?<!\b[DM]r|\bMs|\bSt|\bvs)(?<!\bMrs)\.|[!?…؟۔।]){_CLOSING}(?=\s|$)|[。！？]+{_CLOSING}",
 )
 
 
 def is_refusal(source: str, answer: str) -> bool:
-    """Whether an answer refuses, in words that the text it answers does not use."""
-    return _speaks(_REFUSAL, source, answer)
+    """Whether an answer is a refusal, in words that its source text does not use itself."""
+    return _matches_only_answer(_REFUSAL, source, answer)
 
 
 def is_preamble(source: str, answer: str) -> bool:
-    """Whether an answer speaks about itself, in words that the text it answers does not use."""
-    return _speaks(_PREAMBLE, source, answer)
+    """Whether an answer talks about itself, in words that its source text does not use itself."""
+    return _matches_only_answer(_PREAMBLE, source, answer)
 
 
 def tidy_answer(answer: str) -> str:
-    """An answer without the wrapping that carries no meaning: a leading label, enclosing quotation marks, runs of white space."""
+    """Strip wrapping that carries no meaning: a leading label, enclosing quotation marks, runs of white space."""
     text = _LABEL.sub("", _unquoted(" ".join(answer.split())))
     return _unquoted(text)
 
 
 def cut_back(answer: str) -> str:
-    """An unfinished answer up to the end of its last full sentence; empty if it has none."""
+    """Cut an unfinished answer after its last complete sentence; empty if it has none."""
     ends = list(SENTENCE_END.finditer(answer))
     return answer[: ends[-1].end()].rstrip() if ends else ""
 
 
 def has_end(answer: str) -> bool:
-    """Whether an answer ends with a full sentence."""
+    """Whether an answer ends with a complete sentence."""
     return cut_back(answer) == answer
 
 
 def plain(text: str) -> str:
-    """A text in lower case with straight apostrophes, as the patterns expect it."""
+    """Convert a text to lower case with straight apostrophes, as the patterns expect."""
     return text.lower().replace("’", "'")
 
 
 def _unquoted(text: str) -> str:
-    """A text without quotation marks around all of it, or a first one that is never closed."""
+    """Remove quotation marks around the whole text, or a leading one that is never closed."""
     for marks in (_QUOTES, _SINGLE_QUOTES):
         if len(text) > 1 and text[0] in marks and text[-1] in marks:
             inner = text[1:-1]
@@ -82,6 +82,5 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def _speaks(pattern: re.Pattern[str], source: str, answer: str) -> bool:
-    """Whether an answer has words of a kind that its text does not have."""
+def _matches_only_answer(pattern: re.Pattern[str], source: str, answer: str) -> bool:
     return pattern.search(plain(answer)) is not None and pattern.search(plain(source)) is None

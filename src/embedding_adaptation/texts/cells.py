@@ -1,4 +1,4 @@
-"""Values of typed formats as text, where there is one obvious way, and refused where there is none."""
+"""Convert values of typed formats to text where there is one obvious way, and reject them where there is not."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 SINGLE_SURROGATE = re.compile("[\ud800-\udfff]")
 
-# From here on not every whole number is a float, so that the digits may be others than those that were meant.
+# Beyond this, floats cannot represent every whole number, so the digits may not be the original ones.
 _EXACT_FLOATS = 2.0**53
 
 
 class CellError(ValueError):
-    """A value that is no text; the message goes after "row 3: column 'text' "."""
+    """A value that is not text; the message continues "row 3: column 'text' "."""
 
 
 def text_of(value: Any) -> str | None:
-    """A value of JSON, of a spreadsheet or of parquet as text; ``None`` where there is none.
+    """Convert a value from JSON, a spreadsheet or parquet to text; ``None`` for a missing value.
 
-    Numbers keep all digits, whole ones have no decimal point; truth is ``true`` or ``false``;
-    dates and times are written as ISO 8601 has it; bytes have to be UTF-8.
+    Numbers keep all digits, and whole ones have no decimal point; booleans become ``true`` or ``false``; dates and times are written in
+    ISO 8601; bytes must be UTF-8.
 
     Raises:
-        CellError: If it is a list, an object or another value for which there is no one obvious text.
+        CellError: If it is a list, an object or another value without one obvious text form.
     """
     if value is None or isinstance(value, str):
         return value
@@ -44,17 +44,17 @@ def text_of(value: Any) -> str | None:
     if isinstance(value, bytes):
         return _decoded(value)
     kind = "a list" if isinstance(value, list) else "an object" if isinstance(value, dict) else f"a value of type {type(value).__name__}"
-    msg = f"holds {kind}, where a text is needed; write the text itself into the column"
+    msg = f"holds {kind}, not a text; write the text itself into the column"
     raise CellError(msg)
 
 
 def _number(value: float) -> str | None:
-    if value != value:  # noqa: PLR0124  NaN is how tables say that there is none
+    if value != value:  # noqa: PLR0124  tables mark missing values with NaN
         return None
     if not value.is_integer():
         return str(value)
     if abs(value) >= _EXACT_FLOATS:
-        msg = f"holds {value!r}, a number whose last digits are lost; store numbers of more than 15 digits as text"
+        msg = f"holds {value!r}, a number that has lost its last digits; store numbers of more than 15 digits as text"
         raise CellError(msg)
     return str(int(value))
 
@@ -68,15 +68,15 @@ def _decoded(value: bytes) -> str:
 
 
 def column_texts(column: pa.Array, name: str, before: int) -> list[str | None]:
-    """A column of a parquet file as texts.
+    """Convert a column of a parquet file to texts.
 
     Args:
         column: Its values.
         name: Its name, for the message.
-        before: Number of rows before, for the message.
+        before: Number of preceding rows, for the message.
 
     Raises:
-        TextFileError: If a value is no text; the message names its row.
+        TextFileError: If a value is not text; the message names its row.
     """
     import pyarrow as pa
     import pyarrow.types as kinds
@@ -90,7 +90,7 @@ def column_texts(column: pa.Array, name: str, before: int) -> list[str | None]:
         try:
             column.validate(full=True)
         except pa.ArrowInvalid:
-            column = column.cast(pa.large_binary())  # whose values say where the wrong byte is
+            column = column.cast(pa.large_binary())  # decoded one by one below, to locate the wrong byte
     values = column.to_pylist()
     if is_string and not kinds.is_large_binary(column.type):
         return list(values)

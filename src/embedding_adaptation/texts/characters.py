@@ -1,4 +1,4 @@
-"""From the bytes of a text file to its characters: compression, encoding and line ends, found out before any text is used."""
+"""Decode text files: compression, encoding and line ends are determined before any text is used."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 NAME_IT = (
-    "save it as UTF-8, or name its encoding (encoding: cp1252 in the catalog, for example; on the command line encoding=cp1252, for the "
-    "corpus corpus_encoding=cp1252)"
+    "save it as UTF-8, or specify its encoding, such as encoding: cp1252 in the catalog (on the command line encoding=cp1252, or "
+    "corpus_encoding=cp1252 for the corpus)"
 )
 
 _BLOCK = 1 << 20
 _SAMPLE = 1 << 16
 _CONTEXT = 1 << 13
-# The language of fewer letters is a matter of luck.
+# With fewer letters, the language cannot be told reliably.
 _FEWEST_LETTERS = 20
 _SURE = 0.9
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
-    # UTF-32's mark begins with UTF-16's.
+    # UTF-32's mark begins with UTF-16's, so it is tested first.
     (codecs.BOM_UTF32_LE, "utf-32"),
     (codecs.BOM_UTF32_BE, "utf-32"),
     (codecs.BOM_UTF16_LE, "utf-16"),
@@ -40,27 +40,27 @@ _OTHER_FILES = (
     (b"\x1f\x8b", "compressed with gzip", ".gz"),
     (b"\x28\xb5\x2f\xfd", "compressed with zstd", ".zst"),
 )
-# Western text has a NUL beside nearly every letter in UTF-16; a quarter allows for other characters.
+# In UTF-16, Western text has a NUL beside nearly every letter; a quarter allows for other characters.
 _NUL_SHARE = 0.25
-# Which other encodings a byte above 0x7f may belong to. Each that is read as another text has to be ruled out.
+# The encodings that bytes above 0x7f may belong to. Any that would give another text must be ruled out.
 _CANDIDATES = (
     "cp1252", "cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1257", "cp437", "cp850", "cp852", "cp866", "iso8859_2",
     "iso8859_15", "koi8_r", "mac_roman", "cp932", "gb18030", "big5", "cp949",
 )  # fmt: skip
-# The languages that are taken for written in cp1252, and those of their letters that have another letter's place in cp1250. Any other such
-# letter, as in a foreign name, leaves a doubt.
+# The languages written in cp1252, each with those of its letters whose byte is another letter in cp1250. Any other such letter, as in a
+# foreign name, leaves the encoding in doubt.
 _LETTERS_OF = {
     "en": "àêïñ", "fr": "àèêïùûœæ", "de": "", "es": "ñ", "pt": "àãêòõ", "it": "àèìòù", "nl": "èêï", "af": "èêï", "sv": "àå", "da": "åæø",
     "no": "åæòø", "nb": "åæòø", "nn": "åæòø", "fi": "å", "is": "æðþ", "fo": "æðø", "ca": "àïòè", "gl": "ïñ", "eu": "ñ", "ga": "", "lb": "è",
 }  # fmt: skip
-# Languages with the Latin alphabet for which Windows has another code page.
+# Languages in the Latin alphabet with a Windows code page of their own.
 _HOMES = {
     "cp1250": frozenset(("pl", "cs", "sk", "hu", "sl", "hr", "bs", "ro", "sr")),
     "cp1254": frozenset(("tr", "az", "ku")),
     "cp1257": frozenset(("lt", "lv", "et")),
 }
-# What no language that is written in cp1252 has, but another encoding read as cp1252: a small letter before a large one with an accent, a
-# sign in the middle or at the wrong side of a word, a letter that stands alone, and characters that hardly anybody types.
+# What occurs in no language written in cp1252, but in other encodings misread as cp1252: a lower-case letter before an accented capital, a
+# symbol inside or on the wrong side of a word, one of these letters alone, and characters that hardly anyone types.
 _MISPLACED = re.compile(
     "[a-zß-öø-ÿ][À-ÖØ-ÞŠŽŒŸ]"
     r"|[^\W\d_][“”„€§«‹›©±†‡¦¬¨÷×µ¶][^\W\d_]"
@@ -76,8 +76,8 @@ class Characters:
 
     Attributes:
         encoding: A name that Python knows.
-        line_end: What ends a line: a carriage return where the file has no line feed, as files of old Macs.
-        warning: What a user should know of how this was found; empty where it needs no word.
+        line_end: What ends a line: a carriage return if the file has no line feeds, as on old Macs.
+        warning: What the user should know about how this was determined; empty if nothing.
     """
 
     encoding: str
@@ -86,7 +86,7 @@ class Characters:
 
 
 def open_bytes(path: Path) -> IO[bytes]:
-    """The bytes of a file, decompressed where its name ends in ``.gz`` or ``.zst``."""
+    """Open a file for reading bytes, decompressed if its name ends in ``.gz`` or ``.zst``."""
     compression = COMPRESSIONS.get(path.suffix.lower())
     if compression is None:
         return path.open("rb")
@@ -97,84 +97,82 @@ def open_bytes(path: Path) -> IO[bytes]:
 
 
 def open_text(path: Path, characters: Characters) -> io.TextIOWrapper:
-    """The characters of a file; lines end at :attr:`Characters.line_end` alone, and nothing is translated."""
+    """Open a file for reading characters; lines end only at :attr:`Characters.line_end`, and nothing is translated."""
     return io.TextIOWrapper(open_bytes(path), encoding=characters.encoding, newline=characters.line_end)
 
 
 def survey(path: Path, encoding: str | None = None) -> Characters:
-    """Read all bytes once, and find how they become characters.
+    """Read all bytes once and determine how they become characters.
 
-    Without a name, a byte-order mark decides; else the file is UTF-8 if all of it is, UTF-16 if every second byte is NUL as Western text
-    has it, and cp1252 if charset-normalizer and the language of the text leave nothing else.
+    If no encoding is given, a byte-order mark decides. Without one, the file is UTF-8 if all of it is valid, UTF-16 if every second byte
+    is NUL as in Western text, and cp1252 if charset-normalizer and the language of the text leave no alternative.
 
     Raises:
-        TextFileError: If the bytes are not of that encoding, hold NUL characters, or could be of several encodings.
+        TextFileError: If the bytes are invalid in the encoding, contain NUL characters, or fit several encodings.
     """
     with open_bytes(path) as file:
         start = file.read(_BLOCK)
     for mark, kind, ending in _OTHER_FILES:
         if start.startswith(mark):
-            msg = f"is {kind} in spite of its name; let its name end in {ending}"
+            msg = f"is {kind} despite its name; rename it to end in {ending}"
             raise TextFileError(msg)
     if encoding is not None:
-        return _named(path, encoding, start)
+        return _as_specified(path, encoding, start)
     for mark, marked in _BYTE_ORDER_MARKS:
         if start.startswith(mark):
             return Characters(marked, _decode_all(path, marked).line_end)
     if b"\0" in start and (wide := _utf16_without_mark(start)):
-        found = _decode_all(path, wide, f"has NUL bytes as UTF-16 has them, but is not all UTF-16; {NAME_IT}")
-        return Characters(wide, found.line_end, f"is read as {_shown(wide)}, as its NUL bytes suggest")
-    found = _decode(path, "utf-8")
-    _refuse_nul(found)
-    return Characters("utf-8", found.line_end) if found.bad is None else _guessed(path, found)
+        outcome = _decode_all(path, wide, f"has NUL bytes like UTF-16, but is not valid UTF-16 throughout; {NAME_IT}")
+        return Characters(wide, outcome.line_end, f"is read as {_shown(wide)}, as its NUL bytes suggest")
+    outcome = _decode(path, "utf-8")
+    _refuse_nul(outcome)
+    return Characters("utf-8", outcome.line_end) if outcome.bad is None else _guessed(path, outcome)
 
 
-def _named(path: Path, encoding: str, start: bytes) -> Characters:
+def _as_specified(path: Path, encoding: str, start: bytes) -> Characters:
     try:
         name = codecs.lookup(encoding).name
         "".encode(name)
     except LookupError:
-        msg = f"cannot be read as {encoding!r}, which is no encoding Python knows; correct it, or leave it out"
+        msg = f"cannot be read as {encoding!r}, an encoding unknown to Python; correct it, or leave it out"
         raise TextFileError(msg) from None
     if name == "utf-8":
         name = "utf-8-sig"
-    found = _decode_all(path, name)
+    outcome = _decode_all(path, name)
     warning = ""
     if not name.startswith("utf") and not start.isascii() and _decode(path, "utf-8").bad is None:
-        warning = (
-            f"is read as {encoding} as asked, but all of it is valid UTF-8; leave the encoding out unless letters are wrong without it"
-        )
-    return Characters(name, found.line_end, warning)
+        warning = f"is read as {encoding} as specified, but is valid UTF-8; leave the encoding out unless letters are wrong without it"
+    return Characters(name, outcome.line_end, warning)
 
 
 @dataclass
-class _Decoded:
-    """What decoding a whole file showed."""
+class _Outcome:
+    """The outcome of decoding a file."""
 
     line_end: str = "\n"
-    bad: int | None = None  # a byte that is not of the encoding
+    bad: int | None = None  # the first byte that is invalid in the encoding
     line: int = 0  # its line, or that of the first NUL character
     has_nul: bool = False
 
 
-def _decode_all(path: Path, encoding: str, otherwise: str = "") -> _Decoded:
-    found = _decode(path, encoding)
-    if found.bad is not None:
-        _fail(otherwise or f"is not {_shown(encoding)}: byte 0x{found.bad:02x} in line {found.line}; {NAME_IT}")
-    _refuse_nul(found)
-    return found
+def _decode_all(path: Path, encoding: str, message: str = "") -> _Outcome:
+    outcome = _decode(path, encoding)
+    if outcome.bad is not None:
+        _fail(message or f"is not {_shown(encoding)}: byte 0x{outcome.bad:02x} in line {outcome.line}; {NAME_IT}")
+    _refuse_nul(outcome)
+    return outcome
 
 
-def _refuse_nul(found: _Decoded) -> None:
-    if found.has_nul:
+def _refuse_nul(outcome: _Outcome) -> None:
+    if outcome.has_nul:
         _fail(
-            f"holds NUL characters, the first in line {found.line}: it is probably UTF-16 without a byte-order mark, or no text; "
-            "save it as UTF-8, or name its encoding (encoding: utf-16-le in the catalog, for example)"
+            f"contains NUL characters, the first in line {outcome.line}: it is probably UTF-16 without a byte-order mark, or not a text; "
+            "save it as UTF-8, or specify its encoding, such as encoding: utf-16-le in the catalog"
         )
 
 
-def _decode(path: Path, encoding: str) -> _Decoded:
-    """Decode all of a file, up to the first byte that is not of the encoding, or the first NUL character."""
+def _decode(path: Path, encoding: str) -> _Outcome:
+    """Decode a file up to the first invalid byte or NUL character."""
     decoder = codecs.getincrementaldecoder(encoding)()
     lines, feeds, returns = 1, False, False
     with open_bytes(path) as file:
@@ -187,76 +185,74 @@ def _decode(path: Path, encoding: str) -> _Decoded:
                 before = error.object[: error.start]
                 head = before.decode(encoding, "ignore")
                 if "\0" in head:
-                    return _Decoded(line=lines + head[: head.index("\0")].count("\n"), has_nul=True, bad=error.object[error.start])
-                return _Decoded(bad=error.object[error.start], line=lines + head.count("\n"))
-            except UnicodeError:  # UTF-16 and UTF-32 without their mark
-                return _Decoded(bad=(pending + block)[0], line=lines)
+                    return _Outcome(line=lines + head[: head.index("\0")].count("\n"), has_nul=True, bad=error.object[error.start])
+                return _Outcome(bad=error.object[error.start], line=lines + head.count("\n"))
+            except UnicodeError:  # UTF-16 or UTF-32 without a byte-order mark
+                return _Outcome(bad=(pending + block)[0], line=lines)
             if (nul := text.find("\0")) >= 0:
-                return _Decoded(line=lines + text.count("\n", 0, nul), has_nul=True)
+                return _Outcome(line=lines + text.count("\n", 0, nul), has_nul=True)
             lines += text.count("\n")
             feeds = feeds or "\n" in text
             returns = returns or "\r" in text
             if not block:
-                return _Decoded("\r" if returns and not feeds else "\n")
+                return _Outcome("\r" if returns and not feeds else "\n")
 
 
 def _utf16_without_mark(start: bytes) -> str | None:
-    """UTF-16 where NUL is every second byte of Western text, and no byte at the other places."""
+    """UTF-16 with the right byte order if NUL occurs only at every second byte, and as often as in Western text."""
     even, odd = start[::2].count(0), start[1::2].count(0)
     if even and odd:
         return None
     return ("utf-16-be" if even else "utf-16-le") if max(even, odd) >= _NUL_SHARE * len(start) / 2 else None
 
 
-def _guessed(path: Path, found: _Decoded) -> Characters:
+def _guessed(path: Path, as_utf8: _Outcome) -> Characters:
     with open_bytes(path) as file:
         start = file.read(_CONTEXT)
     guess, sure = _guess(b"".join(_lines_beyond_ascii(path)), start)
     line_end = ""
     if sure:
-        decoded = _decode(path, guess)
-        sure, line_end = decoded.bad is None and not decoded.has_nul, decoded.line_end
+        outcome = _decode(path, guess)
+        sure, line_end = outcome.bad is None and not outcome.has_nul, outcome.line_end
     if not sure:
-        likely = f", and it may be {guess}" if guess else ""
-        _fail(f"is not UTF-8: byte 0x{found.bad:02x} in line {found.line}{likely}, which its bytes alone do not tell for sure; {NAME_IT}")
-    return Characters(
-        guess, line_end, f"is not UTF-8 and is read as {guess}, which it probably is; if letters are wrong, name its encoding"
-    )
+        likely = f" (perhaps {guess}, but that is not certain)" if guess else ""
+        _fail(f"is not UTF-8: byte 0x{as_utf8.bad:02x} in line {as_utf8.line}{likely}; {NAME_IT}")
+    return Characters(guess, line_end, f"is not UTF-8 and is read as {guess}, its likely encoding; if letters are wrong, specify another")
 
 
 def _lines_beyond_ascii(path: Path) -> Iterator[bytes]:
-    """Lines with bytes that ASCII does not have, up to a sample's length."""
-    taken = 0
+    """Lines with non-ASCII bytes, up to the size of a sample."""
+    size = 0
     with open_bytes(path) as file:
-        while taken < _SAMPLE and (line := file.readline(_SAMPLE)):
+        while size < _SAMPLE and (line := file.readline(_SAMPLE)):
             if not line.isascii():
-                taken += len(line)
+                size += len(line)
                 yield line
 
 
 def _guess(sample: bytes, start: bytes) -> tuple[str, bool]:
-    """The likeliest encoding of bytes that are not UTF-8, and whether there is no doubt that it is cp1252.
+    """The most likely encoding of bytes that are not UTF-8, and whether it is cp1252 beyond doubt.
 
-    charset-normalizer alone hardly tells cp1252 from the code pages of eastern Europe, in which the same bytes are letters too. The
-    language does: a text that is read with the wrong one is still recognised by its other letters.
+    charset-normalizer alone can hardly tell cp1252 from the code pages of eastern Europe, in which the same bytes are letters, too. The
+    language can: even if decoded with the wrong one, a text is recognised by its other letters.
 
     Args:
-        sample: The lines with bytes that ASCII does not have.
+        sample: The lines with non-ASCII bytes.
         start: The start of the file, for its language.
     """
     from charset_normalizer import from_bytes
 
     best = from_bytes(sample, cp_isolation=list(_CANDIDATES)).best()
     guess = best.encoding if best is not None else ""
-    western = _read(sample, "cp1252")
+    western = _decoded_or_none(sample, "cp1252")
     if best is not None and str(best) == western:
-        guess = "cp1252"  # it names the first of those that give the same text
-    if western is not None and "¤" in western:  # where ISO 8859-15 has the euro sign
+        guess = "cp1252"  # charset-normalizer names the first of the encodings that give the same text
+    if western is not None and "¤" in western:  # the euro sign in ISO 8859-15
         return "iso8859_15", False
     if western is None or _MISPLACED.search(western):
         return guess, False
     for rival, home in _HOMES.items():
-        other = _read(sample, rival)
+        other = _decoded_or_none(sample, rival)
         if other is None or other == western:
             continue
         if _language(other, start.decode(rival, "replace"))[0] in home:
@@ -267,12 +263,12 @@ def _guess(sample: bytes, start: bytes) -> tuple[str, bool]:
         doubtful = {letter for letter in western if letter.isalpha() and letter.encode("cp1252").decode("cp1250", "replace") != letter}
         if all(letter.lower() in _LETTERS_OF[language] for letter in doubtful):
             return "cp1252", True
-        # These letters would be as likely, or more, in the other code page.
+        # These letters are at least as likely in the other code page.
         return "cp1252 or cp1250", False
     return guess, False
 
 
-def _read(sample: bytes, encoding: str) -> str | None:
+def _decoded_or_none(sample: bytes, encoding: str) -> str | None:
     try:
         return sample.decode(encoding)
     except UnicodeDecodeError:
@@ -293,5 +289,5 @@ def _shown(encoding: str) -> str:
     return encoding.removesuffix("-sig").upper() if encoding.startswith("utf") else encoding
 
 
-def _fail(what: str) -> NoReturn:
-    raise TextFileError(what)
+def _fail(message: str) -> NoReturn:
+    raise TextFileError(message)

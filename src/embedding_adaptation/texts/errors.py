@@ -1,20 +1,20 @@
-"""What is wrong with a file of texts."""
+"""Errors about files of texts."""
 
 from __future__ import annotations
 
 
 class TextFileError(ValueError):
-    """A file of texts cannot be used; the message names the file, the row or column and the remedy."""
+    """An unusable file of texts; the message names the file, the row or column, and the remedy."""
 
 
 class MissingColumnError(TextFileError):
-    """A file has no column of the wanted name.
+    """A file without the requested column.
 
     Attributes:
-        column: The name that was looked for.
-        there: The names that the file has.
+        column: The name of the requested column.
+        available: The names of the file's columns.
     """
 
-    def __init__(self, column: str, there: list[str]) -> None:
-        self.column, self.there = column, there
-        super().__init__(f"has no column {column!r}, only {', '.join(map(repr, there))}")
+    def __init__(self, column: str, available: list[str]) -> None:
+        self.column, self.available = column, available
+        super().__init__(f"has no column {column!r}, only {', '.join(map(repr, available))}")

@@ -1,6 +1,6 @@
-"""English words without a subject of their own: what attention analysis and the words of clusters tell from content words."""
+"""English function words, which attention analysis and the words of clusters distinguish from content words."""
 
-# Closed classes of English: determiners, pronouns, prepositions, conjunctions, auxiliaries, particles and the commonest adverbs of degree.
+# The closed classes of English: determiners, pronouns, prepositions, conjunctions, auxiliaries, particles and common adverbs of degree.
 FUNCTION_WORDS = frozenset(
     """a an the this that these those some any no every each either neither both all half such another other others
     i me my mine myself you your yours yourself yourselves he him his himself she her hers herself it its itself we us our ours ourselves

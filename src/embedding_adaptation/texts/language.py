@@ -6,21 +6,21 @@ from functools import cache, lru_cache
 
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-_LANGUAGE_LENGTH = 2000  # characters by which a text's language is told
-_NO_LANGUAGE = "zxx"  # the model's class of symbols, code and the like
+_LANGUAGE_LENGTH = 2000  # characters from which a text's language is identified
+_NO_LANGUAGE = "zxx"  # the model's class for symbols, code and the like
 
 
 def identify_language(text: str) -> tuple[str, float]:
-    """A text's language, by its first 2,000 characters, and the confidence in it.
+    """Identify the language of a text by its first 2,000 characters.
 
     Returns:
-        An ISO 639-1 code and a probability; an empty code where there are no letters, or none of a language.
+        An ISO 639-1 code and a probability; an empty code if there are no letters, or the text is in no language.
     """
     return _of_start(text[:_LANGUAGE_LENGTH])
 
 
 def language_of_all(text: str) -> tuple[str, float]:
-    """The same by all of a text, which takes time with its length."""
+    """Identify the language by the whole text, which takes longer for longer texts."""
     if not any(map(str.isalpha, text)):
         return "", 0.0
     language, confidence = _identifier().classify(text)
@@ -28,11 +28,11 @@ def language_of_all(text: str) -> tuple[str, float]:
 
 
 def known_languages() -> list[str]:
-    """The ISO 639-1 codes that can be told, in order."""
+    """The ISO 639-1 codes of all known languages, sorted."""
     return sorted({*_identifier().labels} - {_NO_LANGUAGE})
 
 
-@lru_cache(1024)  # a text's candidates stand side by side
+@lru_cache(1024)  # the candidates of a text follow each other
 def _of_start(start: str) -> tuple[str, float]:
     return language_of_all(start)
 

@@ -1,4 +1,4 @@
-"""Near-duplicates among any number of texts: MinHash signatures and their bands, kept on disk."""
+"""Near-duplicates among any number of texts, found with MinHash signatures and bands kept on disk."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 SHINGLE = 5  # characters
 PERMUTATIONS = 128  # an overlap of 0.8 is estimated with a standard error of 0.035
 _RECALL = 0.95
-_CHANCE = 1 / 256  # that two different values agree in the 8 bits that are kept
-_MOST_CANDIDATES = 256  # bounds the time where very many texts have most of their characters in common
+_CHANCE = 1 / 256  # probability that two different values agree in the 8 bits kept
+_MOST_CANDIDATES = 256  # bounds the time when very many texts share most of their characters
 _BATCH = 2**18  # characters
-_BLOCK = 2**14  # rows of which the links are in memory
+_BLOCK = 2**14  # rows whose links are held in memory
 
 
 class NearDuplicates:
     """Finds the texts that resemble an earlier one.
 
-    Two texts resemble each other if the Jaccard similarity of their sets of character 5-grams, without regard to case, is above the
-    threshold. MinHash estimates it. Pairs are looked for in bands: only texts that agree in all values of at least one band are
-    compared, which holds for at least 95 % of the pairs at the threshold and for more of those above it.
+    Two texts resemble each other if the Jaccard similarity of their sets of character 5-grams, ignoring case, is above the threshold.
+    MinHash estimates it. Pairs are found through bands: only texts that agree in all values of at least one band are compared, which is
+    true of at least 95 % of the pairs at the threshold and of more above it.
 
-    The search is greedy, in the texts' order: a text is left out if it resembles an earlier text *that has not been left out*. Of a
-    family the first text stays, and in a chain (b resembles a, c resembles b but not a) a and c stay. The one bound: a text is compared
-    with about 256 others at most, the latest of each band, which matters where thousands of texts follow one pattern.
+    The search is greedy, in the order of the texts: a text is left out if it resembles an earlier text *that has not been left out*. Of a
+    family the first text stays, and in a chain (b resembles a, c resembles b but not a) a and c stay. A text is compared with at most about
+    256 others, the latest of each band, which matters when thousands of texts follow one pattern.
 
-    On disk a text takes 128 bytes for its signature (8 of the 32 bits of each value, with the estimate corrected for chance agreement)
-    and 8 bytes for each band, of which there are 18 at a threshold of 0.8. In memory it takes about 30 bytes.
+    On disk, a text takes 128 bytes for its signature (8 of the 32 bits of each value, with the estimate corrected for chance agreement)
+    and 8 bytes per band, of which there are 18 at a threshold of 0.8. In memory it takes about 30 bytes.
 
     Args:
-        folder: An empty directory, which has to live as long as this object is used.
+        folder: An empty directory, which must exist as long as this object is used.
         threshold: Similarity above which texts resemble each other, below 1.
 
     References:
@@ -55,7 +55,7 @@ class NearDuplicates:
         self._count = 0
 
     def add(self, text: str) -> None:
-        """Take one more text, which gets the next position."""
+        """Add a text at the next position."""
         self._batch.append(text)
         self._characters += len(text)
         self._count += 1
@@ -63,18 +63,18 @@ class NearDuplicates:
             self._sign()
 
     def find(self, skip: NDArray[np.bool_]) -> NDArray[np.int64]:
-        """Look for near-duplicates among all texts that were added.
+        """Find near-duplicates among all texts added.
 
         Args:
-            skip: Of each position, whether that text is left out already.
+            skip: For each position, whether that text is already left out.
 
         Returns:
-            Of each position, the position of the earlier text it resembles most; -1 where it resembles none.
+            For each position, the position of the earlier text that it resembles most; -1 if it resembles none.
         """
         self._sign()
-        like = np.full(self._count, -1, dtype=np.int64)
+        resembled = np.full(self._count, -1, dtype=np.int64)
         if not self._count:
-            return like
+            return resembled
         for band in range(self._bands):
             self._link(band, skip)
         with self._path("signatures").open("rb", buffering=0) as signature_file, self._path("links").open("w+b", buffering=0) as link_file:
@@ -85,15 +85,15 @@ class NearDuplicates:
                 signatures.hold(start, signatures.read(start, rows))
                 links.hold(start, self._links(start, rows))
                 for row in (np.flatnonzero(links.held.any(axis=1)) + start).tolist():
-                    candidates = sorted(_candidates(row, links, like))
+                    candidates = sorted(_candidates(row, links, resembled))
                     if not candidates:
                         continue
                     agreement = (np.stack([signatures[other] for other in candidates]) == signatures[row]).mean(axis=1)
                     best = int(agreement.argmax())
                     if (agreement[best] - _CHANCE) / (1 - _CHANCE) > self._threshold:
-                        like[row] = candidates[best]
+                        resembled[row] = candidates[best]
                 links.append_held()
-        return like
+        return resembled
 
     def _sign(self) -> None:
         if not self._batch:
@@ -111,7 +111,7 @@ class NearDuplicates:
         self._batch, self._characters = [], 0
 
     def _link(self, band: int, skip: NDArray[np.bool_]) -> None:
-        """Replace a band's keys by links: of each position, 1 + the last earlier position with the same key; 0 where there is none."""
+        """Replace a band's keys with links: for each position, 1 + the last earlier position with the same key, or 0 if there is none."""
         path = self._path(f"band{band}")
         keys = np.fromfile(path, np.uint32).astype(np.uint64)
         keys <<= np.uint64(32)
@@ -134,16 +134,16 @@ class NearDuplicates:
 
 
 def bands(threshold: float) -> tuple[int, int]:
-    """How a signature is cut into bands.
+    """How to divide a signature into bands.
 
-    A pair of similarity s agrees in all r values of at least one of b bands with probability 1 - (1 - s^r)^b. The more values, the fewer
-    pairs are compared in vain.
+    A pair of similarity s agrees in all r values of at least one of b bands with probability 1 - (1 - s^r)^b. The more values per band, the
+    fewer pairs are compared in vain.
 
     Args:
-        threshold: Similarity of the pairs that are to be found.
+        threshold: Similarity of the pairs to be found.
 
     Returns:
-        Bands and values of each: as many values as leave a probability of at least 95 % at the threshold, and all bands that fit.
+        The number of bands and of values per band: as many values as keep the probability at the threshold at 95 % or more.
     """
     for rows in range(PERMUTATIONS, 1, -1):
         count = PERMUTATIONS // rows
@@ -155,8 +155,8 @@ def bands(threshold: float) -> tuple[int, int]:
 def minhash(texts: list[str]) -> NDArray[np.uint32]:
     """MinHash signatures of texts, with datasketch's permutations.
 
-    The values are those of ``datasketch.MinHash``, over ten times as fast for short texts: each permutation is applied to the shingles of
-    all texts at once.
+    The values equal those of ``datasketch.MinHash``, but are computed over ten times as fast for short texts, because each permutation is
+    applied to the shingles of all texts at once.
 
     Args:
         texts: At least one text.
@@ -165,7 +165,7 @@ def minhash(texts: list[str]) -> NDArray[np.uint32]:
         Array of shape (texts, 128).
     """
     hashes, counts = shingle_hashes(texts)
-    hashes ^= hashes >> np.uint32(16)  # MurmurHash3's finaliser, which datasketch applies before it permutes
+    hashes ^= hashes >> np.uint32(16)  # MurmurHash3's finaliser, which datasketch applies before permuting
     hashes *= np.uint32(0x85EBCA6B)
     hashes ^= hashes >> np.uint32(13)
     hashes *= np.uint32(0xC2B2AE35)
@@ -178,13 +178,13 @@ def minhash(texts: list[str]) -> NDArray[np.uint32]:
 
 
 def shingle_hashes(texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-    """Hashes of all character 5-grams of the lower-cased texts, one text after the other; a shorter text is one shingle.
+    """Hashes of all character 5-grams of the lower-cased texts, text by text; a shorter text is one shingle.
 
     Args:
         texts: At least one text.
 
     Returns:
-        Hashes of all texts, and how many each text has.
+        The hashes of all texts, and their number per text.
     """
     padded = [text.lower().ljust(SHINGLE, "\0") for text in texts]
     lengths = np.array([len(text) for text in padded])
@@ -194,14 +194,14 @@ def shingle_hashes(texts: list[str]) -> tuple[NDArray[np.uint32], NDArray[np.int
     for offset in range(SHINGLE):
         hashes[: len(characters) - offset] += characters[offset:] * np.uint64(pow(0xD6E8FEB86659FD93, offset + 1, 2**64))
         if offset:
-            inside[np.cumsum(lengths) - offset] = False  # it would reach into the next text
+            inside[np.cumsum(lengths) - offset] = False  # this shingle would reach into the next text
     return (hashes[inside] >> np.uint64(32)).astype(np.uint32), lengths - SHINGLE + 1
 
 
 class _Records:
-    """Rows of a fixed width in a file, with a block of them in memory.
+    """Rows of a fixed width in a file, with one block of them in memory.
 
-    A memory map would do the same, but pages that were touched would count as the process's memory.
+    A memory map would do the same, but the pages it touches would count as memory of the process.
     """
 
     def __init__(self, file: FileIO, width: int, dtype: np.dtype[Any]) -> None:
@@ -227,17 +227,17 @@ class _Records:
         return self.held[row - self._start] if row >= self._start else self.read(row, 1)[0]
 
 
-def _candidates(row: int, links: _Records, like: NDArray[np.int64]) -> set[int]:
-    """Earlier kept positions that share a band with one, by its links; these are corrected to lead to kept positions only."""
+def _candidates(row: int, links: _Records, resembled: NDArray[np.int64]) -> set[int]:
+    """Earlier kept positions that share a band with ``row``; its links are corrected to lead only to kept positions."""
     own = links[row]
     nearest = {}  # by band
     for band in np.flatnonzero(own).tolist():
-        if like[own[band] - 1] >= 0:  # left out; its own links have been corrected already
+        if resembled[own[band] - 1] >= 0:  # left out; its own links have been corrected already
             own[band] = links[int(own[band]) - 1][band]
         if own[band]:
             nearest[band] = int(own[band]) - 1
-    found: set[int] = set()
-    while nearest and len(found) < _MOST_CANDIDATES:  # all bands in turn: those that few texts share say the most
-        found.update(nearest.values())
+    candidates: set[int] = set()
+    while nearest and len(candidates) < _MOST_CANDIDATES:  # all bands in turn: a band shared by few texts says the most
+        candidates.update(nearest.values())
         nearest = {band: link - 1 for band, other in nearest.items() if (link := int(links[other][band]))}
-    return found
+    return candidates

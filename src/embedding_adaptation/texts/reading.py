@@ -1,4 +1,4 @@
-"""The one strict reader of tables that a user brings."""
+"""The strict reader for all tables that users provide."""
 
 from __future__ import annotations
 
@@ -34,18 +34,17 @@ Row = tuple[str | None, ...]
 class TextFile:
     r"""Columns of a table in a file, as texts.
 
-    All formats are read in pieces, whatever the file's size, and checked alike: a field is never shifted, merged or dropped, and what
-    cannot be read as text without a guess is refused with its row. Column names are matched exactly, else regardless of case where that is
-    unambiguous.
+    All formats are read in pieces, whatever the size of the file, and checked alike: a field is never shifted, merged or dropped, and a
+    value that could only be guessed to be text is rejected with its row. Column names are matched exactly, or else regardless of case if
+    that is unambiguous.
 
     Args:
-        path: The file. Its ending says the format: ``.txt`` (a text a line), ``.csv``, ``.tsv``, ``.jsonl`` (an object a line), ``.json``
-            (an array of objects), each also with ``.gz`` or ``.zst`` after it; ``.parquet``; ``.xlsx``, of which the first visible sheet is
-            read.
-        encoding: Encoding of text formats; without it, it is found out, see :func:`~embedding_adaptation.texts.characters.survey`.
-        separator: What stands between the fields of ``.csv`` and ``.tsv``: a character, or a word such as ``tab``; without it, it is
-            found out.
-        rows: Most rows of a piece.
+        path: The file. Its ending determines the format: ``.txt`` (one text per line), ``.csv``, ``.tsv``, ``.jsonl`` (one object per
+            line), ``.json`` (an array of objects), each optionally followed by ``.gz`` or ``.zst``; ``.parquet``; ``.xlsx`` (the first
+            visible sheet).
+        encoding: Encoding of text formats; detected if not given, see :func:`~embedding_adaptation.texts.characters.survey`.
+        separator: Field separator of ``.csv`` and ``.tsv``: a character, or a word such as ``tab``; detected if not given.
+        rows: Maximum number of rows per piece.
 
     Example:
         >>> import tempfile
@@ -56,7 +55,7 @@ class TextFile:
     """
 
     endings: ClassVar[tuple[str, ...]] = (".txt", ".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx")
-    """What a file's name may end with."""
+    """The supported endings of file names."""
 
     def __init__(self, path: Path, *, encoding: str | None = None, separator: str | None = None, rows: int = _ROWS) -> None:
         self.path = path
@@ -64,20 +63,20 @@ class TextFile:
         self._separator = separator
         self._rows = rows
         self._surveyed: tuple[tuple[int, int], Characters] | None = None
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     @property
     def ending(self) -> str:
-        """The ending that says the format, in small letters: ``.csv`` of ``A.CSV.gz``."""
+        """The ending that determines the format, in lower case: ``.csv`` for ``A.CSV.gz``."""
         compressed = self.path.suffix.lower() in COMPRESSIONS
         return (Path(self.path.stem) if compressed else self.path).suffix.lower()
 
     def read(self, columns: Sequence[str]) -> pd.DataFrame:
-        """All rows of some columns, in memory: strings, and missing values where there is none.
+        """Read all rows of some columns into memory, as strings or missing values.
 
         Raises:
             TextFileError: If the file cannot be used.
-            MissingColumnError: If it has no such column.
+            MissingColumnError: If it lacks a column.
         """
         import pandas as pd
 
@@ -85,11 +84,11 @@ class TextFile:
         return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame(columns=list(columns), dtype=object)
 
     def pieces(self, columns: Sequence[str]) -> Iterator[pd.DataFrame]:
-        """The same piece by piece, so that memory holds one.
+        """Read some columns piece by piece, so that memory holds only one piece.
 
         Raises:
-            TextFileError: If the file cannot be used; at the latest when the row in question is reached.
-            MissingColumnError: If it has no such column.
+            TextFileError: If the file cannot be used; at the latest when the row at fault is reached.
+            MissingColumnError: If it lacks a column.
         """
         import pandas as pd
 
@@ -99,16 +98,16 @@ class TextFile:
                 yield pd.DataFrame(rows, columns=names)
 
     def _batches(self, rows: Iterator[Row]) -> Iterator[list[Row]]:
-        held: list[Row] = []
+        batch: list[Row] = []
         size = 0
-        while more := list(itertools.islice(rows, min(self._rows - len(held), _ROWS_WEIGHED))):
-            held += more
+        while more := list(itertools.islice(rows, min(self._rows - len(batch), _ROWS_WEIGHED))):
+            batch += more
             size += sum(map(len, filter(None, itertools.chain.from_iterable(more))))
-            if len(held) >= self._rows or size >= _CHARACTERS:
-                yield held
-                held, size = [], 0
-        if held:
-            yield held
+            if len(batch) >= self._rows or size >= _CHARACTERS:
+                yield batch
+                batch, size = [], 0
+        if batch:
+            yield batch
 
     def _reader(self) -> Callable[[list[str]], Iterator[Row]]:
         readers: dict[str, Callable[[list[str]], Iterator[Row]]] = {
@@ -125,28 +124,28 @@ class TextFile:
         if not self.path.is_file():
             _fail("is a folder; give one of the files in it")
         if self.ending not in self.endings or self.ending not in readers:
-            _fail(f"ends in {self.path.suffix!r}; give one of {', '.join(self.endings)}")
+            _fail(f"ends in {self.path.suffix!r}; choose from {', '.join(self.endings)}")
         if self.path.suffix.lower() in COMPRESSIONS and self.ending in {".parquet", ".xlsx"}:
-            _fail(f"is a {self.ending} file that is compressed once more; decompress it")
+            _fail(f"is a compressed {self.ending} file; decompress it")
         return readers[self.ending]
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Put the file's name before what is wrong with it."""
+        """Prefix error messages with the file's name."""
         try:
             yield
         except MissingColumnError as error:
-            named = MissingColumnError(error.column, error.there)
+            named = MissingColumnError(error.column, error.available)
             named.args = (f"{self.path} {error}",)
             raise named from None
         except TextFileError as error:
             msg = f"{self.path} {error}"
             raise TextFileError(msg) from None
         except PermissionError:
-            msg = f"{self.path} may not be read by this user; change its permissions"
+            msg = f"{self.path} cannot be read by this user; change its permissions"
             raise TextFileError(msg) from None
         except OSError as error:
-            msg = f"{self.path} cannot be read: {error}; it may be damaged or cut off: write or fetch it again"
+            msg = f"{self.path} cannot be read: {error}; it may be damaged or incomplete: write or fetch it again"
             raise TextFileError(msg) from error
 
     def _characters(self) -> Characters:
@@ -158,14 +157,14 @@ class TextFile:
         self._warn(characters.warning)
         return characters
 
-    def _warn(self, what: str) -> None:
-        """Say something of the file, once however often it is read."""
-        if what and what not in self._said:
-            self._said.add(what)
-            logger.warning("%s %s", self.path.name, what)
+    def _warn(self, message: str) -> None:
+        """Log a warning about the file, only once however often it is read."""
+        if message and message not in self._warned:
+            self._warned.add(message)
+            logger.warning("%s %s", self.path.name, message)
 
     def _read_lines(self, columns: list[str]) -> Iterator[Row]:
-        # The lines have no name but the first one asked for.
+        # Lines have no column name, so they stand for the first column requested.
         if len(columns) > 1:
             raise MissingColumnError(columns[1], columns[:1])
         characters = self._characters()
@@ -184,16 +183,16 @@ class TextFile:
             header = next(rows, None)
             if header is None:
                 return
-            places = [match_column(header, column) for column in columns]
-            if len(places) == 1:
-                (place,) = places
-                yield from ((row[place],) for row in rows)
+            positions = [match_column(header, column) for column in columns]
+            if len(positions) == 1:
+                (position,) = positions
+                yield from ((row[position],) for row in rows)
             else:
-                yield from map(operator.itemgetter(*places), rows)
+                yield from map(operator.itemgetter(*positions), rows)
             if table.suspects:
                 self._warn(
-                    f"has quoted texts each of whose lines looks like a row of its own: {first_few(table.suspects)}; if they are rows, a "
-                    "quote that begins a text lacks its pair"
+                    f"has quoted texts in which each line looks like a row of its own: {first_few(table.suspects)}; if they are rows, an "
+                    "opening quote is not closed"
                 )
 
     def _read_json_lines(self, columns: list[str]) -> Iterator[Row]:
@@ -207,11 +206,11 @@ class TextFile:
                     try:
                         yield f"row {row} (line {number})", _decoded(_DECODER.decode, line)
                     except json.JSONDecodeError as error:
-                        _fail(f"line {number} is not JSON ({error.msg} at character {error.pos + 1}); write one object a line")
+                        _fail(f"line {number} is not JSON ({error.msg} at character {error.pos + 1}); write one object per line")
                     except CellError as error:
                         _fail(f"line {number} {error}")
 
-        return self._pick(objects(), columns, "write one object a line")
+        return self._select(objects(), columns, "write one object per line")
 
     def _read_json(self, columns: list[str]) -> Iterator[Row]:
         def objects() -> Iterator[tuple[str, Any]]:
@@ -219,10 +218,10 @@ class TextFile:
                 for number, value in enumerate(_elements(iter(lambda: file.read(_JSON_BLOCK), "")), start=1):
                     yield f"row {number}", value
 
-        return self._pick(objects(), columns, "write an array of objects")
+        return self._select(objects(), columns, "write an array of objects")
 
-    def _pick(self, objects: Iterator[tuple[str, Any]], columns: list[str], remedy: str) -> Iterator[Row]:
-        """The wanted values of JSON objects, each of which may lack some."""
+    def _select(self, objects: Iterator[tuple[str, Any]], columns: list[str], remedy: str) -> Iterator[Row]:
+        """The values of the requested columns; an object may lack some of them."""
         first: list[tuple[str, dict[str, Any]]] = []
         seen: dict[str, None] = {}
         for place, row in objects:
@@ -254,7 +253,7 @@ class TextFile:
             yield tuple(values)
         if replaced:
             places = list(dict.fromkeys(replaced))
-            self._warn(f"has halves of characters (single surrogates) in {len(places)} rows, each replaced by U+FFFD ({first_few(places)})")
+            self._warn(f"has unpaired surrogates in {len(places)} rows, each replaced by U+FFFD ({first_few(places)})")
 
     def _read_parquet(self, columns: list[str]) -> Iterator[Row]:
         import pyarrow as pa
@@ -262,8 +261,8 @@ class TextFile:
 
         try:
             with pq.ParquetFile(self.path) as file:
-                there = file.schema_arrow.names
-                names = [there[match_column(there, column)] for column in columns]
+                available = file.schema_arrow.names
+                names = [available[match_column(available, column)] for column in columns]
                 before = 0
                 for batch in file.iter_batches(batch_size=self._batch_rows(file), columns=names):
                     texts = [column_texts(batch.column(name), name, before) for name in names]
@@ -275,7 +274,7 @@ class TextFile:
             _fail(f"is not a parquet file ({str(error).splitlines()[0]}); write it again")
 
     def _batch_rows(self, file: Any) -> int:
-        """As many rows as have a piece's number of bytes, on average."""
+        """The number of rows that fill a piece, on average."""
         groups = [file.metadata.row_group(number) for number in range(file.metadata.num_row_groups)]
         widest = max((group.total_byte_size / max(group.num_rows, 1) for group in groups), default=1.0)
         return max(1, min(self._rows, int(_CHARACTERS / max(widest, 1.0))))
@@ -291,7 +290,7 @@ class TextFile:
                 if sheet.visible == SheetVisibleEnum.Visible and sheet.typ == SheetTypeEnum.WorkSheet
             ]
             if not visible:
-                _fail("has no visible sheet; save the texts in one")
+                _fail("has no visible worksheet; put the texts in one")
             sheets = [book.get_sheet_by_name(name) for name in visible]
         except CalamineError as error:
             _fail(f"is not an Excel workbook ({error}); save it as .xlsx, without a password")
@@ -301,38 +300,37 @@ class TextFile:
         if sheet.start is None:
             return
         first = sheet.start[0] + 1
-        rows = itertools.islice(sheet.iter_rows(), sheet.start[0], None)  # it begins at the sheet's first row, be that empty
+        rows = itertools.islice(sheet.iter_rows(), sheet.start[0], None)  # iter_rows starts at row 1 even if that is empty
         header = [str(text_of(value) or "") for value in next(rows)]
-        places = [match_column(header, column) for column in columns]
+        positions = [match_column(header, column) for column in columns]
         for number, row in enumerate(rows, start=first + 1):
             values = []
-            for place in places:
+            for position in positions:
                 try:
-                    values.append(text_of(row[place]))
+                    values.append(text_of(row[position]))
                 except CellError as error:
-                    _fail(f"row {number} of the sheet: column {header[place]!r} {error}")
+                    _fail(f"row {number} of the sheet: column {header[position]!r} {error}")
             yield tuple(values)
 
 
-def match_column(there: Sequence[str], wanted: str) -> int:
-    """The place of a column by its name, or by its name in other letter case or with spaces around it, where only one is so called.
+def match_column(available: Sequence[str], name: str) -> int:
+    """The position of the column of this name; failing an exact match, case and surrounding spaces are ignored.
 
     Raises:
-        TextFileError: If several are.
-        MissingColumnError: If none is.
+        TextFileError: If several columns match.
+        MissingColumnError: If no column matches.
     """
-    exact = [place for place, name in enumerate(there) if name == wanted]
-    similar = exact or [place for place, name in enumerate(there) if _is_alike(name, wanted)]
-    if not similar:
-        raise MissingColumnError(wanted, list(there))
-    if len(similar) > 1:
-        names = [there[place] for place in similar]
+    exact = [position for position, other in enumerate(available) if other == name]
+    matches = exact or [position for position, other in enumerate(available) if _is_alike(other, name)]
+    if not matches:
+        raise MissingColumnError(name, list(available))
+    if len(matches) > 1:
         if exact:
-            msg = f"has {len(similar)} columns named {wanted!r}; give each column a name of its own"
+            msg = f"has {len(matches)} columns named {name!r}; give each column a name of its own"
         else:
-            msg = f"has no column {wanted!r}, but {' and '.join(map(repr, names))}; name one of them exactly"
+            msg = f"has no column {name!r}, but {' and '.join(repr(available[match]) for match in matches)}; name one of them exactly"
         raise TextFileError(msg)
-    return similar[0]
+    return matches[0]
 
 
 def _is_alike(name: str, other: str) -> bool:
@@ -344,13 +342,13 @@ def _json_kind(value: Any) -> str:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        msg = f"has {names.count(twice)} values named {twice!r} in one object; give each a name of its own"
+        duplicate = next(name for name in names if names.count(name) > 1)
+        msg = f"has {names.count(duplicate)} values named {duplicate!r} in one object; give each a name of its own"
         raise CellError(msg)
-    return made
+    return values
 
 
 def _constant(name: str) -> str | None:
@@ -358,12 +356,12 @@ def _constant(name: str) -> str | None:
 
 
 def _fraction(text: str) -> str:
-    """A number with a point or an exponent as it is written; a whole one without its zeros, as other formats have it."""
+    """Keep a number with a point or an exponent as written, but drop the zeros of a whole one, as other formats do."""
     whole, _, zeros = text.partition(".")
     return whole.removeprefix("-" if whole == "-0" else "") if zeros and not zeros.strip("0") else text
 
 
-# Numbers stay as they are written: an id keeps every digit. Only 1.0 is 1, which many programs write where a column has gaps.
+# Numbers stay as written, so that an id keeps every digit. Only 1.0 becomes 1: many programs write that if a column has gaps.
 _DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_int=str, parse_float=_fraction, parse_constant=_constant)
 
 
@@ -376,34 +374,34 @@ def _decoded(decode: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def _elements(blocks: Iterable[str]) -> Iterator[Any]:
-    """The elements of a JSON array that arrives in blocks, one after the other.
+    """The elements of a JSON array that arrives in blocks.
 
     Raises:
-        TextFileError: If it is no array of JSON.
+        TextFileError: If it is not a JSON array.
     """
     source = iter(blocks)
-    held, at, passed, row = "", 0, 0, 0
+    buffer, at, passed, row = "", 0, 0, 0
 
     def more() -> bool:
-        nonlocal held, at, passed
+        nonlocal buffer, at, passed
         block = next(source, "")
         passed += at
-        held, at = held[at:] + block, 0
+        buffer, at = buffer[at:] + block, 0
         return bool(block)
 
     def next_sign() -> str:
         nonlocal at
         while True:
-            while at < len(held) and held[at] in _WHITE:
+            while at < len(buffer) and buffer[at] in _WHITE:
                 at += 1
-            if at < len(held):
-                return held[at]
+            if at < len(buffer):
+                return buffer[at]
             if not more():
                 return ""
 
     if (sign := next_sign()) != "[":
         if sign:
-            hint = "; if it has one object a line, let its name end in .jsonl" if sign == "{" else ""
+            hint = "; if it has one object per line, rename it to end in .jsonl" if sign == "{" else ""
             _fail(f"is not an array of objects, but begins with {sign!r}{hint}")
         return
     at += 1
@@ -415,13 +413,13 @@ def _elements(blocks: Iterable[str]) -> Iterator[Any]:
             next_sign()
             while True:
                 try:
-                    value, end = _decoded(_DECODER.raw_decode, held, at)
+                    value, end = _decoded(_DECODER.raw_decode, buffer, at)
                 except json.JSONDecodeError as error:
-                    place = error.pos
-                    # An element that is cut at the end of what is held looks wrong until the rest is there.
-                    if len(held) - at < _CHARACTERS and more():
+                    position = error.pos
+                    # An element cut off at the end of the buffer looks invalid until the rest has been read.
+                    if len(buffer) - at < _CHARACTERS and more():
                         continue
-                    _fail(f"row {row} is not JSON ({error.msg} at character {passed + place + 1}); write an array of objects")
+                    _fail(f"row {row} is not JSON ({error.msg} at character {passed + position + 1}); write an array of objects")
                 except CellError as error:
                     _fail(f"row {row} {error}")
                 break
@@ -434,8 +432,8 @@ def _elements(blocks: Iterable[str]) -> Iterator[Any]:
             if sign != ",":
                 _fail(f"has no comma after row {row} (character {passed + at}); write an array of objects")
     if next_sign():
-        _fail(f"goes on after its array, at character {passed + at + 1}; write one array of objects")
+        _fail(f"continues after its array, at character {passed + at + 1}; write a single array of objects")
 
 
-def _fail(what: str) -> NoReturn:
-    raise TextFileError(what)
+def _fail(message: str) -> NoReturn:
+    raise TextFileError(message)

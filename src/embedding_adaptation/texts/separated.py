@@ -1,8 +1,8 @@
 """Rows of separated values, read strictly: no field is ever shifted, merged or dropped.
 
-Python's own ``csv`` in its strict mode splits the lines, as RFC 4180 has it: https://www.rfc-editor.org/rfc/rfc4180. It takes a quote
-inside an unquoted field for a character and refuses one that closes a field too early, where pandas and pyarrow read on. Everything else
-that tells a well-formed table from a damaged one is checked here.
+Python's ``csv`` in strict mode splits the lines according to RFC 4180, https://www.rfc-editor.org/rfc/rfc4180. It treats a quote inside an
+unquoted field as a character and rejects one that closes a field too early, where pandas and pyarrow read on. Everything else that
+distinguishes a well-formed table from a damaged one is checked here.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 SEPARATORS = {",": "comma", ";": "semicolon", "\t": "tab", "|": "vertical bar"}
 
-# A longer field is taken for a quote that is never closed, so that it does not fill the memory.
+# A longer field is treated as an unclosed quote, so that it does not fill the memory.
 LONGEST_FIELD = 1 << 25
 _SAMPLE = 1 << 20
 _MOST_SUSPECTS = 10
-# No decoder makes single surrogates: they stand for escaped characters until the fields are apart.
+# No decoder produces unpaired surrogates, so they can stand in for escaped characters until the fields are split.
 _QUOTE, _BACKSLASH = "\udc22", "\udc5c"
-# A quoted field, and one with a quote inside, as RFC 4180 writes them
+# A quoted field, and one with a quote inside, as in RFC 4180.
 _QUOTED = re.compile(r'".+"', re.DOTALL)
 _DOUBLED = re.compile(r'".*"".*"', re.DOTALL)
 _ESCAPED = re.compile(r'\\(["\\])')
@@ -37,9 +37,9 @@ class Dialect:
     """How a table is written.
 
     Attributes:
-        separator: Between two fields.
-        quoting: ``standard``: a field may be in quotes, and a quote inside is written twice; ``backslash``: a quote inside has a backslash
-            before it; ``none``: quotes are characters like others.
+        separator: The character between two fields.
+        quoting: ``standard``: a field may be quoted, and a quote inside is doubled; ``backslash``: a quote inside is escaped with a
+            backslash; ``none``: quotes are ordinary characters.
     """
 
     separator: str
@@ -47,10 +47,10 @@ class Dialect:
 
 
 def separator_named(name: str) -> str:
-    r"""The character for a separator given as such, as ``\t``, or in words: comma, semicolon, tab, pipe.
+    r"""The separator given as a character, as ``\t``, or as a word: comma, semicolon, tab, pipe.
 
     Raises:
-        TextFileError: If it is none.
+        TextFileError: If it is not a separator.
     """
     words = {"comma": ",", "semicolon": ";", "tab": "\t", "\\t": "\t", "pipe": "|", "bar": "|"}
     separator = words.get(name.strip().lower(), name) if name.strip() else name
@@ -61,12 +61,12 @@ def separator_named(name: str) -> str:
 
 
 def find_dialect(lines: Iterator[str], usual: str, separator: str | None = None) -> tuple[Dialect, Iterator[str], str]:
-    """Look at the first lines and find how the table is written.
+    """Determine from the first lines how the table is written.
 
     Args:
         lines: All lines, with their ends.
         usual: The separator that the file's name suggests.
-        separator: The one to take; without it, one that splits the header and gives every row as many fields.
+        separator: The separator to use; without it, one that splits the header and every row into the same number of fields.
 
     Returns:
         The dialect, all lines again, and a warning or an empty string.
@@ -79,15 +79,15 @@ def find_dialect(lines: Iterator[str], usual: str, separator: str | None = None)
         if size >= _SAMPLE:
             break
     is_whole = size < _SAMPLE
-    tried = [separator] if separator else _possible_separators(sample, usual)
-    outcomes = [_try(sample, candidate, is_whole=is_whole) for candidate in tried]
-    # Where none fits, the first one's error tells the user most when all lines are read.
-    dialect, warning = next((outcome for outcome in outcomes if outcome is not None), (Dialect(tried[0]), ""))
+    separators = [separator] if separator else _possible_separators(sample, usual)
+    outcomes = [_try(sample, candidate, is_whole=is_whole) for candidate in separators]
+    # If none fits, the error that the first one causes later, when all lines are read, is the most helpful.
+    dialect, warning = next((outcome for outcome in outcomes if outcome is not None), (Dialect(separators[0]), ""))
     return dialect, itertools.chain(sample, lines), warning
 
 
 def _possible_separators(sample: list[str], usual: str) -> list[str]:
-    """Those that split the header, the usual one first, then by the number of fields; the usual one where none does."""
+    """The separators that split the header, the usual one first, then by number of fields; the usual one if none does."""
     counts = {}
     for candidate in SEPARATORS:
         try:
@@ -107,34 +107,34 @@ def _try(sample: list[str], separator: str, *, is_whole: bool) -> tuple[Dialect,
             _refuse_two_ways(rows, unescaped)
         return standard, ""
     if unescaped is not None:
-        return escaped, "escapes quotes with a backslash and is read that way"
-    # Comma-separated prose without quotes would not have as many commas in every row; a tab hardly ever is part of a text.
+        return escaped, "escapes quotes with backslashes and is read accordingly"
+    # Unquoted prose would not have the same number of commas in every row, and a tab is hardly ever part of a text.
     if separator == "\t" and not swallowed:
         as_written, _ = _fitting_rows(sample, plain, is_whole=is_whole)
         if as_written and not any(_QUOTED.fullmatch(name) for name in as_written[0]) and not any(map(_has_doubled, as_written)):
-            return plain, "has quotes that are not in pairs; all quotes are read as characters of the texts"
+            return plain, "has unpaired quotes; all quotes are read as part of the texts"
     return None
 
 
 def _fitting_rows(sample: list[str], dialect: Dialect, *, is_whole: bool) -> tuple[list[list[str]] | None, bool]:
-    """The rows of a sample, or ``None`` where it is not well formed; and whether that is for a quoted field that swallowed rows."""
-    rows = Rows(sample, dialect)
-    found: list[list[str]] = []
+    """The rows of a sample, or ``None`` if it is malformed; and whether that is because a quoted field has swallowed rows."""
+    table = Rows(sample, dialect)
+    rows: list[list[str]] = []
     try:
-        found.extend(rows)
+        rows.extend(table)
     except TextFileError:
         # The sample may end inside a quoted field.
-        return found if rows.is_open_at_end and not is_whole else None, rows.has_swallowed
-    return found, False
+        return rows if table.is_open_at_end and not is_whole else None, table.has_swallowed
+    return rows, False
 
 
 def _refuse_two_ways(rows: list[list[str]], unescaped: list[list[str]]) -> None:
-    """Refuse a table that is well formed whether or not a backslash escapes a quote, but not the same table."""
+    """Reject a table that is well formed whether or not a backslash escapes a quote, but with different contents."""
     for number, (one, other) in enumerate(itertools.zip_longest(rows, unescaped)):
         if one is None or other is None or [_ESCAPED.sub(r"\1", value) for value in one] != other:
             msg = (
-                f"row {number} has a quote behind a backslash and can be read in two ways; write a quote inside a quoted text twice, "
-                "and a backslash at its end with a space behind it"
+                f"row {number} has a quote after a backslash and can be read in two ways; double a quote inside a quoted text, "
+                "and put a space after a backslash at its end"
             )
             raise TextFileError(msg)
 
@@ -143,16 +143,16 @@ def _refuse_two_ways(rows: list[list[str]], unescaped: list[list[str]]) -> None:
 class Rows:
     """The rows of a table, each checked against the header.
 
-    Iterating gives the header and then every row, all of one length.
+    Iteration yields the header and then every row, all of the same length.
 
     Args:
         lines: Lines with their ends.
         dialect: How the table is written.
 
     Attributes:
-        is_open_at_end: Whether reading stopped at the end of the lines, inside a quoted field.
-        has_swallowed: Whether it stopped at a quoted field that seems to hold whole rows.
-        suspects: Places of the first quoted fields that may hold whole rows, where the separator is a comma.
+        is_open_at_end: Whether the lines ended inside a quoted field.
+        has_swallowed: Whether reading stopped at a quoted field that seems to contain whole rows.
+        suspects: Locations of the first quoted fields that may contain whole rows, if the separator is a comma.
     """
 
     lines: Iterable[str]
@@ -164,11 +164,11 @@ class Rows:
     _line: int = field(default=0, init=False)  # where the row begins
 
     def __iter__(self) -> Iterator[list[str]]:
-        """Give the header and the rows.
+        """Yield the header and the rows.
 
         Raises:
-            TextFileError: At a row of another number of fields than the header, a quote that is closed too early or never, or a carriage
-                return outside quotes.
+            TextFileError: At a row whose number of fields differs from the header's, a quote that is closed too early or never, or a
+                carriage return outside quotes.
         """
         rows = self.raw()
         header = next(rows, None)
@@ -188,7 +188,7 @@ class Rows:
                 self._refuse_length(row, width, has_empty_end=bool(has_empty_end))
 
     def raw(self) -> Iterator[list[str]]:
-        """The header and the rows, of any length; lines without any character are passed over.
+        """Yield the header and the rows, of any length; empty lines are skipped.
 
         Raises:
             TextFileError: At a quote that is closed too early or never, or a carriage return outside quotes.
@@ -204,7 +204,7 @@ class Rows:
                 if row:
                     self._number += 1
                     if reader.line_num > self._line and self._is_merged(row):
-                        self._tell_merged(reader.line_num)
+                        self._report_merged(reader.line_num)
                     yield [value.replace(_QUOTE, '"').replace(_BACKSLASH, "\\") for value in row] if escaped else row
                 self._line = reader.line_num + 1
         except csv.Error as error:
@@ -219,41 +219,41 @@ class Rows:
         name = SEPARATORS.get(self.dialect.separator, repr(self.dialect.separator))
         counted = f"{len(row)} {'field' if len(row) == 1 else 'fields'}"
         if has_empty_end:
-            msg = f"{self._place} has {counted}, but the rows before have {width} and an empty one at their end, and the header {width}"
+            msg = f"{self._place} has {counted}, but the rows before have {width} plus an empty one at the end, and the header {width}"
         else:
             msg = f"{self._place} has {counted}, the header {width}"
-        msg += f"; put texts that hold a {name} or a line end into quotes, or name another separator (for the corpus corpus_separator)"
+        msg += f"; quote texts that contain a {name} or a line break, or specify another separator (corpus_separator for the corpus)"
         raise TextFileError(msg)
 
     def _refuse_split(self, reason: str, line: int) -> None:
         if "unexpected end of data" in reason:
             self.is_open_at_end = True
-            msg = f"{self._place} opens a quote that is never closed; close it, or write a quote inside a quoted text twice"
+            msg = f"{self._place} opens a quote that is never closed; close it, or double a quote inside a quoted text"
         elif "expected after" in reason:
-            msg = f"{self._place} goes on after a closing quote, in line {line}; write a quote inside a quoted text twice"
+            msg = f"{self._place} continues after a closing quote, in line {line}; double a quote inside a quoted text"
         elif "field larger" in reason:
-            msg = f"{self._place} has a text of over {LONGEST_FIELD:,} characters, probably for a quote that is never closed; close it"
+            msg = f"{self._place} has a text of over {LONGEST_FIELD:,} characters, probably because a quote is never closed; close it"
         elif "new-line" in reason:
-            msg = f"{self._place} has a carriage return outside quotes; put texts that hold a line end into quotes"
+            msg = f"{self._place} has a carriage return outside quotes; quote texts that contain a line break"
         else:
             msg = f"{self._place} cannot be split into fields: {reason}"
         raise TextFileError(msg)
 
     def _is_merged(self, row: list[str]) -> bool:
-        """Whether a quoted field seems to have swallowed whole rows: each of its lines has as many fields as a row."""
+        """Whether a quoted field seems to have swallowed whole rows: each of its lines has the number of fields of a row."""
         lines = self.dialect.separator.join(row).split("\n")
         return len(row) > 1 and len(lines) > 1 and all(one.count(self.dialect.separator) == len(row) - 1 for one in lines)
 
-    def _tell_merged(self, line: int) -> None:
-        """Refuse the row; between commas note it only, which lines of ordinary prose hold, too."""
+    def _report_merged(self, line: int) -> None:
+        """Reject the row; if commas separate, only record it, because ordinary prose contains commas, too."""
         if self.dialect.separator == ",":
             if len(self.suspects) < _MOST_SUSPECTS:
                 self.suspects.append(self._place)
             return
         self.has_swallowed = True
         msg = (
-            f"{self._place} has a quoted text that goes on to line {line}, and each of these lines looks like a row of its own; "
-            "write a quote that begins a text as three quotes, and close it, or remove it"
+            f"{self._place} has a quoted text that extends to line {line}, and each of these lines looks like a row of its own; "
+            "write a quote that begins a text as three quotes and close it, or remove it"
         )
         raise TextFileError(msg)
 

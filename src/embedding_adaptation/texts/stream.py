@@ -1,4 +1,4 @@
-"""Tables that are read in pieces, as often as needed."""
+"""Tables read in pieces, as often as needed."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class TableStream:
-    """A table of any length: memory holds one piece of it.
+    """A table of any length, of which memory holds one piece at a time.
 
     Args:
-        pieces: Starts reading from the first row and gives one frame after the other, all of the same columns.
+        pieces: Starts reading from the first row and yields frames that all have the same columns.
     """
 
     def __init__(self, pieces: Callable[[], Iterator[pd.DataFrame]]) -> None:
@@ -27,12 +27,12 @@ class TableStream:
 
     @classmethod
     def of(cls, table: pd.DataFrame, rows: int = 10_000) -> Self:
-        """A stream over a table in memory, ``rows`` rows at a time."""
+        """Stream a table in memory, ``rows`` rows at a time."""
         return cls(lambda: (table.iloc[start : start + rows] for start in range(0, max(len(table), 1), rows)))
 
     @classmethod
     def of_parquet(cls, path: Path, rows: int = 10_000) -> Self:
-        """A stream over a parquet file, ``rows`` rows at a time."""
+        """Stream a parquet file, ``rows`` rows at a time."""
 
         def pieces() -> Iterator[pd.DataFrame]:
             import pyarrow.parquet as pq
@@ -46,7 +46,7 @@ class TableStream:
         return cls(pieces)
 
     def pieces(self) -> Iterator[pd.DataFrame]:
-        """Read from the first row on, a frame at a time."""
+        """Read from the first row, frame by frame."""
         return self._pieces()
 
     def table(self) -> pd.DataFrame:
@@ -57,7 +57,7 @@ class TableStream:
         return pd.concat(pieces, ignore_index=True) if pieces else pd.DataFrame()
 
     def write_parquet(self, path: Path) -> None:
-        """Write all rows, a piece at a time; a table without pieces is one without columns."""
+        """Write all rows, piece by piece; a stream without pieces becomes a table without columns."""
         import pandas as pd
 
         with ParquetWriter(path) as writer:
@@ -68,13 +68,13 @@ class TableStream:
 
 
 class ParquetWriter:
-    """A parquet file that is written frame by frame; the first one's columns and types are those of all.
+    """A parquet file written frame by frame; the first frame determines columns and types.
 
     Args:
-        path: The file; it is not there before the first frame.
+        path: The file, created with the first frame.
 
     Attributes:
-        written: Whether there is a file.
+        written: Whether the file exists.
     """
 
     def __init__(self, path: Path) -> None:
@@ -89,7 +89,7 @@ class ParquetWriter:
         self.close()
 
     def write(self, frame: pd.DataFrame) -> None:
-        """Add rows; the index is left out."""
+        """Append rows, without their index."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -118,25 +118,25 @@ class TextStream(TableStream):
         ['one', 'two']
 
     Attributes:
-        name: What to call the texts in a report; empty where they have no name.
+        name: Name of the texts for reports; may be empty.
     """
 
     name: str = ""
 
     def rows(self) -> Iterator[tuple[str, str]]:
-        """Read from the first row on: id and text of each row."""
+        """Read the id and text of each row, from the first row."""
         for piece in self.pieces():
             yield from zip(piece["id"], piece["text"], strict=True)
 
     def sample(self, count: int, seed: int = 0) -> pd.DataFrame:
-        """A random draw of distinct texts, in the stream's order; all of them where there are no more than ``count``.
+        """Draw distinct texts at random, in the stream's order; all of them if there are no more than ``count``.
 
-        Which texts are drawn follows from the texts and the seed alone, so that more texts change as little of the draw as possible.
+        The draw depends only on the texts and the seed, so that additional texts change it as little as possible.
         """
         import pandas as pd
 
         if count < 1:
-            msg = f"a draw of {count} texts was asked for; ask for at least 1"
+            msg = f"cannot draw {count} texts; draw at least 1"
             raise ValueError(msg)
         drawn: list[tuple[int, int, str, str]] = []  # a heap with the largest digest first
         held: set[int] = set()

@@ -110,7 +110,7 @@ def test_an_unknown_language_is_refused_before_the_corpus_is_read():
     def unread():
         pytest.fail("the corpus was read")
 
-    with pytest.raises(AugmentationError, match=r"cleaning\.languages has 'english', which cannot be told; choose among .*\bde\b.*\ben\b"):
+    with pytest.raises(AugmentationError, match=r"unknown language 'english' in cleaning\.languages; choose from .*\bde\b.*\ben\b"):
         clean(TextStream(unread), CleaningOptions(languages=("en", "english")), 0)
 
 
@@ -259,7 +259,7 @@ def test_examples_show_what_went_and_what_it_is_like():
         (
             (ENGLISH, ENGLISH + "!", OTHERS["German"]),
             {"languages": ("en",)},
-            "of 3 corpus texts 1 are left after cleaning (1 not of the languages en, 1 near-duplicates); "
+            "of 3 corpus texts 1 are left after cleaning (1 not in en, 1 near-duplicates); "
             "give a larger corpus or add to cleaning.languages or raise cleaning.near_duplicates",
         ),
     ],

@@ -142,15 +142,15 @@ def test_only_styles_in_use_are_looked_at():
     styles = {name: {"instruction": f"{name}: {{text}}"} for name in "abc"}
     rewrite = options(generators={"rewrite": {"system_prompt": "", "styles": styles, "use": ["c", "a"]}}).generators.rewrite
     assert list(rewrite.styles) == ["c", "a"]
-    with pytest.raises(ValidationError, match=r"rewrite.use names the style 'd'; there are: a, b, c"):
+    with pytest.raises(ValidationError, match=r"unknown style 'd' in rewrite\.use; choose from a, b, c"):
         options(generators={"rewrite": {"system_prompt": "", "styles": styles, "use": ["d"]}})
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"cleaning": {"min_words": 5, "max_words": 4}}, "no text can be left"),
-        ({"cleaning": {"boilerplate": ["(unclosed"]}}, "no regular expression"),
+        ({"cleaning": {"min_words": 5, "max_words": 4}}, "which leaves no text"),
+        ({"cleaning": {"boilerplate": ["(unclosed"]}}, "not a regular expression"),
         ({"filters": {"drift": {"generators": ["rewriter"]}}}, "rewriter"),
         ({"filters": {"polish": {}}}, "polish"),
         ({"generators": {"rewrite": {"system_prompt": "", "styles": STYLES, "server": {"url": "localhost:8000", "model": "m"}}}}, "url"),

@@ -34,7 +34,7 @@ def report(embedder_options, tasks=("labelled_texts",), training=None, **rejecte
 def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
     text = report(embedder_options, copy=3, empty=0)
     assert "Best: **prompted_last**, V-measure 0.500. Not shown to be worse: prompted_last_adapted." in text
-    assert "- What adaptation gave prompted_last_adapted: no difference shown." in text
+    assert "- Effect of adaptation on prompted_last_adapted: no difference shown." in text
     assert "famous" not in text
     assert "| bare_mean | base | bare | mean | 0.300 ± 0.010 | 0.300 ± 0.020 | 0.150 ± 0.030 |" in text
     assert "7 of 10 candidates were accepted (noise 7 of 10). Rejected: copy 3." in text
@@ -67,7 +67,7 @@ def test_the_cost_is_divided_by_what_was_gained(embedder_options):
     assert "| seconds | 100 | 25 |" in lines
     assert "| TFLOP | 8 | 2 |" in lines
     assert not any("joules" in line for line in lines)
-    assert any("Gained: +4.0 points" in line for line in lines)
+    assert any("Gain: +4.0 points" in line for line in lines)
     assert "| seconds | 100 | no gain |" in cost_lines(costs, scores.assign(v_measure=[0.5, 0.4]), options)
     assert "| seconds | 100 | not scored |" in cost_lines(costs, scores.head(1), options)
     assert cost_lines({}, scores, options) == []

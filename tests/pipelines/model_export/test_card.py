@@ -30,13 +30,13 @@ def test_the_card_says_what_data_options_scores_and_limits_there_are(model_facts
     text = model_card(model_facts)
     assert "`mine.txt`: 12 texts, of which 9 were used" in text
     assert "| rewrite | 2 | my-llama |" in text
-    assert "4 steps were trained, in 1.5 minutes; the weights are those of step 3." in text
+    assert "trained for 4 steps in 1.5 minutes; the weights are those of step 3." in text
     assert "| validation loss | 2.5000 | 1.2500 |" in text
     assert '"learning_rate": 0.0002' in text
     assert "| V-measure | 0.110 ± 0.010 | 0.510 ± 0.010 | 0.610 ± 0.010 |" in text
     for heading in ("Intended use", "How to use it", "Data", "Training", "Scores", "Limits", "Licence"):
         assert f"\n## {heading}\n" in text
-    assert "Training pairs were made with my-llama: its terms may concern" in text
+    assert "Training pairs were generated with my-llama, whose terms may apply" in text
 
 
 def test_no_text_and_no_path_is_in_the_card(model_facts):
@@ -47,8 +47,8 @@ def test_no_text_and_no_path_is_in_the_card(model_facts):
 
 def test_a_model_that_was_not_scored_says_so(model_facts):
     text = model_card(model_facts | {"evaluation": None, "languages": []})
-    assert "This version has not been scored on labelled texts." in text
-    assert "whether adaptation made it better is not known" in text
+    assert "This version has not been evaluated on labelled texts." in text
+    assert "it is not known whether adaptation improved it" in text
     assert "model-index" not in yaml.safe_load(text.split("---")[1])
 
 
@@ -57,8 +57,8 @@ def test_own_pairs_and_another_prompt_are_said(model_facts):
     training = model_facts["training"] | {"corpus": None, "data": data, "history": {}, "cost": {}}
     strategy = model_facts["strategy"] | {"as_trained": False, "pooling": "mean", "normalise": False}
     text = model_card(model_facts | {"training": training, "strategy": strategy})
-    assert "Pairs of the user's own" in text
-    assert "under another prompt or pooling" in text
+    assert "The user's own pairs" in text
+    assert "with a different prompt or pooling" in text
     assert "unit length" not in text
 
 
@@ -66,17 +66,17 @@ def test_a_licence_the_hub_does_not_know_is_given_by_name(model_facts):
     assert [hub_licence(name) for name in ("Apache-2.0", "MIT", "llama3.2", "Own Terms 1")] == ["apache-2.0", "mit", "llama3.2", "other"]
     data = ModelCard(model_card(model_facts | {"licence": "Own Terms 1"})).data.to_dict()
     assert (data["license"], data["license_name"]) == ("other", "own-terms-1")
-    assert "not known; find out" in model_card(model_facts | {"licence": "unknown"})
+    assert "Unknown; find out" in model_card(model_facts | {"licence": "unknown"})
 
 
 def test_the_card_says_which_versions_and_servers_read_the_folder(model_facts):
     text = model_card(model_facts)
     assert "(versions 4.1 to 6 give the same vectors)" in text
-    assert "Before version 5.4, sentence-transformers takes white space from both ends" in text
+    assert "Before version 5.4, sentence-transformers strips white space from both ends" in text
     assert "text-embeddings-inference and vLLM find pooling, normalisation and length" in text
     strategy = model_facts["strategy"] | {"pooling": "max", "template": "{text} is"}
     text = model_card(model_facts | {"older_versions": False, "strategy": strategy})
     assert "(version 5.4 or later on transformers 5 is needed)" in text
     assert "Before version 5.4" not in text
-    assert "do not have its pooling (`max`)" in text
+    assert "do not support its pooling (`max`)" in text
     assert "leave empty texts out" in text

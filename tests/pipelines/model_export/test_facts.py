@@ -55,7 +55,11 @@ def test_scores_of_other_weights_or_another_strategy_are_left_out(
     other_words = changed(evaluation_report)
     other_words["strategies"]["prompted_last_adapted"]["definition"]["template"][0]["pattern"] = "{text} in short:"
     with caplog.at_level(logging.INFO):
-        for report, reason in ((other_weights, "of another adapter"), (other_words, "as it is now"), ({}, "no evaluation_report yet")):
+        for report, reason in (
+            (other_weights, "belongs to another adapter"),
+            (other_words, "the current strategy"),
+            ({}, "there is no evaluation_report"),
+        ):
             assert describe_model(tiny_adapted, training_report, report, ExportOptions(), options)["evaluation"] is None
             assert reason in caplog.messages[-1]
 

@@ -72,9 +72,9 @@ def test_the_draw_has_no_text_twice_and_no_empty_one():
 @pytest.mark.parametrize(
     ("corpus", "changes", "message"),
     [
-        (TextStream.of(TABLE.head(3)), {}, "the corpus has 3 different texts; at least 20"),
-        (CORPUS, {"criteria": ["beauty"]}, "names 'beauty', which there is not; there are: effective_rank"),
-        (CORPUS, {"grid": None, "strategies": ["bare_mean"]}, "there is 1 strategy to rank"),
+        (TextStream.of(TABLE.head(3)), {}, "needs at least 20 distinct texts, but the corpus has 3;"),
+        (CORPUS, {"criteria": ["beauty"]}, "unknown criterion 'beauty' in strategy_selection.criteria; choose from effective_rank"),
+        (CORPUS, {"grid": None, "strategies": ["bare_mean"]}, "a ranking needs at least 2 strategies, not 1"),
         (CORPUS, {"strategies": ["none.*"]}, r"strategy_selection.strategies names the strategy 'none.\*'"),
         (CORPUS, {"grid": {"templates": ["none"]}}, "names the template 'none'"),
     ],

@@ -27,10 +27,10 @@ def test_texts_are_fetched_by_row_from_any_piece():
 @pytest.mark.parametrize(
     ("distinct", "changes", "message"),
     [
-        (1, {}, "there is 1 distinct text; clustering needs at least 2"),
+        (1, {}, "there is only 1 distinct text, but clustering needs at least 2"),
         (9, {"clusters": 10}, r"text_clustering\.clusters is 10, but there are only 9 distinct texts; lower it to 9 or less"),
         (18, {}, r"18 distinct texts are too few .* 19 are needed .* set text_clustering\.clusters"),
-        (9, {"method": "hdbscan"}, r"9 distinct texts cannot hold two clusters of 5; lower text_clustering\.hdbscan\.min_cluster_size"),
+        (9, {"method": "hdbscan"}, r"9 distinct texts are too few for two clusters of 5; lower text_clustering\.hdbscan\.min_cluster_size"),
     ],
 )
 def test_too_few_texts_are_said_with_option_and_way_out(make_options, distinct, changes, message):

@@ -69,7 +69,7 @@ def test_the_curve_marks_the_number_that_was_taken():
     assert list(figure.data[0].y) == [0.4, 0.9]
     assert list(figure.data[0].error_y.array) == [0.1, 0.02]
     assert figure.layout.shapes[0].x0 == 5
-    assert "5 clusters taken" in figure.layout.annotations[0].text
+    assert "5 clusters chosen" in figure.layout.annotations[0].text
 
 
 def test_the_curve_shows_what_it_was_compared_with_and_the_number_of_hdbscan():
@@ -78,7 +78,7 @@ def test_the_curve_shows_what_it_was_compared_with_and_the_number_of_hdbscan():
     figure = stability_figure(curve, "kmeans")
     lines = {trace.name: list(trace.y) for trace in figure.data}
     assert lines["without groups, same covariance"] == [0.8, 0.3, 0.2]
-    assert lines["share of what is open without groups"] == [0.5, 0.7, 0.6]
+    assert lines["corrected for agreement without groups"] == [0.5, 0.7, 0.6]
     assert lines["with the coarser groups only"] == [0.4, 0.3]
     assert [shape.x0 for shape in figure.layout.shapes] == [5, 7]
     assert "HDBSCAN: 7" in figure.layout.annotations[1].text

@@ -44,7 +44,7 @@ def test_the_corpus_is_embedded_in_shards_with_what_made_them(tiny_weights, make
     assert store.facts["strategy"] == "prompted_last"
     assert store.facts["weights_reason"] == "there is no adapter"
     nodes.cluster_texts(corpus, store, make_options(clusters=3))
-    with pytest.raises(ClusteringError, match="not those of the 30 texts of the corpus; run embed_corpus_node again"):
+    with pytest.raises(ClusteringError, match="do not belong to the 30 texts of the corpus; run embed_corpus_node again"):
         nodes.cluster_texts(stream([f"other text {n}" for n in range(30)]), store, make_options(clusters=3))
 
 
@@ -70,9 +70,9 @@ def test_the_adapter_is_taken_for_the_texts_it_was_trained_on(choose, tiny_adapt
 def test_other_texts_get_the_base_weights_and_are_told_why_unless_the_user_insists(choose, tiny_adapted, caplog):
     why = "the adapter was trained on mine.txt (9 clean texts), not on other.csv (40 texts)"
     assert choose(tiny_adapted, "b" * 32) == (False, why)
-    assert f"{why}: texts are embedded with the base weights (text_clustering.weights=adapted insists on the adapter)" in caplog.text
-    assert choose(tiny_adapted, "b" * 32, "adapted") == (True, f"text_clustering.weights asks for them, although {why}")
-    assert choose(tiny_adapted, "a" * 32, "base") == (False, "text_clustering.weights asks for them")
+    assert f"{why}: texts are embedded with base weights (set text_clustering.weights=adapted to use the adapter anyway)" in caplog.text
+    assert choose(tiny_adapted, "b" * 32, "adapted") == (True, f"set by text_clustering.weights, although {why}")
+    assert choose(tiny_adapted, "a" * 32, "base") == (False, "set by text_clustering.weights")
 
 
 def test_an_adapter_that_does_not_say_what_it_was_trained_on_is_not_taken(choose, tiny_adapted, tmp_path):
@@ -98,11 +98,11 @@ def test_without_an_adapter_of_this_base_model_there_are_the_base_weights(choose
 @pytest.mark.parametrize(
     ("texts", "changes", "message"),
     [
-        (["one text"], {}, "1 distinct text;"),
-        (["the same"] * 100, {}, "1 distinct text;"),
+        (["one text"], {}, "only 1 distinct text,"),
+        (["the same"] * 100, {}, "only 1 distinct text,"),
         (list("abcdefgh"), {"clusters": 9}, "clusters is 9, but there are only 8 distinct texts"),
         (list("abcdefgh"), {}, "too few to choose the number of clusters by stability"),
-        (list("abcdefgh"), {"method": "hdbscan"}, "cannot hold two clusters of 5"),
+        (list("abcdefgh"), {"method": "hdbscan"}, "are too few for two clusters of 5"),
     ],
 )
 def test_unusable_texts_are_said_before_the_model_is_loaded(make_options, embedder_options, tmp_path, texts, changes, message):
@@ -111,7 +111,7 @@ def test_unusable_texts_are_said_before_the_model_is_loaded(make_options, embedd
 
 
 def test_own_vectors_of_another_number_of_texts_are_refused(make_options):
-    with pytest.raises(ClusteringError, match="hold 2 vectors that are not those of the 3 texts"):
+    with pytest.raises(ClusteringError, match="the 2 vectors in corpus_vectors do not belong to the 3 texts"):
         nodes.cluster_texts(stream(["a", "b", "c"]), VectorStore.of(np.eye(2)), make_options(clusters=2))
 
 
@@ -152,15 +152,17 @@ def test_clusters_of_other_texts_are_refused(tiny_weights, make_options, embedde
     clusters = ClustersDataset(filepath=str(tmp_path / "clusters")).load()
     summary = named(0, 1, 2)
     assert len(nodes.list_assignments(corpus, clusters, summary).table()) == 30
-    message = "text_clusters are of 30 other texts than the 30 of the corpus; run embed_corpus_node and cluster_texts_node again"
+    message = (
+        "the 30 labels in text_clusters do not belong to the 30 texts of the corpus; run embed_corpus_node and cluster_texts_node again"
+    )
     with pytest.raises(ClusteringError, match=message):
         nodes.describe_clusters(others, clusters, make_options())
     with pytest.raises(ClusteringError, match=message):
         nodes.list_assignments(others, clusters, summary)
-    with pytest.raises(ClusteringError, match="corpus_vectors hold 30 vectors that are not those of the 30 texts"):
+    with pytest.raises(ClusteringError, match="the 30 vectors in corpus_vectors do not belong to the 30 texts"):
         nodes.map_texts(others, vectors, clusters, summary, make_options())
     fewer = Clusters(clusters.labels[:29], clusters.distances[:29], clusters.centres, clusters.facts)
-    with pytest.raises(ClusteringError, match="text_clusters are of 29 other texts than the 30"):
+    with pytest.raises(ClusteringError, match="the 29 labels in text_clusters do not belong to the 30 texts"):
         nodes.map_texts(corpus, vectors, fewer, summary, make_options())
     assert not {"digest", clusters.facts["digest"]} & {*nodes.report_clustering(clusters, summary)}
 

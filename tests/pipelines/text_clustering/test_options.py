@@ -10,8 +10,8 @@ from pydantic import ValidationError
     [
         ({"clusters": 1}, "greater than or equal to 2"),
         ({"method": "hdbscan", "clusters": 5}, "hdbscan finds their number itself"),
-        ({"stability": {"candidates": [1, 2]}}, "from 2 on"),
-        ({"stability": {"candidates": [2, 2]}}, "different numbers"),
+        ({"stability": {"candidates": [1, 2]}}, "each at least 2"),
+        ({"stability": {"candidates": [2, 2]}}, "distinct numbers"),
         ({"naming": {"system_prompt": "x", "instruction": "no slot"}}, r"one \{texts\} slot"),
         ({"clustters": 5}, "Extra inputs"),
     ],
@@ -23,7 +23,9 @@ def test_impossible_options_are_refused(make_options, changes, message):
 
 def test_strategies_must_have_the_weights_they_stand_for(make_options, embedder_options):
     wrong = {"base": "prompted_last_adapted", "adapted": "prompted_last_adapted"}
-    with pytest.raises(ValueError, match=r"strategies\.base names the strategy 'prompted_last_adapted', which is none with base weights"):
+    with pytest.raises(
+        ValueError, match=r"strategy 'prompted_last_adapted' in text_clustering\.strategies\.base: it must have base weights"
+    ):
         make_options(strategies=wrong).check(embedder_options(), lambda _: True)
     make_options(strategies=wrong, weights="adapted").check(embedder_options(), lambda _: True)
     make_options().check(embedder_options(), lambda _: True)

@@ -1,4 +1,4 @@
-"""Candidate pairs: planned, made shard by shard, found again after a crash."""
+"""Candidate pairs: planned, generated shard by shard, and recovered after a crash."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def make_context(
     embedder_options: EmbedderOptions,
     server_key: ChatServerKey | None = None,
 ) -> Context:
-    """What generators may need; the embedder is loaded when it is first asked for."""
+    """What generators may need; the embedder is loaded on first use."""
 
     @cache
     def embedder() -> Embedder:
@@ -51,24 +51,24 @@ def make_context(
 
 
 def check_generators(options: AugmentationOptions, context: Context) -> None:
-    """Check before any work what can be checked without it.
+    """Check that all active generators can work, before any of them starts.
 
     Raises:
-        GenerationError: If a chosen generator cannot work; the message says why and what to do.
+        GenerationError: If one cannot work; the message says why and what to do.
     """
-    for name, chosen in options.generators.chosen.items():
-        load_generator(name).check(chosen, context)
+    for name, generator_options in options.generators.active.items():
+        load_generator(name).check(generator_options, context)
 
 
 def generate(
     corpus: TextStream, done: Mapping[str, pd.DataFrame], options: AugmentationOptions, context: Context
 ) -> Iterator[dict[str, pd.DataFrame]]:
-    """Make the candidates that are not there yet.
+    """Generate the candidates that do not exist yet.
 
     Args:
         corpus: Clean texts.
         done: Shards of earlier runs.
-        options: Which generators, and how.
+        options: The generators and their options.
         context: What they need.
 
     Yields:
@@ -78,25 +78,25 @@ def generate(
         GenerationError: If a generator cannot work; the message says why and what to do. Shards yielded before are kept.
     """
     check_generators(options, context)
-    for name, chosen in options.generators.chosen.items():
-        folder = folder_name(name, chosen, corpus, context)
+    for name, generator_options in options.generators.active.items():
+        folder = folder_name(name, generator_options, corpus, context)
         shards = [shard for shard in done if shard.startswith(f"{folder}/") and not shard.endswith(f"/{COMPLETE}")]
         damaged = any(shard.startswith(f"{folder}/") for shard in getattr(done, "damaged", ()))
         if f"{folder}/{COMPLETE}" in done and not damaged:
-            logger.info("%s: all candidates are there already", name)
+            logger.info("%s: all candidates already exist", name)
             continue
         if (number := load_generator(name).format) > 1:
             tell_of_other_formats(f"candidate_pairs ({name})", (shard for shard in done if f"{name}-" in shard), number)
-        taken = {int(shard.rpartition("/")[2]) for shard in shards}
-        free = (number for number in itertools.count() if number not in taken)  # damaged ones are written over
+        used = {int(shard.rpartition("/")[2]) for shard in shards}
+        free = (number for number in itertools.count() if number not in used)  # damaged shards are overwritten
         keys = _keys(done, shards)
-        yield from _make(name, chosen, corpus, keys, folder, free, options.shard_size, context)
+        yield from _generate_missing(name, generator_options, corpus, keys, folder, free, options.shard_size, context)
 
 
 def plan(corpus: TextStream, name: GeneratorName, options: GeneratorOptions, seed: int) -> Iterator[Request]:
-    """Which texts a generator gets, how often and in which styles.
+    """Plan which texts a generator gets, how often and in which styles.
 
-    All of it follows from each text alone, so that texts may come, go and change their order without a change for the others.
+    The plan for a text depends only on the text itself, so that texts can be added, removed or reordered without affecting the others.
     """
     generator, styles = load_generator(name), options.style_names
     for source_id, text in corpus.rows():
@@ -108,11 +108,11 @@ def plan(corpus: TextStream, name: GeneratorName, options: GeneratorOptions, see
 
 
 def folder_name(name: GeneratorName, options: GeneratorOptions, corpus: TextStream, context: Context) -> str:
-    """Where a generator's shards lie: changes with everything that decides what it makes of a text."""
+    """The folder of a generator's shards, whose name changes with everything that affects its candidates."""
     generator = load_generator(name)
-    deciding = _without(options.model_dump(mode="json"), options.irrelevant)
-    folder = f"{name}-{digest_of([name, deciding, context.seed, *generator.identity(options, corpus, context)])[:12]}"
-    return f"{format_folder(generator.format)}/{folder}" if generator.format > 1 else folder  # the first had no folder of its own
+    relevant = _without(options.model_dump(mode="json"), options.irrelevant)
+    folder = f"{name}-{digest_of([name, relevant, context.seed, *generator.identity(options, corpus, context)])[:12]}"
+    return f"{format_folder(generator.format)}/{folder}" if generator.format > 1 else folder  # the first format had no folder of its own
 
 
 def present(
@@ -121,25 +121,25 @@ def present(
     """The candidates that belong to these texts and options, shard by shard, each once.
 
     Yields:
-        A shard's name, and its rows whose request is still made today. Rows keep the order they have in the shard.
+        A shard's name, and those of its rows that are still planned, in the order of the shard.
     """
-    for name, chosen in options.generators.chosen.items():
-        folder = folder_name(name, chosen, corpus, context)
+    for name, generator_options in options.generators.active.items():
+        folder = folder_name(name, generator_options, corpus, context)
         planned = None
         if not load_generator(name).whole_corpus:
-            planned = np.sort(np.fromiter((int(r.key, 16) for r in plan(corpus, name, chosen, options.seed)), np.uint64))
+            planned = np.sort(np.fromiter((int(r.key, 16) for r in plan(corpus, name, generator_options, options.seed)), np.uint64))
         seen: set[int] = set()
         for shard in done:
             if not shard.startswith(f"{folder}/") or shard.endswith(f"/{COMPLETE}"):
                 continue
             frame = done[shard]
             keys = frame["key"].map(lambda key: int(key, 16)).to_numpy(np.uint64)
-            mine = np.ones(len(frame), bool) if planned is None else _contained(planned, keys)
-            fresh = np.fromiter((key not in seen and not seen.add(key) for key in keys.tolist()), np.bool_, len(keys))  # type: ignore[func-returns-value]
-            yield shard, frame[mine & fresh]
+            is_planned = np.ones(len(frame), bool) if planned is None else _contained(planned, keys)
+            is_new = np.fromiter((key not in seen and not seen.add(key) for key in keys.tolist()), np.bool_, len(keys))  # type: ignore[func-returns-value]
+            yield shard, frame[is_planned & is_new]
 
 
-def _make(
+def _generate_missing(
     name: GeneratorName,
     options: GeneratorOptions,
     corpus: TextStream,
@@ -150,42 +150,42 @@ def _make(
     context: Context,
 ) -> Iterator[dict[str, pd.DataFrame]]:
     generator = load_generator(name)
-    whole = generator.whole_corpus
+    whole_corpus = generator.whole_corpus
 
     def missing() -> Iterator[Request]:
         for request in plan(corpus, name, options, context.seed):
-            if whole or not _contained(keys, np.array([int(request.key, 16)], np.uint64))[0]:
+            if whole_corpus or not _contained(keys, np.array([int(request.key, 16)], np.uint64))[0]:
                 yield request
 
     total = None
-    if not whole:
+    if not whole_corpus:
         planned = np.fromiter((int(r.key, 16) for r in plan(corpus, name, options, context.seed)), np.uint64)
-        there = int(_contained(keys, planned).sum())
-        total = len(planned) - there
-        if there:
-            logger.info("%s: %d of %d candidates are there already and are kept", name, there, len(planned))
+        existing = int(_contained(keys, planned).sum())
+        total = len(planned) - existing
+        if existing:
+            logger.info("%s: %d of %d candidates already exist and are kept", name, existing, len(planned))
         if not total:
             return
     model, revision = generator.provenance(options, context)
     provenance = {"model": model, "revision": revision, "seed": context.seed, "fingerprint": folder.rpartition("-")[2]}
-    fresh = (
+    candidates = (
         candidate
         for candidate in generator.generate(missing(), options, context)
-        if not whole or not _contained(keys, np.array([int(candidate.key, 16)], np.uint64))[0]
+        if not whole_corpus or not _contained(keys, np.array([int(candidate.key, 16)], np.uint64))[0]
     )
-    with tqdm(total=total, unit="pair" if whole else "text", desc=name, disable=not context.progress) as bar:
+    with tqdm(total=total, unit="pair" if whole_corpus else "text", desc=name, disable=not context.progress) as bar:
         try:
-            for shard in _shards(fresh, shard_size, bar):
+            for shard in _shards(candidates, shard_size, bar):
                 yield {f"{folder}/{next(numbers):06d}": _frame(shard, name, provenance)}
         except _Interrupted as interrupted:
             if interrupted.rest:
                 yield {f"{folder}/{next(numbers):06d}": _frame(interrupted.rest, name, provenance)}
             raise interrupted.error from None
-    if whole:
+    if whole_corpus:
         yield {f"{folder}/{COMPLETE}": _frame([], name, provenance)}
 
 
-class _Interrupted(Exception):  # noqa: N818  no error of its own
+class _Interrupted(Exception):  # noqa: N818  carries another error
     def __init__(self, error: Exception, rest: list[Candidate]) -> None:
         super().__init__(str(error))
         self.error = error
@@ -193,7 +193,7 @@ class _Interrupted(Exception):  # noqa: N818  no error of its own
 
 
 def _shards(candidates: Iterator[Candidate], size: int, bar: Any) -> Iterator[list[Candidate]]:
-    """Candidates in lists of ``size``; what is there when a generator fails is not lost.
+    """Group candidates into lists of ``size``; if the generator fails, the unfinished list is not lost.
 
     Raises:
         _Interrupted: With the generator's error and the unfinished list.
@@ -228,22 +228,22 @@ def _frame(candidates: list[Candidate], name: GeneratorName, provenance: Mapping
 
 
 def _keys(done: Mapping[str, pd.DataFrame], shards: Iterable[str]) -> np.ndarray:
-    """Keys of the candidates that are there, sorted, eight bytes each."""
-    found = [done[shard]["key"].map(lambda key: int(key, 16)).to_numpy(np.uint64) for shard in shards]
-    return np.sort(np.concatenate(found)) if found else np.empty(0, np.uint64)
+    """Sorted keys of the existing candidates, eight bytes each."""
+    keys = [done[shard]["key"].map(lambda key: int(key, 16)).to_numpy(np.uint64) for shard in shards]
+    return np.sort(np.concatenate(keys)) if keys else np.empty(0, np.uint64)
 
 
 def _contained(ordered: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Which keys are among the sorted ones."""
+    """Which keys occur among the sorted ones."""
     if not len(ordered):
         return np.zeros(len(keys), bool)
-    places = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
-    return np.asarray(ordered[places] == keys)
+    positions = np.minimum(np.searchsorted(ordered, keys), len(ordered) - 1)
+    return np.asarray(ordered[positions] == keys)
 
 
-def _without(options: dict[str, Any], left_out: frozenset[str], path: str = "") -> dict[str, Any]:
-    kept = {}
-    for field, value in options.items():
-        if path + field not in left_out:
-            kept[field] = _without(value, left_out, f"{path}{field}.") if isinstance(value, dict) else value
-    return kept
+def _without(options: dict[str, Any], excluded: frozenset[str], path: str = "") -> dict[str, Any]:
+    return {
+        field: _without(value, excluded, f"{path}{field}.") if isinstance(value, dict) else value
+        for field, value in options.items()
+        if path + field not in excluded
+    }

@@ -1,4 +1,4 @@
-"""Cleaning of a corpus of any length: what is cut out of texts, and which texts are left out."""
+"""Clean a corpus of any length: cut passages out of texts and leave texts out."""
 
 from __future__ import annotations
 
@@ -28,51 +28,51 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.data_augmentation.options import CleaningOptions
 
 REASONS = ("boilerplate", "too_short", "too_long", "language", "duplicate", "near_duplicate", "not_drawn")
-_KEPT = 0  # other verdicts are 1 + the place in REASONS
+_KEPT = 0  # other verdicts are 1 + the index in REASONS
 _EXAMPLES = 3
 _EXAMPLE_LENGTH = 200
 _PARTITIONS = 64
 
-# Control, format and surrogate characters. White space stays, and so do joiners, which shape letters and emoji, and the format characters
-# that are seen (Arabic number signs).
+# Control, format and surrogate characters, except white space, joiners (which shape letters and emoji) and visible format characters
+# (Arabic number signs).
 _INVISIBLE = re.compile(
     "[\x00-\x08\x0e-\x1b\x7f-\x84\x86-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u202a-\u202e\u2060-\u2064\u2066-\u206f"
     "\ufeff\ufff9-\ufffb\U000e0001\U000e0020-\U000e007f\ud800-\udfff]"
 )
 _SENTENCE = re.compile(
-    rf".+?(?:(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++[\"'”’»)\]]*+(?=[\s{WORD_CHARACTERS}])"  # the look-behind keeps rows of dots from taking long
+    rf".+?(?:(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++[\"'”’»)\]]*+(?=[\s{WORD_CHARACTERS}])"  # the look-behind keeps runs of dots from being slow
     r"|[。！？]+[”’」』）]*|$)\s*"
 )
-_SHORTEST_SENTENCE = 3  # words; "Dr." and "e.g." are no sentences
+_SHORTEST_SENTENCE = 3  # words; "Dr." and "e.g." are not sentences
 
 
 def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[TextStream, dict[str, Any]]:
-    """Normalise a corpus and leave out what cannot teach anything.
+    """Normalise a corpus and leave out texts that are of no use for training.
 
-    Invisible characters are removed, Unicode is composed (NFC), passages that match ``boilerplate`` or stand in more than ``max_repeats``
-    texts are cut out, and white space is joined. Then each text is kept or left out, for the first of these reasons that applies:
+    Invisible characters are removed, Unicode is composed (NFC), passages that match ``boilerplate`` or occur in more than ``max_repeats``
+    texts are cut out, and white space is collapsed. Then a text is left out for the first of these reasons that applies:
 
     - ``boilerplate``: nothing is left of it;
     - ``too_short``, ``too_long``: in words (see :func:`~embedding_adaptation.texts.scripts.count_words`);
-    - ``language``: it is of a language not asked for, and that is sure;
-    - ``duplicate``: it equals an earlier text, without regard to case;
-    - ``near_duplicate``: it resembles an earlier text that is not left out itself (see :class:`~.near_duplicates.NearDuplicates`);
-    - ``not_drawn``: it is not in the random draw, which follows from the texts and the seed alone, not from the corpus's order.
+    - ``language``: it is, with sufficient confidence, in a language that was not requested;
+    - ``duplicate``: it equals an earlier text, ignoring case;
+    - ``near_duplicate``: it resembles an earlier text that was not left out itself (see :class:`~.near_duplicates.NearDuplicates`);
+    - ``not_drawn``: it is not in the random draw, which depends only on the texts and the seed, not on the order of the corpus.
 
-    The corpus is read from the first row two to four times, and once more whenever the result is read. Memory takes about 70 bytes a
-    text; a temporary directory (see :mod:`tempfile` for where that is) takes about 270 in the search for near-duplicates, and 8 for each
+    The corpus is read two to four times, and once more whenever the result is read. Memory use is about 70 bytes per text; a temporary
+    directory (see :mod:`tempfile` for its location) takes about 270 bytes per text during the search for near-duplicates, and 8 bytes per
     sentence while repeated ones are counted.
 
     Args:
         corpus: Texts with ``id`` and ``text``.
         options: Cleaning options.
-        seed: What the random draw follows from.
+        seed: Seed of the random draw.
 
     Returns:
-        The clean texts that are kept, in the corpus's order, and a report: the number of ``texts``, of those left out for each reason,
-        of those ``kept`` and of those with ``cut_passages``; the ``identity`` of the ``clean`` texts and of the ``raw`` ones (see
-        :class:`~embedding_adaptation.identity.TextsIdentity`); and ``examples`` by reason, as they stand in the corpus, with the id of the
-        earlier text they are ``like``.
+        The clean texts that are kept, in the order of the corpus, and a report: the number of ``texts``, of those left out for each
+        reason, of those ``kept`` and of those with ``cut_passages``; the ``identity`` of the ``clean`` and of the ``raw`` texts (see
+        :class:`~embedding_adaptation.identity.TextsIdentity`); and original ``examples`` by reason, with the id of the earlier text that
+        they are ``like``.
 
     Raises:
         AugmentationError: If fewer than two texts are left, or a language is unknown.
@@ -84,8 +84,8 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
         search = NearDuplicates(Path(folder), options.near_duplicates) if options.near_duplicates < 1 else None
         verdicts, digests, words, raw, cut = _judge(corpus, cutter, options, seed, search)
         passed = np.flatnonzero(verdicts == _KEPT)
-        like = np.full(len(passed), -1, dtype=np.int64)  # of each text that passed, the place of the earlier one it is equal or near to
-        later, earlier = _equals(digests[passed])
+        like = np.full(len(passed), -1, dtype=np.int64)  # for each text that passed, the index of the earlier one it equals or resembles
+        later, earlier = _duplicates(digests[passed])
         like[later] = earlier
         verdicts[passed[later]] = _verdict("duplicate")
         if search:
@@ -99,10 +99,10 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
         verdicts[kept[drawn[options.max_texts :]]] = _verdict("not_drawn")
     counts = np.bincount(verdicts, minlength=len(REASONS) + 1).tolist()
     report = {"texts": len(verdicts), **dict(zip(REASONS, counts[1:], strict=True)), "kept": counts[_KEPT], "cut_passages": cut}
-    if report["kept"] < 2:  # noqa: PLR2004  a pair needs another pair to be told from
+    if report["kept"] < 2:  # noqa: PLR2004  a pair needs another one as its negative
         raise AugmentationError(_too_few(report, options))
     clean_texts = TextsIdentity()
-    clean_texts.add_words(words[verdicts == _KEPT].sum(axis=0, dtype=np.uint64))  # sums wrap at 2^64, as they should
+    clean_texts.add_words(words[verdicts == _KEPT].sum(axis=0, dtype=np.uint64))  # sums wrap at 2^64 by design
     report["identity"] = {"clean": clean_texts.hexdigest(), "raw": raw}
     report["examples"] = _examples(corpus, verdicts, passed, like)
     return _selected(corpus, cutter, verdicts == _KEPT), report
@@ -113,30 +113,30 @@ class _Cutter:
 
     def __init__(self, options: CleaningOptions, repeated: NDArray[np.uint64] | None = None) -> None:
         self._boilerplate = [re.compile(pattern) for pattern in options.boilerplate]
-        self._repeated = repeated  # sorted digests; None cuts none
+        self._repeated = repeated  # sorted digests; None keeps repeated passages
 
     def __call__(self, text: str) -> tuple[str, bool]:
         """The clean text, and whether a passage was cut out of it."""
         lines, is_cut = self.lines(text)
         if self._repeated is not None:
-            left = "\n".join(_without_repeats(line, self._repeated) for line in lines.splitlines())
-            is_cut |= len(left.split()) < len(lines.split())
-            lines = left
+            remaining = "\n".join(_without_repeats(line, self._repeated) for line in lines.splitlines())
+            is_cut |= len(remaining.split()) < len(lines.split())
+            lines = remaining
         return " ".join(lines.split()), is_cut
 
     def lines(self, text: str) -> tuple[str, bool]:
-        """The text before repeated passages are cut out and lines joined, and whether boilerplate was cut out."""
+        """The text before repeated passages are cut out and lines are joined, and whether boilerplate was cut out."""
         text = unicodedata.normalize("NFC", _INVISIBLE.sub("", text))
         is_cut = False
         for pattern in self._boilerplate:
-            left = pattern.sub(_gap, text)
-            is_cut |= left != text
-            text = left
+            remaining = pattern.sub(_gap, text)
+            is_cut |= remaining != text
+            text = remaining
         return text, is_cut
 
 
 def _gap(match: re.Match[str]) -> str:
-    """What stands in place of a passage: nothing, or a space where two words would become one."""
+    """The replacement for a passage: nothing, or a space if two words would otherwise merge."""
     before, after = match.string[: match.start()][-1:], match.string[match.end() :][:1]
     return " " if match.group() and before.isalnum() and after.isalnum() else ""
 
@@ -150,8 +150,8 @@ def _without_repeats(line: str, repeated: NDArray[np.uint64]) -> str:
 
 def _is_repeated(passage: str, repeated: NDArray[np.uint64]) -> bool:
     digest = np.uint64(_passage_digest(passage))
-    place = np.searchsorted(repeated, digest)
-    return bool(place < len(repeated) and repeated[place] == digest)
+    position = np.searchsorted(repeated, digest)
+    return bool(position < len(repeated) and repeated[position] == digest)
 
 
 def _is_passage(sentence: str, sentences: list[str]) -> bool:
@@ -163,9 +163,9 @@ def _passage_digest(passage: str) -> int:
 
 
 def _repeated_passages(corpus: TextStream, options: CleaningOptions, max_repeats: int, folder: Path) -> NDArray[np.uint64]:
-    """Sorted digests of lines and sentences that stand in more texts than ``max_repeats``.
+    """Sorted digests of the lines and sentences that occur in more than ``max_repeats`` texts.
 
-    The digests of all passages go to disk, divided by their first bits, so that each part can be counted in memory.
+    The digests of all passages are written to disk, partitioned by their first bits, so that each part can be counted in memory.
     """
     cutter = _Cutter(options)
     paths = [folder / f"passages{part}" for part in range(_PARTITIONS)]
@@ -186,7 +186,7 @@ def _repeated_passages(corpus: TextStream, options: CleaningOptions, max_repeats
 
 
 def _passages(lines: str) -> set[int]:
-    """Digests of a text's lines and sentences."""
+    """Digests of the lines and sentences of a text."""
     digests = set()
     for line in filter(str.strip, lines.splitlines()):
         digests.add(_passage_digest(line))
@@ -198,7 +198,7 @@ def _passages(lines: str) -> set[int]:
 def _check_languages(languages: Iterable[str]) -> None:
     unknown = [repr(language) for language in languages if language not in known_languages()]
     if unknown:
-        msg = f"cleaning.languages has {', '.join(unknown)}, which cannot be told; choose among {', '.join(known_languages())}"
+        msg = f"unknown language {', '.join(unknown)} in cleaning.languages; choose from {', '.join(known_languages())}"
         raise AugmentationError(msg)
 
 
@@ -209,11 +209,11 @@ def _judge(
     seed: int,
     search: NearDuplicates | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64], str, int]:
-    """What each text says about itself: a verdict, a digest that is that of its equals, and the words of its identity ``[N, 2]``.
+    """Judge each text by itself, and add those that are not left out to the search for near-duplicates.
 
-    Also the identity of the raw texts, and in how many something was cut.
-
-    Texts that are not left out are added to the search for near-duplicates.
+    Returns:
+        Verdicts ``[N]``, digests ``[N]`` (equal for duplicates), the words of the texts' identities ``[N, 2]``, the identity of the raw
+        texts, and the number of texts from which something was cut.
     """
     verdicts, digests, words = [np.empty(0, np.uint8)], [np.empty(0, np.uint64)], [np.empty((0, 2), np.uint64)]
     identity, cut = TextsIdentity(), 0
@@ -238,17 +238,17 @@ def _judge(
     return np.concatenate(verdicts), np.concatenate(digests), np.concatenate(words), identity.hexdigest(), cut
 
 
-def _equals(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Positions of the digests that equal an earlier one, and of the first one they equal."""
+def _duplicates(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Positions of the digests that equal an earlier one, and of the first one that each of them equals."""
     order = digests.argsort(kind="stable")
     in_order = digests[order]
     is_later = np.zeros(len(order), dtype=bool)
     is_later[1:] = in_order[1:] == in_order[:-1]
     del in_order
-    begins = np.arange(len(order))
-    begins[is_later] = 0
-    np.maximum.accumulate(begins, out=begins)
-    return order[is_later], order[begins[is_later]]
+    firsts = np.arange(len(order))
+    firsts[is_later] = 0
+    np.maximum.accumulate(firsts, out=firsts)
+    return order[is_later], order[firsts[is_later]]
 
 
 def _verdict_on(text: str, options: CleaningOptions, *, is_cut: bool) -> int:
@@ -272,17 +272,17 @@ def _verdict(reason: str) -> int:
 
 def _too_few(report: dict[str, Any], options: CleaningOptions) -> str:
     reasons = {
-        "boilerplate": ("nothing but boilerplate", "cut less by cleaning.boilerplate and cleaning.max_repeats"),
+        "boilerplate": ("nothing but boilerplate", "cut less with cleaning.boilerplate and cleaning.max_repeats"),
         "too_short": (f"shorter than {options.min_words} words", "lower cleaning.min_words"),
         "too_long": (f"longer than {options.max_words} words", "raise cleaning.max_words"),
-        "language": (f"not of the languages {', '.join(options.languages or ())}", "add to cleaning.languages"),
+        "language": (f"not in {', '.join(options.languages or ())}", "add to cleaning.languages"),
         "duplicate": ("duplicates", ""),
         "near_duplicate": ("near-duplicates", "raise cleaning.near_duplicates"),
     }
-    found = [(f"{report[reason]} {what}", way_out) for reason, (what, way_out) in reasons.items() if report[reason]]
-    listed = f" ({', '.join(what for what, _ in found)})" if found else ""
-    ways_out = ["give a larger corpus", *(way_out for _, way_out in found if way_out)]
-    return f"of {report['texts']} corpus texts {report['kept']} are left after cleaning{listed}; {' or '.join(ways_out)}"
+    causes = [(f"{report[reason]} {cause}", remedy) for reason, (cause, remedy) in reasons.items() if report[reason]]
+    counts = f" ({', '.join(cause for cause, _ in causes)})" if causes else ""
+    remedies = ["give a larger corpus", *(remedy for _, remedy in causes if remedy)]
+    return f"of {report['texts']} corpus texts {report['kept']} are left after cleaning{counts}; {' or '.join(remedies)}"
 
 
 def _examples(
@@ -290,22 +290,22 @@ def _examples(
 ) -> dict[str, list[dict[str, str]]]:
     """The first texts left out for each reason, by reason."""
     rows = [row for reason in REASONS for row in np.flatnonzero(verdicts == _verdict(reason))[:_EXAMPLES].tolist()]
-    alike = {}
+    originals = {}
     for row in rows:
         if REASONS[verdicts[row] - 1] in {"duplicate", "near_duplicate"}:
-            alike[row] = int(passed[like[np.searchsorted(passed, row)]])
-    wanted = {*rows, *alike.values()}
-    found: dict[int, tuple[str, str]] = {}
-    for row, (text_id, text) in enumerate(corpus.rows() if wanted else ()):
-        if row in wanted:
-            found[row] = (text_id, text[:_EXAMPLE_LENGTH])
-            if len(found) == len(wanted):
+            originals[row] = int(passed[like[np.searchsorted(passed, row)]])
+    needed = {*rows, *originals.values()}
+    texts: dict[int, tuple[str, str]] = {}
+    for row, (text_id, text) in enumerate(corpus.rows() if needed else ()):
+        if row in needed:
+            texts[row] = (text_id, text[:_EXAMPLE_LENGTH])
+            if len(texts) == len(needed):
                 break
     examples: dict[str, list[dict[str, str]]] = {}
     for row in rows:
-        example = dict(zip(("id", "text"), found[row], strict=True))
-        if row in alike:
-            example["like"] = found[alike[row]][0]
+        example = dict(zip(("id", "text"), texts[row], strict=True))
+        if row in originals:
+            example["like"] = texts[originals[row]][0]
         examples.setdefault(REASONS[verdicts[row] - 1], []).append(example)
     return examples
 

@@ -1,7 +1,7 @@
-"""What goes wrong in data augmentation."""
+"""Errors of data augmentation."""
 
 from __future__ import annotations
 
 
 class AugmentationError(RuntimeError):
-    """A corpus or its rewrites that cannot become pairs; the message says why and what to do."""
+    """A corpus or rewrites from which no pairs can be made; the message says why and what to do."""

@@ -1,4 +1,4 @@
-"""Figure of what became of the candidates."""
+"""Figure of accepted and rejected candidates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embedding_adaptation.pipelines.data_augmentation.filters import REASONS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-# Paul Tol's muted palette, for categories of which many stand side by side; hatched where the reasons outnumber the colours.
+# Paul Tol's muted palette, for many adjacent categories; bars are hatched where the reasons outnumber the colours.
 _ACCEPTED_COLOUR = "#117733"
 _REASON_COLOURS = ("#CC6677", "#332288", "#DDCC77", "#88CCEE", "#882255", "#AA4499", "#999933")
 _HATCHES = (None, "////", "....", "xxxx")
@@ -20,7 +20,7 @@ _LEGEND_COLUMNS = 4
 
 
 def augmentation_overview(report: Mapping[str, Any]) -> Figure:
-    """What became of the candidates: a bar a generator and style, divided into accepted and rejected by reason."""
+    """One bar per generator and style, divided into accepted candidates and those rejected for each reason."""
     rows = _augmentation_rows(report["generators"])
     counts = np.array([[row["accepted"], *(row["rejected"].get(reason, 0) for reason in REASONS)] for row in rows.values()], float)
     counts = counts.reshape(len(rows), len(REASONS) + 1)  # [R, 1 + reasons]
@@ -39,8 +39,8 @@ def augmentation_overview(report: Mapping[str, Any]) -> Figure:
             color=colour, hatch=_HATCHES[round_of_colours], edgecolor="white", linewidth=0.6,
         )  # fmt: skip
         starts += shares[:, number]
-    for place, row in enumerate(rows.values()):
-        axis.text(101, place, f"{row['accepted']:,} of {row['candidates']:,}", va="center", fontsize=8)
+    for position, row in enumerate(rows.values()):
+        axis.text(101, position, f"{row['accepted']:,} of {row['candidates']:,}", va="center", fontsize=8)
     axis.set_yticks(range(len(rows)), list(rows), fontsize=8)
     axis.set_xlim(0, 100)
     axis.invert_yaxis()
@@ -53,7 +53,7 @@ def augmentation_overview(report: Mapping[str, Any]) -> Figure:
 
 
 def _augmentation_rows(generators: Mapping[str, Any]) -> dict[str, Any]:
-    """The tallies of a report by the names of their bars: the styles of generators that have some, else the generator."""
+    """The tallies of a report by bar title: one per style, or one per generator without styles."""
     rows: dict[str, Any] = {}
     for generator, tally in generators.items():
         title = generator.replace("_", " ")

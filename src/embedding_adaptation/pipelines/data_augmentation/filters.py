@@ -1,6 +1,6 @@
-"""Filters: which candidates may become positive pairs.
+"""Filters that decide which candidates become positive pairs.
 
-Verdicts follow from scores and thresholds alone, and a rejected candidate names the first filter that rejected it.
+Verdicts depend only on scores and thresholds, and a rejected candidate names the first filter that rejected it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ REASONS = (
 
 _EXAMPLES = 3
 _EXAMPLE_LENGTH = 300  # characters
-_NO_STYLE = "all"  # what the report calls a generator without styles
+_NO_STYLE = "all"  # the report's name for the only style of a generator without styles
 _WORD_CHARACTER = re.compile(r"\w")
 
 
@@ -38,18 +38,18 @@ def judge(scored: pd.DataFrame, options: FiltersOptions, positives: Positives) -
 
     Args:
         scored: Candidates with ``generator``, ``style``, ``finished`` and their scores (see :func:`.scoring.score`).
-        options: Filters; each judges the candidates of its generators. What has no word is rejected in any case.
-        positives: What has been accepted before; grows by what is accepted now and judged by the filter ``duplicate``.
+        options: Filters; each judges the candidates of its generators. Candidates without any word are always rejected.
+        positives: The answers accepted so far, extended by those accepted now if the ``duplicate`` filter judges them.
 
     Returns:
-        The candidates with ``reason`` (of :data:`REASONS`; empty where accepted) and ``verdict`` (accepted or rejected).
+        The candidates with ``reason`` (from :data:`REASONS`; empty if accepted) and ``verdict`` (accepted or rejected).
     """
     masks = dict(_rejections(scored, options))
     reasons = np.select(list(masks.values()), list(masks), default="")  # [N], the first that applies
     if options.duplicate is not None:
-        asked = np.flatnonzero((reasons == "") & _is_judged(scored, options.duplicate))
-        is_new = positives.first_seen(answer_digests(scored["answer"].iloc[asked]))
-        reasons[asked[~is_new]] = "duplicate"
+        remaining = np.flatnonzero((reasons == "") & _is_judged(scored, options.duplicate))
+        is_new = positives.first_seen(answer_digests(scored["answer"].iloc[remaining]))
+        reasons[remaining[~is_new]] = "duplicate"
     verdicts = np.where(reasons == "", ACCEPTED, REJECTED)
     return scored.assign(
         reason=pd.Series(reasons, index=scored.index, dtype=str),
@@ -58,9 +58,9 @@ def judge(scored: pd.DataFrame, options: FiltersOptions, positives: Positives) -
 
 
 class Positives:
-    """The answers accepted so far, as digests: eight bytes each, twice that while some are added.
+    """The answers accepted so far, as digests of eight bytes each, and twice that while some are added.
 
-    Candidates may come in parts: the outcome depends on their order only.
+    Candidates may be added in parts: the outcome depends only on their order.
     """
 
     def __init__(self) -> None:
@@ -76,13 +76,13 @@ class Positives:
             digests: Digests from :func:`answer_digests`, in the order of the candidates.
 
         Returns:
-            Which of them were not there yet; of equal ones the first.
+            Which of them are new; among equal ones, only the first.
         """
         is_new = np.zeros(len(digests), bool)
         is_new[np.unique(digests, return_index=True)[1]] = True
         for run in self._runs:
-            places = np.minimum(np.searchsorted(run, digests), len(run) - 1)
-            is_new &= run[places] != digests
+            positions = np.minimum(np.searchsorted(run, digests), len(run) - 1)
+            is_new &= run[positions] != digests
         added = np.sort(digests[is_new])
         while self._runs and len(self._runs[-1]) < 2 * len(added):
             added = np.sort(np.concatenate([self._runs.pop(), added]), kind="stable")
@@ -92,12 +92,12 @@ class Positives:
 
 
 def answer_digests(answers: Iterable[str]) -> np.ndarray:
-    """Digests ``[N]`` of answers, equal where these differ in case only; two others are equal once in 2^64."""
+    """Digests ``[N]`` of answers, ignoring case; different answers collide with probability 2^-64."""
     return np.frombuffer(b"".join(text_digest(answer.casefold(), 8) for answer in answers), np.uint64)
 
 
 class Report:
-    """What became of the candidates of each generator and style; these may come in parts."""
+    """Counts and examples of accepted and rejected candidates by generator and style; candidates may be added in parts."""
 
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
@@ -114,12 +114,12 @@ class Report:
                 examples.append({"source_text": source[:_EXAMPLE_LENGTH], "generated_text": answer[:_EXAMPLE_LENGTH]})
 
     def result(self) -> dict[str, Any]:
-        """The report in plain values.
+        """The report as plain values.
 
         Returns:
             ``candidates``, ``accepted``, ``acceptance`` (their share), ``rejected`` by reason; ``generators``, each with its own
-            ``candidates``, ``accepted``, ``rejected`` by the reasons that occur, and the same of each of its ``styles``; and ``examples``
-            by generator, style (``all`` where there are none) and reason or ``accepted``.
+            ``candidates``, ``accepted``, ``rejected`` by the reasons that occur, and the same for each of its ``styles``; and ``examples``
+            by generator, style (``all`` without styles) and reason or ``accepted``.
         """
         total = self._tally()
         generators = sorted({generator for generator, _, _ in self._counts})
@@ -142,10 +142,10 @@ class Report:
         return sorted({style for other, style, _ in self._counts if other == generator and style})
 
     def _tally(self, generator: str | None = None, style: str | None = None) -> dict[str, Any]:
-        """Counts of one generator and style, or of all."""
+        """Counts for one generator and style, or for all."""
         counts: Counter[str] = Counter()
-        for (its_generator, its_style, reason), count in self._counts.items():
-            if generator in {None, its_generator} and style in {None, its_style}:
+        for (other_generator, other_style, reason), count in self._counts.items():
+            if generator in {None, other_generator} and style in {None, other_style}:
                 counts[reason] += count
         return {
             "candidates": counts.total(),
@@ -164,7 +164,7 @@ def _is_judged(scored: pd.DataFrame, options: FilterOptions) -> np.ndarray:
 
 
 def _rejections(scored: pd.DataFrame, options: FiltersOptions) -> Iterator[tuple[str, np.ndarray]]:
-    """What each filter but the last one rejects, in the order of the reasons."""
+    """The candidates that each filter except ``duplicate`` rejects, in the order of the reasons."""
 
     def column(name: str) -> np.ndarray:
         return scored[name].to_numpy()
@@ -197,4 +197,4 @@ def _rejections(scored: pd.DataFrame, options: FiltersOptions) -> Iterator[tuple
         yield "lost_facts", _is_judged(scored, facts) & (column("lost_facts") > facts.max_lost)
         yield "invented_facts", _is_judged(scored, facts) & (column("invented_facts") > facts.max_invented)
     if drift := options.drift:
-        yield "drift", _is_judged(scored, drift) & (column("percentile") < drift.percentile)  # False where there is none
+        yield "drift", _is_judged(scored, drift) & (column("percentile") < drift.percentile)  # False for NaN

@@ -17,14 +17,14 @@ from embedding_adaptation.texts.stream import TableStream, TextStream
 
 
 def clean_corpus(corpus: TextStream, options: AugmentationOptions) -> tuple[TextStream, dict[str, Any]]:
-    """Normalise the corpus and leave out what cannot teach anything.
+    """Normalise the corpus and leave out texts that are of no use for training.
 
     Args:
         corpus: The user's unlabelled texts.
         options: Augmentation options.
 
     Returns:
-        The clean corpus in the corpus's order, and a report of what went and why.
+        The clean corpus in its original order, and a report of what was left out and why.
 
     Raises:
         AugmentationError: If fewer than two texts are left.
@@ -43,13 +43,13 @@ def generate_candidates(
     options: AugmentationOptions,
     embedder_options: EmbedderOptions,
 ) -> Iterator[dict[str, pd.DataFrame]]:
-    """Let the chosen generators make candidate pairs, shard by shard.
+    """Generate candidate pairs, shard by shard.
 
     Args:
         clean_corpus: Texts.
-        base_model: The model that rewrites, and whose vectors say which texts are neighbours.
-        chat_server: The key of the server that rewrites instead, where one does.
-        finished_candidates: Shards of earlier runs; what is there for the same text, model and options is not made again.
+        base_model: The model that rewrites texts and whose vectors determine neighbours.
+        chat_server: The key of the server that rewrites texts instead, if any.
+        finished_candidates: Shards of earlier runs; candidates for the same text, model and options are not generated again.
         options: Augmentation options.
         embedder_options: Device, number format, templates and strategies.
 
@@ -75,8 +75,8 @@ def score_candidates(
     Args:
         clean_corpus: The texts they come from.
         candidate_pairs: All shards of candidates.
-        finished_scores: Shards of scores of earlier runs; these are kept.
-        base_model: Whose vectors say whether a pair is more alike than chance.
+        finished_scores: Shards of scores of earlier runs, which are kept.
+        base_model: The model whose vectors show whether a pair is more similar than chance.
         options: Augmentation options.
         embedder_options: Device, number format, templates and strategies.
 
@@ -102,14 +102,14 @@ def select_pairs(
 
     Args:
         clean_corpus: The texts they come from.
-        candidate_pairs: All shards of candidates, of this generation and others.
+        candidate_pairs: All shards of candidates, including those of earlier options.
         pair_scores: All shards of scores.
-        base_model: The model that made them.
+        base_model: The model that generated them.
         options: Augmentation options.
         embedder_options: Templates and strategies.
 
     Returns:
-        Accepted pairs, rejected pairs (both with scores and provenance, the rejected with the reason), and a report of counts and
+        Accepted pairs, rejected pairs (both with scores and provenance, rejected ones with the reason), and a report of counts and
         examples by generator, style and reason.
 
     Raises:
@@ -123,7 +123,7 @@ def select_pairs(
     if not report["accepted"]:
         reasons = {reason: count for reason, count in report["rejected"].items() if count}
         msg = (
-            f"none of {report['candidates']} candidates passed the filters (rejected: {reasons}); loosen data_augmentation.filters, take "
+            f"none of {report['candidates']} candidates passed the filters (rejected: {reasons}); loosen data_augmentation.filters, or use "
             "other generators or a larger base model"
         )
         raise AugmentationError(msg)
@@ -131,7 +131,7 @@ def select_pairs(
 
 
 def plot_augmentation(augmentation_report: dict[str, Any]) -> Figure:
-    """Draw what became of the candidates of each generator and style."""
+    """Plot the accepted and rejected candidates of each generator and style."""
     from embedding_adaptation.pipelines.data_augmentation.figures import augmentation_overview
 
     return augmentation_overview(augmentation_report)

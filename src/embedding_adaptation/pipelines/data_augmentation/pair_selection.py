@@ -1,4 +1,4 @@
-"""From candidates to scores, and from scores to accepted and rejected pairs: in constant memory, whatever the shards."""
+"""From candidates to scores, and from scores to accepted and rejected pairs, in constant memory whatever the number of shards."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3  # counted up where scores of the same candidates begin to mean something else
+_FORMAT = 3  # increased when scores of the same candidates change their meaning
 _SORTED_AT_ONCE = 50_000
 PAIR_COLUMNS = (
     "pair_id", "source_id", "source_text", "generated_text", "generator", "style", "other_id", "model", "revision", "seed", "fingerprint",
@@ -38,7 +38,7 @@ PAIR_COLUMNS = (
 
 
 class MissingScoresError(RuntimeError):
-    """Candidates that have not been scored; the message says what to do."""
+    """Candidates without scores; the message says what to do."""
 
 
 def score_shards(
@@ -50,10 +50,10 @@ def score_shards(
 ) -> Iterator[dict[str, pd.DataFrame]]:
     """Score the candidates that have no scores yet, shard by shard.
 
-    Scores do not depend on thresholds: these can be changed without scoring again.
+    Scores do not depend on thresholds, which can be changed without scoring again.
 
     Args:
-        corpus: Clean texts; random pairs of them show what is no similarity.
+        corpus: Clean texts, of which random pairs show the level of chance similarity.
         candidates: All shards of candidates.
         done: Shards of scores of earlier runs.
         options: Augmentation options.
@@ -63,20 +63,20 @@ def score_shards(
         Scores of one shard.
     """
     folder = score_folder(corpus, options, context)
-    there = ((name, frame) for name, frame in present(corpus, candidates, options, context) if len(frame))
-    missing = list(dict.fromkeys(name for name, frame in there if not _covers(done, f"{folder}/{name}", frame)))
+    shards = ((name, frame) for name, frame in present(corpus, candidates, options, context) if len(frame))
+    missing = list(dict.fromkeys(name for name, frame in shards if not _covers(done, f"{folder}/{name}", frame)))
     if missing:
         tell_of_other_formats("pair_scores", done, _FORMAT)
     drift = options.filters.drift
     judged = drift.generators if drift else ()
-    similarity = _Similarity(context, drift) if drift else None
+    strategy_similarity = _Similarity(context, drift) if drift else None
     reference: np.ndarray | None = None
     for name in tqdm(missing, unit="shard", desc="score", disable=not context.progress or not missing):
         frame = candidates[name]
-        asked = similarity if similarity and frame["generator"].iloc[0] in judged else None
-        if asked and reference is None and drift:
-            reference = drift_reference(corpus.sample(drift.reference_texts, options.seed)["text"].tolist(), asked)
-        yield {f"{folder}/{name}": score(frame, asked, reference if asked else None)}
+        similarity = strategy_similarity if strategy_similarity and frame["generator"].iloc[0] in judged else None
+        if similarity and reference is None and drift:
+            reference = drift_reference(corpus.sample(drift.reference_texts, options.seed)["text"].tolist(), similarity)
+        yield {f"{folder}/{name}": score(frame, similarity, reference if similarity else None)}
 
 
 def select_pairs(
@@ -86,14 +86,14 @@ def select_pairs(
     options: AugmentationOptions,
     context: Context,
 ) -> tuple[TableStream, TableStream, dict[str, Any]]:
-    """Judge all candidates, in the order of their keys: the outcome does not depend on how they lie in shards.
+    """Judge all candidates in the order of their keys, so that the outcome does not depend on their distribution over shards.
 
     Args:
         corpus: Clean texts.
         candidates: All shards of candidates.
         scores: Their scores.
         options: Augmentation options.
-        context: For the names of the shards.
+        context: What determines the names of shards.
 
     Returns:
         Accepted pairs, rejected pairs (the latter with a ``reason``), and the report.
@@ -102,19 +102,19 @@ def select_pairs(
         MissingScoresError: If a shard has no scores.
     """
     folder = score_folder(corpus, options, context)
-    work = _Workplace()
-    buckets = _Buckets(work.path, sum(1 for _ in candidates) * options.shard_size)
+    scratch = _Scratch()
+    buckets = _Buckets(scratch.path, sum(1 for _ in candidates) * options.shard_size)
     for name, frame in present(corpus, candidates, options, context):
         if frame.empty:
             continue
         if not _covers(scores, f"{folder}/{name}", frame):
-            msg = f"the candidates {name!r} have no scores for these options; run data_augmentation from its score_candidates_node on"
+            msg = f"the candidates {name!r} have no scores for these options; run data_augmentation from score_candidates_node onwards"
             raise MissingScoresError(msg)
         buckets.add(frame.merge(scores[f"{folder}/{name}"].drop_duplicates("key"), on="key", how="left", validate="one_to_one"))
     report, positives = Report(), Positives()
     identity = TextsIdentity(text for _, text in corpus.rows()).hexdigest()
     with ExitStack() as stack:
-        files = {verdict: work.path / f"{verdict}.parquet" for verdict in ("accepted", "rejected")}
+        files = {verdict: scratch.path / f"{verdict}.parquet" for verdict in ("accepted", "rejected")}
         writers = {verdict: stack.enter_context(ParquetWriter(file)) for verdict, file in files.items()}
         for rows in buckets.in_order():
             judged = judge(rows, options.filters, positives)
@@ -126,17 +126,17 @@ def select_pairs(
     result = report.result()
     streams = {}
     for verdict, writer in writers.items():
-        streams[verdict] = work.stream(writer.path) if writer.written else TableStream.of(pd.DataFrame(columns=list(PAIR_COLUMNS)))
+        streams[verdict] = scratch.stream(writer.path) if writer.written else TableStream.of(pd.DataFrame(columns=list(PAIR_COLUMNS)))
     return streams["accepted"], streams["rejected"], result
 
 
 def _covers(scores: Mapping[str, pd.DataFrame], name: str, candidates: pd.DataFrame) -> bool:
-    """Whether every candidate has scores: a shard that was damaged and made again may hold others than the one that was scored."""
+    """Whether every candidate has scores: a shard regenerated after damage may hold other candidates than those scored."""
     return name in scores and bool(candidates["key"].isin(scores[name]["key"]).all())
 
 
 def score_folder(corpus: TextStream, options: AugmentationOptions, context: Context) -> str:
-    """Where scores lie: changes with everything that decides them."""
+    """The folder of the scores, whose name changes with everything that affects them."""
     drift = options.filters.drift
     parts: list[Any] = []
     if drift is not None:
@@ -148,7 +148,7 @@ def score_folder(corpus: TextStream, options: AugmentationOptions, context: Cont
 
 
 class _Similarity:
-    """Cosine of two texts under a strategy of the base model."""
+    """Cosine similarity of text pairs under a strategy of the base model."""
 
     def __init__(self, context: Context, drift: DriftFilter) -> None:
         self._context = context
@@ -160,7 +160,7 @@ class _Similarity:
         return (vectors[: len(first)] * vectors[len(first) :]).sum(axis=1)  # [n]
 
 
-class _Workplace:
+class _Scratch:
     """A temporary folder that lives as long as a stream over one of its files."""
 
     def __init__(self) -> None:
@@ -172,13 +172,13 @@ class _Workplace:
 
         def pieces() -> Iterator[pd.DataFrame]:
             yield from stream.pieces()
-            _ = self._folder  # held by this function
+            _ = self._folder  # keeps the folder alive as long as this function
 
         return TableStream(pieces)
 
 
 class _Buckets:
-    """Rows sorted by key on disk: first by the key's beginning into files, then each file in memory."""
+    """Rows sorted by key on disk: distributed to files by the start of the key, then sorted in memory file by file."""
 
     def __init__(self, folder: Path, expected: int) -> None:
         self._count = max(1, -(-expected // _SORTED_AT_ONCE))
@@ -199,9 +199,9 @@ class _Buckets:
 
 
 def _tidied(judged: pd.DataFrame, identity: str) -> pd.DataFrame:
-    """The columns people look at first come first; the answer, as it was judged, is the pair's other side.
+    """Arrange the columns with the most important first; the answer, as judged, becomes the ``generated_text``.
 
-    ``corpus`` is the identity of the texts that a pair comes from; empty where it comes from elsewhere.
+    ``corpus`` is the identity of the texts that a pair comes from; empty if it comes from elsewhere.
     """
     table = judged.drop(columns="generated_text").rename(columns={"answer": "generated_text"})
     table.insert(0, "pair_id", table["generator"] + ":" + table["key"])

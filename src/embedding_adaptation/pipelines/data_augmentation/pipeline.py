@@ -13,7 +13,7 @@ from embedding_adaptation.pipelines.data_augmentation.nodes import (
 )
 
 
-def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
+def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's interface
     """Corpus -> clean corpus -> candidate pairs -> scores -> accepted and rejected pairs."""
     return Pipeline(
         [

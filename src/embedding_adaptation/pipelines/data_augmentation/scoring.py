@@ -1,6 +1,6 @@
-"""Scores of candidate pairs: everything the filters judge by.
+"""Scores of candidate pairs, on which all filters are based.
 
-No score depends on a threshold or on other pairs, so that scores are stored once and verdicts can change without scoring again.
+No score depends on a threshold or on other pairs, so scores are stored once, and thresholds can change without scoring again.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
     Similarity = Callable[[list[str], list[str]], np.ndarray]
 
-_FEWEST_TEXTS = 3  # from which there are random pairs worth the name
+_FEWEST_TEXTS = 3  # fewer texts give no useful random pairs
 _REFERENCE_SHIFTS = 50  # random pairs for each text
 _FEWEST_LOOPING_WORDS = 4
-_FEWEST_WORDS = 6  # from which repeated 3-grams tell
+_FEWEST_WORDS = 6  # fewer words say too little about repeated 3-grams
 
 _QUESTION_MARKS = "?？؟"
 _OTHER_MARKS = ".!…。！;:؛۔।"
@@ -43,9 +43,9 @@ _QUESTION_START = re.compile(
     rf"{_AUXILIARY}\s+{_SUBJECT}\b|any(?:one|body)\s+(?:know|got|else|here)\b)",
 )
 _TOKEN = re.compile(rf"{UNSPACED_WORD}|[^\W{UNSPACED}]+")
-_STEM = 4  # letters; shorter words say little about what a text is about
+_STEM = 4  # letters; shorter words say little about the subject of a text
 _LONG_WORD = re.compile(rf"[^\W\d_]{{{_STEM},}}")
-_ALIKE = 75.0  # rapidfuzz's ratio from which two words are one
+_ALIKE = 75.0  # rapidfuzz's ratio from which two words are the same
 _LETTER_LOOP = re.compile(r"([^\W\d]{1,4}?)\1{7,}")
 
 
@@ -54,27 +54,27 @@ def score(candidates: pd.DataFrame, similarity: Similarity | None, reference: np
 
     Args:
         candidates: ``key``, ``source_text``, ``generated_text``, ``generator`` and ``finished``.
-        similarity: Cosine similarities of the texts of two lists, pair by pair; ``None`` leaves them out.
+        similarity: Computes cosine similarities between two lists of texts, pair by pair; ``None`` leaves them out.
         reference: Sorted similarities of random pairs, from :func:`drift_reference`; ``None`` leaves percentiles out.
 
     Returns:
-        A row a candidate, in their order:
+        One row per candidate, in their order:
 
         - ``key``;
-        - ``answer``: the generated text; a language model's is tidied, and one without an end cut back to its last full sentence if it
-          has one;
-        - ``copy_similarity``: edit similarity of text and answer (Indel, 0 to 1), case and white space aside;
-        - ``length_ratio``: words of the answer for each word of the text;
-        - ``refusal``, ``preamble``: 1 where the answer refuses, or speaks about itself, in words that the text does not use;
-        - ``source_language``, ``language``: ISO 639-1 codes; empty where there is none to tell, as of digits;
-        - ``language_confidence``: the lower one of the two;
+        - ``answer``: the generated text; if a language model wrote it, it is tidied, and an unfinished one is cut after its last complete
+          sentence, if any;
+        - ``copy_similarity``: edit similarity of text and answer (Indel, 0 to 1), ignoring case and white space;
+        - ``length_ratio``: words of the answer per word of the text;
+        - ``refusal``, ``preamble``: 1 if the answer refuses, or talks about itself, in words that the text does not use;
+        - ``source_language``, ``language``: ISO 639-1 codes; empty if there is no language, as in digits;
+        - ``language_confidence``: the lower of the two confidences;
         - ``source_question``, ``question``: whether they are questions;
-        - ``repetition``: share of the answer's word 3-grams that have occurred before in it;
-        - ``new_words``: share of the answer's longer words that the text has nothing like;
-        - ``lost_facts``: share of the text's numbers and names that the answer lacks; 0 where the text has none;
+        - ``repetition``: share of repeated word 3-grams in the answer;
+        - ``new_words``: share of the answer's longer words that resemble none in the text;
+        - ``lost_facts``: share of the text's numbers and names that the answer lacks; 0 if the text has none;
         - ``invented_facts``: number of the answer's numbers and names that the text lacks;
-        - ``similarity``: of text and answer; NaN where not asked for, and where a side has no word;
-        - ``percentile``: share of random pairs that are not more similar, 0 to 100; NaN where there are none.
+        - ``similarity``: cosine similarity of text and answer; NaN if not requested, or if one of them has no word;
+        - ``percentile``: percentage of random pairs that are no more similar, 0 to 100; NaN without random pairs.
     """
     sources = candidates["source_text"].tolist()
     answers = _answers(candidates)
@@ -100,35 +100,35 @@ def score(candidates: pd.DataFrame, similarity: Similarity | None, reference: np
 
 
 def drift_reference(texts: list[str], similarity: Similarity) -> np.ndarray:
-    """Similarities of random pairs: what two texts of a corpus have in common without being about the same.
+    """Similarities of random pairs, which any two texts of a corpus have without being about the same subject.
 
     Args:
         texts: Texts of the corpus.
-        similarity: Cosine similarities of the texts of two lists, pair by pair.
+        similarity: Computes cosine similarities between two lists of texts, pair by pair.
 
     Returns:
-        Five pairs for each distinct text, sorted ``[P]``; fewer for less than 11 texts, and none for less than three.
+        Sorted similarities ``[P]``: 50 per distinct text, fewer for at most 100 texts, and none for fewer than three.
     """
     distinct = list(dict.fromkeys(texts))
     count = len(distinct)
     if count < _FEWEST_TEXTS:
         return np.empty(0)
-    # A corpus may be sorted by subject: neighbours in it are no random pairs before the order is.
-    mixed = [distinct[place] for place in np.random.default_rng(0).permutation(count)]
-    shifts = range(1, min(_REFERENCE_SHIFTS, (count - 1) // 2) + 1)  # up to half way round, no pair comes twice
-    shifted = [text for shift in shifts for text in (*mixed[shift:], *mixed[:shift])]
-    return np.sort(np.asarray(similarity(mixed * len(shifts), shifted), np.float64))
+    # A corpus may be sorted by subject, so its order is shuffled before neighbours become pairs.
+    shuffled = [distinct[index] for index in np.random.default_rng(0).permutation(count)]
+    shifts = range(1, min(_REFERENCE_SHIFTS, (count - 1) // 2) + 1)  # less than half way round, no pair occurs twice
+    shifted = [text for shift in shifts for text in (*shuffled[shift:], *shuffled[:shift])]
+    return np.sort(np.asarray(similarity(shuffled * len(shifts), shifted), np.float64))
 
 
 def length_ratio(source: str, answer: str) -> float:
-    """Words of the answer for each word of the text."""
+    """Number of words of the answer per word of the text."""
     return count_words(answer) / max(count_words(source), 1)
 
 
 def is_question(text: str) -> bool:
-    """Whether a text ends with a question mark; or with none at all, and its last sentence begins as English questions do.
+    """Whether a text ends with a question mark, or without any mark while its last sentence begins like an English question.
 
-    Titles such as "how to change an address" are questions too.
+    Titles such as "how to change an address" count as questions, too.
     """
     is_closed = False
     for character in reversed(text):
@@ -146,26 +146,26 @@ def is_question(text: str) -> bool:
 
 
 def new_words(source: str, answer: str) -> float:
-    """Share of an answer's distinct words of four letters or more that the source has nothing like.
+    """Share of an answer's distinct words of four or more letters that resemble none in the source.
 
-    Alike are words with the same first four letters, and words that differ in few letters: endings, compounds and slips count as known. In
-    scripts without spaces there are hardly such words, and the share is 0.
+    Words resemble each other if their first four letters are equal or they differ in few letters, so that endings, compounds and
+    misspellings count as known. In scripts without spaces there are hardly any such words, and the share is 0.
     """
     known = set(_LONG_WORD.findall(source.casefold()))
-    starts = {word[:_STEM] for word in known}
+    stems = {word[:_STEM] for word in known}
     words = set(_LONG_WORD.findall(answer.casefold()))
     if not words:
         return 0.0
-    strange = [word for word in words if word[:_STEM] not in starts]
-    unlike = [word for word in strange if process.extractOne(word, known, scorer=fuzz.ratio, score_cutoff=_ALIKE) is None]
-    return len(unlike) / len(words)
+    without_stem = [word for word in words if word[:_STEM] not in stems]
+    unknown = [word for word in without_stem if process.extractOne(word, known, scorer=fuzz.ratio, score_cutoff=_ALIKE) is None]
+    return len(unknown) / len(words)
 
 
 def repetition(text: str) -> float:
-    """Share of a text's word 3-grams that have occurred before in it.
+    """Share of repeated word 3-grams in a text.
 
-    Of fewer than six words: the share of the commonest one where it makes up more than half of at least four, or of a run of letters over
-    and over again where it makes up more than half of the text; else 0.
+    For fewer than six words, the share of the most common word (among at least four) or of a looping sequence of letters, if that is more
+    than half of the text, else 0.
     """
     words = _TOKEN.findall(text.casefold())
     count = len(words) - 2
@@ -219,14 +219,14 @@ def _languages_and_facts(pairs: list[tuple[str, str]]) -> dict[str, pd.Series | 
 
 def _similarities(sources: list[str], answers: list[str], similarity: Similarity | None) -> np.ndarray:
     similarities = np.full(len(sources), np.nan)
-    asked = [place for place, pair in enumerate(zip(sources, answers, strict=True)) if all(any(map(str.isalnum, text)) for text in pair)]
-    if similarity is not None and asked:
-        similarities[asked] = similarity([sources[place] for place in asked], [answers[place] for place in asked])
+    rows = [row for row, pair in enumerate(zip(sources, answers, strict=True)) if all(any(map(str.isalnum, text)) for text in pair)]
+    if similarity is not None and rows:
+        similarities[rows] = similarity([sources[row] for row in rows], [answers[row] for row in rows])
     return similarities
 
 
 def _percentiles(similarities: np.ndarray, reference: np.ndarray | None) -> np.ndarray:
     if reference is None or not len(reference):
         return np.full(len(similarities), np.nan)
-    places = np.searchsorted(reference, similarities, side="right") * (100.0 / len(reference))
-    return np.where(np.isnan(similarities), np.nan, places)
+    percentiles = np.searchsorted(reference, similarities, side="right") * (100.0 / len(reference))
+    return np.where(np.isnan(similarities), np.nan, percentiles)

@@ -1,4 +1,4 @@
-"""Node of the composite: everything found -> one report."""
+"""Node of the whole chain: results -> one report."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _ATTENTION_TITLES = {
     "text": "the text",
     "content": "its content words",
     "prefix": "template before the text",
-    "suffix": "template behind the text",
+    "suffix": "template after the text",
     "self": "the last token itself",
     "sink": "first token (sink)",
 }
@@ -30,19 +30,19 @@ def write_report(
 
     Args:
         strategy_comparison: Scores by strategy.
-        attention_summary: Attention shares over all layers, a row a measure.
+        attention_summary: Attention shares over all layers, one row per measure.
         augmentation_report: Counts of candidates and reasons.
         training_report: Steps, measures on held-out pairs before and after, and costs.
-        embedder_options: Templates, for the report's legend.
+        embedder_options: Templates, for the legend.
 
     Returns:
         The report.
     """
-    shown = overview(strategy_comparison)
-    ours = shown[shown["kind"].isin(["base", "adapted"])]
+    summary = overview(strategy_comparison)
+    ours = summary[summary["kind"].isin(["base", "adapted"])]
     best = ours[ours["standing"] == BEST].iloc[0]
-    equal = ours[ours["standing"] == NOT_WORSE]["strategy"].tolist()
-    gains = [(name, said) for name, said in zip(ours["strategy"], ours["adaptation"], strict=True) if isinstance(said, str) and said]
+    not_worse = ours[ours["standing"] == NOT_WORSE]["strategy"].tolist()
+    gains = [(name, gain) for name, gain in zip(ours["strategy"], ours["adaptation"], strict=True) if isinstance(gain, str) and gain]
     tables = [
         line
         for task, rows in strategy_comparison.groupby("task", sort=False)
@@ -62,10 +62,10 @@ def write_report(
         "## Clustering of the labelled texts",
         "",
         f"Best: **{best['strategy']}**, V-measure {best['v_measure']:.3f}."
-        + (f" Not shown to be worse: {', '.join(equal)}." if equal else "")
+        + (f" Not shown to be worse: {', '.join(not_worse)}." if not_worse else "")
         + " Mean ± standard deviation over the seeds.",
         "",
-        *(f"- What adaptation gave {name}: {said}." for name, said in gains),
+        *(f"- Effect of adaptation on {name}: {gain}." for name, gain in gains),
         *([""] if gains else []),
         *tables,
         "*V-measure (mteb)* follows mteb's fast clustering protocol, whose bootstrap counts documents more than once; the *unique* columns "
@@ -82,7 +82,7 @@ def write_report(
         "",
         _training(training_report),
         "",
-        *cost_lines(training_report["cost"], shown, embedder_options),
+        *cost_lines(training_report["cost"], summary, embedder_options),
         "## Attention of the last token (mean over texts and layers)",
         "",
         "| on | base | adapted | shift | interval |",
@@ -134,17 +134,17 @@ _COSTS = {"seconds": "seconds", "pairs": "pairs", "tokens": "tokens computed", "
 
 
 def cost_lines(costs: dict[str, float], comparison: pd.DataFrame, options: EmbedderOptions) -> list[str]:
-    """What training cost, and what it gained: Markdown lines, none where the report tells no costs.
+    """The cost of training and its gain as lines of Markdown; none without costs.
 
     Args:
-        costs: Totals, by the name the training history has for them.
+        costs: Totals, named as in the training history.
         comparison: Scores by strategy.
-        options: Names the adapted strategy; the unadapted one it is compared with has the same template, pooling and layers.
+        options: Names the adapted strategy, which is compared with the base one with the same template, pooling and layers.
     """
     if not costs:
         return []
     gain = _gain(comparison, options)
-    lines = ["| cost of training | in all | per point of V-measure gained |", "|---|---|---|"]
+    lines = ["| cost of training | total | per point of V-measure gained |", "|---|---|---|"]
     for name, title in _COSTS.items():
         if name not in costs:
             continue
@@ -152,12 +152,12 @@ def cost_lines(costs: dict[str, float], comparison: pd.DataFrame, options: Embed
         share = f"{total / gain:,.0f}" if gain and gain > 0 else "no gain" if gain is not None else "not scored"
         lines.append(f"| {title} | {total:,.0f} | {share} |")
     if gain is not None:
-        lines += ["", f"Gained: {gain:+.1f} points of V-measure (mteb) by {options.adapt}. TFLOP: linear layers, by formula."]
+        lines += ["", f"Gain: {gain:+.1f} points of V-measure (mteb) for {options.adapt}. TFLOP: linear layers, calculated by formula."]
     return [*lines, ""]
 
 
 def _gain(comparison: pd.DataFrame, options: EmbedderOptions) -> float | None:
-    """Points between the adapted strategy and the same one before; ``None`` where either was not scored."""
+    """Points between the adapted strategy and its counterpart with base weights; ``None`` if either was not evaluated."""
     scores = comparison.set_index("strategy")["v_measure"]
     before = options.base_twin(options.adapt, scores.index)
     if before is None or options.adapt not in scores:

@@ -15,7 +15,7 @@ from embedding_adaptation.pipelines import (
 from embedding_adaptation.pipelines.end_to_end.nodes import write_report
 
 
-def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
+def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's interface
     """Corpus and labelled texts -> adapter, scores, attention shift, report, exported model."""
     report = Pipeline(
         [

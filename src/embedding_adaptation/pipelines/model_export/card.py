@@ -1,4 +1,4 @@
-"""The model card: a README with the Hub's front matter, written from facts alone."""
+"""The model card: a README with the Hub's front matter, written entirely from facts."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from huggingface_hub import EvalResult, ModelCardData
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-# Folder name in the card's example; the catalog saves the model under this name.
+# Folder name in the card's example, under which the catalog saves the model.
 FOLDER = "adapted_embedder"
 EXAMPLE_TEXTS = ("Where can I turn off the water?", "The stopcock is under the sink.", "The last bus leaves at ten.")
-# Identifiers of licences that the Hub knows and that software and data come under; others are given as "other" with their name.
+# The Hub's identifiers of licences for software and data; others are given as "other" with their name.
 # Reference: https://huggingface.co/docs/hub/repositories-licenses
 _HUB_LICENCES = frozenset({
     "afl-3.0", "agpl-3.0", "apache-2.0", "bigscience-bloom-rail-1.0", "bigscience-openrail-m", "bsd", "bsd-2-clause", "bsd-3-clause",
@@ -22,7 +22,7 @@ _HUB_LICENCES = frozenset({
     "deepfloyd-if-license", "ecl-2.0", "epl-2.0", "gemma", "gpl", "gpl-2.0", "gpl-3.0", "isc", "lgpl", "lgpl-3.0", "llama2", "llama3",
     "llama3.1", "llama3.2", "llama3.3", "llama4", "mit", "mpl-2.0", "openrail", "osl-3.0", "unknown", "unlicense", "zlib",
 })  # fmt: skip
-# Those that inference servers have, too.
+# Poolings that inference servers support, too.
 _SERVED_POOLINGS = frozenset({"last", "eos", "mean"})
 _METRIC_TITLES = {"v_measure": "V-measure", "v_measure_unique": "V-measure (unique texts)", "ami_unique": "AMI (unique texts)"}
 
@@ -35,7 +35,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
             ``older_versions``.
 
     Returns:
-        YAML front matter that the Hub takes, and Markdown. No text of a corpus is in it.
+        YAML front matter for the Hub, and Markdown, without any text from a corpus.
     """
     parts = (_introduction, _use, _model, _data, _training, _scores, _limits, _licence)
     lines = [line for part in parts for line in (*part(facts), "")]
@@ -85,8 +85,8 @@ def _introduction(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"# {facts['title']}"
     yield ""
     yield (
-        f"A text embedding model: {base['name']} ({_count(base['parameters'])} parameters), put behind a prompt and adapted by "
-        "contrastive fine-tuning with LoRA, after [arXiv 2507.22729](https://arxiv.org/abs/2507.22729). The adapter is merged into the "
+        f"A text embedding model: {base['name']} ({_count(base['parameters'])} parameters), used with a prompt and adapted by "
+        "contrastive fine-tuning with LoRA, following [arXiv 2507.22729](https://arxiv.org/abs/2507.22729). The adapter is merged into the "
         f"weights. A text becomes a vector of {facts['dimensions']} dimensions"
         + (", of unit length." if facts["strategy"]["normalise"] else ".")
     )
@@ -94,11 +94,12 @@ def _introduction(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "## Intended use"
     yield ""
     yield facts["intended_use"] or (
-        "Clustering, semantic similarity and search over texts like those it was adapted to (see [Data](#data)). Compare texts by cosine."
+        "Clustering, semantic similarity and search over texts like those it was adapted to (see [Data](#data)). Compare texts by cosine "
+        "similarity."
     )
     languages = ", ".join(facts["languages"])
     yield ""
-    yield f"Languages: {languages}." if languages else "Languages: those of the base model; those of the training pairs were not told."
+    yield f"Languages: {languages}." if languages else "Languages: those of the base model; those of the training pairs are not known."
 
 
 def _use(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -116,17 +117,19 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
     yield f"similarities = model.similarity(vectors, vectors)  # [{len(EXAMPLE_TEXTS)}, {len(EXAMPLE_TEXTS)}]"
     yield "```"
     yield ""
-    yield "Give plain texts: the tokenizer puts the prompt around each, and cuts only the text where it is too long." + (
-        " Before version 5.4, sentence-transformers takes white space from both ends of a text first." if facts["older_versions"] else ""
+    yield "Pass plain texts: the tokenizer puts the prompt around each of them, and if one is too long, cuts only the text." + (
+        " Before version 5.4, sentence-transformers strips white space from both ends of a text first." if facts["older_versions"] else ""
     )
     yield ""
     if facts["strategy"]["pooling"] in _SERVED_POOLINGS:
         yield (
-            "text-embeddings-inference and vLLM find pooling, normalisation and length in the folder; whether they have its architecture "
-            f"(`{facts['base_model']['architecture']}`) is for them to say."
+            "text-embeddings-inference and vLLM find pooling, normalisation and length in the folder; check whether they support its "
+            f"architecture (`{facts['base_model']['architecture']}`)."
         )
     else:
-        yield f"text-embeddings-inference and vLLM do not have its pooling (`{facts['strategy']['pooling']}`): do not serve it with them."
+        yield (
+            f"text-embeddings-inference and vLLM do not support its pooling (`{facts['strategy']['pooling']}`): do not serve it with them."
+        )
 
 
 def _model(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -160,26 +163,26 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
         )
         yield f"Unlabelled corpus `{corpus['name'] or 'without a name'}`: {texts}."
     else:
-        yield "Pairs of the user's own; where they come from is not recorded."
+        yield "The user's own pairs; their origin is not recorded."
     yield (
-        f"The model learned from {data['training_pairs']:,} positive pairs of {data['texts']:,} texts; {data['held_out_pairs']:,} pairs of "
-        "other texts were held out. No labels were used in training."
+        f"The model was trained on {data['training_pairs']:,} positive pairs from {data['texts']:,} texts; {data['held_out_pairs']:,} "
+        "pairs from other texts were held out. No labels were used in training."
     )
     if data["generators"]:
         yield ""
-        yield "| pairs made by | pairs | model |"
+        yield "| generator | pairs | model |"
         yield "|---|---|---|"
-        for name, found in data["generators"].items():
-            yield f"| {name} | {found['pairs']:,} | {', '.join(found['models']) or 'none'} |"
+        for name, generator in data["generators"].items():
+            yield f"| {name} | {generator['pairs']:,} | {', '.join(generator['models']) or 'none'} |"
 
 
 def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     training, adapter = facts["training"], facts["adapter"]
     yield "## Training"
     yield ""
-    took = f", in {seconds / 60:,.1f} minutes" if (seconds := training["cost"].get("seconds")) else ""
+    duration = f" in {seconds / 60:,.1f} minutes" if (seconds := training["cost"].get("seconds")) else ""
     yield (
-        f"LoRA with in-batch negatives (InfoNCE). {adapter['last_step']} steps were trained{took}; the weights are those of step "
+        f"LoRA with in-batch negatives (InfoNCE), trained for {adapter['last_step']} steps{duration}; the weights are those of step "
         f"{adapter['step']}."
     )
     if training["history"]:
@@ -203,13 +206,13 @@ def _scores(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "## Scores"
     yield ""
     if not evaluation:
-        yield "This version has not been scored on labelled texts."
+        yield "This version has not been evaluated on labelled texts."
         return
     data, protocol = evaluation["data"], evaluation["protocol"]
-    drawn = f", {protocol['max_documents']:,} of them drawn a seed" if protocol["max_documents"] else ""
+    drawn = f", {protocol['max_documents']:,} of them drawn per seed" if protocol["max_documents"] else ""
     yield (
         f"Clustering of {data['texts']:,} labelled texts in {data['labels']:,} classes (`{data['name'] or 'labelled texts'}`{drawn}), mean "
-        f"± standard deviation over {len(protocol['seeds'])} seeds of the clustering; one training run. V-measure follows mteb's fast "
+        f"± standard deviation over {len(protocol['seeds'])} clustering seeds, from a single training run. V-measure follows mteb's fast "
         "clustering protocol; *unique* counts each text once."
     )
     columns = {"random vectors": evaluation["random"], "before": evaluation["base"], "this model": evaluation["adapted"]}
@@ -222,38 +225,38 @@ def _scores(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"| {_title(metric)} | " + " | ".join(cells) + " |"
     if evaluation["base"]:
         yield ""
-        yield "*Before* is the base model under the same prompt and pooling."
+        yield "*Before* is the base model with the same prompt and pooling."
 
 
 def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
     strategy = facts["strategy"]
     yield "## Limits"
     yield ""
-    yield "- It was adapted to one corpus: on other kinds of texts it may be worse than the base model. Score it on your own before use."
+    yield "- It was adapted to one corpus: on other texts it may be worse than the base model. Evaluate it on your own texts before use."
     if not facts["evaluation"]:
-        yield "- It has not been scored: whether adaptation made it better is not known."
+        yield "- It has not been evaluated, so it is not known whether adaptation improved it."
     else:
-        yield "- The spread above is that of the clustering, not of training; differences of its size mean nothing."
-    yield f"- A text is cut after about {strategy['max_length']} tokens less the prompt's."
-    yield "- It inherits what the base model learned, biases included. Vectors can reveal what a text is about: guard them like it."
+        yield "- The spread above comes from clustering, not from training; differences of that size mean nothing."
+    yield f"- Texts are cut after about {strategy['max_length']} tokens minus those of the prompt."
+    yield "- It inherits what the base model learned, including biases. Vectors can reveal what texts are about: protect them as well."
     if not strategy["as_trained"]:
-        yield "- The adapter was trained under another prompt or pooling than the model has now."
+        yield "- The adapter was trained with a different prompt or pooling from the one used here."
     if strategy["template"].startswith("{text}"):
-        yield "- An empty text has no meaning here: leave empty texts out."
+        yield "- The vector of an empty text has no meaning: leave empty texts out."
     if strategy["pooling"] == "last":
-        yield "- The vector is the last token's, so it depends on the prompt: change nothing about the tokenizer."
+        yield "- The vector is that of the last token, so it depends on the prompt: do not change the tokenizer."
 
 
 def _licence(facts: Mapping[str, Any]) -> Iterator[str]:
     base = facts["base_model"]
     yield "## Licence"
     yield ""
-    licence = facts["licence"] if facts["licence"] != "unknown" else "not known; find out before you pass the model on"
-    yield f"{licence}. The weights derive from {base['name']}, whose licence is: {base['licence']}."
-    writers = {model for found in facts["training"]["data"]["generators"].values() for model in found["models"]}
+    licence = facts["licence"] if facts["licence"] != "unknown" else "Unknown; find out before you distribute the model"
+    yield f"{licence}. The weights are derived from {base['name']}, whose licence is: {base['licence']}."
+    writers = {model for generator in facts["training"]["data"]["generators"].values() for model in generator["models"]}
     others = sorted(writers - {base["name"]})
     if others:
-        yield f"Training pairs were made with {', '.join(others)}: its terms may concern models trained on what it writes."
+        yield f"Training pairs were generated with {', '.join(others)}, whose terms may apply to models trained on the output."
 
 
 def _linked(base: Mapping[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""What is known of an adapted model, gathered from the reports of the pipelines that made and scored it."""
+"""Facts about an adapted model, gathered from the reports of the pipelines that trained and evaluated it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("sentence-transformers", "transformers", "peft", "torch")
-_LANGUAGE_SHARE = 0.05  # what is rarer is more often a wrong guess than a language
+_LANGUAGE_SHARE = 0.05  # a rarer language is more likely a wrong guess
 
 
 class ExportFactsError(ValueError):
@@ -36,7 +36,7 @@ def gather_facts(
 ) -> dict[str, Any]:
     """Gather the facts; see :func:`~embedding_adaptation.pipelines.model_export.nodes.describe_model`.
 
-    Only names, counts, options and scores go in, no text of a corpus: the facts travel with the model.
+    They contain only names, counts, options and scores, and no text from a corpus, because they are published with the model.
     """
     fingerprint = adapter.fingerprint()
     version = adapter.adapter.parent.name if adapter.adapter else ""
@@ -48,17 +48,17 @@ def gather_facts(
         raise ExportFactsError(msg)
     if training["adapter"] != fingerprint:
         msg = (
-            f"the training report is not that of the adapter of version {version!r}: name the version of both, "
+            f"the training report does not belong to the adapter of version {version!r}; load matching versions with "
             "--load-versions=adapter:VERSION,training_report:VERSION, or run contrastive_finetuning again"
         )
         raise ExportFactsError(msg)
-    name = options.chosen(embedder_options)
+    name = options.strategy_name(embedder_options)
     strategy = embedder_options.every_strategy[name]
     template = embedder_options.template(strategy.template[0])
     base = adapter.card
     licence = options.licence or base.licence
     trained, data = training["trained"], training["data"]
-    generators = {maker: found | {"models": _public_names(found["models"])} for maker, found in data["generators"].items()}
+    generators = {generator: counts | {"models": _public_names(counts["models"])} for generator, counts in data["generators"].items()}
     scores = _scores(fingerprint, evaluation, name, embedder_options)
     return {
         "title": options.title,
@@ -92,48 +92,48 @@ def gather_facts(
 
 
 def public_name(source: str) -> str:
-    """How a base model's setting is named to others: of a path only the last part, which says nothing about the machine."""
+    """The public name of a base model; for a path, only its last part, which reveals nothing about the machine."""
     if source.startswith(("package:", "random:")) or is_hub_setting(source, relative_to=project_root()):
         return source.partition("#sha256=")[0].partition("@")[0]
     return Path(source.partition("#sha256=")[0]).name
 
 
 def _public_names(models: list[str]) -> list[str]:
-    """Likewise for the models behind pairs; translation takes two, there and back."""
+    """The public names of the models that wrote pairs; back-translation uses two."""
     return sorted({" + ".join(public_name(part) for part in model.split(" + ")) for model in models})
 
 
 def hub_id(card: ModelCard) -> str | None:
-    """The Hub repository a base model came from, if it came from one."""
+    """The Hub repository of a base model, if it comes from the Hub."""
     is_pinned = re.fullmatch(r"[0-9a-f]{40}", card.revision) is not None
     return card.source.partition("@")[0] if is_pinned and is_hub_setting(card.source, relative_to=project_root()) else None
 
 
 def _scores(fingerprint: str, evaluation: dict[str, Any], name: str, embedder_options: EmbedderOptions) -> dict[str, Any] | None:
-    """The scores of the exported strategy, its twin with base weights and random vectors; ``None`` where there are none of this model."""
+    """The scores of the exported strategy, its counterpart with base weights and random vectors; ``None`` without scores of this model."""
     if not evaluation:
-        logger.info("no evaluation_report yet: the model card says that the model has not been scored (clustering_evaluation scores it)")
+        logger.info("there is no evaluation_report, so the model card has no scores; run clustering_evaluation to get them")
         return None
     if is_of_older_format(evaluation["weights"]["adapted"]):
         logger.warning("the evaluation_report was written by an earlier version, which named adapters otherwise, so its scores are left "
                        "out; run embedding_extraction and clustering_evaluation again")  # fmt: skip
         return None
     if evaluation["weights"]["adapted"] != fingerprint:
-        logger.warning("the evaluation_report is of another adapter, so its scores are left out; run embedding_extraction and "
+        logger.warning("the evaluation_report belongs to another adapter, so the model card has no scores; run embedding_extraction and "
                        "clustering_evaluation for this one")  # fmt: skip
         return None
-    found = evaluation["strategies"]
-    wanted = embedder_options.definition(name)
-    if name not in found or found[name]["definition"] != wanted:
-        logger.warning("the evaluation_report does not hold strategy %r as it is now, so the model card has no scores", name)
+    strategies = evaluation["strategies"]
+    definition = embedder_options.definition(name)
+    if name not in strategies or strategies[name]["definition"] != definition:
+        logger.warning("the evaluation_report does not include the current strategy %r, so the model card has no scores", name)
         return None
-    twin = base_twin(name, {other: entry["definition"] for other, entry in found.items()})
+    twin = base_twin(name, {other: entry["definition"] for other, entry in strategies.items()})
     return {
         "data": evaluation["data"],
         "protocol": evaluation["protocol"],
         "versions": evaluation["versions"],
-        "adapted": found[name]["scores"],
-        "base": found[twin]["scores"] if twin else None,
+        "adapted": strategies[name]["scores"],
+        "base": strategies[twin]["scores"] if twin else None,
         "random": evaluation["random"],
     }
 

@@ -1,4 +1,4 @@
-"""Nodes of model export: adapter and what is known of it -> facts -> exported embedder with its card."""
+"""Nodes of model export: adapter and reports -> facts -> exported embedder with its model card."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def describe_model(
     options: ExportOptions,
     embedder_options: EmbedderOptions,
 ) -> dict[str, Any]:
-    """Gather what is known of the adapted model; scores of other weights or another strategy are left out.
+    """Gather the facts about the adapted model; scores of other weights or strategies are left out.
 
     Args:
         adapter: The adapted weights.
-        training_report: What the adapter was trained on, and how.
-        evaluation_report: Scores of base and adapted strategies; empty where nothing has been evaluated.
+        training_report: How the adapter was trained, and on what.
+        evaluation_report: Scores of base and adapted strategies; empty if nothing has been evaluated.
         options: Export options.
         embedder_options: Templates and strategies.
 
     Returns:
-        The facts: what the model card and the model registry say.
+        The facts for the model card and the model registry.
 
     Raises:
-        ExportFactsError: If the training report is of another adapter.
+        ExportFactsError: If the training report belongs to another adapter.
     """
     from embedding_adaptation.pipelines.model_export.facts import gather_facts
 
@@ -40,16 +40,16 @@ def describe_model(
 def export_embedder(
     adapter: DecoderWeights, model_facts: dict[str, Any], options: ExportOptions, embedder_options: EmbedderOptions
 ) -> ExportedEmbedder:
-    """Get the embedder ready to be written as a plain sentence-transformers folder: on the CPU, adapter merged, in its number format.
+    """Prepare the embedder for export as a plain sentence-transformers folder: on the CPU, with the adapter merged and weights converted.
 
     Args:
         adapter: The adapted weights.
-        model_facts: What the model card says.
+        model_facts: The facts for the model card.
         options: Export options.
         embedder_options: Templates and strategies.
 
     Returns:
-        Embedder, strategy and model card; the dataset writes them.
+        Embedder, strategy and model card, for the dataset to write.
     """
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.export import merge_adapter
@@ -57,7 +57,7 @@ def export_embedder(
     from embedding_adaptation.pipelines.model_export.card import model_card
     from embedding_adaptation.runtime import build_strategy
 
-    strategy = build_strategy(options.chosen(embedder_options), embedder_options)
+    strategy = build_strategy(options.strategy_name(embedder_options), embedder_options)
     embedder = Embedder.load(adapter, device="cpu", dtype="float32", max_length=embedder_options.max_length, strategy=strategy)
     merge_adapter(embedder, options.dtype)
     older = is_read_alike(embedder.backbone.config)

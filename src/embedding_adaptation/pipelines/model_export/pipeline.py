@@ -7,7 +7,7 @@ from kedro.pipeline import Node, Pipeline
 from embedding_adaptation.pipelines.model_export.nodes import describe_model, export_embedder
 
 
-def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
+def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's interface
     """Adapter and reports -> facts -> exported embedder with its model card."""
     options = ["params:model_export", "params:embedder"]
     return Pipeline(

@@ -1,4 +1,4 @@
-"""Figure of the ranking."""
+"""Figure of the strategy ranking."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RANKED = 25
 
 
 def ranking_map(ranking: pd.DataFrame, criteria: Sequence[str]) -> Figure:
-    """The best strategies' rank under each criterion; those that decide are in bold."""
+    """The ranks of the best strategies under each criterion; the criteria that decide are in bold."""
     names = [name for name in CRITERIA if ranking[name].notna().any()]
     ranks = ranking[names].rank(ascending=False).head(_RANKED).to_numpy()  # [S, C]
     best = ranking["strategy"].head(_RANKED).tolist()

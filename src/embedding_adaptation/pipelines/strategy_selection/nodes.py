@@ -19,14 +19,14 @@ def rank_strategies(
     Args:
         base_model: The weights.
         corpus: Unlabelled texts.
-        options: Which strategies, criteria and texts.
+        options: Strategies, criteria and number of texts.
         embedder_options: Templates, and further strategies.
 
     Returns:
-        A row a strategy, the best first: what it is, each criterion (higher is better), and the combined ``rank``.
+        One row per strategy, the best first: its settings, each criterion (higher is better), and the combined ``rank``.
 
     Raises:
-        SelectionError: If there are too few texts or strategies, or a criterion is not known.
+        SelectionError: If there are too few texts or strategies, or a criterion is unknown.
     """
     from embedding_adaptation.pipelines.strategy_selection.selection import rank
 
@@ -44,7 +44,7 @@ def rank_strategies(
 
 
 def plot_ranking(strategy_ranking: pd.DataFrame, options: SelectionOptions) -> Figure:
-    """Draw the best strategies' rank under each criterion."""
+    """Plot the ranks of the best strategies under each criterion."""
     from embedding_adaptation.pipelines.strategy_selection.figures import ranking_map
 
     return ranking_map(strategy_ranking, options.criteria)

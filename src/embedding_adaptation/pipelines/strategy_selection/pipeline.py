@@ -7,7 +7,7 @@ from kedro.pipeline import Node, Pipeline
 from embedding_adaptation.pipelines.strategy_selection.nodes import plot_ranking, rank_strategies
 
 
-def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
+def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's interface
     """Unlabelled texts -> strategies ranked without labels."""
     return Pipeline(
         [

@@ -1,4 +1,4 @@
-"""Ranking strategies without labels."""
+"""Rank strategies without labels."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
 
 _MIN_TEXTS = 20
-_MIN_WORDS = 6  # of a text whose halves make a pair
+_MIN_WORDS = 6  # in a text whose halves form a pair
 
 
 class SelectionError(ValueError):
-    """Texts, strategies or criteria that allow no ranking; the message says why and what to do."""
+    """Texts, strategies or criteria that do not allow a ranking; the message says why and what to do."""
 
 
 def rank(
@@ -39,10 +39,10 @@ def rank(
     """Rank strategies; see :func:`~embedding_adaptation.pipelines.strategy_selection.nodes.rank_strategies`."""
     unknown = [name for name in options.criteria if name not in CRITERIA]
     if unknown:
-        msg = f"strategy_selection.criteria names {unknown[0]!r}, which there is not; there are: {', '.join(CRITERIA)}"
+        msg = f"unknown criterion {unknown[0]!r} in strategy_selection.criteria; choose from {', '.join(CRITERIA)}"
         raise SelectionError(msg)
     if len(strategies) < 2:  # noqa: PLR2004  a comparison needs two
-        msg = f"there is {len(strategies)} strategy to rank; give strategy_selection.grid or more embedder.strategies"
+        msg = f"a ranking needs at least 2 strategies, not {len(strategies)}; set strategy_selection.grid or add embedder.strategies"
         raise SelectionError(msg)
     drawn = draw_texts(texts, options.max_texts, options.seed)
     embedder = load_embedder(weights, embedder_options)
@@ -62,21 +62,20 @@ def rank(
 
 
 def draw_texts(texts: Sequence[str], count: int, seed: int) -> list[str]:
-    """A random draw of different texts.
+    """Draw distinct texts at random.
 
     Raises:
         SelectionError: If there are too few.
     """
     unique = list(dict.fromkeys(text for text in texts if text.strip()))
     if len(unique) < _MIN_TEXTS:
-        msg = f"the corpus has {len(unique)} different texts; at least {_MIN_TEXTS} are needed to compare strategies: give more"
+        msg = f"comparing strategies needs at least {_MIN_TEXTS} distinct texts, but the corpus has {len(unique)}; give more texts"
         raise SelectionError(msg)
-    chosen = np.random.default_rng(seed).permutation(len(unique))[:count]
-    return [unique[index] for index in chosen]
+    return [unique[index] for index in np.random.default_rng(seed).permutation(len(unique))[:count]]
 
 
 def halves(texts: Sequence[str]) -> tuple[list[str], list[str]]:
-    """First and second half of each text that is long enough: pairs that belong together, without anyone having said so."""
+    """First and second halves of all texts that are long enough: pairs that belong together without any labels."""
     words = [text.split() for text in texts]
     long_enough = [text for text in words if len(text) >= _MIN_WORDS]
     return [" ".join(text[: len(text) // 2]) for text in long_enough], [" ".join(text[len(text) // 2 :]) for text in long_enough]
@@ -85,23 +84,23 @@ def halves(texts: Sequence[str]) -> tuple[list[str], list[str]]:
 def embed_for_ranking(
     embedder: Embedder, texts: Sequence[str], strategies: Mapping[str, StrategyOptions], options: EmbedderOptions
 ) -> tuple[dict[str, np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]] | None]:
-    """Vectors of texts and of their halves under every strategy, from one call of the embedder.
+    """Vectors of texts and of their halves under every strategy, from a single call of the embedder.
 
     Returns:
-        For each strategy vectors ``[N, D]``; and vectors of the halves, ``[M, D]`` each, or ``None`` where too few texts have any.
+        For each strategy, vectors ``[N, D]``; and vectors of the halves, ``[M, D]`` each, or ``None`` if too few texts are long enough.
     """
     first, second = halves(texts)
-    plain = {name: options.strategy("plain", strategy) for name, strategy in strategies.items()}
-    # Strategies that differ in what comes after pooling alone share their vectors.
-    different = list(dict.fromkeys(plain.values()))
-    named = {strategy: dataclasses.replace(strategy, name=str(number)) for number, strategy in enumerate(different)}
-    encoded = embedder.encode_strategies([*texts, *first, *second], list(named.values()))
+    unfitted = {name: options.strategy("unfitted", strategy) for name, strategy in strategies.items()}
+    # Strategies that differ only in after-processing share their vectors.
+    distinct = list(dict.fromkeys(unfitted.values()))
+    numbered = {strategy: dataclasses.replace(strategy, name=str(number)) for number, strategy in enumerate(distinct)}
+    encoded = embedder.encode_strategies([*texts, *first, *second], list(numbered.values()))
     vectors, pairs = {}, {}
-    for name, chosen in strategies.items():
-        matrix = encoded[named[plain[name]].name]  # [N + 2 M, D]
-        if chosen.after.title:
-            fitted = AfterProcessing.fit(matrix[: len(texts)], chosen.after.steps)
-            matrix = finish_vectors(matrix, dataclasses.replace(plain[name], after=fitted))
+    for name, strategy in strategies.items():
+        matrix = encoded[numbered[unfitted[name]].name]  # [N + 2 M, D]
+        if strategy.after.title:
+            fitted = AfterProcessing.fit(matrix[: len(texts)], strategy.after.steps)
+            matrix = finish_vectors(matrix, dataclasses.replace(unfitted[name], after=fitted))
         vectors[name] = matrix[: len(texts)]
         pairs[name] = (matrix[len(texts) : len(texts) + len(first)], matrix[len(texts) + len(first) :])
     return vectors, pairs if len(first) >= _MIN_TEXTS else None

@@ -1,4 +1,4 @@
-"""From vectors to clusters: the number of clusters, the clusters, and how stable they are."""
+"""Cluster vectors: choose the number of clusters, form them, and measure their stability."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 
 from embedding_adaptation.datasets.clusters import NOISE, Clusters
 from embedding_adaptation.pipelines.text_clustering.corpus import (
-    FEWEST_A_CLUSTER,
+    FEWEST_PER_CLUSTER,
     check_number,
     possible_candidates,
     smallest_cluster,
@@ -28,39 +28,39 @@ logger = logging.getLogger(__name__)
 
 NO_STRUCTURE = "none found"
 
-_DIGITS = 4  # in which two vectors must agree to count as equal
+_DIGITS = 4  # decimals to which two vectors must agree to count as equal
 
 
 def cluster_vectors(vectors: VectorStore, options: TextClusteringOptions) -> tuple[Clusters, pd.DataFrame]:
-    """Cluster vectors as the options say.
+    """Cluster vectors according to the options.
 
     Args:
         vectors: The vectors.
-        options: Method, number of clusters and how to choose it.
+        options: Method, and number of clusters or how to choose it.
 
     Returns:
-        The clusters; and the curve of :func:`.stability.choose_number` with the columns ``chosen`` and ``hdbscan_clusters``.
+        The clusters, and the curve of :func:`.stability.choose_number` with the columns ``chosen`` and ``hdbscan_clusters``.
 
     Raises:
-        ClusteringError: If there are too few different vectors, or all is noise.
+        ClusteringError: If there are too few different vectors, or all of them are noise.
         VectorError: If vectors have no direction.
     """
-    most = options.hdbscan.max_texts if options.method == "hdbscan" else options.stability.max_texts
-    drawn = draw(vectors.rows, most, options.seed)
+    limit = options.hdbscan.max_texts if options.method == "hdbscan" else options.stability.max_texts
+    drawn = draw(vectors.rows, limit, options.seed)
     matrix = vectors.take(drawn)
     distinct = len(np.unique(matrix.round(_DIGITS), axis=0))
-    chooses = options.method == "kmeans" and options.clusters is None
-    if distinct < 2 or chooses or len(drawn) == vectors.rows:  # noqa: PLR2004  of a draw, only what holds for all
+    by_stability = options.method == "kmeans" and options.clusters is None
+    if distinct < 2 or by_stability or len(drawn) == vectors.rows:  # noqa: PLR2004  a draw does not show how many are distinct in all
         check_number(distinct, options, "vector")
     cluster = _by_density if options.method == "hdbscan" else _by_means
     return cluster(vectors, drawn, matrix, distinct, options)
 
 
-def draw(rows: int, most: int, seed: int) -> np.ndarray:
-    """At most so many rows, drawn at random, sorted."""
-    if rows <= most:
+def draw(rows: int, limit: int, seed: int) -> np.ndarray:
+    """Draw at most ``limit`` row numbers at random, sorted."""
+    if rows <= limit:
         return np.arange(rows)
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False))
+    return np.sort(np.random.default_rng(seed).choice(rows, limit, replace=False))
 
 
 def _by_means(
@@ -71,42 +71,42 @@ def _by_means(
         numbers = [options.clusters]
     else:
         numbers = possible_candidates(distinct, options)
-        left_out = sorted(set(options.stability.candidates) - set(numbers))
-        if left_out:
-            logger.info("numbers of clusters that resamples of %d texts are too few for: %s", len(matrix), ", ".join(map(str, left_out)))
+        excluded = sorted(set(options.stability.candidates) - set(numbers))
+        if excluded:
+            logger.info("numbers of clusters too large for resamples of %d texts: %s", len(matrix), ", ".join(map(str, excluded)))
     choice: Choice | None = None
     if too_few(max(numbers), matrix, options):
-        curve = _unknown(numbers)
+        curve = _unmeasured(numbers)
     else:
         choice, curve = choose_number(matrix, numbers, options.stability, options.seed)
-    taken = options.clusters or (choice.clusters if choice else numbers[0])
+    number = options.clusters or (choice.clusters if choice else numbers[0])
     density = _count_by_density(matrix, distinct, options) if options.clusters is None else None
-    centres = cluster_by_cosine(vectors, taken, options.seed, **options.kmeans.model_dump())
-    if len(centres) < taken:
-        logger.warning("%d of %d clusters would be empty and are left out", taken - len(centres), taken)
-    found = assign(vectors, centres)
-    curve["chosen"] = curve["clusters"] == taken
+    centres = cluster_by_cosine(vectors, number, options.seed, **options.kmeans.model_dump())
+    if len(centres) < number:
+        logger.warning("%d of %d clusters would be empty and are left out", number - len(centres), number)
+    assignment = assign(vectors, centres)
+    curve["chosen"] = curve["clusters"] == number
     curve["hdbscan_clusters"] = np.nan if density is None else density
-    facts = _facts(curve, taken, options) | _structure(choice, density, curve, taken, options)
-    return Clusters(found.labels, found.distances, centres, facts), curve
+    facts = _facts(curve, number, options) | _structure(choice, density, curve, number, options)
+    return Clusters(assignment.labels, assignment.distances, centres, facts), curve
 
 
 def _structure(
-    choice: Choice | None, density: int | None, curve: pd.DataFrame, taken: int, options: TextClusteringOptions
+    choice: Choice | None, density: int | None, curve: pd.DataFrame, number: int, options: TextClusteringOptions
 ) -> dict[str, Any]:
-    """Whether there are groups, said in the log, and the numbers beside the one that was taken."""
+    """Log whether there are groups, and return the evidence for the chosen number of clusters."""
     facts: dict[str, Any] = {"hdbscan_clusters": density}
     if choice is None:
         return facts | {"structure": "not measured"}
-    row = {str(name): value for name, value in curve[curve["clusters"] == taken].iloc[0].items()}
+    row = {str(name): value for name, value in curve[curve["clusters"] == number].iloc[0].items()}
     facts |= {"agreement_without_groups": float(row["reference"]), "agreement_corrected": float(row["corrected"])}
     facts["steps"] = list(choice.steps)
     if not choice.steps:
-        what = "these clusters are" if options.clusters else f"the number {taken} is arbitrary, and the clusters are"
+        subject = "these clusters" if options.clusters else f"the number {number} is arbitrary, and the clusters"
         logger.warning(
-            "no structure found: resamples agree on clusters of these texts hardly better (%.2f at %d) than on clusters of vectors of the "
-            "same covariance without groups (%.2f); %s a division of a whole",
-            *(row["agreement"], taken, row["reference"], what),
+            "no structure found: resamples agree hardly better on clusters of these texts (%.2f at %d) than on clusters of vectors with "
+            "the same covariance but without groups (%.2f); %s merely divide a continuum",
+            *(row["agreement"], number, row["reference"], subject),
         )
         return facts | {"structure": NO_STRUCTURE}
     if options.clusters is None:
@@ -114,18 +114,18 @@ def _structure(
         coarser = ", ".join(map(str, choice.steps[:-1]))
         within = f", within a coarser division into {coarser}" if coarser else ""
         logger.info(
-            "%d clusters chosen: resamples agree on them to %.2f, without groups to %.2f%s%s",
-            *(taken, row["agreement"], row["reference"], within, by_density),
+            "%d clusters chosen: agreement of resamples is %.2f, and %.2f without groups%s%s",
+            *(number, row["agreement"], row["reference"], within, by_density),
         )
-        if taken == curve["clusters"].max():
+        if number == curve["clusters"].max():
             logger.warning(
-                "%d is the largest number of clusters tried, so there may be more; give larger text_clustering.stability.candidates", taken
+                "%d is the largest number of clusters tried, so there may be more; add larger text_clustering.stability.candidates", number
             )
     return facts | {"structure": "found"}
 
 
 def _count_by_density(matrix: np.ndarray, distinct: int, options: TextClusteringOptions) -> int | None:
-    """How many clusters HDBSCAN finds in the same texts; nothing where there are too few for two."""
+    """How many clusters HDBSCAN finds in the same texts; ``None`` if there are too few for two."""
     smallest = smallest_cluster(min(distinct, len(matrix)), options)
     if distinct < 2 * smallest:
         return None
@@ -138,13 +138,13 @@ def _by_density(
     smallest = smallest_cluster(distinct, options)
     points = reduced(matrix, options.hdbscan, options.map.neighbours, options.seed)
     labels = density_labels(points, smallest, options.hdbscan)
-    every, distances, centres = cluster_by_density(vectors, drawn, matrix, labels, smallest)
+    all_labels, distances, centres = cluster_by_density(vectors, drawn, matrix, labels, smallest)
     resampled = points[draw(len(points), options.stability.max_texts, options.seed)]
-    # The same density needs the same share of the texts.
+    # For the same density, the smallest cluster shrinks with the share of the texts.
     share = options.stability.share * len(resampled) / len(points)
     fewest = max(2, round(smallest * share))
     if too_few(len(centres), resampled, options):
-        curve = _unknown([len(centres)])
+        curve = _unmeasured([len(centres)])
     else:
         curve = agreement_curve(
             [resampled] * options.stability.pairs,
@@ -155,24 +155,24 @@ def _by_density(
         curve = curve.rename_axis("clusters").reset_index()
     curve["chosen"] = True
     curve["hdbscan_clusters"] = len(centres)
-    facts = _facts(curve, len(centres), options) | {"min_cluster_size": smallest, "noise_share": float((every == NOISE).mean())}
-    return Clusters(every, distances, centres, facts), curve
+    facts = _facts(curve, len(centres), options) | {"min_cluster_size": smallest, "noise_share": float((all_labels == NOISE).mean())}
+    return Clusters(all_labels, distances, centres, facts), curve
 
 
 def too_few(clusters: int, matrix: np.ndarray, options: TextClusteringOptions) -> bool:
-    """Whether resamples hold too few texts a cluster, which is said in the log."""
-    if clusters * FEWEST_A_CLUSTER <= options.stability.share * len(matrix):
+    """Whether resamples have too few texts per cluster, which is then logged."""
+    if clusters * FEWEST_PER_CLUSTER <= options.stability.share * len(matrix):
         return False
-    logger.warning("%d texts are too few to say how stable %d clusters are", len(matrix), clusters)
+    logger.warning("%d texts are too few to measure the stability of %d clusters", len(matrix), clusters)
     return True
 
 
-def _unknown(numbers: list[int]) -> pd.DataFrame:
+def _unmeasured(numbers: list[int]) -> pd.DataFrame:
     return pd.DataFrame({"clusters": numbers, "agreement": np.nan, "standard_error": np.nan, "pairs": 0})
 
 
-def _facts(curve: pd.DataFrame, taken: int, options: TextClusteringOptions) -> dict[str, Any]:
-    agreement = float(curve.loc[curve["clusters"] == taken, "agreement"].iloc[0])
+def _facts(curve: pd.DataFrame, number: int, options: TextClusteringOptions) -> dict[str, Any]:
+    agreement = float(curve.loc[curve["clusters"] == number, "agreement"].iloc[0])
     return {
         "method": options.method,
         "chosen_by": "hdbscan" if options.method == "hdbscan" else "option" if options.clusters else "stability",

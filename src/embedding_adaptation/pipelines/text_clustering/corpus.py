@@ -1,4 +1,4 @@
-"""What has to be known of the texts before and after they are clustered, read in one pass."""
+"""Count and check the texts to be clustered, in one pass over the corpus."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
     from embedding_adaptation.texts.stream import TextStream
 
-# A resample has at least so many texts a cluster, on average: with fewer, agreement says little.
-FEWEST_A_CLUSTER = 5
+# Minimum mean number of texts per cluster in a resample: with fewer, agreement says little.
+FEWEST_PER_CLUSTER = 5
 _FEWEST_CANDIDATES = 2
 
 
@@ -27,9 +27,9 @@ class Census:
 
     Attributes:
         texts: Number of texts.
-        distinct: Number of different ones.
-        digest: Follows from all ids and texts in their order.
-        identity: Follows from the texts alone, in any order, see :class:`~embedding_adaptation.identity.TextsIdentity`.
+        distinct: Number of distinct texts.
+        digest: Digest of all ids and texts, in order.
+        identity: Identity of the texts alone, in any order, see :class:`~embedding_adaptation.identity.TextsIdentity`.
     """
 
     texts: int
@@ -39,7 +39,7 @@ class Census:
 
 
 def count_texts(corpus: TextStream) -> Census:
-    """Count texts; eight bytes of memory for each."""
+    """Count texts, with eight bytes of memory per text."""
     rows = SequenceIdentity()
     runs: list[np.ndarray] = []
     texts, identity = 0, TextsIdentity()
@@ -56,41 +56,41 @@ def count_texts(corpus: TextStream) -> Census:
 
 def texts_at(corpus: TextStream, rows: Iterable[int]) -> dict[int, str]:
     """The texts of some rows, by row."""
-    wanted = np.unique(np.fromiter(rows, np.int64))
-    found: dict[int, str] = {}
+    sorted_rows = np.unique(np.fromiter(rows, np.int64))
+    texts: dict[int, str] = {}
     first = 0
     for piece in corpus.pieces():
-        low, high = np.searchsorted(wanted, [first, first + len(piece)])
+        low, high = np.searchsorted(sorted_rows, [first, first + len(piece)])
         if high > low:
-            here = wanted[low:high]
-            found |= dict(zip(here.tolist(), piece["text"].iloc[here - first], strict=True))
+            piece_rows = sorted_rows[low:high]
+            texts |= dict(zip(piece_rows.tolist(), piece["text"].iloc[piece_rows - first], strict=True))
         first += len(piece)
-    return found
+    return texts
 
 
-def check_number(distinct: int, options: TextClusteringOptions, what: str = "text") -> None:
-    """Check that so many different texts, or vectors, can be clustered as the options ask.
+def check_number(distinct: int, options: TextClusteringOptions, unit: str = "text") -> None:
+    """Check that there are enough distinct texts, or vectors, to cluster them according to the options.
 
     Raises:
-        ClusteringError: If they cannot; the message names the option and the way out.
+        ClusteringError: If there are too few; the message names the option and the remedy.
     """
     if distinct < 2:  # noqa: PLR2004
-        msg = f"there is 1 distinct {what}; clustering needs at least 2: give a corpus of different texts"
-        if what != "text":
-            msg = f"all {what}s are equal, so there is nothing to cluster; choose another strategy (text_clustering.strategies)"
+        msg = f"there is only 1 distinct {unit}, but clustering needs at least 2; give a corpus of different texts"
+        if unit != "text":
+            msg = f"all {unit}s are equal, so there is nothing to cluster; choose another strategy (text_clustering.strategies)"
         raise ClusteringError(msg)
     if options.method == "hdbscan":
         smallest = smallest_cluster(distinct, options)
         if distinct < 2 * smallest:
             msg = (
-                f"{distinct} distinct {what}s cannot hold two clusters of {smallest}; lower text_clustering.hdbscan.min_cluster_size, "
+                f"{distinct} distinct {unit}s are too few for two clusters of {smallest}; lower text_clustering.hdbscan.min_cluster_size, "
                 "give more texts, or set text_clustering.method to kmeans with a number of clusters"
             )
             raise ClusteringError(msg)
     elif options.clusters is not None:
         if options.clusters > distinct:
             msg = (
-                f"text_clustering.clusters is {options.clusters}, but there are only {distinct} distinct {what}s; "
+                f"text_clustering.clusters is {options.clusters}, but there are only {distinct} distinct {unit}s; "
                 f"lower it to {distinct} or less, or give more texts"
             )
             raise ClusteringError(msg)
@@ -98,20 +98,20 @@ def check_number(distinct: int, options: TextClusteringOptions, what: str = "tex
         candidates = possible_candidates(distinct, options)
         if len(candidates) < _FEWEST_CANDIDATES:
             second = options.stability.candidates[_FEWEST_CANDIDATES - 1]
-            needed = int(np.ceil(second * FEWEST_A_CLUSTER / options.stability.share))
+            needed = int(np.ceil(second * FEWEST_PER_CLUSTER / options.stability.share))
             msg = (
-                f"{distinct} distinct {what}s are too few to choose the number of clusters by stability: {needed} are needed for the "
+                f"{distinct} distinct {unit}s are too few to choose the number of clusters by stability: {needed} are needed for the "
                 "smallest two of text_clustering.stability.candidates; set text_clustering.clusters, or give more texts"
             )
             raise ClusteringError(msg)
 
 
 def possible_candidates(distinct: int, options: TextClusteringOptions) -> list[int]:
-    """The candidate numbers of clusters for which resamples hold enough texts."""
+    """The candidate numbers of clusters for which resamples have enough texts."""
     resample = options.stability.share * min(distinct, options.stability.max_texts)
-    return [clusters for clusters in options.stability.candidates if clusters * FEWEST_A_CLUSTER <= resample]
+    return [clusters for clusters in options.stability.candidates if clusters * FEWEST_PER_CLUSTER <= resample]
 
 
 def smallest_cluster(texts: int, options: TextClusteringOptions) -> int:
-    """HDBSCAN's smallest cluster: as given, else 1 % of the texts, at least 5."""
+    """HDBSCAN's smallest cluster: the option's value, or else 1 % of the texts, at least 5."""
     return options.hdbscan.min_cluster_size or max(5, round(min(texts, options.hdbscan.max_texts) / 100))

@@ -1,4 +1,4 @@
-"""HDBSCAN: clusters are where texts lie close, and texts that belong nowhere are noise."""
+"""Cluster with HDBSCAN: dense regions are clusters, and texts outside them are noise."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.text_clustering.options import HdbscanOptions
     from embedding_adaptation.vectors.store import VectorStore
 
-# A text that was not clustered joins a cluster if it is as near to the centre as this share of the cluster's own texts.
+# A text that was not in the draw joins a cluster if it is within the distance from the centre that holds this share of the cluster's texts.
 _NEAR_SHARE = 0.95
 
 
 def reduced(matrix: np.ndarray, options: HdbscanOptions, neighbours: int, seed: int) -> np.ndarray:
-    """What is clustered: the vectors in a few dimensions, where densities differ, or the vectors themselves.
+    """Reduce the vectors to a few dimensions, where densities differ, unless the options keep them as they are.
 
     References:
         UMAP before HDBSCAN as in BERTopic (arXiv 2203.05794).
@@ -33,7 +33,7 @@ def reduced(matrix: np.ndarray, options: HdbscanOptions, neighbours: int, seed: 
 
 
 def density_labels(points: np.ndarray, smallest: int, options: HdbscanOptions) -> np.ndarray:
-    """Cluster of each point ``[n]``, ``NOISE`` where it belongs to none.
+    """Cluster of each point ``[n]``; ``NOISE`` for points in none.
 
     References:
         Campello, Moulavi and Sander, Density-based clustering based on hierarchical density estimates (PAKDD 2013).
@@ -44,32 +44,32 @@ def density_labels(points: np.ndarray, smallest: int, options: HdbscanOptions) -
 
 
 def density_count(points: np.ndarray, smallest: int, options: HdbscanOptions) -> int:
-    """How many clusters there are in points ``[n, d]``; 0 where all is noise."""
+    """The number of clusters in points ``[n, d]``; 0 if all of them are noise."""
     return int(density_labels(points, smallest, options).max()) + 1
 
 
 def cluster_by_density(
     vectors: VectorStore, drawn: np.ndarray, matrix: np.ndarray, labels: np.ndarray, smallest: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """From the clusters of drawn vectors to those of all.
+    """Extend the clusters of drawn vectors to all vectors.
 
     Args:
         vectors: All vectors.
-        drawn: Rows of the drawn ones, ``[n]``.
+        drawn: Rows of the drawn vectors, ``[n]``.
         matrix: The drawn vectors, ``[n, D]``.
         labels: Their clusters, ``[n]``.
-        smallest: Fewest texts in a cluster, for the message.
+        smallest: Minimum size of a cluster, for the message.
 
     Returns:
-        Labels ``[N]`` (0 is the largest cluster), cosine distances ``[N]`` to the text's centre, of noise to the nearest, and centres
-        ``[K, D]``. Vectors that were not drawn are of the nearest centre's cluster, or noise where they are too far from it.
+        Labels ``[N]`` (0 is the largest cluster), cosine distances ``[N]`` to the cluster's centre (for noise, to the nearest centre), and
+        centres ``[K, D]``. Vectors that were not drawn join the cluster of the nearest centre, or are noise if they are too far from it.
 
     Raises:
-        ClusteringError: If all is noise.
+        ClusteringError: If all texts are noise.
     """
     if labels.max() == NOISE:
         msg = (
-            f"HDBSCAN finds no clusters among {len(labels)} texts, only noise; lower text_clustering.hdbscan.min_cluster_size "
+            f"HDBSCAN found no clusters among {len(labels)} texts, only noise; lower text_clustering.hdbscan.min_cluster_size "
             f"(now {smallest}) or min_samples, or set text_clustering.method to kmeans"
         )
         raise ClusteringError(msg)
@@ -84,8 +84,8 @@ def cluster_by_density(
     own = 1.0 - np.einsum("nd,nd->n", matrix[members], centres[labels[members]])  # [members]
     reach = np.array([np.quantile(own[labels[members] == cluster], _NEAR_SHARE) for cluster in range(len(centres))])  # [K]
     nearest = assign(vectors, centres)
-    every = np.where(nearest.distances <= reach[nearest.labels], nearest.labels, NOISE).astype(np.int32)
+    all_labels = np.where(nearest.distances <= reach[nearest.labels], nearest.labels, NOISE).astype(np.int32)
     distances = nearest.distances.copy()
-    every[drawn] = labels
+    all_labels[drawn] = labels
     distances[drawn[members]] = own
-    return every, distances, centres
+    return all_labels, distances, centres

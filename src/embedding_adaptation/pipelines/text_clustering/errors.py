@@ -1,7 +1,7 @@
-"""What can be wrong with texts that are to be clustered."""
+"""Errors of text clustering."""
 
 from __future__ import annotations
 
 
 class ClusteringError(ValueError):
-    """Texts that cannot be clustered as the options ask; the message names the option, the value and the way out."""
+    """Texts that cannot be clustered according to the options; the message names the option, the value and the remedy."""

@@ -1,4 +1,4 @@
-"""Many dimensions in a few: UMAP from exact neighbours."""
+"""Reduce vectors to a few dimensions with UMAP, from exact neighbours."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 
 from embedding_adaptation.vectors.neighbours import nearest_neighbours
 
-# Below so many points there are no neighbourhoods to keep: the strongest principal components show all there is.
+# With fewer points, there are no neighbourhoods to preserve, and the strongest principal components are enough.
 _FEWEST_POINTS = 6
 _NO_VARIANCE = 1e-9
 
@@ -16,15 +16,15 @@ _NO_VARIANCE = 1e-9
 def umap_coordinates(matrix: np.ndarray, dimensions: int, *, neighbours: int, min_distance: float, seed: int) -> np.ndarray:
     """Coordinates in which near vectors stay near.
 
-    The neighbours are exact, found by matrix products, and the start is the principal components: the same vectors and seed give the same
-    coordinates on the same machine, and the approximate search is left out, which takes longer to compile than thousands of texts to
-    search.
+    The neighbours are exact, found with matrix products, and the optimisation starts from the principal components, so that the same
+    vectors and seed give the same coordinates on the same machine. UMAP's approximate search would take longer to compile than the exact
+    search takes for thousands of texts.
 
     Args:
         matrix: Unit vectors ``[n, D]``.
-        dimensions: How many coordinates.
-        neighbours: Neighbours a point, itself included; as many as there are where there are fewer.
-        min_distance: How close points may come.
+        dimensions: Number of coordinates.
+        neighbours: Neighbours per point, including itself; reduced if there are fewer points.
+        min_distance: Minimum distance between points.
         seed: Seed of the optimisation.
 
     Returns:
@@ -37,7 +37,7 @@ def umap_coordinates(matrix: np.ndarray, dimensions: int, *, neighbours: int, mi
     if len(matrix) < _FEWEST_POINTS:
         return start
     with warnings.catch_warnings():
-        # The compiler's own deprecations, and that new points cannot be mapped: neither concerns the person who reads the map.
+        # The compiler's deprecations, and that new points cannot be mapped: neither matters to readers of the map.
         warnings.simplefilter("ignore")
         from umap import UMAP
 
@@ -57,7 +57,7 @@ def umap_coordinates(matrix: np.ndarray, dimensions: int, *, neighbours: int, mi
 
 
 def with_themselves(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each unit vector's nearest ones as UMAP takes them, itself first: their rows and cosine distances, ``[n, count]`` both."""
+    """The nearest neighbours of each unit vector as UMAP expects them, itself first: rows and cosine distances, ``[n, count]`` both."""
     rows, similarities = nearest_neighbours(matrix, count - 1)
     own = np.arange(len(matrix))[:, None]  # [n, 1]
     distances = np.maximum(1.0 - similarities, 0.0, dtype=np.float32)
@@ -65,11 +65,11 @@ def with_themselves(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
 
 
 def principal_components(matrix: np.ndarray, dimensions: int) -> np.ndarray:
-    """The strongest principal components, float32 ``[n, dimensions]``; zero where there are fewer."""
+    """The strongest principal components, float32 ``[n, dimensions]``; padded with zeros if there are fewer."""
     centred = matrix - matrix.mean(axis=0)
     values, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))  # ascending
     strongest = directions[:, ::-1][:, :dimensions] * (values[::-1][:dimensions] > _NO_VARIANCE)  # [D, dimensions or fewer]
     strongest = strongest * np.sign(strongest[np.abs(strongest).argmax(axis=0), np.arange(strongest.shape[1])])
-    found = np.zeros((len(matrix), dimensions), np.float32)
-    found[:, : strongest.shape[1]] = centred @ strongest
-    return found
+    components = np.zeros((len(matrix), dimensions), np.float32)
+    components[:, : strongest.shape[1]] = centred @ strongest
+    return components

@@ -1,4 +1,4 @@
-"""Nodes of text clustering: unlabelled texts -> vectors -> clusters -> what they are about."""
+"""Nodes of text clustering: unlabelled texts -> vectors -> clusters -> descriptions."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def embed_corpus(
     options: TextClusteringOptions,
     embedder_options: EmbedderOptions,
 ) -> FinishedShards:
-    """Embed the corpus under one strategy, shard by shard; shards that are there for the same texts, weights and strategy are kept.
+    """Embed the corpus under one strategy, shard by shard; existing shards for the same texts, weights and strategy are kept.
 
     Args:
         corpus: Unlabelled texts.
         base_model: The base weights.
-        trained_adapter: The base weights with an adapter, where there is one.
-        corpus_shards: The folder the shards go to.
-        options: Which weights and strategy.
+        trained_adapter: The base weights with an adapter, if any.
+        corpus_shards: The folder for the shards.
+        options: Weights and strategy.
         embedder_options: Templates and strategies.
 
     Returns:
-        The shards, and what they were made with.
+        The shards, and how they were made.
 
     Raises:
-        ClusteringError: If there are too few texts for what the options ask, or no adapter that they ask for.
+        ClusteringError: If there are too few texts for the options, or a required adapter is missing.
     """
     from embedding_adaptation.runtime import fitted_strategies, load_embedder
 
@@ -59,7 +59,7 @@ def embed_corpus(
     model, reason = choose_weights(base_model, trained_adapter, census, corpus.name, options)
     weights: Literal["base", "adapted"] = "base" if model.adapter is None else "adapted"
     name = options.strategy(weights)
-    logger.info("%d texts (%d distinct) are embedded under %s with %s weights: %s", census.texts, census.distinct, name, weights, reason)
+    logger.info("embedding %d texts (%d distinct) under %s with %s weights: %s", census.texts, census.distinct, name, weights, reason)
     embedder = load_embedder(model, embedder_options)
 
     def fitting_texts() -> list[str]:
@@ -83,49 +83,51 @@ def embed_corpus(
 def choose_weights(
     base: DecoderWeights, adapted: DecoderWeights | None, census: Census, corpus_name: str, options: TextClusteringOptions
 ) -> tuple[DecoderWeights, str]:
-    """Base weights, or those with the adapter: as the options say, else with the adapter only where it was trained on these very texts.
+    """Choose base or adapted weights: as the options say, or else adapted ones only if the adapter was trained on these very texts.
 
     Args:
         base: The base weights.
-        adapted: The base weights with an adapter, where there is one.
+        adapted: The base weights with an adapter, if any.
         census: The texts to be clustered.
-        corpus_name: What to call them.
-        options: Which weights are asked for.
+        corpus_name: Their name.
+        options: The requested weights, if any.
 
     Returns:
-        The weights, and why it is these, in words.
+        The weights, and the reason for the choice in words.
 
     Raises:
-        ClusteringError: If the adapter is asked for, and there is none for this base model.
+        ClusteringError: If adapted weights are requested, but there is no adapter for this base model.
     """
     if options.weights == "base":
-        return base, "text_clustering.weights asks for them"
+        return base, "set by text_clustering.weights"
     if adapted is None or not adapted.shares_base(base):
-        lack = "there is no adapter" if adapted is None else f"the adapter belongs to {adapted.card.source!r}, not to {base.card.source!r}"
+        reason = (
+            "there is no adapter" if adapted is None else f"the adapter belongs to {adapted.card.source!r}, not to {base.card.source!r}"
+        )
         if options.weights == "adapted":
             msg = (
-                f"text_clustering.weights is adapted, but {lack}; run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' "
+                f"text_clustering.weights is adapted, but {reason}; run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' "
                 "first, or set it to base"
             )
             raise ClusteringError(msg)
-        return base, lack
+        return base, reason
     corpus = adapter_corpus(adapted)
     if corpus is not None and corpus.is_of(census.identity):
         return adapted, f"the adapter was trained on these texts, {corpus.title}"
-    texts = corpus_name or "the texts at hand"
+    texts = corpus_name or "these texts"
     if corpus is None:
-        foreign = f"the adapter does not say which texts it was trained on, so perhaps not on {texts}"
+        mismatch = f"the adapter does not say which texts it was trained on, so perhaps not on {texts}"
     else:
-        foreign = f"the adapter was trained on {corpus.title}, not on {texts} ({census.texts:,} texts)"
+        mismatch = f"the adapter was trained on {corpus.title}, not on {texts} ({census.texts:,} texts)"
     if options.weights == "adapted":
-        logger.warning("text_clustering.weights asks for the adapter, although %s", foreign)
-        return adapted, f"text_clustering.weights asks for them, although {foreign}"
-    logger.warning("%s: texts are embedded with the base weights (text_clustering.weights=adapted insists on the adapter)", foreign)
-    return base, foreign
+        logger.warning("text_clustering.weights is adapted, although %s", mismatch)
+        return adapted, f"set by text_clustering.weights, although {mismatch}"
+    logger.warning("%s: texts are embedded with base weights (set text_clustering.weights=adapted to use the adapter anyway)", mismatch)
+    return base, mismatch
 
 
 def cluster_texts(corpus: TextStream, corpus_vectors: VectorStore, options: TextClusteringOptions) -> tuple[Clusters, pd.DataFrame]:
-    """Cluster the texts, and measure how stable that is.
+    """Cluster the texts and measure how stable the clusters are.
 
     Args:
         corpus: The texts.
@@ -133,10 +135,10 @@ def cluster_texts(corpus: TextStream, corpus_vectors: VectorStore, options: Text
         options: Method and number of clusters.
 
     Returns:
-        The clusters; and a row a number of clusters that was tried, see :func:`.clustering.cluster_vectors`.
+        The clusters, and one row per number of clusters tried, see :func:`.clustering.cluster_vectors`.
 
     Raises:
-        ClusteringError: If the vectors are of other texts, or cannot be clustered as the options ask.
+        ClusteringError: If the vectors belong to other texts, or cannot be clustered according to the options.
     """
     from embedding_adaptation.pipelines.text_clustering.clustering import cluster_vectors
 
@@ -145,47 +147,47 @@ def cluster_texts(corpus: TextStream, corpus_vectors: VectorStore, options: Text
     check_number(census.distinct, options)
     clusters, curve = cluster_vectors(corpus_vectors, options)
     facts = corpus_vectors.facts | {"texts": census.texts, "distinct": census.distinct, "digest": census.digest} | clusters.facts
-    logger.info("%d clusters of %d texts, the largest with %d", len(clusters.centres), census.texts, clusters.sizes.max())
+    logger.info("%d clusters from %d texts, the largest with %d", len(clusters.centres), census.texts, clusters.sizes.max())
     return Clusters(clusters.labels, clusters.distances, clusters.centres, facts), curve
 
 
 def _check_vectors(census: Census, vectors: VectorStore) -> None:
-    """Check that vectors are of these texts: they may have been made by an earlier run of others.
+    """Check that the vectors belong to these texts and not to those of an earlier run.
 
     Raises:
-        ClusteringError: If they are not.
+        ClusteringError: If they do not.
     """
     if census.texts != vectors.rows or vectors.facts.get("digest", census.digest) != census.digest:
         msg = (
-            f"corpus_vectors hold {vectors.rows} vectors that are not those of the {census.texts} texts of the corpus; run "
-            "embed_corpus_node again, or name the corpus they were made of (--params corpus=PATH)"
+            f"the {vectors.rows} vectors in corpus_vectors do not belong to the {census.texts} texts of the corpus; run embed_corpus_node "
+            "again, or give the corpus they were made from (--params corpus=PATH)"
         )
         raise ClusteringError(msg)
 
 
 def _check_clusters(census: Census, clusters: Clusters) -> None:
-    """Check that clusters are of these texts, like the vectors.
+    """Check that the clusters belong to these texts.
 
     Raises:
-        ClusteringError: If they are not.
+        ClusteringError: If they do not.
     """
     if census.texts != len(clusters.labels) or clusters.facts.get("digest", census.digest) != census.digest:
         msg = (
-            f"text_clusters are of {len(clusters.labels)} other texts than the {census.texts} of the corpus; run embed_corpus_node and "
-            "cluster_texts_node again, or name the corpus they were made of (--params corpus=PATH)"
+            f"the {len(clusters.labels)} labels in text_clusters do not belong to the {census.texts} texts of the corpus; run "
+            "embed_corpus_node and cluster_texts_node again, or give the corpus they were made from (--params corpus=PATH)"
         )
         raise ClusteringError(msg)
 
 
 def plot_stability(cluster_stability: pd.DataFrame, options: TextClusteringOptions) -> PlotlyFigure:
-    """Draw the agreement of resamples over the number of clusters."""
+    """Plot the agreement of resamples over the number of clusters."""
     from embedding_adaptation.pipelines.text_clustering.figures import stability_figure
 
     return stability_figure(cluster_stability, options.method)
 
 
 def describe_clusters(corpus: TextStream, text_clusters: Clusters, options: TextClusteringOptions) -> pd.DataFrame:
-    """Find sizes, cohesion, nearest texts and distinctive words; see :func:`.profiles.profile_clusters`."""
+    """Compute sizes, cohesion, nearest texts and distinctive words; see :func:`.profiles.profile_clusters`."""
     from embedding_adaptation.pipelines.text_clustering.profiles import profile_clusters
 
     _check_clusters(count_texts(corpus), text_clusters)
@@ -198,13 +200,13 @@ def name_clusters(
     """Give every cluster a name.
 
     Args:
-        cluster_profiles: What :func:`describe_clusters` found.
+        cluster_profiles: The result of :func:`describe_clusters`.
         base_model: The model that proposes names.
-        options: How it is asked.
+        options: The request to the model.
         embedder_options: Device and number format.
 
     Returns:
-        A row a cluster, noise (-1) last: ``cluster``, ``name``, ``name_source`` (model or words), ``size``, ``share`` of all texts,
+        One row per cluster, noise (-1) last: ``cluster``, ``name``, ``name_source`` (model or words), ``size``, ``share`` of all texts,
         ``cohesion`` (mean cosine to the centre), ``words``, and the nearest texts ``nearest_1``, ``nearest_2`` and so on.
     """
     from embedding_adaptation.pipelines.text_clustering import naming
@@ -222,7 +224,7 @@ def name_clusters(
 
 
 def list_assignments(corpus: TextStream, text_clusters: Clusters, cluster_summary: pd.DataFrame) -> TableStream:
-    """List which text belongs to which cluster.
+    """List the cluster of each text.
 
     Args:
         corpus: The texts.
@@ -230,8 +232,8 @@ def list_assignments(corpus: TextStream, text_clusters: Clusters, cluster_summar
         cluster_summary: Names of the clusters.
 
     Returns:
-        A row a text, in the corpus's order: ``id``, ``text``, ``cluster`` (-1 for noise), ``cluster_name`` and ``distance``, the cosine
-        distance to the cluster's centre (of noise to the nearest centre).
+        One row per text, in the order of the corpus: ``id``, ``text``, ``cluster`` (-1 for noise), ``cluster_name`` and ``distance``, the
+        cosine distance to the cluster's centre (for noise, to the nearest centre).
     """
     _check_clusters(count_texts(corpus), text_clusters)
     names = dict(zip(cluster_summary["cluster"].tolist(), cluster_summary["name"].tolist(), strict=True))
@@ -262,14 +264,14 @@ def map_texts(
     cluster_summary: pd.DataFrame,
     options: TextClusteringOptions,
 ) -> PlotlyFigure:
-    """Draw the texts in two dimensions; of very many a random draw, in which every cluster is.
+    """Plot the texts in two dimensions; if there are very many, a random draw that includes every cluster.
 
     Args:
         corpus: The texts.
         corpus_vectors: Their vectors.
         text_clusters: Their clusters.
         cluster_summary: Names and sizes of the clusters.
-        options: How many texts, and UMAP's options.
+        options: Number of texts, and UMAP's options.
     """
     from embedding_adaptation.pipelines.text_clustering.clustering import draw
     from embedding_adaptation.pipelines.text_clustering.figures import text_map
@@ -279,8 +281,8 @@ def map_texts(
     census = count_texts(corpus)
     _check_vectors(census, corpus_vectors)
     _check_clusters(census, text_clusters)
-    chosen = draw(corpus_vectors.rows, options.map.max_texts, options.seed)
-    rows = np.unique(np.concatenate([chosen, *nearest_rows(text_clusters, 1)]))
+    drawn = draw(corpus_vectors.rows, options.map.max_texts, options.seed)
+    rows = np.unique(np.concatenate([drawn, *nearest_rows(text_clusters, 1)]))
     coordinates = umap_coordinates(
         corpus_vectors.take(rows), 2, neighbours=options.map.neighbours, min_distance=options.map.min_distance, seed=options.seed
     )
@@ -296,14 +298,14 @@ def map_texts(
 
 
 def grow_tree(text_clusters: Clusters, cluster_summary: pd.DataFrame) -> tuple[pd.DataFrame, Figure]:
-    """Join clusters that are alike, step by step.
+    """Merge similar clusters step by step.
 
     Args:
         text_clusters: The clusters.
         cluster_summary: Their names.
 
     Returns:
-        A row a merge (see :func:`.tree.merge_table`), and the tree as a figure.
+        One row per merge (see :func:`.tree.merge_table`), and the tree as a figure.
     """
     from embedding_adaptation.pipelines.text_clustering.figures import cluster_tree
     from embedding_adaptation.pipelines.text_clustering.tree import cluster_linkage, merge_table
@@ -315,11 +317,11 @@ def grow_tree(text_clusters: Clusters, cluster_summary: pd.DataFrame) -> tuple[p
 
 
 def report_clustering(text_clusters: Clusters, cluster_summary: pd.DataFrame) -> dict[str, Any]:
-    """Sum up in numbers how the texts were clustered; holds no text.
+    """Summarise the clustering in numbers, without any text.
 
     Args:
         text_clusters: The clusters.
-        cluster_summary: What they are about.
+        cluster_summary: Their descriptions.
 
     Returns:
         Model, strategy, method, numbers of texts and clusters, share of noise, mean cohesion, agreement of resamples, names by source.

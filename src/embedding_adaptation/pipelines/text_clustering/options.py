@@ -13,30 +13,30 @@ TEXTS_SLOT = "{texts}"
 
 
 class StrategyNames(Options):
-    """Which strategy of the embedder is used, by weights."""
+    """The strategy of the embedder to use, by weights."""
 
     base: str = Field("prompted_values", description="Strategy with base weights.")
     adapted: str = Field("prompted_values_adapted", description="Strategy with adapted weights.")
 
 
 class StabilityOptions(Options):
-    """How the number of clusters is chosen: clusterings of resamples are compared."""
+    """How to choose the number of clusters: by comparing clusterings of resamples."""
 
     candidates: tuple[int, ...] = Field(
-        min_length=2, description="Numbers of clusters to choose from; those with too few texts are left out."
+        min_length=2, description="Numbers of clusters to choose from; those with too few texts per cluster are left out."
     )
     pairs: int = Field(
-        10, ge=2, description="Pairs of resamples a number of clusters, of the texts and of every reference; time grows with it."
+        10, ge=2, description="Pairs of resamples per number of clusters, for the texts and for every reference; time grows with it."
     )
     share: float = Field(0.8, gt=0.5, lt=1.0, description="Share of the texts in a resample.")
-    max_texts: int = Field(2000, ge=20, description="Texts drawn to be resampled.")
-    dimensions: int = Field(50, ge=2, description="Principal components in which texts and references are clustered.")
+    max_texts: int = Field(2000, ge=20, description="Number of texts drawn for resampling.")
+    dimensions: int = Field(50, ge=2, description="Number of principal components in which to cluster texts and references.")
 
     @field_validator("candidates")
     @classmethod
     def _check_candidates(cls, candidates: tuple[int, ...]) -> tuple[int, ...]:
         if min(candidates) < 2 or len(set(candidates)) < len(candidates):  # noqa: PLR2004
-            msg = f"candidates {list(candidates)} must be different numbers of clusters from 2 on"
+            msg = f"candidates {list(candidates)} must be distinct numbers of clusters, each at least 2"
             raise ValueError(msg)
         return tuple(sorted(candidates))
 
@@ -44,47 +44,47 @@ class StabilityOptions(Options):
 class KMeansOptions(Options):
     """k-means on unit vectors."""
 
-    full_up_to: int = Field(20_000, ge=1, description="Up to this many texts all are clustered at once; more go through in mini-batches.")
-    batch_size: int = Field(4096, ge=64, description="Texts in a mini-batch.")
-    epochs: int = Field(2, ge=1, description="How often mini-batches go through all texts.")
-    starts: int = Field(5, ge=1, description="Starts, of which the best is kept.")
+    full_up_to: int = Field(20_000, ge=1, description="Cluster up to this many texts at once, and more in mini-batches.")
+    batch_size: int = Field(4096, ge=64, description="Texts per mini-batch.")
+    epochs: int = Field(2, ge=1, description="Passes of the mini-batches over all texts.")
+    starts: int = Field(5, ge=1, description="Number of starts, of which the best is kept.")
 
 
 class HdbscanOptions(Options):
-    """HDBSCAN, which finds the number of clusters by itself and leaves texts that belong nowhere as noise."""
+    """HDBSCAN, which finds the number of clusters itself and treats texts in no cluster as noise."""
 
-    min_cluster_size: int | None = Field(None, ge=2, description="Fewest texts in a cluster; null takes 1 % of the texts, at least 5.")
-    min_samples: int | None = Field(None, ge=1, description="Higher values make more noise; null takes min_cluster_size.")
+    min_cluster_size: int | None = Field(None, ge=2, description="Minimum texts per cluster; null takes 1 % of the texts, at least 5.")
+    min_samples: int | None = Field(None, ge=1, description="Higher values give more noise; null takes min_cluster_size.")
     dimensions: int | None = Field(
-        5, ge=2, description="UMAP reduces the vectors to so many dimensions before; null leaves them as they are."
+        5, ge=2, description="Reduce the vectors to this many dimensions with UMAP first; null leaves them as they are."
     )
-    max_texts: int = Field(20_000, ge=100, description="Texts clustered; further ones join the cluster whose centre is near enough.")
+    max_texts: int = Field(20_000, ge=100, description="Texts to cluster; further ones join the nearest cluster if it is near enough.")
 
 
 class WordOptions(Options):
     """Distinctive words of a cluster."""
 
-    count: int = Field(10, ge=1, description="Words a cluster.")
-    stop_words: Names | None = Field(None, description="Words never to be shown; null takes the built-in English ones.")
-    max_texts: int = Field(2000, ge=1, description="Texts a cluster whose words are counted.")
+    count: int = Field(10, ge=1, description="Words per cluster.")
+    stop_words: Names | None = Field(None, description="Words never to show; null takes the built-in English ones.")
+    max_texts: int = Field(2000, ge=1, description="Texts per cluster whose words are counted.")
 
 
 class NameExample(Options):
-    """One shown name: small models follow an example far better than an instruction."""
+    """One sample name: small models follow an example far better than an instruction."""
 
-    texts: tuple[str, ...] = Field(min_length=1, description="Texts of one cluster, of another subject than the corpus.")
-    name: str = Field(min_length=1, description="The name that is wanted.")
+    texts: tuple[str, ...] = Field(min_length=1, description="Texts of one cluster, on a different subject from the corpus.")
+    name: str = Field(min_length=1, description="The desired name.")
 
 
 class NamingOptions(Options):
     """Names of clusters, proposed by the base model from the nearest texts."""
 
-    model: bool = Field(True, description="Whether the base model is asked; false takes the distinctive words.")
-    system_prompt: str = Field(description="What the model is told to be.")
-    instruction: str = Field(description="What the model is asked, with one {texts} slot.")
+    model: bool = Field(True, description="Whether the base model proposes names; false uses the distinctive words.")
+    system_prompt: str = Field(description="The role given to the model.")
+    instruction: str = Field(description="The request to the model, with one {texts} slot.")
     examples: tuple[NameExample, ...] = Field((), description="Shown as earlier turns of the conversation.")
-    max_words: int = Field(6, ge=1, description="A longer answer is no name.")
-    text_characters: int = Field(200, ge=20, description="Characters of each text the model is shown.")
+    max_words: int = Field(6, ge=1, description="Longer answers are not used as names.")
+    text_characters: int = Field(200, ge=20, description="Characters of each text to show to the model.")
 
     @field_validator("instruction")
     @classmethod
@@ -98,24 +98,24 @@ class NamingOptions(Options):
 class MapOptions(Options):
     """The two-dimensional map."""
 
-    max_texts: int = Field(5000, ge=10, description="Texts on the map, drawn at random where there are more.")
-    neighbours: int = Field(15, ge=2, description="UMAP's neighbours: fewer show finer structure, more the whole.")
-    min_distance: float = Field(0.1, ge=0.0, lt=1.0, description="How close UMAP puts points.")
-    hover_characters: int = Field(160, ge=10, description="Characters of a text shown at its point.")
+    max_texts: int = Field(5000, ge=10, description="Texts on the map; if there are more, they are drawn at random.")
+    neighbours: int = Field(15, ge=2, description="UMAP's neighbours: fewer show finer structure, more the overall layout.")
+    min_distance: float = Field(0.1, ge=0.0, lt=1.0, description="Minimum distance between points in UMAP.")
+    hover_characters: int = Field(160, ge=10, description="Characters of a text to show at its point.")
 
 
 class TextClusteringOptions(Options):
     """All options of text clustering."""
 
-    weights: Literal["base", "adapted"] | None = Field(None, description="null takes adapted where the adapter was trained on these texts.")
-    strategies: StrategyNames = Field(StrategyNames(), description="Strategy of the embedder for either weights.")
-    fitting_texts: int = Field(1000, ge=2, description="Texts drawn to fit after-processing, where the strategy has some.")
-    method: Literal["kmeans", "hdbscan"] = Field("kmeans", description="How texts are clustered.")
+    weights: Literal["base", "adapted"] | None = Field(None, description="null uses adapted if the adapter was trained on these texts.")
+    strategies: StrategyNames = Field(StrategyNames(), description="Strategy of the embedder for each kind of weights.")
+    fitting_texts: int = Field(1000, ge=2, description="Texts drawn to fit after-processing, if the strategy has any.")
+    method: Literal["kmeans", "hdbscan"] = Field("kmeans", description="The clustering algorithm.")
     clusters: int | None = Field(None, ge=2, description="Number of clusters of k-means; null chooses it by stability.")
-    stability: StabilityOptions = Field(description="How the number of clusters is chosen.")
+    stability: StabilityOptions = Field(description="How to choose the number of clusters.")
     kmeans: KMeansOptions = Field(KMeansOptions(), description="Options of k-means.")
     hdbscan: HdbscanOptions = Field(HdbscanOptions(), description="Options of HDBSCAN.")
-    nearest_texts: int = Field(5, ge=1, le=20, description="Texts nearest to the centre that are shown of each cluster.")
+    nearest_texts: int = Field(5, ge=1, le=20, description="Texts nearest to the centre to show for each cluster.")
     words: WordOptions = Field(WordOptions(), description="Distinctive words.")
     naming: NamingOptions = Field(description="Names.")
     map: MapOptions = Field(MapOptions(), description="The map.")
@@ -124,7 +124,7 @@ class TextClusteringOptions(Options):
     @model_validator(mode="after")
     def _check_method(self) -> Self:
         if self.method == "hdbscan" and self.clusters is not None:
-            msg = f"clusters is {self.clusters}, but hdbscan finds their number itself; leave clusters at null, or set method to kmeans"
+            msg = f"clusters is {self.clusters}, but hdbscan finds their number itself; set clusters to null, or method to kmeans"
             raise ValueError(msg)
         return self
 
@@ -133,16 +133,16 @@ class TextClusteringOptions(Options):
         return self.strategies.base if weights == "base" else self.strategies.adapted
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:
-        """Check that strategies exist and have the weights they stand for, and the adapter asked for exists; see :meth:`Options.check`."""
+        """Check that the strategies exist with the right weights, and that a required adapter exists; see :meth:`Options.check`."""
         every = embedder.every_strategy
         weights: Literal["base", "adapted"]
         for weights in ("base", "adapted"):
             name = self.strategy(weights)
-            fitting = [other for other, strategy in every.items() if strategy.weights == weights]
-            if name not in fitting and self.weights in {None, weights}:
+            usable = [other for other, strategy in every.items() if strategy.weights == weights]
+            if name not in usable and self.weights in {None, weights}:
                 msg = (
-                    f"text_clustering.strategies.{weights} names the strategy {name!r}, which is none with {weights} weights; "
-                    f"there are: {', '.join(fitting) or 'none'}"
+                    f"unusable strategy {name!r} in text_clustering.strategies.{weights}: it must have {weights} weights; "
+                    f"choose from {', '.join(usable) or 'none'}"
                 )
                 raise ValueError(msg)
         if self.weights == "adapted" and not is_there("trained_adapter"):

@@ -17,8 +17,8 @@ from embedding_adaptation.pipelines.text_clustering.nodes import (
 )
 
 
-def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls
-    """Unlabelled texts -> clusters with words and names, a table of texts, a map, a tree."""
+def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's interface
+    """Unlabelled texts -> clusters with words and names, a table of texts, a map and a tree."""
     return Pipeline(
         [
             Node(

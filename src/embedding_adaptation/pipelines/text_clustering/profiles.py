@@ -1,4 +1,4 @@
-"""What each cluster is about: its size, how close its texts lie, the nearest of them, its distinctive words."""
+"""Profiles of clusters: size, cohesion, nearest texts and distinctive words."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
     from embedding_adaptation.texts.stream import TextStream
 
-# So many texts are looked at for one that is shown: equal ones are shown once.
+# This many texts are considered per text shown, because equal ones are shown once.
 _SPARE = 4
 
 
 def profile_clusters(corpus: TextStream, clusters: Clusters, options: TextClusteringOptions) -> pd.DataFrame:
-    """Describe clusters; noise, where there is some, comes last.
+    """Describe clusters; noise, if any, comes last.
 
     Args:
         corpus: The texts.
         clusters: Their clusters.
-        options: How many words and texts.
+        options: Numbers of words and texts.
 
     Returns:
-        A row a cluster: ``cluster``, ``size``, ``share`` of all texts, ``cohesion`` (mean cosine to the centre, NaN for noise), ``words``
-        and ``nearest`` (lists).
+        One row per cluster: ``cluster``, ``size``, ``share`` of all texts, ``cohesion`` (mean cosine to the centre, NaN for noise),
+        ``words`` and ``nearest`` (lists).
     """
     count = len(clusters.centres)
     nearest = nearest_rows(clusters, _SPARE * options.nearest_texts)
@@ -58,7 +58,7 @@ def profile_clusters(corpus: TextStream, clusters: Clusters, options: TextCluste
 
 
 def nearest_rows(clusters: Clusters, count: int) -> list[np.ndarray]:
-    """For each cluster the rows of at most so many texts, the nearest to the centre first."""
+    """For each cluster, the rows of at most ``count`` texts, the nearest to the centre first."""
     order = np.lexsort((clusters.distances, clusters.labels))
     starts = np.searchsorted(clusters.labels[order], np.arange(len(clusters.centres) + 1))
     return [order[start : min(start + count, stop)] for start, stop in itertools.pairwise(starts)]
@@ -68,14 +68,14 @@ def _distinctive_words(corpus: TextStream, clusters: Clusters, options: TextClus
     rng = np.random.default_rng(options.seed)
     order = np.lexsort((rng.random(len(clusters.labels)), clusters.labels))
     labels = clusters.labels[order]
-    place = np.arange(len(order)) - np.searchsorted(labels, labels)  # in its cluster
+    position = np.arange(len(order)) - np.searchsorted(labels, labels)  # within its cluster
     counted = np.zeros(len(order), bool)
-    counted[order[place < options.words.max_texts]] = True
+    counted[order[position < options.words.max_texts]] = True
     counts = WordCounts(len(clusters.centres))
     first = 0
     for piece in corpus.pieces():
-        here = np.flatnonzero(counted[first : first + len(piece)])
-        counts.add(piece["text"].iloc[here], clusters.labels[first + here].tolist())
+        rows = np.flatnonzero(counted[first : first + len(piece)])
+        counts.add(piece["text"].iloc[rows], clusters.labels[first + rows].tolist())
         first += len(piece)
-    chosen = options.words.stop_words
-    return counts.distinctive(options.words.count, FUNCTION_WORDS if chosen is None else chosen)
+    stop_words = options.words.stop_words
+    return counts.distinctive(options.words.count, FUNCTION_WORDS if stop_words is None else stop_words)

@@ -1,4 +1,4 @@
-"""A tree of clusters: which are alike."""
+"""A tree of similar clusters."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def cluster_linkage(centres: np.ndarray) -> np.ndarray:
         centres: Unit vectors ``[K, D]``.
 
     Returns:
-        scipy's linkage matrix ``[K - 1, 4]``; empty where there are fewer than two.
+        scipy's linkage matrix ``[K - 1, 4]``; empty for fewer than two centres.
     """
     if len(centres) < 2:  # noqa: PLR2004
         return np.empty((0, 4))
@@ -28,7 +28,7 @@ def cluster_linkage(centres: np.ndarray) -> np.ndarray:
 
 
 def merge_table(links: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -> pd.DataFrame:
-    """The tree from its leaves to its root.
+    """List the merges of the tree, from its leaves to its root.
 
     Args:
         links: A linkage matrix ``[K - 1, 4]``.
@@ -36,8 +36,8 @@ def merge_table(links: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -
         sizes: Their numbers of texts.
 
     Returns:
-        A row a merge: ``node`` (clusters are 0 to K - 1, merges go on from K), ``left``, ``right``, ``distance`` (mean cosine distance of
-        their centres), ``clusters`` and ``texts`` below it, and the ``left_name`` and ``right_name`` of clusters.
+        One row per merge: ``node`` (clusters are 0 to K - 1, merges continue from K), ``left``, ``right``, ``distance`` (mean cosine
+        distance of their centres), ``clusters`` and ``texts`` below it, ``left_name`` and ``right_name``.
     """
     count = len(names)
     texts = list(sizes)
@@ -45,6 +45,6 @@ def merge_table(links: np.ndarray, names: Sequence[str], sizes: Sequence[int]) -
     for number, (left, right, distance, clusters) in enumerate(links):
         sides = int(left), int(right)
         texts.append(texts[sides[0]] + texts[sides[1]])
-        shown = [names[side] if side < count else f"merge {side}" for side in sides]
-        rows.append((count + number, *sides, round(float(distance), 6), int(clusters), texts[-1], *shown))
+        side_names = [names[side] if side < count else f"merge {side}" for side in sides]
+        rows.append((count + number, *sides, round(float(distance), 6), int(clusters), texts[-1], *side_names))
     return pd.DataFrame(rows, columns=["node", "left", "right", "distance", "clusters", "texts", "left_name", "right_name"])

@@ -18,17 +18,17 @@ if TYPE_CHECKING:
 
 
 _LETTERS = r"\p{L}\p{M}\p{N}"
-# How much more frequent a word must be in its cluster than in the others.
+# Minimum ratio of a word's frequency in its cluster to that in the others.
 _LIFT = 1.5
-# A word of a single text says nothing of its cluster, unless the cluster is as small.
+# A word from a single text says nothing about its cluster, unless the cluster is very small.
 _FEWEST_TEXTS = 2
 _SMALL = 5
 
 
 def words_of(text: str) -> list[str]:
-    """The words of a text in lower case; of scripts without spaces, every two neighbouring characters.
+    """The words of a text in lower case; in scripts without spaces, every two adjacent characters.
 
-    Numbers, and single letters of scripts with spaces, are left out.
+    Numbers, and single letters in scripts with spaces, are left out.
 
     Example:
         >>> words_of("Don't wait 20 minutes: übermorgen!")
@@ -37,9 +37,9 @@ def words_of(text: str) -> list[str]:
         ['機械', '械学', '学習']
     """
     words = []
-    for found in _pattern().finditer(unicodedata.normalize("NFC", text).lower()):
-        word = found.group().replace("’", "'")
-        if found.lastgroup == "unspaced":
+    for match in _pattern().finditer(unicodedata.normalize("NFC", text).lower()):
+        word = match.group().replace("’", "'")
+        if match.lastgroup == "unspaced":
             words += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
         elif len(word) > 1 and not word.isnumeric():
             words.append(word)
@@ -53,7 +53,7 @@ def _pattern() -> regex.Pattern[str]:
 
 
 class WordCounts:
-    """Counts of words by cluster, from which :meth:`distinctive` follows.
+    """Counts of words by cluster.
 
     Args:
         clusters: Number of clusters.
@@ -66,7 +66,7 @@ class WordCounts:
         self._size = Counter[int]()
 
     def add(self, texts: Iterable[str], labels: Iterable[int]) -> None:
-        """Count the words of texts and their clusters."""
+        """Count the words of texts, given their clusters."""
         for text, label in zip(texts, labels, strict=True):
             words = words_of(text)
             self._words[label].update(words)
@@ -77,21 +77,21 @@ class WordCounts:
     def distinctive(self, count: int, stop_words: Iterable[str] = ()) -> list[list[str]]:
         """The most distinctive words of each cluster, by class TF-IDF.
 
-        A word's weight in a cluster is its share of the cluster's words times ``log(1 + A / f)``: ``A`` is the mean number of words a
-        cluster, ``f`` how often the word occurs in all. Words that are less than 1.5 times as frequent as in the other clusters are left
-        out: those are the language's common words, or the corpus's.
+        A word's weight in a cluster is its share of the cluster's words times ``log(1 + A / f)``, where ``A`` is the mean number of words
+        per cluster and ``f`` the total number of occurrences of the word. Words less than 1.5 times as frequent as in the other clusters
+        are left out, because they are common in the language or the corpus.
 
         Args:
-            count: Words a cluster.
+            count: Words per cluster.
             stop_words: Words to leave out.
 
         Returns:
-            For each cluster at most ``count`` words, the most distinctive first.
+            For each cluster, at most ``count`` words, the most distinctive first.
 
         References:
             Grootendorst, BERTopic: neural topic modeling with a class-based TF-IDF procedure (arXiv 2203.05794).
         """
-        unwanted = {word for stop_word in stop_words for word in words_of(stop_word)}
+        excluded = {word for stop_word in stop_words for word in words_of(stop_word)}
         classes = [words for words in self._words.values() if words]
         overall: Counter[str] = Counter()
         for words in classes:
@@ -106,7 +106,7 @@ class WordCounts:
             weights = {
                 word: occurs / own * float(np.log1p(mean / overall[word]))
                 for word, occurs in words.items()
-                if texts[word] >= fewest and occurs / own > _LIFT * (overall[word] - occurs) / rest and word not in unwanted
+                if texts[word] >= fewest and occurs / own > _LIFT * (overall[word] - occurs) / rest and word not in excluded
             }
             lists.append(sorted(weights, key=lambda word: (-weights[word], word))[:count])
         return lists

@@ -145,7 +145,7 @@ def test_a_text_has_one_candidate_and_the_models_are_not_loaded_for_more(pair, c
     twice = [Request.of("1", "w1 w2", turn) for turn in (0, 1, 2)]
     with caplog.at_level(logging.WARNING):
         assert [candidate.key for candidate in generate(twice, options(pair), context)] == [twice[0].key]
-    assert caplog.text.count("one candidate of each text") == 1
+    assert caplog.text.count("only one candidate per text") == 1
     monkeypatch.setattr(module, "load_translators", None)
     assert list(generate(twice[1:], options(pair), context)) == []
     assert list(generate([], options(pair), context)) == []
@@ -171,7 +171,7 @@ def test_the_bar_counts_texts(pair, context, capfd):
 
 @pytest.mark.parametrize("path", ["{tmp}/none", "./none", "~/none/at/all"])
 def test_a_missing_folder_is_found_before_anything_is_loaded(pair, tmp_path, path):
-    with pytest.raises(GenerationError, match=r"back_translation\.back '.*none.*': there is no such folder"):
+    with pytest.raises(GenerationError, match=r"back_translation\.back '.*none.*' does not exist; correct the path"):
         check(options((pair[0], path.format(tmp=tmp_path))), None)
     check(options(pair), None)
     check(options(("team/model", "team/model-back")), None)
@@ -182,12 +182,12 @@ def test_relative_folders_start_at_the_projects_root(pair, tmp_path, monkeypatch
     monkeypatch.setenv(paths._ROOT, str(root))
     monkeypatch.chdir(tmp_path)
     check(options(tuple(f"./{Path(folder).relative_to(root)}" for folder in pair)), None)
-    with pytest.raises(GenerationError, match="there is no such folder"):
+    with pytest.raises(GenerationError, match="does not exist; correct the path"):
         check(options((pair[0], "./none")), None)
 
 
 def test_a_folder_that_holds_no_model_is_found_early(pair, tmp_path):
-    with pytest.raises(GenerationError, match=r"holds no config\.json"):
+    with pytest.raises(GenerationError, match=r"has no config\.json"):
         check(options((str(tmp_path), pair[1])), None)
 
 
@@ -210,20 +210,20 @@ def load_error(folder, context):
 
 
 def test_models_that_cannot_be_loaded_are_named_with_the_way_out(context, tmp_path):
-    assert "back_translation.there 'team/none' is neither a folder nor a model the Hugging Face Hub" in load_error("team/none", context)
+    assert "back_translation.there 'team/none' is neither a folder nor a model on the Hugging Face Hub" in load_error("team/none", context)
     decoder = tmp_path / "decoder"
     LlamaForCausalLM(
         LlamaConfig(vocab_size=63, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2)
     ).save_pretrained(decoder)
-    assert "is a 'llama' model, which translates nothing; give a sequence-to-sequence model" in load_error(decoder, context)
+    assert "is a 'llama' model, which cannot translate; give a sequence-to-sequence model" in load_error(decoder, context)
     bare = tmp_path / "bare"
     MarianConfig(vocab_size=63, **MARIAN).save_pretrained(bare)
-    assert "has no tokenizer transformers can read" in load_error(bare, context)
+    assert "has no tokenizer that transformers can read" in load_error(bare, context)
     write_tokenizer(bare)
-    assert "has no weights in safetensors that can be read" in load_error(bare, context)
+    assert "has no readable safetensors weights" in load_error(bare, context)
     torch.save({}, bare / "pytorch_model.bin")
     assert "pickled .bin files are not read" in load_error(bare, context)
     (bare / "model.safetensors").write_bytes(b"1234")
-    assert "has no weights in safetensors that can be read" in load_error(bare, context)
+    assert "has no readable safetensors weights" in load_error(bare, context)
     (bare / "config.json").write_text("{}")
-    assert "is no model transformers can read" in load_error(bare, context)
+    assert "is not a model that transformers can read" in load_error(bare, context)

@@ -188,9 +188,9 @@ def test_what_fails_once_is_tried_again(chat, status):
 @pytest.mark.parametrize(
     ("status", "message"),
     [
-        (500, "gives nothing usable, 3 times in a row; the last was 500"),
+        (500, "sent no usable answer 3 times in a row; the last was 500"),
         (503, "fails (503: "),
-        (429, "takes no more requests for now (429: "),
+        (429, "accepts no more requests for now (429: "),
     ],
 )
 def test_what_fails_always_keeps_what_was_answered_before(chat, status, message):
@@ -201,7 +201,7 @@ def test_what_fails_always_keeps_what_was_answered_before(chat, status, message)
     assert len(found) == 6
     assert message in error
     assert "out of order" in error
-    assert error.endswith(". 6 answers of this run have been kept; repeating the command goes on from there")
+    assert error.endswith(". 6 answers of this run have been kept; run the same command again to continue from there")
     assert chat.tries["text 6"] == 3
     chat.say = lambda text, attempt: (status, {"error": "out of order"})
     found, error = collect(answers(asked(), options(chat), context()))
@@ -221,7 +221,7 @@ def test_answers_that_are_there_when_another_request_fails_come_first(chat, monk
     monkeypatch.setattr(module._Workers, "wait", lambda self, wait=module._Workers.wait: (failed.wait(5), time.sleep(0.1), wait(self))[2])
     monkeypatch.setattr(module._Server, "_failed", lambda self, *a, made=module._Server._failed: (failed.set(), made(self, *a))[1])
     found, error = collect(answers(asked(4), options(chat), context()))
-    assert "refuses the key" in error
+    assert "rejects the key" in error
     assert sorted(row[0] for row in found) == ["1", "2", "3"]
     assert "3 answers of this run" in error
 
@@ -229,7 +229,7 @@ def test_answers_that_are_there_when_another_request_fails_come_first(chat, monk
 def test_a_server_that_takes_too_long_is_named_with_its_timeout(chat):
     chat.say = lambda text, attempt: (time.sleep(0.4), (200, answer(text)))[1]
     _, error = collect(answers(asked(1), options(chat, timeout=0.05, retries=1), context()))
-    assert "has not answered within 0.05 seconds; raise data_augmentation.generators.rewrite.server.timeout" in error
+    assert "did not answer within 0.05 seconds; raise data_augmentation.generators.rewrite.server.timeout" in error
     assert chat.tries["text 0"] == 2
 
 
@@ -237,20 +237,20 @@ def test_a_server_that_takes_too_long_is_named_with_its_timeout(chat):
 def test_a_refused_key_ends_at_once_and_is_not_shown(chat, status):
     chat.say = lambda text, attempt: (status, {"error": f"wrong key {KEY}"})
     _, error = collect(answers(asked(100), options(chat), context()))
-    assert "refuses the key" in error
+    assert "rejects the key" in error
     assert "chat_server: {api_key: ...} in conf/local/credentials.yml" in error
     assert "wrong key ***" in error
     assert KEY not in error
     assert len(chat.bodies) <= 8
     assert set(chat.tries.values()) == {1}
-    assert "wants a key" in collect(answers(asked(1), options(chat), context(None)))[1]
+    assert "requires a key" in collect(answers(asked(1), options(chat), context(None)))[1]
 
 
 @pytest.mark.parametrize("path", ["/v1", "/other"])
 def test_an_unknown_model_or_address_is_named(chat, path):
     chat.say = lambda text, attempt: (404, {"error": "model not found"})
     _, error = collect(answers(asked(3), options(chat, url=chat.url.replace("/v1", path)), context()))
-    assert f"the server {chat.url.replace('/v1', path)}/ has no model 'small', or not this address" in error
+    assert f"the server {chat.url.replace('/v1', path)}/ has no model 'small' or no such address" in error
     assert "correct data_augmentation.generators.rewrite.server.url (up to /v1) and model" in error
 
 
@@ -264,7 +264,7 @@ def test_nobody_there(chat):
 
 
 def test_no_address(chat):
-    assert "'http://[::1/v1' is no address; correct" in collect(answers(asked(), options(chat, url="http://[::1/v1"), context()))[1]
+    assert "'http://[::1/v1' is not a valid URL; correct" in collect(answers(asked(), options(chat, url="http://[::1/v1"), context()))[1]
 
 
 NONSENSE = {
@@ -288,7 +288,7 @@ def test_one_request_without_a_usable_answer_gets_an_empty_one(chat, name, caplo
     assert error is None
     assert len(found) == 8
     assert [row for row in found if not row[1]] == [("2", "", False)]
-    assert caplog.text.count("text 2: the server answers others, but this one with") == 1
+    assert caplog.text.count("text 2 is left without an answer: the server answers others, but sent") == 1
     assert chat.tries["text 2"] == (1 if name == "too long" else 3)
 
 
@@ -298,7 +298,7 @@ def test_a_server_that_gives_nothing_usable_from_the_start_is_shown(chat, name):
     for count in (1, 100):
         found, error = collect(answers(asked(count), options(chat, retries=1), context()))
         assert not found
-        assert f"gives nothing usable, {min(count, 3)} times in a row" in error
+        assert f"sent no usable answer {min(count, 3)} times in a row" in error
         assert "0 answers of this run" in error
     said = NONSENSE[name][1]
     shown = " ".join((said if isinstance(said, str) else json.dumps(said)).split())[:100]
@@ -318,7 +318,7 @@ def test_tries_of_all_kinds_count_together(chat):
     chat.say = lambda text, attempt: said[attempt - 1]
     assert collect(answers(asked(1), options(chat, retries=4), context()))[0] == [("0", "at last", True)]
     chat.tries.clear()
-    assert "nothing usable" in collect(answers(asked(1), options(chat, retries=3), context()))[1]
+    assert "no usable answer" in collect(answers(asked(1), options(chat, retries=3), context()))[1]
     assert chat.tries["text 0"] == 4
 
 
@@ -342,7 +342,7 @@ def test_neither_key_nor_texts_go_where_a_redirect_leads(chat):
         other.server.shutdown()
         other.server.server_close()
     assert not other.bodies
-    assert f"redirects to '{other.url}/chat/completions', and no key is sent there unasked; correct" in error
+    assert f"redirects to '{other.url}/chat/completions', where the key is not sent; correct" in error
     assert KEY not in error
 
 

@@ -73,7 +73,7 @@ def test_rows_without_a_text_are_left_out_with_a_warning_and_keep_the_numbers(tm
     path = write(tmp_path, ".parquet", [("one", None), ROWS[0], ("  ", "two"), ROWS[1]])
     with caplog.at_level(logging.WARNING):
         assert [candidate.source_id for candidate in made(path)] == ["given:2", "given:4"]
-    assert "2 of 4 rows lack one of the two texts and are left out (row 1, 3)" in caplog.text
+    assert "leaving out 2 of 4 rows, which lack one of the two texts (row 1, 3)" in caplog.text
 
 
 def test_equal_pairs_are_taken_once(tmp_path):
@@ -96,13 +96,13 @@ def test_a_weight_takes_a_share_of_pairs_wherever_they_stand(tmp_path):
     [
         ("none.csv", None, "given pairs: .*none.csv does not exist; check the path"),
         ("p.txt", b"one", "has no column 'positive', only 'text'"),
-        ("p.docx", b"one", r"ends in '.docx'; give one of .*\.xlsx$"),
+        ("p.docx", b"one", r"ends in '.docx'; choose from .*\.xlsx$"),
         ("p.csv", b"", "has no rows; give a file with at least one pair"),
         ("p.csv", b"text,positive\n", "has no rows"),
         ("p.csv", b"text,other\na,b\n", r"has no column 'positive', only 'text', 'other'; rename one, or set .*given\.second_column"),
         ("p.csv", b"a,positive\na,b\n", r"has no column 'text', only 'a', 'positive'; rename one, or set .*given\.first_column"),
         ("p.csv", b"text,positive\na,\n,b\n", "has no row with a text in both 'text' and 'positive'"),
-        ("p.csv", b"text,positive\na,\xff\n", "is not UTF-8: byte 0xff in line 2, .*name its encoding"),
+        ("p.csv", b"text,positive\na,\xff\n", "is not UTF-8: byte 0xff in line 2 .*specify its encoding"),
         ("p.csv", b"text,positive\na,b\nc,d,e\n", r"row 2 \(line 3\) has 3 fields, the header 2"),
         (
             "p.jsonl",

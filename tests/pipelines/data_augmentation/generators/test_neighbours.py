@@ -54,5 +54,5 @@ def test_pairs_name_both_texts_and_a_weight_takes_a_share(tiny_embedder, embedde
 
 
 def test_too_few_texts_are_refused(tiny_embedder, embedder_options):
-    with pytest.raises(GenerationError, match=r"needs more texts than neighbours \+ 1 \(4\) and got 1; give a larger corpus"):
+    with pytest.raises(GenerationError, match=r"needs at least 5 texts \(neighbours \+ 2\), but there are 1; give a larger corpus"):
         list(generate([Request.of("1", "only one")], options(), context(tiny_embedder, embedder_options)))

@@ -1,1 +1,1 @@
-"""Generators of candidate pairs, one module each, with a :class:`~.request.Generator` by the name ``GENERATOR``."""
+"""Generators of candidate pairs: each module defines a :class:`~.request.Generator` named ``GENERATOR``."""

@@ -1,4 +1,4 @@
-"""Texts translated into another language and back (Sennrich et al. 2016, arXiv 1511.06709), by two sequence-to-sequence models."""
+"""Translate texts into another language and back (Sennrich et al. 2016, arXiv 1511.06709) with two sequence-to-sequence models."""
 
 from __future__ import annotations
 
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _SETTING = "data_augmentation.generators.back_translation"
-# Texts translated there before any is translated back: enough to find some of like length for each batch.
+# Texts translated before any is translated back: enough to fill each batch with texts of similar length.
 _WINDOW = 256
 _SENTENCEPIECE_FILES = ("*.spm", "*.model")
 
 
 def generate(requests: Iterable[Request], options: BackTranslationOptions, context: Context) -> Iterator[Candidate]:
-    """Translate texts there and back.
+    """Translate texts into another language and back.
 
-    The search for a translation draws nothing at random, so a text has one: further turns of it (a weight above 1) are left out. Padding
-    is masked, so a translation does not depend on its batch, up to rounding: in bfloat16, two words that are all but equally likely may
-    change places with the batch.
+    Beam search is deterministic, so each text has one translation; further turns (from a weight above 1) are left out. Padding is masked,
+    so a translation does not depend on its batch, except for rounding: in bfloat16, the choice between two almost equally likely tokens
+    may.
 
     Args:
         requests: Texts.
@@ -50,8 +50,8 @@ def generate(requests: Iterable[Request], options: BackTranslationOptions, conte
         context: Device and number format.
 
     Yields:
-        Candidates in the order of the requests, a window of 256 texts at a time. A text that is longer than a model takes is cut;
-        ``finished`` says that nothing was cut and both translations came to their end.
+        Candidates in the order of the requests, in windows of 256 texts. A text too long for a model is cut; ``finished`` means that
+        nothing was cut and both translations are complete.
 
     Raises:
         GenerationError: If a model cannot be loaded; the message says why and what to do.
@@ -65,30 +65,30 @@ def generate(requests: Iterable[Request], options: BackTranslationOptions, conte
     with tqdm(unit="text", desc="back-translate", disable=not context.progress) as bar:
         while window:
             bar.set_postfix_str("there")
-            abroad = there.translate([request.source_text for request in window])
+            foreign = there.translate([request.source_text for request in window])
             bar.set_postfix_str("back")
-            home = back.translate([translation.text for translation in abroad], bar.update)
-            for request, first, second in zip(window, abroad, home, strict=True):
+            translated_back = back.translate([translation.text for translation in foreign], bar.update)
+            for request, first, second in zip(window, foreign, translated_back, strict=True):
                 yield Candidate.answering(request, second.text, finished=first.finished and second.finished)
             window = list(itertools.islice(stream, _WINDOW))
 
 
-def check(options: BackTranslationOptions, context: Context) -> None:  # noqa: ARG001  one signature
-    """Check, before anything is loaded, that models named by a path are there and that what reads their words is installed.
+def check(options: BackTranslationOptions, context: Context) -> None:  # noqa: ARG001  interface of all generators
+    """Check, before anything is loaded, that local models exist and that the package for their tokenizers is installed.
 
     Raises:
-        GenerationError: If they are not.
+        GenerationError: If not.
     """
     for setting in ("there", "back"):
         name = getattr(options, setting)
         path = project_path(name)
         if not path.exists():
             if name.startswith((".", "~", "/", os.sep)):
-                msg = f"{_SETTING}.{setting} {name!r}: there is no such folder; correct it (a relative one starts at the project's root)"
+                msg = f"{_SETTING}.{setting} {name!r} does not exist; correct the path (a relative one starts at the project's root)"
                 raise GenerationError(msg)
-            continue  # on the Hub, then
+            continue  # a name on the Hub
         if not (path / "config.json").is_file():
-            msg = f"{_SETTING}.{setting} {name!r} holds no config.json; give a folder written by transformers' save_pretrained"
+            msg = f"{_SETTING}.{setting} {name!r} has no config.json; give a folder written by transformers' save_pretrained"
             raise GenerationError(msg)
         if _lacks_sentencepiece(path):
             raise GenerationError(_no_sentencepiece(f"{_SETTING}.{setting} {name!r}"))
@@ -96,7 +96,7 @@ def check(options: BackTranslationOptions, context: Context) -> None:  # noqa: A
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """A translation, and whether all of the text was read and the end of the translation reached."""
+    """A translation, and whether the whole text was read and translated to the end."""
 
     text: str
     finished: bool
@@ -108,10 +108,10 @@ class Translator:
     Args:
         model: The model, on its device.
         tokenizer: Its tokenizer.
-        prefix: Words the model wants before a text.
-        beams: Beams of the search.
+        prefix: Words that the model expects before a text.
+        beams: Number of beams.
         max_new_tokens: Longest translation in tokens.
-        batch_tokens: Tokens of a batch of texts, padding included.
+        batch_tokens: Tokens per batch of texts, padding included.
     """
 
     def __init__(
@@ -137,58 +137,58 @@ class Translator:
             "do_sample": False,
             "num_return_sequences": 1,
             "return_dict_in_generate": False,
-            # The start token takes a position too.
+            # The start token takes up a position, too.
             "max_new_tokens": min(max_new_tokens, positions - 1) if positions else max_new_tokens,
         }
 
     def translate(self, texts: Sequence[str], progress: Callable[[int], Any] = lambda _: None) -> list[Translation]:
-        """Translate texts, those of like length together.
+        """Translate texts, batching those of similar length.
 
         Args:
             texts: Texts; an empty one stays empty.
-            progress: Told of the number of texts of each finished batch.
+            progress: Called with the number of texts in each finished batch.
 
         Returns:
             Their translations, in order.
         """
         rows, cut = self._token_ids(texts)
-        done = [Translation("", finished=True) for _ in texts]
-        wanted = [index for index, text in enumerate(texts) if text.strip() and rows[index]]
-        progress(len(texts) - len(wanted))
-        for batch in token_budget_batches([len(rows[index]) for index in wanted], self._batch_tokens):
-            indices = [wanted[place] for place in batch]
+        translations = [Translation("", finished=True) for _ in texts]
+        nonempty = [index for index, text in enumerate(texts) if text.strip() and rows[index]]
+        progress(len(texts) - len(nonempty))
+        for batch in token_budget_batches([len(rows[index]) for index in nonempty], self._batch_tokens):
+            indices = [nonempty[position] for position in batch]
             for index, (text, ended) in zip(indices, self._generate([rows[index] for index in indices]), strict=True):
-                done[index] = Translation(text, ended and not cut[index])
+                translations[index] = Translation(text, ended and not cut[index])
             progress(len(indices))
-        return done
+        return translations
 
     def _token_ids(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """Token ids of each text, and whether it had to be cut."""
-        given = [self._prefix + text for text in texts]
-        rows = self._tokenizer(given, verbose=False)["input_ids"]
+        prefixed = [self._prefix + text for text in texts]
+        rows = self._tokenizer(prefixed, verbose=False)["input_ids"]
         cut = [len(row) > self._longest for row in rows]
         for index, too_long in enumerate(cut):
             if too_long:
-                rows[index] = self._tokenizer(given[index], truncation=True, max_length=self._longest)["input_ids"]
+                rows[index] = self._tokenizer(prefixed[index], truncation=True, max_length=self._longest)["input_ids"]
         return rows, cut
 
     def _generate(self, rows: Sequence[Sequence[int]]) -> list[tuple[str, bool]]:
-        """Translations of one batch, and whether they came to an end."""
+        """Translations of one batch, and whether each is complete."""
         longest = max(map(len, rows))
         padding = self._tokenizer.pad_token_id or 0
         ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows])  # [B, T]
         mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])  # [B, T]
         device = self._model.device
         with torch.inference_mode():
-            written = self._model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), **self._search)  # [B, T']
-        # Some models start with the token that ends others' answers.
-        ended = torch.isin(written[:, 1:], torch.tensor(self._ends, dtype=torch.long, device=device)).any(dim=1)  # [B]
-        texts = self._tokenizer.batch_decode(written.cpu(), skip_special_tokens=True)
+            outputs = self._model.generate(input_ids=ids.to(device), attention_mask=mask.to(device), **self._search)  # [B, T']
+        # The first token is left out: some models start with their end token.
+        ended = torch.isin(outputs[:, 1:], torch.tensor(self._ends, dtype=torch.long, device=device)).any(dim=1)  # [B]
+        texts = self._tokenizer.batch_decode(outputs.cpu(), skip_special_tokens=True)
         return [(text.strip(), end) for text, end in zip(texts, ended.tolist(), strict=True)]
 
 
 def load_translators(options: BackTranslationOptions, embedder_options: EmbedderOptions) -> tuple[Translator, Translator]:
-    """Both translators; one model where both settings name the same.
+    """Load both translators; if both settings name the same model, it is loaded once.
 
     Raises:
         GenerationError: If a model cannot be loaded; the message names it and says what to do.
@@ -206,38 +206,38 @@ def load_translators(options: BackTranslationOptions, embedder_options: Embedder
 
 
 def _first_turns(requests: Iterable[Request]) -> Iterator[Request]:
-    told = False
+    warned = False
     for request in requests:
         if request.turn == 0:
             yield request
-        elif not told:
-            logger.warning("back_translation makes one candidate of each text; a weight above 1 has no more of them")
-            told = True
+        elif not warned:
+            logger.warning("back_translation makes only one candidate per text; a weight above 1 adds none")
+            warned = True
 
 
-def _load(name: str, shown: str, options: EmbedderOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+def _load(name: str, title: str, options: EmbedderOptions) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     path = project_path(name)
     source: dict[str, Any] = {"pretrained_model_name_or_path": str(path) if path.exists() else name, "trust_remote_code": False}
     try:
         config = AutoConfig.from_pretrained(**source)
     except OSError as error:
         msg = (
-            f"{shown} is neither a folder nor a model the Hugging Face Hub shows you ({_first_line(error)}); connect to the network, "
-            "correct the name, or give the folder of a model you have"
+            f"{title} is neither a folder nor a model on the Hugging Face Hub that you can access ({_first_line(error)}); connect to the "
+            "network, correct the name, or give the folder of a local model"
         )
         raise GenerationError(msg) from error
     except ValueError as error:
-        msg = f"{shown} is no model transformers can read ({_first_line(error)}); choose another"
+        msg = f"{title} is not a model that transformers can read ({_first_line(error)}); choose another"
         raise GenerationError(msg) from error
     if config.model_type not in modeling_auto.MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES:
-        msg = f"{shown} is a {config.model_type!r} model, which translates nothing; give a sequence-to-sequence model, such as Marian or T5"
+        msg = f"{title} is a {config.model_type!r} model, which cannot translate; give a sequence-to-sequence model such as Marian or T5"
         raise GenerationError(msg)
     try:
         tokenizer = AutoTokenizer.from_pretrained(**source)
     except (ImportError, OSError, ValueError) as error:
         if _lacks_sentencepiece(path):
-            raise GenerationError(_no_sentencepiece(shown)) from error
-        msg = f"{shown} has no tokenizer transformers can read ({_first_line(error)}); save the model's tokenizer into it"
+            raise GenerationError(_no_sentencepiece(title)) from error
+        msg = f"{title} has no tokenizer that transformers can read ({_first_line(error)}); save the model's tokenizer with it"
         raise GenerationError(msg) from error
     device = choose_device(options.device)
     dtype = choose_dtype(options.dtype, device)
@@ -245,19 +245,19 @@ def _load(name: str, shown: str, options: EmbedderOptions) -> tuple[PreTrainedMo
         model = AutoModelForSeq2SeqLM.from_pretrained(**source, dtype=dtype, use_safetensors=True)
     except (OSError, SafetensorError) as error:
         msg = (
-            f"{shown} has no weights in safetensors that can be read ({_first_line(error)}); convert them with save_pretrained, or choose "
-            "another model (pickled .bin files are not read, because they can run code)"
+            f"{title} has no readable safetensors weights ({_first_line(error)}); convert them with save_pretrained, or choose another "
+            "model (pickled .bin files are not read because they can run code)"
         )
         raise GenerationError(msg) from error
     generation = model.generation_config
     generation.max_length = None
-    # Some checkpoints write an end where the room is used up: it would pass for the model's own.
+    # Some checkpoints force an end token at the length limit, which would pass for a complete translation.
     generation.forced_eos_token_id = None
     return model.to(device).eval(), tokenizer
 
 
 def _lacks_sentencepiece(folder: Path) -> bool:
-    """Whether a tokenizer that cannot be read would need sentencepiece; what a model on the Hub holds is not known, but most do."""
+    """Whether an unreadable tokenizer probably needs sentencepiece; for a model on the Hub this is assumed, because most do."""
     if importlib.util.find_spec("sentencepiece") is not None:
         return False
     if not folder.exists():
@@ -265,8 +265,8 @@ def _lacks_sentencepiece(folder: Path) -> bool:
     return not (folder / "tokenizer.json").exists() and any(any(folder.glob(files)) for files in _SENTENCEPIECE_FILES)
 
 
-def _no_sentencepiece(shown: str) -> str:
-    return f"{shown}: its tokenizer needs the package sentencepiece; install it with 'pip install sentencepiece'"
+def _no_sentencepiece(title: str) -> str:
+    return f"{title}: its tokenizer needs the package sentencepiece; install it with 'pip install sentencepiece'"
 
 
 def _first_line(error: Exception) -> str:
@@ -274,9 +274,9 @@ def _first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _provenance(options: BackTranslationOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  one signature
+def _provenance(options: BackTranslationOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  interface of all generators
     return f"{options.there} + {options.back}", ""
 
 
-# A second turn would be the first again: a beam search does not sample.
+# A second turn would repeat the first, because beam search does not sample.
 GENERATOR = Generator(generate, repeatable=False, is_written=True, check=check, provenance=_provenance)

@@ -1,4 +1,4 @@
-"""A server that speaks OpenAI's chat protocol answers conversations.
+"""Have a server answer conversations through OpenAI's chat protocol.
 
 Reference: https://platform.openai.com/docs/api-reference/chat
 """
@@ -28,15 +28,15 @@ logger = logging.getLogger(__name__)
 _SETTING = "data_augmentation.generators.rewrite.server"
 _CREDENTIALS = "chat_server: {api_key: ...} in conf/local/credentials.yml"
 _SHOWN = 100
-# Seconds before a useless answer is asked for again; the client has its own for everything else.
+# Seconds before a request with an unusable answer is retried; the client has its own delays for everything else.
 _PAUSE, _LONGEST_PAUSE = 0.5, 8.0
-# Requests in a row without a usable answer that are the server's fault and not the requests': before the first answer, and after it.
+# This many consecutive requests without a usable answer are blamed on the server, before and after its first usable answer.
 _AT_FIRST, _LATER = 3, 20
 
 _UNKNOWN_KEY = frozenset({401, 403})
 _NOT_FOUND = 404
 _TOO_MANY = 429
-# Statuses that speak of one request: too long, a setting that is not known, words the server breaks at.
+# Statuses caused by a single request: too long, an unknown setting, or a text that makes the server fail.
 _THIS_REQUEST = frozenset({400, 413, 422, 500})
 
 _Task = tuple[Request, list[dict[str, str]]]
@@ -45,40 +45,40 @@ _Task = tuple[Request, list[dict[str, str]]]
 def answers(
     conversations: Iterable[tuple[Request, list[dict[str, str]]]], options: RewriteOptions, context: Context
 ) -> Iterator[tuple[Request, str, bool]]:
-    """Ask a server, several requests at once.
+    """Send several requests to a server at once.
 
-    What fails on the way or is no answer is tried again ``retries`` times, after longer and longer pauses. A request that the server still
-    has nothing for, while it answers others, gets an empty answer. Redirects are not followed: key and texts go to the named address only.
+    A request that fails or gets no usable answer is retried ``retries`` times, after increasing delays. If it still fails while the server
+    answers others, it gets an empty answer. Redirects are not followed, so key and texts go only to the configured address.
 
     Args:
-        conversations: Requests and their messages; at most ``2 * concurrency`` are taken ahead of the answers.
+        conversations: Requests and their messages; at most ``2 * concurrency`` are read ahead of the answers.
         options: Server and sampling.
         context: Key and seed. Each request is sent a seed of its own.
 
     Yields:
-        Request, answer and whether the model came to its own end, in the order in which they are finished.
+        Request, answer, and whether the answer is complete, in the order in which they finish.
 
     Raises:
-        GenerationError: If the server cannot be asked; the message says why and what to do. Answers that were there by then come first.
+        GenerationError: If the server cannot be used; the message says why and what to do. Answers received before are yielded first.
     """
     if options.server is None:
-        msg = f"{_SETTING} names no server"
+        msg = f"no server is configured in {_SETTING}; set its url and model"
         raise GenerationError(msg)
     server = _Server(options, options.server, context)
     stream = iter(conversations)
     ahead = 2 * options.server.concurrency
     doubtful: list[_Outcome] = []
     failure: Exception | None = None
-    kept = under_way = 0
+    kept = pending = 0
     with _Workers(server, options.server.concurrency) as workers:
         while failure is None:
-            for task in itertools.islice(stream, ahead - under_way):
-                workers.give(task)
-                under_way += 1
-            if not under_way:
+            for task in itertools.islice(stream, ahead - pending):
+                workers.submit(task)
+                pending += 1
+            if not pending:
                 break
             outcome = workers.wait()
-            under_way -= 1
+            pending -= 1
             if outcome.answered:
                 for settled in [*doubtful, outcome]:
                     kept += 1
@@ -86,14 +86,14 @@ def answers(
                 doubtful.clear()
             else:
                 doubtful.append(outcome)
-                failure = outcome.failure or server.useless(doubtful, _LATER if kept else _AT_FIRST)
+                failure = outcome.failure or server.unusable(doubtful, _LATER if kept else _AT_FIRST)
         for outcome in workers.finished():
             if outcome.answered:
                 kept += 1
                 yield outcome.result()
-    failure = failure or server.useless(doubtful, _AT_FIRST if kept else 1)
+    failure = failure or server.unusable(doubtful, _AT_FIRST if kept else 1)
     if isinstance(failure, GenerationError):
-        msg = f"{failure}. {kept} answers of this run have been kept; repeating the command goes on from there"
+        msg = f"{failure}. {kept} answers of this run have been kept; run the same command again to continue from there"
         raise GenerationError(msg)
     if failure is not None:
         raise failure
@@ -102,7 +102,7 @@ def answers(
 
 @dataclass(frozen=True, slots=True)
 class _Outcome:
-    """What became of a request: an answer, a doubt (nothing usable, maybe by the request's own fault), or a failure of the server."""
+    """The outcome of a request: an answer, a doubt (nothing usable, perhaps because of the request itself), or a server failure."""
 
     request: Request
     text: str = ""
@@ -116,12 +116,12 @@ class _Outcome:
 
     def result(self) -> tuple[Request, str, bool]:
         if self.doubt:
-            logger.warning("text %s: the server answers others, but this one with %s; it gets none", self.request.source_id, self.doubt)
+            logger.warning("text %s is left without an answer: the server answers others, but sent %s", self.request.source_id, self.doubt)
         return self.request, self.text, self.finished
 
 
 class _Server:
-    """One server, model and way of sampling; thread-safe."""
+    """One server, model and sampling configuration; thread-safe."""
 
     def __init__(self, options: RewriteOptions, server: ServerOptions, context: Context) -> None:
         import openai
@@ -138,7 +138,7 @@ class _Server:
         }
         try:
             self._client = openai.OpenAI(
-                api_key=self._key or "none",  # the client insists on one
+                api_key=self._key or "none",  # the client requires one
                 base_url=server.url,
                 timeout=server.timeout,
                 max_retries=server.retries,
@@ -146,27 +146,27 @@ class _Server:
                     timeout=server.timeout, follow_redirects=False, event_hooks={"request": [self._check_wanted]}
                 ),
             )
-        except Exception:  # noqa: BLE001  what a wrong address raises belongs to the client's HTTP library, which has changed
-            msg = f"{_without_password(server.url)!r} is no address; correct {_SETTING}.url"
+        except Exception:  # noqa: BLE001  the error for an invalid URL depends on the client's HTTP library, which has changed
+            msg = f"{_without_password(server.url)!r} is not a valid URL; correct {_SETTING}.url"
             raise GenerationError(msg) from None
         self._address = _without_password(str(self._client.base_url))
 
     def ask(self, task: _Task) -> _Outcome:
-        """One request, as often as it takes."""
+        """Send one request, with retries."""
         import openai
 
         request, messages = task
         seed = request.random(self._seed).getrandbits(31)
         left = self._options.retries
         for attempt in itertools.count():
-            # The number of tries is the request's, whatever went wrong in each.
+            # All kinds of failure share the number of retries of the request.
             client = self._client if attempt == 0 else self._client.with_options(max_retries=left)
             try:
                 raw = client.chat.completions.with_raw_response.create(messages=messages, seed=seed, **self._sampling)  # type: ignore[arg-type]
             except openai.APIStatusError as error:
                 return self._refused(request, error)
             except openai.APITimeoutError:
-                reason = f"has not answered within {self._options.timeout:g} seconds; raise {_SETTING}.timeout or lower its concurrency"
+                reason = f"did not answer within {self._options.timeout:g} seconds; raise {_SETTING}.timeout or lower its concurrency"
                 return self._failed(request, reason)
             except openai.APIConnectionError as error:
                 reason = f"cannot be reached ({self._shown(str(error.__cause__))}); start it, or correct {_SETTING}.url"
@@ -180,22 +180,22 @@ class _Server:
             left -= 1
         raise AssertionError
 
-    def useless(self, doubtful: list[_Outcome], most: int) -> GenerationError | None:
-        """An error where so many requests in a row got nothing usable that it is the server's doing."""
-        if len(doubtful) < most:
+    def unusable(self, doubtful: list[_Outcome], limit: int) -> GenerationError | None:
+        """An error if so many consecutive requests got no usable answer that the server must be at fault."""
+        if len(doubtful) < limit:
             return None
         msg = (
-            f"the server {self._address} gives nothing usable, {len(doubtful)} times in a row; the last was {doubtful[-1].doubt} - see "
-            f"that {_SETTING}.url leads to a chat server (up to and including /v1) and that the model takes these texts and settings"
+            f"the server {self._address} sent no usable answer {len(doubtful)} times in a row; the last was {doubtful[-1].doubt} - check "
+            f"that {_SETTING}.url is that of a chat server (up to and including /v1) and that the model accepts these texts and settings"
         )
         return GenerationError(msg)
 
     def close(self) -> None:
-        """Close all connections; none may be in use."""
+        """Close all connections, none of which may be in use."""
         self._client.close()
 
     def _check_wanted(self, _: object) -> None:
-        """End the client's tries once nobody waits for an answer."""
+        """Stop the client's retries once nobody waits for an answer."""
         import openai
 
         if self.stopped.is_set():
@@ -204,35 +204,35 @@ class _Server:
 
     def _refused(self, request: Request, error: openai.APIStatusError) -> _Outcome:
         status = error.status_code
-        said = f"{status}: {self._shown(error.response.text)}"
+        details = f"{status}: {self._shown(error.response.text)}"
         if status in _THIS_REQUEST:
-            return _Outcome(request, doubt=said)
+            return _Outcome(request, doubt=details)
         if status in _UNKNOWN_KEY:
-            wants = "refuses the key" if self._key else "wants a key"
-            reason = f"{wants} ({said}); put the right one as {_CREDENTIALS}"
+            problem = "rejects the key" if self._key else "requires a key"
+            reason = f"{problem} ({details}); set {_CREDENTIALS}"
         elif status == _NOT_FOUND:
-            reason = f"has no model {self._options.model!r}, or not this address ({said}); correct {_SETTING}.url (up to /v1) and model"
+            reason = f"has no model {self._options.model!r} or no such address ({details}); correct {_SETTING}.url (up to /v1) and model"
         elif error.response.is_redirect:
             target = _without_password(error.response.headers.get("location", "")).partition("?")[0]
-            reason = f"redirects to {self._shown(target)!r}, and no key is sent there unasked; correct {_SETTING}.url"
+            reason = f"redirects to {self._shown(target)!r}, where the key is not sent; correct {_SETTING}.url"
         elif status == _TOO_MANY:
-            reason = f"takes no more requests for now ({said}); wait, or lower {_SETTING}.concurrency"
+            reason = f"accepts no more requests for now ({details}); wait, or lower {_SETTING}.concurrency"
         else:
-            reason = f"fails ({said}); see its own log"
+            reason = f"fails ({details}); see its own log"
         return self._failed(request, reason)
 
     def _failed(self, request: Request, reason: str) -> _Outcome:
         return _Outcome(request, failure=GenerationError(f"the server {self._address} {reason}"))
 
     def _shown(self, text: str) -> str:
-        """The beginning of what a server says; some repeat the key they were sent."""
+        """The beginning of a server's message, without the key, which some servers repeat."""
         if self._key:
             text = text.replace(self._key, "***")
         return " ".join(text[: 10 * _SHOWN].split())[:_SHOWN]
 
 
 class _Workers:
-    """Threads that ask. They do not keep the process alive: it can be interrupted whatever the server does."""
+    """Threads that send requests. They do not keep the process alive, so that it can be interrupted whatever the server does."""
 
     def __init__(self, server: _Server, count: int) -> None:
         self._server = server
@@ -255,16 +255,16 @@ class _Workers:
         for _thread in self._threads:
             self._tasks.put(None)
 
-    def give(self, task: _Task) -> None:
-        """Take on a request."""
+    def submit(self, task: _Task) -> None:
+        """Queue a request."""
         self._tasks.put(task)
 
     def wait(self) -> _Outcome:
-        """The next outcome."""
+        """Wait for the next outcome."""
         return self._outcomes.get()
 
     def finished(self) -> Iterator[_Outcome]:
-        """The outcomes that are there already."""
+        """The outcomes that have already arrived."""
         while not self._outcomes.empty():
             yield self._outcomes.get()
 
@@ -272,31 +272,31 @@ class _Workers:
         while (task := self._tasks.get()) is not None:
             try:
                 outcome = self._server.ask(task)
-            except Exception as error:  # noqa: BLE001  raised again where it is waited for
+            except Exception as error:  # noqa: BLE001  raised again in the waiting thread
                 outcome = _Outcome(task[0], failure=error)
             self._outcomes.put(outcome)
         with self._lock:
             self._working -= 1
             last = not self._working
-        # Not by whoever stops waiting: a connection closed under a thread that reads from it would leave that thread behind.
+        # The last worker closes the connections: closing one while a thread reads from it would leave that thread hanging.
         if last:
             self._server.close()
 
 
 def _read(body: str) -> tuple[str, bool, str]:
-    """Answer, whether the model came to its own end, and what is wrong with it."""
+    """The answer, whether it is complete, and what is wrong with the response."""
     try:
-        said = json.loads(body)
+        response = json.loads(body)
     except ValueError:
         return "", False, "no JSON"
-    choices = said.get("choices") if isinstance(said, dict) else None
+    choices = response.get("choices") if isinstance(response, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
         return "", False, "JSON without choices"
     message, reason = choices[0].get("message"), choices[0].get("finish_reason")
     content = message.get("content") if isinstance(message, dict) else None
     if not isinstance(content, str):
-        return "", False, f"JSON without words (finish_reason {reason!r})"
-    # An answer that is cut within an emoji may end in half of one, which no file can hold.
+        return "", False, f"JSON without a text (finish_reason {reason!r})"
+    # An answer cut within an emoji may end in an unpaired surrogate, which no file can hold.
     return SINGLE_SURROGATE.sub("\ufffd", content).strip(), reason == "stop", ""
 
 

@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-def generate(requests: Iterable[Request], options: GivenOptions, context: Context) -> Iterator[Candidate]:  # noqa: ARG001  one signature
-    """Take the pairs of a file.
+def generate(requests: Iterable[Request], options: GivenOptions, context: Context) -> Iterator[Candidate]:  # noqa: ARG001  interface of all generators
+    """Read pairs from a file.
 
     Args:
-        requests: Not looked at: the pairs stand for themselves.
-        options: File and columns. A ``weight`` below 1 takes that share of the pairs, the same ones wherever they stand in the file.
+        requests: Unused, because the pairs do not depend on the corpus.
+        options: File and columns. A ``weight`` below 1 takes that share of the pairs, the same ones whatever their order in the file.
         context: The seed.
 
     Yields:
-        Pairs in the order of the file, equal ones once. A row's number, counted from 1, is in ``source_id``.
+        Distinct pairs in the order of the file, with the row number, counted from 1, in ``source_id``.
 
     Raises:
         GenerationError: If the file cannot be used; the message names the file, the row or column and the remedy.
@@ -54,7 +54,7 @@ def generate(requests: Iterable[Request], options: GivenOptions, context: Contex
         yield Candidate(key, f"given:{number}", first, second)
 
 
-def check(options: GivenOptions, context: Context) -> None:  # noqa: ARG001  one signature
+def check(options: GivenOptions, context: Context) -> None:  # noqa: ARG001  interface of all generators
     """Check that the file can be used.
 
     Raises:
@@ -70,7 +70,7 @@ def _pairs(options: GivenOptions) -> Iterator[tuple[int, str, str]]:
     if empty.any():
         numbers = [number for number, missing in enumerate(empty.tolist(), start=1) if missing]
         logger.warning(
-            "%s: %d of %d rows lack one of the two texts and are left out (row %s)",
+            "%s: leaving out %d of %d rows, which lack one of the two texts (row %s)",
             options.path, len(numbers), len(first), first_few(numbers),
         )  # fmt: skip
     for number, (one, other, missing) in enumerate(zip(first, second, empty, strict=True), start=1):
@@ -79,7 +79,7 @@ def _pairs(options: GivenOptions) -> Iterator[tuple[int, str, str]]:
 
 
 def _read(options: GivenOptions) -> tuple[pd.Series, pd.Series]:
-    """Both columns as texts, empty where there is none.
+    """Both columns as texts; missing ones are empty.
 
     Raises:
         GenerationError: If the file cannot be used, or no row has both texts.
@@ -105,12 +105,12 @@ def _read(options: GivenOptions) -> tuple[pd.Series, pd.Series]:
     return first, second
 
 
-def _identity(options: GivenOptions, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  one signature
+def _identity(options: GivenOptions, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  interface of all generators
     path = project_path(options.path)
     return [files_sha256([path]) if path.is_file() else "", options.weight]
 
 
-def _provenance(options: GivenOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  one signature
+def _provenance(options: GivenOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  interface of all generators
     return options.path, ""
 
 

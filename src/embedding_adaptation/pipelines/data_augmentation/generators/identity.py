@@ -1,4 +1,4 @@
-"""The same text on both sides (SimCSE, arXiv 2104.08821): dropout makes the two vectors differ."""
+"""The same text on both sides (SimCSE, arXiv 2104.08821): only dropout makes the two vectors differ."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.data_augmentation.options import IdentityOptions
 
 
-def generate(requests: Iterable[Request], options: IdentityOptions, context: Context) -> Iterator[Candidate]:  # noqa: ARG001  one signature
+def generate(requests: Iterable[Request], options: IdentityOptions, context: Context) -> Iterator[Candidate]:  # noqa: ARG001  interface of all generators
     """Pair each text with itself.
 
-    Without dropout in training the two sides are one vector, and only the other texts of a batch teach anything.
+    Without dropout during training, both sides are the same vector, and only the negatives of a batch have any effect.
 
     Args:
         requests: Texts.
-        options: None.
-        context: Not needed.
+        options: Unused.
+        context: Unused.
 
     Yields:
         Candidates in the order of the requests.
@@ -30,5 +30,5 @@ def generate(requests: Iterable[Request], options: IdentityOptions, context: Con
             yield Candidate.answering(request, request.source_text)
 
 
-# A second turn would be the first again.
+# A second turn would repeat the first.
 GENERATOR = Generator(generate, repeatable=False)

@@ -1,4 +1,4 @@
-"""Texts of the corpus that are each other's nearest neighbours: positives about the user's own domain, nothing generated."""
+"""Texts of the corpus that are each other's nearest neighbours: positives from the user's own domain, with nothing generated."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ logger = logging.getLogger(__name__)
 def generate(requests: Iterable[Request], options: NeighboursOptions, context: Context) -> Iterator[Candidate]:
     """Pair texts that are among each other's nearest neighbours.
 
-    Similarities are means over the templates' cosines of (centred) vectors: a text's neighbours under one template may be chance, those
-    under several seldom are. Time grows with the square of the number of texts, memory with the number itself.
+    Similarity is the mean over templates of the cosine of (centred) vectors: neighbours under a single template may be due to chance, those
+    under several rarely are. Time grows with the square of the number of texts, memory linearly.
 
     Args:
-        requests: Texts; all are read before the first pair is known.
-        options: Templates, bounds and caps.
+        requests: Texts; all are read before the first pair is yielded.
+        options: Templates and limits.
         context: The embedder and the seed.
 
     Yields:
@@ -50,8 +50,8 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
     rows = list(texts.values())
     if len(rows) < options.neighbours + 2:
         msg = (
-            f"neighbours needs more texts than neighbours + 1 ({options.neighbours + 1}) and got {len(rows)}; give a larger corpus or take "
-            "another generator"
+            f"generator 'neighbours' needs at least {options.neighbours + 2} texts (neighbours + 2), but there are {len(rows)}; give a "
+            "larger corpus, or use another generator"
         )
         raise GenerationError(msg)
     vectors = ensemble_vectors([row.source_text for row in rows], options, context)
@@ -63,7 +63,7 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
         near_duplicate=options.near_duplicate,
         max_pairs_per_text=options.max_pairs_per_text,
     )
-    logger.info("neighbours: %d pairs of %d texts", len(pairs), len(rows))
+    logger.info("neighbours: %d pairs from %d texts", len(pairs), len(rows))
     for one, other, similarity in pairs:
         first, second = rows[one], rows[other]
         key = text_key(first.source_text, second.source_text)
@@ -73,10 +73,11 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
 
 
 def ensemble_vectors(texts: Sequence[str], options: NeighboursOptions, context: Context) -> np.ndarray:
-    """One vector a text whose products are the mean similarities under all templates.
+    """One vector per text, such that dot products are the mean similarities over all templates.
 
     Returns:
-        ``[N, S * D]`` float32, each template's part centred (if asked), of unit length, and divided by the root of the number of templates.
+        ``[N, S * D]`` float32: each template's part is centred (if requested), scaled to unit length, and divided by the square root of the
+        number of templates.
     """
     strategies = [context.embedder_options.strategy(name, strategy) for name, strategy in options.strategies.items()]
     embedded = context.embedder().encode_strategies(texts, strategies, progress=context.progress)
@@ -100,7 +101,7 @@ def _identity(options: NeighboursOptions, corpus: TextStream, context: Context) 
     ]
 
 
-def _provenance(options: NeighboursOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  one signature
+def _provenance(options: NeighboursOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  interface of all generators
     return context.base_model.card.source, context.base_model.card.sha256
 
 

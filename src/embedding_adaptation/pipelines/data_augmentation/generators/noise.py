@@ -1,4 +1,4 @@
-"""The same text with mistakes on one side."""
+"""The same text twice, with mistakes on one side."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def generate(requests: Iterable[Request], options: NoiseOptions, context: Contex
 
 
 def with_noise(text: str, options: NoiseOptions, randomness: random.Random) -> str:
-    """Leave out words, let words change places, let characters within words change places.
+    """Delete words, swap adjacent words, and swap adjacent characters within words.
 
-    At least one word stays. In scripts without spaces only characters change.
+    At least one word remains. In scripts without spaces, only characters change.
     """
     words = text.split()
     kept = [word for word in words if randomness.random() >= options.delete_words] or words[:1]
-    place = 0
-    while place < len(kept) - 1:
+    index = 0
+    while index < len(kept) - 1:
         if randomness.random() < options.swap_words:
-            kept[place], kept[place + 1] = kept[place + 1], kept[place]
-            place += 1  # a swapped word stays where it is now
-        place += 1
+            kept[index], kept[index + 1] = kept[index + 1], kept[index]
+            index += 1  # a swapped word is not swapped again
+        index += 1
     return " ".join(_swapped(word, options.swap_characters, randomness) for word in kept)
 
 
@@ -48,12 +48,12 @@ def _swapped(word: str, rate: float, randomness: random.Random) -> str:
     if not rate:
         return word
     letters = list(word)
-    place = 0
-    while place < len(letters) - 1:
+    index = 0
+    while index < len(letters) - 1:
         if randomness.random() < rate:
-            letters[place], letters[place + 1] = letters[place + 1], letters[place]
-            place += 1
-        place += 1
+            letters[index], letters[index + 1] = letters[index + 1], letters[index]
+            index += 1
+        index += 1
     return "".join(letters)
 
 

@@ -1,4 +1,4 @@
-"""What every generator takes and gives."""
+"""The interface of generators: requests, candidates and context."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 class GenerationError(RuntimeError):
-    """Candidates that cannot be made; the message says why and what to do."""
+    """Candidates that cannot be generated; the message says why and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One candidate that is wanted.
+    """A request for one candidate.
 
     Attributes:
-        key: 16 hexadecimal digits that follow from text, style and turn: what is done is known by them, and all randomness comes from them.
-        source_id: The text's id in the corpus.
+        key: 16 hexadecimal digits derived from text, style and turn; they identify finished work and seed all randomness.
+        source_id: Id of the text in the corpus.
         source_text: The clean text.
-        turn: How many candidates of this generator the text has got already.
-        style: For generators with styles, which one.
+        turn: Number of candidates that this generator has already made from the text.
+        style: The style, for generators that have styles.
     """
 
     key: str
@@ -47,23 +47,23 @@ class Request:
         return cls(text_key(source_text, style, turn), source_id, source_text, turn, style)
 
     def random(self, seed: int) -> random.Random:
-        """A source of randomness of this request's own: the same whatever else is requested, before or beside it."""
-        return random.Random(f"{seed}/{self.key}")  # noqa: S311  nothing secret
+        """A random generator for this request alone, independent of all other requests."""
+        return random.Random(f"{seed}/{self.key}")  # noqa: S311  not for cryptography
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A pair that may become a positive one.
+    """A pair that may become a positive pair.
 
     Attributes:
-        key: The request's key; of pairs nobody requested one by one, what they follow from.
+        key: The key of the request, or one derived from the pair if it was not requested individually.
         source_id: Id of the text it comes from.
         source_text: One side of the pair: the text, or a part of it.
         generated_text: The other side.
-        style: The request's style.
-        finished: Whether a language model came to its own end.
-        other_id: Where the other side is a text of the corpus as well, its id.
-        own_score: How good the generator itself takes the pair to be, where it can tell; of neighbours, their similarity.
+        style: The style of the request.
+        finished: Whether a language model completed its answer.
+        other_id: Id of the other side, if that is a text of the corpus, too.
+        own_score: The generator's own score for the pair, if any; for neighbours, their similarity.
     """
 
     key: str
@@ -77,22 +77,22 @@ class Candidate:
 
     @classmethod
     def answering(cls, request: Request, generated_text: str, *, source_text: str | None = None, finished: bool = True) -> Candidate:
-        """The candidate of a request; ``source_text`` where the pair's first side is not the whole text."""
+        """The candidate for a request; give ``source_text`` if the first side of the pair is not the whole text."""
         first = request.source_text if source_text is None else source_text
         return cls(request.key, request.source_id, first, generated_text, request.style, finished)
 
 
 @dataclass(frozen=True)
 class Context:
-    """What generators may need beside their options.
+    """What generators may need besides their options.
 
     Attributes:
-        seed: Every random choice follows from it.
+        seed: Seed of every random choice.
         base_model: The project's base model.
         embedder_options: Device, number format, templates and strategies.
         embedder: Loads the base model as an embedder, once.
         server_key: The key of a chat server, from Kedro's credentials.
-        progress: Whether to show bars on stderr.
+        progress: Whether to show progress bars on stderr.
     """
 
     seed: int
@@ -107,35 +107,36 @@ _OptionsT = TypeVar("_OptionsT", bound="GeneratorOptions")
 
 
 def _nothing_to_check(options: Any, context: Context) -> None:
-    """Nothing can be wrong that the options do not check themselves."""
+    """The options have already checked everything."""
 
 
-def _nothing_more(options: Any, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  one signature
-    """Name, options and seed decide everything."""
+def _nothing_more(options: Any, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  interface of all generators
+    """Name, options and seed determine everything."""
     return []
 
 
-def _no_model(options: Any, context: Context) -> tuple[str, str]:  # noqa: ARG001  one signature
-    """No model has a part in it."""
+def _no_model(options: Any, context: Context) -> tuple[str, str]:  # noqa: ARG001  interface of all generators
+    """No model is involved."""
     return "", ""
 
 
 @dataclass(frozen=True)
 class Generator(Generic[_OptionsT]):
-    """A generator of candidates: each module of this package has one, by the name ``GENERATOR``.
+    """A generator of candidates; each module of this package defines one, named ``GENERATOR``.
 
     Attributes:
-        generate: Makes candidates of requests, in any order; what nothing can be made of is left out. Raises :class:`GenerationError` where
-            none can be made.
-        whole_corpus: Whether the pairs follow from the corpus, or from a file, as a whole: they are made in one go, not planned one by one.
+        generate: Makes candidates from requests, in any order, leaving out those from which none can be made. Raises
+            :class:`GenerationError` if it cannot work at all.
+        whole_corpus: Whether the pairs depend on the corpus, or a file, as a whole, so that they are made in one go and not planned one by
+            one.
         repeatable: Whether another turn for the same text gives another candidate.
-        from_corpus: Whether the texts of its pairs are the corpus's, and not the user's from elsewhere.
-        is_written: Whether the candidates are a language model's free text, whose wrapping is taken off before it is scored.
-        check: Raises :class:`GenerationError` before any work where the generator cannot work.
-        identity: What decides the candidates of a text beside the generator's name, its options and the seed; values of which
-            :func:`~embedding_adaptation.identity.canonical` knows what counts.
-        format: Counted up where the candidates of the same texts and options begin to be others, or are named otherwise.
-        provenance: Whose words the candidates are: model and revision, empty where no model has a part in it.
+        from_corpus: Whether the texts of its pairs come from the corpus.
+        is_written: Whether the candidates are a language model's free text, from which wrapping is stripped before scoring.
+        check: Raises :class:`GenerationError` before any work if the generator cannot work.
+        identity: What the candidates of a text depend on besides the generator's name, its options and the seed, as values that
+            :func:`~embedding_adaptation.identity.canonical` accepts.
+        format: Increased when the same texts and options begin to give other candidates, or other names for them.
+        provenance: Model and revision that wrote the candidates; empty if no model was involved.
     """
 
     generate: Callable[[Iterable[Request], _OptionsT, Context], Iterator[Candidate]]
@@ -150,16 +151,16 @@ class Generator(Generic[_OptionsT]):
 
 
 def load_generator(name: str) -> Generator[Any]:
-    """The generator of that name: ``GENERATOR`` of the module ``generators/<name>.py``."""
+    """The generator of this name: ``GENERATOR`` in ``generators/<name>.py``."""
     generator: Generator[Any] = importlib.import_module(f"{__package__}.{name}").GENERATOR
     return generator
 
 
 def text_key(*parts: object) -> str:
-    """16 hexadecimal digits that follow from the given values."""
+    """16 hexadecimal digits derived from the given values."""
     return text_digest("\0".join(str(part) for part in parts), 8).hex()
 
 
 def digest_fraction(*parts: object) -> float:
-    """A number from 0 up to 1 that follows from the given values alone."""
+    """A number in [0, 1) derived from the given values alone."""
     return int(text_key(*parts), 16) / 2.0**64

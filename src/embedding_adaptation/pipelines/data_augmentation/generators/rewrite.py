@@ -1,4 +1,4 @@
-"""An instruct model rewrites texts in different styles, through its chat template."""
+"""Have an instruct model rewrite texts in different styles through its chat template."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
     from embedding_adaptation.texts.stream import TextStream
 
-# Requests looked at together: sorted by length, those of one style share the beginning of their prompts.
+# Requests sorted by length together; those of the same style share the beginning of their prompts.
 _WINDOW = 4096
 
 
 def generate(requests: Iterable[Request], options: RewriteOptions, context: Context) -> Iterator[Candidate]:
-    """Let the base model, or a server, rewrite texts.
+    """Have the base model, or a server, rewrite texts.
 
-    The same request gives the same answer whatever else is requested and however many texts are generated at once, up to rounding: in
-    bfloat16, and rarely in float32, two tokens that are all but equally likely may change places with the batch. A server promises
-    nothing of the kind; it is sent a seed for each request.
+    The same request gives the same answer whatever else is requested and however many texts are generated at once, except for rounding: in
+    bfloat16, and rarely in float32, the choice between two almost equally likely tokens may depend on the batch. A server gives no such
+    guarantee; it is sent a seed for each request.
 
     Args:
         requests: Texts and styles.
@@ -37,19 +37,19 @@ def generate(requests: Iterable[Request], options: RewriteOptions, context: Cont
         context: The base model, device and seed.
 
     Yields:
-        Candidates in the order in which they are finished.
+        Candidates in the order in which they finish.
 
     Raises:
-        GenerationError: If the model cannot be asked; the message says why and what to do.
+        GenerationError: If the model cannot rewrite texts; the message says why and what to do.
     """
     if options.server is not None:
-        asked = ((request, conversation(request, options)) for request in requests)
-        for request, text, finished in answers(asked, options, context):
+        conversations = ((request, conversation(request, options)) for request in requests)
+        for request, text, finished in answers(conversations, options, context):
             yield Candidate.answering(request, text, finished=finished)
         return
     stream = iter(requests)
-    first = list(itertools.islice(stream, _WINDOW))
-    if not first:
+    window = list(itertools.islice(stream, _WINDOW))
+    if not window:
         return
     if not has_chat_template(context.base_model.base):
         raise GenerationError(_no_chat_template(context.base_model.card.source))
@@ -61,31 +61,30 @@ def generate(requests: Iterable[Request], options: RewriteOptions, context: Cont
         batch_size=options.batch_size,
         memory_mb=options.memory_mb,
     )
-    window = first
     while window:
         yield from _answer(sampler, tokenizer, window, options, context.seed)
         window = list(itertools.islice(stream, _WINDOW))
 
 
 def check(options: RewriteOptions, context: Context) -> None:
-    """Check, before anything is loaded, that the model can be asked.
+    """Check, before anything is loaded, that the model can rewrite texts.
 
     Raises:
-        GenerationError: If it has no chat template or no vocabulary head, and no server is asked instead.
+        GenerationError: If it has no chat template or no vocabulary head, and no server is used instead.
     """
     model = context.base_model
     if options.server is None and not has_chat_template(model.base):
         raise GenerationError(_no_chat_template(model.card.source))
     if options.server is None and not has_vocabulary_head(model.base):
         msg = (
-            f"the base model {model.card.source!r} has no vocabulary head, so it cannot write; leave 'rewrite' out of "
-            "data_augmentation.generators, ask a server (rewrite.server), or give a checkpoint with lm_head.weight"
+            f"base_model {model.card.source!r} has no vocabulary head, so it cannot write; remove 'rewrite' from "
+            "data_augmentation.generators, use a server (rewrite.server), or give a checkpoint with lm_head.weight"
         )
         raise GenerationError(msg)
 
 
 def conversation(request: Request, options: RewriteOptions) -> list[dict[str, str]]:
-    """What the model is told and asked, as messages of roles and contents."""
+    """The instructions and the request to the model, as messages with roles and contents."""
     style = options.styles[request.style]
     turns = [{"role": "system", "content": options.system_prompt}]
     for example in style.examples:
@@ -99,51 +98,50 @@ def _answer(
 ) -> Iterator[Candidate]:
     room = int(sampler.model.config.get_text_config().max_position_embeddings) - options.max_new_tokens
     styles = list(options.styles)
-    prompts, asked = [], []
+    prompts, sources = [], []
     for request in requests:
-        ids, shown = _prompt_ids(tokenizer, request, options, room)
+        ids, source = _prompt_ids(tokenizer, request, options, room)
         draws = request.random(seed)
         prompts.append(Prompt(ids, [draws.random() for _ in range(options.max_new_tokens)]))
-        asked.append((request, shown))
+        sources.append(source)
     for number, answer, finished in sampler.answers(prompts, [styles.index(request.style) for request in requests]):
-        request, shown = asked[number]
         text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-        yield Candidate.answering(request, text, source_text=shown, finished=finished)
+        yield Candidate.answering(requests[number], text, source_text=sources[number], finished=finished)
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request, options: RewriteOptions, room: int) -> tuple[list[int], str]:
-    """The prompt's tokens, and the text it shows: of one that does not fit the model's window, as many words as do.
+    """The tokens of the prompt, and the text in it, cut to as many words as fit the model's window.
 
     Raises:
         GenerationError: If not even one word fits.
     """
 
     def ids_of(text: str) -> list[int]:
-        shown = conversation(Request(request.key, request.source_id, text, request.turn, request.style), options)
-        prompt = tokenizer.apply_chat_template(shown, tokenize=False, add_generation_prompt=True)
+        messages = conversation(Request(request.key, request.source_id, text, request.turn, request.style), options)
+        prompt = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         return list(tokenizer(prompt, add_special_tokens=False)["input_ids"])
 
     text = request.source_text
     ids = ids_of(text)
     while len(ids) > room:
         words = text.split()
-        fewer = min(len(words) - 1, len(words) * room // len(ids))
-        if fewer < 1:
+        count = min(len(words) - 1, len(words) * room // len(ids))
+        if count < 1:
             msg = f"style {request.style!r} and its examples leave no room for a text in the model's window; shorten them"
             raise GenerationError(msg)
-        text = " ".join(words[:fewer])
+        text = " ".join(words[:count])
         ids = ids_of(text)
     return ids, text
 
 
 def _no_chat_template(source: str) -> str:
     return (
-        f"base_model {source!r} has no chat template, so it cannot be asked to rewrite texts; choose its instruction-tuned version, name a "
-        "server in data_augmentation.generators.rewrite.server, or use other generators"
+        f"base_model {source!r} has no chat template, so it cannot rewrite texts; choose its instruction-tuned version, configure a server "
+        "in data_augmentation.generators.rewrite.server, or use other generators"
     )
 
 
-def _identity(options: RewriteOptions, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  one signature
+def _identity(options: RewriteOptions, corpus: TextStream, context: Context) -> list[Any]:  # noqa: ARG001  interface of all generators
     return [context.base_model.card.sha256] if options.server is None else []
 
 

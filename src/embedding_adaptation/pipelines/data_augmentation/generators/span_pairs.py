@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.data_augmentation.options import SpanPairsOptions
 
 _SENTENCE = re.compile(r"(?<=[.!?…。！？])[\"'”’)\]]*\s+|(?<=[。！？])")
-# Where a sentence falls into two: behind these marks, before these words.
+# Where a sentence can be divided: after these marks, before these words.
 _CLAUSE = re.compile(
     r"(?<=[;:,–—])\s+|\s+(?=(?:and|but|or|because|while|when|which|who|so|although|after|before|if|where)\s)", re.IGNORECASE
 )
@@ -23,12 +23,12 @@ _CLAUSE = re.compile(
 def generate(requests: Iterable[Request], options: SpanPairsOptions, context: Context) -> Iterator[Candidate]:
     """Pair two disjoint parts of each text.
 
-    A text of several sentences gives two of them that follow one another, a single sentence its two clauses, or else its two halves. Texts
-    that are too short for two parts give nothing. Turns of the same text take different places to cut where there are several.
+    A text of several sentences gives two adjacent ones, a single sentence its two clauses or else its two halves. Texts too short for two
+    parts give nothing. Each turn of a text draws one of the possible divisions.
 
     Args:
         requests: Texts.
-        options: Bounds of each part.
+        options: Limits for each part.
         context: The seed.
 
     Yields:
@@ -40,13 +40,13 @@ def generate(requests: Iterable[Request], options: SpanPairsOptions, context: Co
             continue
         first, second = request.random(context.seed).choice(parts)
         limit = options.max_words
-        if limit is not None:  # what is nearest to the cut stays
+        if limit is not None:  # keep the words nearest to the division
             first, second = " ".join(first.split()[-limit:]), " ".join(second.split()[:limit])
         yield Candidate.answering(request, second, source_text=first)
 
 
 def spans(text: str, min_words: int) -> list[tuple[str, str]]:
-    """All ways to part a text in two, of the best kind there is: between sentences, between clauses, or in the middle."""
+    """All ways to divide a text in two, of the best kind available: between sentences, between clauses, or in the middle."""
     sentences = [part.strip() for part in _SENTENCE.split(text) if part and part.strip()]
     pairs = [(one, other) for one, other in itertools.pairwise(sentences) if min(len(one.split()), len(other.split())) >= min_words]
     if pairs:
