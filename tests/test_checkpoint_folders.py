@@ -47,7 +47,7 @@ def test_torn_checkpoints_are_not_used(checkpoints, caplog, harm):
     {"cut": lambda: weights.write_text("ad"), "gone": weights.unlink, "no manifest": manifest.unlink,
      "bad manifest": lambda: manifest.write_text("[")}[harm]()  # fmt: skip
     assert [checkpoint.step for checkpoint in checkpoints.all()] == [4]
-    assert "step-000008 is torn and not used" in caplog.text
+    assert "step-000008 is incomplete and is not used" in caplog.text
 
 
 def test_there_is_none_at_first(checkpoints):
@@ -59,8 +59,8 @@ def test_those_of_an_earlier_format_are_named_and_not_gone_on_from(checkpoints, 
     (tmp_path / "0123456789abcdef" / "step-000004").mkdir(parents=True)
     assert checkpoints.last() is None
     assert caplog.messages == [
-        f"{tmp_path} holds what was kept in another format than 2, which this version writes: it is not used and can be deleted; what is "
-        "needed of it is made again"
+        f"{tmp_path} contains data in a format other than 2, the one this version writes; they are not used and can be deleted: what is "
+        "needed of them is computed again"
     ]
     checkpoints.save(4, write)
     caplog.clear()
@@ -69,7 +69,7 @@ def test_those_of_an_earlier_format_are_named_and_not_gone_on_from(checkpoints, 
 
 
 def test_checkpoints_are_found_by_their_folders_names(tmp_path):
-    with pytest.raises(CheckpointError, match="holds no checkpoints"):
+    with pytest.raises(CheckpointError, match="contains no checkpoints"):
         checkpoint_folders(tmp_path)
     for step in (50, 10, 25):
         folder = tmp_path / f"step-{step:06d}"

@@ -52,7 +52,7 @@ def test_strategies_that_are_not_there_stop_the_run_before_it_starts(embedder_op
     InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
     values["clustering_evaluation"]["strategies"] = "none"
     catalog["params:clustering_evaluation"] = MemoryDataset(values["clustering_evaluation"])
-    with pytest.raises(DatasetError, match=r"clustering_evaluation\.strategies names the strategy 'none'"):
+    with pytest.raises(DatasetError, match=r"unknown strategy 'none' in clustering_evaluation\.strategies"):
         InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
 
 
@@ -74,7 +74,7 @@ def test_training_compares_neighbours_with_a_strategy_of_the_base_model(embedder
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"generators": {"neighbours": {"templates": ["bare", "none"]}}}, r"generators\.neighbours: .*names the template 'none'"),
+        ({"generators": {"neighbours": {"templates": ["bare", "none"]}}}, r"generators\.neighbours: .*unknown template 'none'"),
         ({"filters": {"drift": {"strategy": "prompted_last_adapted"}}}, "it must have base weights and no after-processing; choose from"),
         ({"filters": {"drift": {"strategy": "none"}}}, r"unusable strategy 'none' in data_augmentation\.filters\.drift\.strategy"),
         ({}, None),
@@ -179,7 +179,7 @@ def test_a_task_that_is_not_there_stops_the_run_before_it_starts(embedder_option
         InputChecks().before_pipeline_run(pipeline=run, catalog=catalog)
 
     check()
-    with pytest.raises(DatasetError, match="names 'mine', which is no labelled file"):
+    with pytest.raises(DatasetError, match=r"unknown task 'mine' in clustering_evaluation.tasks: not a labelled file"):
         check(tasks=["mine"])
     with pytest.raises(DatasetError, match=r"x\.csv does not exist"):
         check(labelled_files={"mine": {"path": str(tmp_path / "x.csv")}})

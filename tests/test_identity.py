@@ -53,7 +53,7 @@ def test_the_identity_is_that_of_other_versions_and_machines():
     ("corpus", "title"),
     [
         (CorpusIdentity("mine.txt", 1203, "c1", "a1"), "mine.txt (1,203 clean texts)"),
-        (CorpusIdentity("", 0, "0123456789"), "a corpus without a name (01234567)"),
+        (CorpusIdentity("", 0, "0123456789"), "an unnamed corpus (01234567)"),
     ],
 )
 def test_a_corpus_is_known_by_its_texts_before_and_after_cleaning(corpus, title):
@@ -129,7 +129,7 @@ def test_values_that_differ_have_different_names_whatever_their_order():
     arrays = (np.zeros(4), np.zeros(4, np.float32), np.zeros((2, 2)), np.ones(4))
     assert len({digest_of(array) for array in arrays}) == len(arrays)
     assert digest_of(np.arange(6).reshape(2, 3).T) == digest_of(np.arange(6).reshape(2, 3).T.copy())
-    with pytest.raises(TypeError, match=r"identity cannot be made of .*object"):
+    with pytest.raises(TypeError, match=r"cannot compute an identity of .*object"):
         digest_of({"a": object()})
 
 
@@ -158,7 +158,7 @@ def test_a_store_of_another_format_is_told_of_until_todays_is_begun(caplog):
     tell_of_other_formats("store", ["format-1/a", "format-2/a"], 2)
     assert caplog.messages == []
     tell_of_other_formats("store", ["a/b", "c"], 2)
-    assert caplog.messages[0].startswith("store holds what was kept in another format than 2")
+    assert caplog.messages[0].startswith("store contains data in a format other than 2")
 
 
 PAIRS = pd.DataFrame({"source_id": ["1", "2"], "other_id": ["", "3"], "source_text": ["a", "b"], "generated_text": ["c", "d"]})

@@ -10,30 +10,30 @@ from embedding_adaptation.options import AfterOptions, chosen_names
     ("changes", "message"),
     [
         ({"templates": {"bare": "no slot"}}, "template 'bare' has no {text} slot"),
-        ({"adapt": "other"}, "adapt names the strategy 'other'; there are: bare_mean, prompted_last"),
+        ({"adapt": "other"}, "unknown strategy 'other' in adapt; choose from bare_mean, prompted_last"),
         ({"surprise": 1}, "Extra inputs are not permitted"),
         ({"max_length": 2}, "greater than or equal to 8"),
         (
             {"strategies": {"a": {"weights": "base", "template": "none", "pooling": "last"}}, "adapt": "a"},
-            "strategy 'a' names the template 'none'; there are: bare, one_word",
+            "unknown template 'none' in strategy 'a'; choose from bare, one_word",
         ),
         (
             {"strategies": {"random": {"weights": "base", "template": "bare", "pooling": "last"}}, "adapt": "random"},
-            "'random' is taken by the random vectors",
+            "'random' is reserved for the random vectors",
         ),
         (
             {"strategies": {"a": {"weights": "base", "template": "bare", "pooling": "median"}}, "adapt": "a"},
             "'attention_weighted' or 'value_weighted'",
         ),
         ({"templates": {"bare": {"pattern": "x", "bos": True}}}, "template 'bare' has no {text} slot"),
-        ({"grid": {"templates": ["none"]}}, "strategy 'none.last.-1' names the template 'none'; there are: bare, one_word"),
+        ({"grid": {"templates": ["none"]}}, "unknown template 'none' in strategy 'none.last.-1'; choose from bare, one_word"),
         (
             {"strategies": {"a": {"weights": "base", "template": "bare", "pooling": "eos"}}, "adapt": "a"},
             "strategy 'a' pools the end token, but template 'bare' has none",
         ),
         (
             {"strategies": {"a": {"weights": "base", "template": ["bare", "one_word"], "pooling": "last"}}, "adapt": "a"},
-            "'a', which cannot be trained: training takes one template",
+            "strategy 'a' in adapt cannot be trained: training needs one template",
         ),
         (
             {"strategies": {"a": {"weights": "base", "template": "bare", "pooling": "last", "layers": []}}, "adapt": "a"},
@@ -94,7 +94,7 @@ def test_patterns_choose_names_in_their_order():
     names = ["a.last", "a.mean", "b.last"]
     assert chosen_names(None, names, "x") == names
     assert chosen_names(["b.*", "*.last"], names, "x") == ["a.last", "b.last"]
-    with pytest.raises(ValueError, match=r"x names the strategy 'c', which there is not; there are: a.last, a.mean, b.last"):
+    with pytest.raises(ValueError, match=r"unknown strategy 'c' in x; choose from a.last, a.mean, b.last"):
         chosen_names(["c"], names, "x")
 
 

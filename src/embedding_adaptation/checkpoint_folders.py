@@ -43,7 +43,7 @@ def checkpoint_folders(folder: str | Path) -> dict[int, Path]:
         if (match := _STEP_FOLDER.fullmatch(path.name)) and (path / ADAPTER_CONFIG).is_file()
     }
     if not found:
-        msg = f"{folder} holds no checkpoints: adapters are looked for in folders named step-000025 and so on, each with {ADAPTER_CONFIG}"
+        msg = f"{folder} contains no checkpoints; it needs folders named step-000025, step-000050 and so on, each with an {ADAPTER_CONFIG}"
         raise CheckpointError(msg)
     return dict(sorted(found.items()))
 
@@ -102,7 +102,7 @@ class Checkpoints:
             if is_whole(folder):
                 found.append(Checkpoint(int(folder.name.rpartition("-")[2]), folder, resumable=(folder / OPTIMIZER).exists()))
             else:
-                logger.warning("checkpoint %s is torn and not used", folder)
+                logger.warning("checkpoint %s is incomplete and is not used", folder)
         return found
 
     def last(self) -> Checkpoint | None:

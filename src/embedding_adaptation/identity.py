@@ -1,9 +1,8 @@
-"""When two things are the same: the one answer for texts, weights, strategies and settings.
+"""Decide when two texts, weights, strategies or settings are the same; the only place that does.
 
-An identity is a short name that follows from everything that makes a difference, and from nothing else: what a strategy or a template is
-called and where a file lies decide nothing. Every store, cache, cell, checkpoint and export names its contents by one. A store also has
-a format number, which is counted up when identities or contents begin to mean something else; what it holds in another format is not
-used, and :func:`tell_of_other_formats` says so.
+An identity is a digest of everything that makes a difference, and of nothing else: the name of a strategy or template and the location
+of a file do not count. Every store, cache, cell, checkpoint and export names its contents by identities. A store also has a format number,
+which is incremented when identities or contents change their meaning; data in other formats are not used, and :func:`tell_of_other_formats` says so.
 """
 
 from __future__ import annotations
@@ -21,14 +20,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Of a dataclass's field: what it holds is a name, and two that differ in it alone are the same.
+# Metadata of a dataclass field that is only a name: instances that differ in it alone are the same.
 A_NAME: Mapping[str, Any] = {"is_name": True}
 _DIGITS = 32
 _WORDS = 2
 _MODULUS = 1 << 64
 _WEIGHTS_FORMAT = 2
 _FIRST_FORMAT_DIGITS = 64
-# What an adapter's configuration says of where it came from and how it was trained, which changes no vector.
+# Fields of an adapter's configuration on its origin and training, which do not affect vectors.
 _TRAINED_WITH = frozenset(
     {
         "auto_mapping", "base_model_name_or_path", "corda_config", "eva_config", "inference_mode", "loftq_config", "lora_dropout",
@@ -38,14 +37,14 @@ _TRAINED_WITH = frozenset(
 
 
 def canonical(value: Any) -> Any:
-    """What counts of a value, as plain JSON.
+    """The parts of a value that make a difference, as plain JSON.
 
     Args:
-        value: What JSON knows, arrays (shape, number format and contents count), and dataclasses, mappings and sequences of such values. Of
-            a dataclass every field counts but those with the metadata :data:`A_NAME`, so that a field added later counts too.
+        value: JSON values, arrays (shape, number format and contents count), and dataclasses, mappings and sequences of such values. All
+            fields of a dataclass count, except those with the metadata :data:`A_NAME`.
 
     Raises:
-        TypeError: If something else is in it, of which it is not known what counts.
+        TypeError: If it contains anything else.
     """
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: canonical(getattr(value, field.name)) for field in fields(value) if "is_name" not in field.metadata}
@@ -57,12 +56,12 @@ def canonical(value: Any) -> Any:
         return value
     if hasattr(value, "tobytes"):
         return [str(value.dtype), list(value.shape), hashlib.sha256(value.tobytes()).hexdigest()]
-    msg = f"an identity cannot be made of {value!r} ({type(value).__name__}); give plain values, arrays or dataclasses"
+    msg = f"cannot compute an identity of {value!r} ({type(value).__name__}); use plain values, arrays or dataclasses"
     raise TypeError(msg)
 
 
 def digest_of(value: Any) -> str:
-    """A name for a value: 32 hexadecimal digits. Equal ones have equal names, whatever the order of a mapping.
+    """Digest of a value: 32 hexadecimal digits, the same for equal values, whatever the order of a mapping.
 
     Raises:
         TypeError: See :func:`canonical`.
@@ -71,7 +70,7 @@ def digest_of(value: Any) -> str:
 
 
 def files_sha256(files: Iterable[Path]) -> str:
-    """SHA-256 of the contents of files, one after the other; of a single file the one that ``sha256sum`` gives."""
+    """SHA-256 of the concatenated contents of files; for a single file, the result of ``sha256sum``."""
     digest = hashlib.sha256()
     for path in files:
         with path.open("rb") as file:
@@ -85,7 +84,7 @@ def weights_identity(base: str, adapter: Path | None = None) -> str:
 
     Args:
         base: Hash of the base weights, their configuration and tokenizer.
-        adapter: A PEFT folder on top of them: its weights count, and its configuration as far as it changes vectors.
+        adapter: A PEFT folder on top of them: its weights count, and its configuration as far as it affects vectors.
     """
     parts: list[Any] = [base]
     if adapter is not None:
@@ -96,7 +95,7 @@ def weights_identity(base: str, adapter: Path | None = None) -> str:
 
 
 def is_of_older_format(weights: str) -> bool:
-    """Whether an identity of weights was written by a version that named them otherwise, so that it cannot be compared with today's."""
+    """Whether an identity of weights was written by an earlier version and cannot be compared with current ones."""
     number, hyphen, _ = weights.partition("-")
     if not hyphen:
         return len(weights) == _FIRST_FORMAT_DIGITS  # the first format had no number
@@ -104,9 +103,9 @@ def is_of_older_format(weights: str) -> bool:
 
 
 def adapter_settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What changes vectors in an adapter's configuration, as ``adapter_config.json`` has it: rank, alpha, variant, modules, layers.
+    """The part of an ``adapter_config.json`` that affects vectors: rank, alpha, variant, modules, layers.
 
-    What is off counts like what is not there, because versions of PEFT add settings; names of modules are a set, written in any order.
+    A setting that is off counts as absent, because new versions of PEFT add settings. Module names are a set, written in any order.
     """
     kept = {name: value for name, value in config.items() if name not in _TRAINED_WITH and value is not None and value is not False}
     return {
@@ -117,7 +116,7 @@ def adapter_settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def vectors_identity(weights: str, strategy: object, *, max_length: int, dtype: str) -> str:
-    """The identity of all that decides a text's vector.
+    """The identity of everything that determines a text's vector.
 
     Args:
         weights: See :func:`weights_identity`.
@@ -130,14 +129,14 @@ def vectors_identity(weights: str, strategy: object, *, max_length: int, dtype: 
 
 
 def base_twin(name: str, definitions: Mapping[str, Mapping[str, Any]]) -> str | None:
-    """The strategy of base weights that differs from an adapted one by its weights alone.
+    """The strategy of the base weights that differs from an adapted one only in its weights.
 
     Args:
         name: The adapted strategy.
-        definitions: Strategies to look among by name, see :meth:`~embedding_adaptation.options.EmbedderOptions.definition`.
+        definitions: Strategies to search, by name, see :meth:`~embedding_adaptation.options.EmbedderOptions.definition`.
 
     Returns:
-        The name of the first such strategy; ``None`` where there is none, and for strategies of base weights.
+        The name of the first such strategy; ``None`` if there is none, or if ``name`` uses base weights itself.
     """
     own = definitions[name]
     if own["weights"] == "base":
@@ -155,16 +154,16 @@ def training_identity(
     tables: Mapping[str, Any],
     reference: object = None,
 ) -> str:
-    """The identity of all that a training run's result depends on: 16 hexadecimal digits.
+    """The identity of everything that a training run's result depends on: 16 hexadecimal digits.
 
     Args:
-        options: Those that decide the result.
+        options: Those that affect the result.
         weights: The base weights, see :func:`weights_identity`.
         strategy: The strategy that is trained.
         max_length: Longest sequence in tokens.
         dtype: Number format of the weights in memory.
-        tables: Pairs and texts by what they are for, each as columns by name (a data frame, for example): those that training reads, such
-            as the texts and the ids by which batches keep pairs apart.
+        tables: Pairs and texts by role, each a mapping from column names to values (such as a data frame), with the columns that
+            training reads.
         reference: The strategy that texts' neighbours are compared with, or ``None``.
     """
     rows = {name: {column: texts_in_order(map(str, table[column])) for column in table} for name, table in tables.items()}
@@ -173,32 +172,32 @@ def training_identity(
 
 
 def format_folder(number: int) -> str:
-    """The part of a store that is of a format; what lies beside it is of another."""
+    """The folder of a store for data in one format."""
     return f"format-{number}"
 
 
 def tell_of_other_formats(store: str, entries: Iterable[str], number: int) -> None:
-    """Say in one sentence that a store holds nothing of today's format yet, but entries of others.
+    """Warn that a store contains data in other formats, but none in the current one.
 
     Args:
-        store: What to call it.
-        entries: Names of what it holds; those of today's format begin with :func:`format_folder`.
-        number: Today's format.
+        store: Its name in the message.
+        entries: Names of its entries; those in the current format begin with :func:`format_folder`.
+        number: The current format.
     """
     names = list(entries)
     if names and not any(name.partition("/")[0] == format_folder(number) for name in names):
         logger.warning(
-            "%s holds what was kept in another format than %d, which this version writes: it is not used and can be deleted; what is "
-            "needed of it is made again",
+            "%s contains data in a format other than %d, the one this version writes; they are not used and can be deleted: what is "
+            "needed of them is computed again",
             store, number,
         )  # fmt: skip
 
 
 class TextsIdentity:
-    """Gathers the identity of texts, in any order, a few at a time.
+    """Computes the identity of texts incrementally; their order does not matter.
 
-    Each text is hashed to two 64-bit words, and these are summed: order and ids do not count, texts that occur twice do. The sums can be
-    taken over any part of the texts by themselves and added up.
+    Each text is hashed to two 64-bit words, and these are summed: order and ids do not count, repeated texts do. Sums over parts of the
+    texts can be added up.
 
     Example:
         >>> whole = TextsIdentity(["one", "two"])
@@ -209,7 +208,7 @@ class TextsIdentity:
 
     References:
         Multiset hashing by addition: Clarke et al., Incremental multiset hash functions and their application to memory integrity checking
-        (ASIACRYPT 2003). It tells texts apart that differ by chance, not by an attacker's design.
+        (ASIACRYPT 2003). It is not safe against deliberately constructed collisions.
     """
 
     def __init__(self, texts: Iterable[str] = ()) -> None:
@@ -231,11 +230,11 @@ class TextsIdentity:
 
 
 def text_digest(text: str, size: int = 16) -> bytes:
-    """Bytes that follow from a text alone; lone surrogates are taken as they are.
+    """Digest of a text; lone surrogates are allowed.
 
     Args:
         text: The text.
-        size: How many bytes: 16 tell any texts apart, 8 are enough to draw by.
+        size: Number of bytes: 16 distinguish any texts, 8 suffice for random draws.
     """
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=size).digest()
 
@@ -247,7 +246,7 @@ def text_words(text: str) -> tuple[int, int]:
 
 
 class SequenceIdentity:
-    """Gathers the identity of texts in their order, a few at a time."""
+    """Computes the identity of texts in their order, incrementally."""
 
     def __init__(self) -> None:
         self._digest = hashlib.blake2b(digest_size=16)
@@ -277,13 +276,13 @@ def labelled_identity(texts: Iterable[str], labels: Iterable[Any]) -> str:
 
 @dataclass(frozen=True)
 class CorpusIdentity:
-    """Which corpus something was made from.
+    """The corpus that something was made from.
 
     Attributes:
-        name: What its owner calls it: the file's name; empty where unknown.
-        texts: Number of clean texts; 0 where unknown.
+        name: The file's name; empty if unknown.
+        texts: Number of clean texts; 0 if unknown.
         clean: Identity of the clean texts, see :class:`TextsIdentity`.
-        raw: Identity of the texts before cleaning; empty where unknown.
+        raw: Identity of the texts before cleaning; empty if unknown.
     """
 
     name: str
@@ -292,13 +291,13 @@ class CorpusIdentity:
     raw: str = ""
 
     def is_of(self, identity: str) -> bool:
-        """Whether texts of that identity are this corpus, clean or as the user gave it."""
+        """Whether an identity is this corpus's, clean or raw."""
         return identity in {self.clean, self.raw or self.clean}
 
     @property
     def title(self) -> str:
-        """Name and size, for a sentence."""
-        name = self.name or f"a corpus without a name ({self.clean[:8]})"
+        """Name and size, for messages."""
+        name = self.name or f"an unnamed corpus ({self.clean[:8]})"
         return f"{name} ({self.texts:,} clean texts)" if self.texts else name
 
     def to_dict(self) -> dict[str, Any]:

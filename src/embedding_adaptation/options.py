@@ -46,17 +46,17 @@ class Options(BaseModel):
 class TemplateOptions(Options):
     """A template with more to say than its words."""
 
-    pattern: str = Field(description="The words, with one {text} slot.")
-    bos: bool | Literal["auto"] = Field("auto", description="Whether a start token comes first; auto is as the model was trained.")
-    eos: bool = Field(False, description="Whether an end token comes last.")
+    pattern: str = Field(description="The prompt, with one {text} slot.")
+    bos: bool | Literal["auto"] = Field("auto", description="Whether to prepend a start token; auto does what the model was trained with.")
+    eos: bool = Field(False, description="Whether to append an end token.")
 
 
 class AfterOptions(Options):
     """What happens to vectors after pooling; all but cutting dimensions is fitted on the corpus."""
 
-    centre: bool = Field(False, description="Subtract the corpus' mean vector.")
-    remove_components: int = Field(0, ge=0, description="Remove this many of the corpus' strongest principal components.")
-    whiten: bool = Field(False, description="Give all principal directions of the corpus the same variance.")
+    centre: bool = Field(False, description="Subtract the corpus's mean vector.")
+    remove_components: int = Field(0, ge=0, description="Remove this many of the corpus's strongest principal components.")
+    whiten: bool = Field(False, description="Equalise the variance of the corpus's principal components.")
     dimensions: int | None = Field(None, ge=1, description="Keep this many dimensions; null keeps all.")
 
     @property
@@ -80,13 +80,13 @@ class StrategyOptions(Options):
     """One strategy: whose weights, which words around the text, how token vectors become one vector."""
 
     weights: Literal["base", "adapted"] = Field(description="Before or after fine-tuning.")
-    template: Names = Field(min_length=1, description="Name of a template, or several whose vectors are averaged.")
+    template: Names = Field(min_length=1, description="Name of a template, or several names to average their vectors.")
     pooling: PoolingName = Field(description="How token vectors become one vector.")
-    layers: Layers = Field((-1,), min_length=1, description="Hidden state, or several that are averaged; -1 is the last, 0 the embeddings.")
+    layers: Layers = Field((-1,), min_length=1, description="Hidden state, or several to average; -1 is the last, 0 the embeddings.")
     normalise: bool = Field(True, description="Scale vectors to unit length.")
-    attention_layers: Layers = Field((), description="For attention_weighted: layers whose attention is averaged; empty takes layers.")
-    attention_heads: Layers = Field((), description="For attention_weighted: heads, from 0; empty takes all.")
-    after: AfterOptions = Field(AfterOptions(), description="What happens to the vectors after pooling.")
+    attention_layers: Layers = Field((), description="For attention_weighted: layers to average attention over; empty uses layers.")
+    attention_heads: Layers = Field((), description="For attention_weighted: heads, counted from 0; empty uses all.")
+    after: AfterOptions = Field(AfterOptions(), description="After-processing of the pooled vectors.")
 
     @property
     def title(self) -> str:
@@ -100,8 +100,8 @@ class GridOptions(Options):
     weights: tuple[Literal["base", "adapted"], ...] = Field(("base",), min_length=1, description="Before or after fine-tuning, or both.")
     templates: tuple[str, ...] = Field(min_length=1, description="Names of templates.")
     poolings: tuple[PoolingName, ...] = Field(("last",), min_length=1, description="Poolings.")
-    layers: tuple[Layers, ...] = Field(((-1,),), min_length=1, description="Layers, each a number or a list to be averaged.")
-    after: tuple[AfterOptions, ...] = Field((AfterOptions(),), min_length=1, description="What happens to the vectors after pooling.")
+    layers: tuple[Layers, ...] = Field(((-1,),), min_length=1, description="Layers: each a number, or a list to average.")
+    after: tuple[AfterOptions, ...] = Field((AfterOptions(),), min_length=1, description="After-processing of the pooled vectors.")
 
     @property
     def strategies(self) -> dict[str, StrategyOptions]:
@@ -122,14 +122,14 @@ class GridOptions(Options):
 class EmbedderOptions(Options):
     """How texts become vectors, in every pipeline alike."""
 
-    device: DeviceName = Field("auto", description="auto takes CUDA, else MPS, else the CPU.")
-    dtype: DtypeName = Field("auto", description="auto takes bfloat16 wherever it is faster.")
-    max_length: int = Field(256, ge=8, description="Longest sequence in tokens, prompt included; the text is cut, never the prompt.")
-    batch_tokens: int | None = Field(None, ge=8, description="Tokens in a batch; null takes what suits the device.")
+    device: DeviceName = Field("auto", description="auto uses CUDA, else MPS, else the CPU.")
+    dtype: DtypeName = Field("auto", description="auto uses bfloat16 wherever it is faster.")
+    max_length: int = Field(256, ge=8, description="Longest sequence in tokens, including the prompt; only the text is truncated.")
+    batch_tokens: int | None = Field(None, ge=8, description="Tokens per batch; null chooses a value for the device.")
     templates: dict[str, str | TemplateOptions] = Field(min_length=1, description="Named templates, each with one {text} slot.")
     strategies: dict[str, StrategyOptions] = Field(min_length=1, description="Named strategies to extract and compare.")
     grid: GridOptions | None = Field(None, description="More strategies: every combination of templates, poolings and layers.")
-    adapt: str = Field(description="The strategy that fine-tuning trains and attention analysis looks at: its template and pooling.")
+    adapt: str = Field(description="The strategy whose template and pooling fine-tuning trains and attention analysis examines.")
 
     @property
     def every_strategy(self) -> dict[str, StrategyOptions]:
@@ -180,7 +180,7 @@ class EmbedderOptions(Options):
         for name, strategy in strategies.items():
             for template in strategy.template:
                 if template not in self.templates:
-                    msg = f"strategy {name!r} names the template {template!r}; there are: {', '.join(self.templates)}"
+                    msg = f"unknown template {template!r} in strategy {name!r}; choose from {', '.join(self.templates)}"
                     raise ValueError(msg)
             self.strategy(name, strategy)
 
@@ -190,17 +190,17 @@ class EmbedderOptions(Options):
             self.template(name)
         self.check_strategies(self.every_strategy)
         if self.adapt not in self.strategies:
-            msg = f"adapt names the strategy {self.adapt!r}; there are: {', '.join(self.strategies)}"
+            msg = f"unknown strategy {self.adapt!r} in adapt; choose from {', '.join(self.strategies)}"
             raise ValueError(msg)
         adapted = self.strategies[self.adapt]
         if len(adapted.template) > 1 or adapted.layers != (-1,) or adapted.pooling in ATTENTION_POOLINGS:
             msg = (
-                f"adapt names the strategy {self.adapt!r}, which cannot be trained: training takes one template, the last layer and "
-                f"no pooling by attention; this one has {adapted.title}, layers {list(adapted.layers)} and {adapted.pooling}"
+                f"strategy {self.adapt!r} in adapt cannot be trained: training needs one template, the last layer and a pooling without "
+                f"attention, and this one has {adapted.title}, layers {list(adapted.layers)} and {adapted.pooling}; choose another"
             )
             raise ValueError(msg)
         if RANDOM_STRATEGY in self.strategies:
-            msg = f"the strategy name {RANDOM_STRATEGY!r} is taken by the random vectors every comparison includes; choose another"
+            msg = f"the strategy name {RANDOM_STRATEGY!r} is reserved for the random vectors in every comparison; choose another"
             raise ValueError(msg)
         return self
 
@@ -222,6 +222,6 @@ def chosen_names(patterns: Iterable[str] | None, names: Iterable[str], setting: 
     patterns = list(patterns)
     for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
-            msg = f"{setting} names the strategy {pattern!r}, which there is not; there are: {', '.join(names)}"
+            msg = f"unknown strategy {pattern!r} in {setting}; choose from {', '.join(names)}"
             raise ValueError(msg)
     return [name for name in names if any(fnmatchcase(name, pattern) for pattern in patterns)]

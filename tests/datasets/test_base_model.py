@@ -104,7 +104,7 @@ def test_a_damaged_conversion_is_made_again_and_not_used(folder, tmp_path, caplo
     (first.base / name).write_bytes(content)
     second = dataset(str(folder), tmp_path, save="2026-01-02T00.00.00.000Z").load()
     assert second.base != first.base
-    assert "is not used, and is converted again" in caplog.text
+    assert "is not used and will be converted again" in caplog.text
     assert (second.base / "model.safetensors").read_bytes() != b""
 
 

@@ -29,7 +29,7 @@ def test_of_several_versions_the_newest_is_taken(tmp_path):
 def test_missing_checkpoints_fail_early_and_nothing_is_written(tmp_path):
     dataset = CheckpointsDataset(filepath=str(tmp_path / "none"))
     assert not dataset.exists()
-    with pytest.raises(DatasetError, match=r"holds no checkpoints.*checkpoints=PATH"):
+    with pytest.raises(DatasetError, match=r"contains no checkpoints.*checkpoints=PATH"):
         dataset.check_input()
     with pytest.raises(DatasetError, match="cannot be saved"):
         dataset.save({})

@@ -59,6 +59,6 @@ def test_vectors_of_an_older_format_are_told_of_once_and_made_again(tmp_path, ca
     store.add("key", TEXTS[:2], VECTORS[:2])
     EmbeddingStore(tmp_path).add("key", TEXTS[2:], VECTORS[2:])
     (said,) = caplog.messages
-    assert said.startswith(f"{tmp_path} holds what was kept in another format")
+    assert said.startswith(f"{tmp_path} contains data in a format other than")
     assert old.is_file()
     np.testing.assert_array_equal(EmbeddingStore(tmp_path).vectors("key", TEXTS), VECTORS)

@@ -41,7 +41,7 @@ def test_a_strategy_is_known_by_what_it_is_and_not_by_its_name(caplog):
     assert renamed.after == {"c": fitted}
     assert caplog.messages == []
     assert value.renamed({"a": "other"}).vectors == {}
-    assert "the strategies 'a' have changed since they were embedded" in caplog.text
+    assert "strategies 'a' have changed since they were embedded" in caplog.text
     assert set(Embeddings(("1",), vectors).renamed({"c": "A"}).vectors) == {"a", "b"}
 
 
@@ -65,14 +65,14 @@ def test_after_processing_comes_back_with_the_vectors(tmp_path, names):
 def test_a_file_of_an_earlier_version_is_recognised(tmp_path):
     path = tmp_path / "e.safetensors"
     save_file(VALUE.vectors, path, metadata={"ids": '["1", "2"]', "weights": "ab" * 32})
-    with pytest.raises(DatasetError, match="is of another format than 3, which this version reads; run embedding_extraction again"):
+    with pytest.raises(DatasetError, match="is not in format 3, the only one this version reads; run embedding_extraction again"):
         EmbeddingsDataset(filepath=str(path)).load()
 
 
 def test_a_foreign_file_is_refused(tmp_path):
     path = tmp_path / "e.safetensors"
     path.write_bytes(b"something else")
-    with pytest.raises(DatasetError, match="holds no embeddings of this project"):
+    with pytest.raises(DatasetError, match="is not an embeddings file of this project"):
         EmbeddingsDataset(filepath=str(path)).load()
 
 

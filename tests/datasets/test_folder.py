@@ -16,5 +16,5 @@ def test_loading_gives_a_folder_that_is_there(tmp_path):
 
 
 def test_it_is_no_output(tmp_path):
-    with pytest.raises(DatasetError, match="is a working folder; nodes write into it themselves"):
+    with pytest.raises(DatasetError, match="is a working folder and cannot be saved; nodes write to it directly"):
         FolderDataset(filepath=str(tmp_path)).save("anything")

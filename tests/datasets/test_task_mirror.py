@@ -66,7 +66,7 @@ def test_what_the_record_says_is_checked(tmp_path):
     mirror = TaskMirror(tmp_path)
     mirror.record("team/x", REVISION)
     assert mirror.fetch("team/x", REVISION).sha256 == json.loads((tmp_path / MANIFEST).read_text())[f"team/x@{REVISION}"]["all"]
-    with pytest.raises(MirrorError, match=f"holds team/x at revision {REVISION}, but the task wants {OTHER}"):
+    with pytest.raises(MirrorError, match=f"has team/x at revision {REVISION}, but the task needs {OTHER}"):
         mirror.fetch("team/x", OTHER)
     write(folder, **{"test.jsonl": "changed"})
     with pytest.raises(MirrorError, match=r"has the content hash .*, but mirror.json says .*copy them again"):
@@ -80,15 +80,15 @@ def test_what_is_not_there_is_named(tmp_path):
         mirror.fetch("team/x", REVISION)
     (tmp_path / MANIFEST).write_text("{")
     write(tmp_path / "team" / "y")
-    with pytest.raises(MirrorError, match=r"mirror.json cannot be read .*write it again"):
+    with pytest.raises(MirrorError, match=r"mirror.json cannot be read .*recreate it"):
         mirror.fetch("team/y", REVISION)
     for call in (TaskMirror().record, TaskMirror().download):
-        with pytest.raises(MirrorError, match="there is no mirror folder"):
+        with pytest.raises(MirrorError, match="no mirror folder was given"):
             call("team/x", REVISION)
 
 
 def test_without_a_network_the_hub_is_explained():
-    with pytest.raises(MirrorError, match=r"the Hub does not give the data set team/x .*--params mirror=FOLDER"):
+    with pytest.raises(MirrorError, match=r"cannot download the data set team/x .*--params mirror=FOLDER"):
         TaskMirror().fetch("team/x", REVISION, ["en"])
 
 
@@ -101,7 +101,7 @@ def test_the_dataset_is_an_input_that_looks_at_its_folder(tmp_path):
     assert mirror.metadata == {"a": 1}
     missing = TaskMirrorDataset(filepath=str(tmp_path / "none"))
     assert not missing.exists()
-    with pytest.raises(DatasetError, match="is no folder; correct mirror"):
+    with pytest.raises(DatasetError, match="is not a folder; correct the setting mirror"):
         missing.check_input()
     with pytest.raises(DatasetError, match="never written"):
         mirror.save("x")

@@ -64,8 +64,8 @@ def test_rows_without_text_are_left_out_with_a_warning(tmp_path, caplog):
         ("t.csv", "body,label\na,b\n", "no column 'text' for the texts, only 'body', 'label'; rename one, or set text_column"),
         ("t.csv", "text,topic\na,b\n", "no column 'label' for the labels"),
         ("t.csv", "text,label\n,a\n ,b\n", "column 'text' is empty in all 2 rows"),
-        ("t.csv", "text,label\none,a\ntwo,\nthree,b\n", r"no label in 1 of 3 rows \(row 2\); label these rows or remove them"),
-        ("t.csv", "text,label\none,a\ntwo,a\n", "holds one class only, 'a'"),
+        ("t.csv", "text,label\none,a\ntwo,\nthree,b\n", r"no label in 1 of 3 rows \(row 2\); label or remove these rows"),
+        ("t.csv", "text,label\none,a\ntwo,a\n", "contains only one class, 'a'"),
         ("t.csv", "text,label\none,a\ntwo,b,c\n", r"row 2 \(line 3\) has 3 fields, the header 2; quote texts"),
         ("t.jsonl", '{"text": "one", "label": "a"}\n{"text": \n', "line 2 is not JSON"),
         ("t.jsonl", '["one"]\n', r"row 1 \(line 1\) is a list, not an object"),
@@ -106,7 +106,7 @@ def test_ids_are_kept_as_written_and_must_be_there_and_unique(tmp_path, monkeypa
     assert ids(1344800117571260417, 1344800117571260418, "x", 7.5) == ["1344800117571260417", "1344800117571260418", "x", "7.5"]
     with pytest.raises(DatasetError, match=r"column 'id' has no id in 1 of [24] rows \(row 3\); fill the gaps"):
         ids(1, 2, None, 4)
-    with pytest.raises(DatasetError, match="column 'id' holds '2' more than once; ids must be unique"):
+    with pytest.raises(DatasetError, match="column 'id' contains '2' more than once; make the ids unique"):
         ids(1, 2, 3, 4, 5, 6, 2)
 
 
@@ -118,7 +118,7 @@ def test_a_column_may_be_called_by_a_number(tmp_path, monkeypatch, limit):
     assert TextsDataset(filepath=path, text_column=0, label_column=2023).load()["label"].tolist() == ["a", "b"]
     assert TextsDataset(filepath=path, text_column="0", label_column=[2023]).load()["label"].tolist() == ["a", "b"]
     for wrong in ({"text_column": True}, {"label_column": False}, {"label_column": [True]}, {"id_column": 1.5}):
-        with pytest.raises(DatasetError, match=rf"{next(iter(wrong))} is .*, which YAML takes for .*; put the name into quotes"):
+        with pytest.raises(DatasetError, match=rf"{next(iter(wrong))} is .*, which YAML reads as .*; put the name in quotes"):
             TextsDataset(filepath=path, **wrong)
 
 
@@ -131,7 +131,7 @@ def test_separator_and_encoding_are_found_or_given(tmp_path):
 
 def test_ids_must_be_unique(tmp_path):
     path = write(tmp_path, "t.csv", "key,text\nx,one\nx,two\n")
-    with pytest.raises(DatasetError, match="column 'key' holds 'x' more than once"):
+    with pytest.raises(DatasetError, match="column 'key' contains 'x' more than once"):
         TextsDataset(filepath=path, id_column="key").load()
 
 
@@ -223,7 +223,7 @@ def test_several_label_columns_are_the_levels_of_a_hierarchy(tmp_path):
         (["area", "none"], "has no column 'none' for the labels"),
         (["product", "area"], r"column 'product' has no label in 1 of 4 rows"),
         (["area", "part", "product"], r"column 'product' has a label where 'part', the level above, has none \(row 2\)"),
-        (["area", "same"], "column 'same' holds one class only, 'x'"),
+        (["area", "same"], "column 'same' contains only one class, 'x'"),
     ],
 )
 def test_a_hierarchy_with_gaps_is_refused(tmp_path, columns, message):

@@ -78,7 +78,7 @@ def test_a_run_loads_what_it_saved_whatever_another_has_saved_meanwhile(tmp_path
 def test_what_lies_on_local_disks_only_refuses_another_place(tmp_path, monkeypatch, kind, place):
     monkeypatch.chdir(tmp_path)
     more = {"source": "random:tiny-llama"} if kind is BaseModelDataset else {}
-    with pytest.raises(DatasetError, match=rf"filepath {place.replace(':///', '://')} is no path on a local disk"):
+    with pytest.raises(DatasetError, match=rf"filepath {place.replace(':///', '://')} is not a local path"):
         kind(filepath=place, version=Version(None, "1"), **more)
     assert not list(tmp_path.iterdir())
 

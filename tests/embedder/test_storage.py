@@ -63,8 +63,8 @@ def test_conversions_of_an_older_format_are_told_of_and_made_again(tmp_path, mon
     older.mkdir(parents=True)
     for _ in range(2):
         Embedder.load("random:tiny-llama", device="cpu", dtype="float32")
-    (told,) = (message for message in caplog.messages if "another format" in message)
-    assert told.startswith(f"{older.parent} holds what was kept in another format than 3")
+    (told,) = (message for message in caplog.messages if "a format other" in message)
+    assert told.startswith(f"{older.parent} contains data in a format other than 3")
     assert older.is_dir()
 
 

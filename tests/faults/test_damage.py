@@ -50,7 +50,7 @@ def test_a_damaged_checkpoint_is_left_out(way, stages, tmp_path):
     damage(last / "adapter_model.safetensors", way)
     again = kedro(project, *stage.arguments)
     assert again.code == 0, again.output[-3000:]
-    assert f"{last} is torn and not used" in again.output
+    assert f"{last} is incomplete and is not used" in again.output
     assert not differences(project, stage.after)
 
 

@@ -51,7 +51,7 @@ def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
         ValueError: If the weights have no adapter.
     """
     if weights.adapter is None:
-        msg = f"{weights.card.source!r} has no adapter, and so no adapter card; give the dataset adapter, not base_model"
+        msg = f"{weights.card.source!r} has no adapter, and therefore no adapter card; use the dataset adapter instead of base_model"
         raise ValueError(msg)
     card: dict[str, Any] = json.loads((weights.adapter / ADAPTER_CARD_FILE).read_text(encoding="utf-8"))
     return card
@@ -107,8 +107,8 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
         if base is not None:
             return DecoderWeights(base, wanted, adapter=directory)
         msg = (
-            f"the adapter {directory} belongs to the base model {wanted.source!r} (sha256 {wanted.sha256[:12]}...), which is not below "
-            f"{root}, or not whole; set base_model to it and run a pipeline that loads it (embedding_extraction), or train again"
+            f"the adapter {directory} belongs to the base model {wanted.source!r} (sha256 {wanted.sha256[:12]}...), which is missing from "
+            f"{root} or damaged; set base_model to it and run a pipeline that loads it (embedding_extraction), or train again"
         )
         raise DatasetError(msg)
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_LEFT_OUT = "the base model in %s is not used, and is converted again where it is needed: %s"
+_LEFT_OUT = "the base model in %s is not used and will be converted again if needed: %s"
 
 
 class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):

@@ -45,7 +45,7 @@ class ChatServerDataset(AbstractDataset[None, ChatServerKey]):
         given = credentials or {}
         unknown = sorted(str(name) for name in given if name != _KEY)
         if unknown:
-            msg = f"the credentials of the chat server hold {', '.join(map(repr, unknown))}; they take only {_KEY!r}: {_PLACE}"
+            msg = f"unknown credentials for the chat server: {', '.join(map(repr, unknown))}; only {_KEY!r} is allowed: {_PLACE}"
             raise DatasetError(msg)
         self._key = ChatServerKey(_checked(given.get(_KEY)))
         self.metadata = metadata
@@ -75,10 +75,10 @@ def _checked(key: object) -> str | None:
     if key is None:
         return None
     if not isinstance(key, str):
-        msg = f"the {_KEY} of the chat server is {type(key).__name__}, not text; put it into quotes: {_PLACE}"
+        msg = f"the {_KEY} of the chat server is of type {type(key).__name__}, not text; put it in quotes: {_PLACE}"
         raise DatasetError(msg)
     key = key.strip()
     if not (key.isascii() and key.isprintable()):
-        msg = f"the {_KEY} of the chat server holds a line break or a character beyond ASCII; copy it again: {_PLACE}"
+        msg = f"the {_KEY} of the chat server contains a line break or a non-ASCII character; copy it again: {_PLACE}"
         raise DatasetError(msg)
     return key or None

@@ -41,12 +41,12 @@ class CheckpointsDataset(AbstractDataset[None, "dict[int, Path]"]):
         newest = max(found, key=lambda path: path.stat().st_mtime).parent if found else self._path
         damaged = sorted(path.name for path in newest.glob("step-*") if (path / MANIFEST).is_file() and not is_whole(path))
         if damaged:
-            msg = f"{newest / damaged[0]} is damaged; remove it to go without this step, or remove {newest} and train again"
+            msg = f"{newest / damaged[0]} is damaged; remove it to do without this step, or remove {newest} and train again"
             raise DatasetError(msg)
         try:
             return checkpoint_folders(newest)
         except CheckpointError as error:
-            msg = f"{error}. Name their directory: --params checkpoints=PATH"
+            msg = f"{error}. Give the right directory: --params checkpoints=PATH"
             raise DatasetError(msg) from error
 
     def save(self, data: None) -> None:  # noqa: ARG002

@@ -78,7 +78,7 @@ class ClustersDataset(LocalVersions[Clusters, Clusters]):
                 labels, distances, centres = (file.get_tensor(name) for name in ("labels", "distances", "centres"))
                 return Clusters(labels, distances, centres, json.loads((file.metadata() or {})["facts"]))
         except (SafetensorError, KeyError, FileNotFoundError) as error:
-            msg = f"{path} holds no clustering of this project ({error}); run text_clustering again"
+            msg = f"{path} is not a clustering saved by this project ({error}); run text_clustering again"
             raise DatasetError(msg) from error
 
     def save(self, data: Clusters) -> None:

@@ -93,7 +93,7 @@ class EmbeddingStore:
             places: dict[bytes, tuple[Path, int]] = {}
             for path in sorted((self.folder / key).glob("[!.]*.safetensors")):
                 if not is_intact(path):
-                    logger.warning("%s is damaged, or has no checksum: it is removed, and its vectors are made again", path)
+                    logger.warning("%s is damaged or has no checksum; it is removed, and its vectors will be computed again", path)
                     path.unlink(missing_ok=True)
                     continue
                 with safe_open(path, framework="np") as file:

@@ -53,7 +53,7 @@ class Embeddings:
     def __post_init__(self) -> None:
         for name, matrix in self.vectors.items():
             if matrix.ndim != 2 or matrix.shape[0] != len(self.ids):  # noqa: PLR2004  rows and columns
-                msg = f"strategy {name!r} has vectors of shape {matrix.shape} for {len(self.ids)} texts; one row a text is needed"
+                msg = f"strategy {name!r} has vectors of shape {matrix.shape} for {len(self.ids)} texts; give one row per text"
                 raise ValueError(msg)
 
     def renamed(self, identities: Mapping[str, str]) -> Embeddings:
@@ -68,7 +68,7 @@ class Embeddings:
         changed = [name for name, identity in identities.items() if name in self.identities and identity not in old_names]
         if changed:
             logger.warning(
-                "the strategies %s have changed since they were embedded, and are left out; run embedding_extraction again",
+                "strategies %s have changed since they were embedded and are left out; run embedding_extraction again",
                 ", ".join(map(repr, changed)),
             )
         names = {name: old_names[identity] for name, identity in identities.items() if identity in old_names}
@@ -107,12 +107,12 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
             with safe_open(path, framework="np") as file:
                 header = file.metadata() or {}
                 if _IDS in header and header.get(_FORMAT_FIELD) != str(_FORMAT):
-                    msg = f"{path} is of another format than {_FORMAT}, which this version reads; run embedding_extraction again"
+                    msg = f"{path} is not in format {_FORMAT}, the only one this version reads; run embedding_extraction again"
                     raise DatasetError(msg)
                 ids = json.loads(header[_IDS])
                 vectors = {name: file.get_tensor(name) for name in sorted(file.keys())}
         except (SafetensorError, KeyError) as error:
-            msg = f"{path} holds no embeddings of this project ({error}); run embedding_extraction again"
+            msg = f"{path} is not an embeddings file of this project ({error}); run embedding_extraction again"
             raise DatasetError(msg) from error
         dimensions = json.loads(header[_DIMENSIONS])
         after = {

@@ -34,7 +34,7 @@ class FolderDataset(AbstractDataset[None, Path]):
         Raises:
             DatasetError: Always.
         """
-        msg = f"{self._path} is a working folder; nodes write into it themselves"
+        msg = f"{self._path} is a working folder and cannot be saved; nodes write to it directly"
         raise DatasetError(msg)
 
     def _exists(self) -> bool:

@@ -39,7 +39,7 @@ class Shards(Mapping[str, "pd.DataFrame"]):
                 self._names.append(name)
             else:
                 self.damaged.add(name)
-                logger.warning("%s is damaged, or has no checksum: it is not used, and made again where it is needed", path)
+                logger.warning("%s is damaged or has no checksum; it is not used and will be generated again if needed", path)
         self._known = set(self._names)
 
     def __getitem__(self, name: str) -> pd.DataFrame:

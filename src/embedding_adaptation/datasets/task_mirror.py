@@ -78,8 +78,8 @@ class TaskMirror:
         known = sorted(key.partition("@")[2] for key in self._manifest() if key.partition("@")[0] == repository)
         if recorded is None and not given and known:
             msg = (
-                f"the mirror {self.folder} holds {repository} at revision {', '.join(known)}, but the task wants {revision}; "
-                "fetch that revision, or install the version of mteb the mirror was made for"
+                f"the mirror {self.folder} has {repository} at revision {', '.join(known)}, but the task needs {revision}; "
+                "fetch that revision, or install the version of mteb that the mirror was made for"
             )
             raise MirrorError(msg)
         sha256 = content_hash(folder, configs)
@@ -87,11 +87,11 @@ class TaskMirror:
         if expected is not None and expected != sha256:
             msg = (
                 f"the mirror's copy of {repository} in {folder} has the content hash {sha256[:16]}..., but {MANIFEST} says "
-                f"{expected[:16]}...; files are damaged, missing or changed: copy them again, or write {MANIFEST} anew if this is meant"
+                f"{expected[:16]}...: files are damaged, missing or changed; copy them again, or recreate {MANIFEST} if this is intended"
             )
             raise MirrorError(msg)
         if expected is None and not given:
-            logger.warning("%s says nothing of %s; its files are taken to be of revision %s", self.folder / MANIFEST, repository, revision)
+            logger.warning("%s does not mention %s; assuming its files are of revision %s", self.folder / MANIFEST, repository, revision)
         return LocalCopy(folder, revision, sha256, "mirror")
 
     def record(self, repository: str, revision: str, configs: Sequence[str] = ()) -> None:
@@ -101,7 +101,7 @@ class TaskMirror:
             MirrorError: If there is no mirror, or it does not hold the repository.
         """
         if self.folder is None:
-            msg = "there is no mirror folder to record; name one"
+            msg = "no mirror folder was given to record; name one"
             raise MirrorError(msg)
         folder, _ = self._find(repository, revision)
         manifest = self._manifest()
@@ -116,7 +116,7 @@ class TaskMirror:
             MirrorError: If there is no mirror, or the Hub does not give the data.
         """
         if self.folder is None:
-            msg = "there is no mirror folder to download to; name one"
+            msg = "no mirror folder was given to download to; name one"
             raise MirrorError(msg)
         _download(repository, revision, configs, self.folder)
         self.record(repository, revision, configs)
@@ -143,7 +143,7 @@ class TaskMirror:
             found = json.loads(file.read_text(encoding="utf-8"))
             return {str(key): dict(value) for key, value in found.items()}
         except (ValueError, AttributeError, TypeError) as error:
-            msg = f"{file} cannot be read ({error}); write it again"
+            msg = f"{file} cannot be read ({error}); recreate it"
             raise MirrorError(msg) from error
 
 
@@ -173,7 +173,7 @@ class TaskMirrorDataset(AbstractDataset[None, TaskMirror]):
             DatasetError: If it is not.
         """
         if self._folder is not None and not self._folder.is_dir():
-            msg = f"the mirror {self._folder} is no folder; correct mirror, or leave it out to use the Hub"
+            msg = f"the mirror {self._folder} is not a folder; correct the setting mirror, or omit it to use the Hub"
             raise DatasetError(msg)
 
     def load(self) -> TaskMirror:
@@ -183,7 +183,7 @@ class TaskMirrorDataset(AbstractDataset[None, TaskMirror]):
 
     def save(self, data: None) -> None:  # noqa: ARG002
         """Refuse: a mirror is an input."""
-        msg = "the mirror of mteb's tasks is an input and is never written by a run"
+        msg = "the mirror of mteb's tasks is an input and is never written to by a run"
         raise DatasetError(msg)
 
     def _exists(self) -> bool:
@@ -252,17 +252,19 @@ def _download(repository: str, revision: str, configs: Sequence[str], cache: Pat
                 patterns = None
         return Path(snapshot_download(repository, allow_patterns=patterns, **place))
     except hub_errors.RevisionNotFoundError as error:
-        msg = f"the Hub's data set {repository} has no revision {revision}; install the version of mteb that the task's results are of"
+        msg = (
+            f"the data set {repository} on the Hub has no revision {revision}; install the version of mteb that produced the task's results"
+        )
         raise MirrorError(msg) from error
     except hub_errors.GatedRepoError as error:
         msg = f"access to the data set {repository} is gated; accept its terms on the Hub and log in with 'hf auth login' or HF_TOKEN"
         raise MirrorError(msg) from error
     except hub_errors.RepositoryNotFoundError as error:
-        msg = f"the Hub shows you no data set {repository}; log in with 'hf auth login' if it is private, or choose another task"
+        msg = f"there is no data set {repository} on the Hub, or you may not see it; log in with 'hf auth login', or choose another task"
         raise MirrorError(msg) from error
     except Exception as error:
         msg = (
-            f"the Hub does not give the data set {repository} at revision {revision} ({type(error).__name__}), and it is not in the local "
-            "cache; connect to the network (or set HF_ENDPOINT), or name a folder with a copy: --params mirror=FOLDER"
+            f"cannot download the data set {repository} at revision {revision} ({type(error).__name__}), and it is not in the local "
+            "cache; connect to the network, set HF_ENDPOINT, or give a folder with a copy: --params mirror=FOLDER"
         )
         raise MirrorError(msg) from error

@@ -100,7 +100,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
 
     def save(self, data: None) -> None:  # noqa: ARG002
         """Refuse: raw texts are an input."""
-        msg = f"{self._path.name} holds the user's own texts and is never written"
+        msg = f"{self._path.name} is an input file and is never written to"
         raise DatasetError(msg)
 
     def _select(self, raw: pd.DataFrame, first_row: int = 1, *, partial: bool = False) -> pd.DataFrame:
@@ -132,18 +132,18 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         if (missing := ids.str.strip() == "").any():
             self._fail(
                 f"column {self._id_column!r} has no id in {missing.sum()} of {len(ids)} rows (row {first_few(numbers[missing])}); "
-                "fill the gaps, or leave id_column out: then the row's number is the id"
+                "fill the gaps, or omit id_column to use row numbers as ids"
             )
         if (doubled := ids.duplicated()).any():
             self._refuse_double(ids[doubled].iloc[0])
 
     def _refuse_double(self, one: str) -> NoReturn:
-        self._fail(f"column {self._id_column!r} holds {one!r} more than once; ids must be unique")
+        self._fail(f"column {self._id_column!r} contains {one!r} more than once; make the ids unique")
 
     def _refuse_empty(self, rows: int) -> NoReturn:
         if not rows:
             self._fail("has no rows; give a file with at least one text")
-        self._fail(f"column {self._text_column!r} is empty in all {rows} rows; name the column that holds the texts")
+        self._fail(f"column {self._text_column!r} is empty in all {rows} rows; name the column that contains the texts")
 
     def _check_labels(self, frame: pd.DataFrame, numbers: pd.Series) -> None:
         above = None
@@ -152,7 +152,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
             if level == 0 and missing.any():
                 self._fail(
                     f"column {column!r} has no label in {missing.sum()} of {len(frame)} rows "
-                    f"(row {first_few(numbers[missing])}); label these rows or remove them"
+                    f"(row {first_few(numbers[missing])}); label or remove these rows"
                 )
             if above is not None and (orphans := above & ~missing).any():
                 self._fail(
@@ -161,7 +161,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
                 )
             if frame[_level(level)][~missing].nunique() < 2:  # noqa: PLR2004  a clustering has two sides
                 only = repr(frame[_level(level)][~missing].iloc[0]) if (~missing).any() else "no label"
-                self._fail(f"column {column!r} holds one class only, {only}; scoring a clustering needs texts of two classes or more")
+                self._fail(f"column {column!r} contains only one class, {only}; scoring a clustering needs at least two")
             above = missing
 
     def _wanted(self) -> list[str]:
@@ -173,9 +173,9 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
             yield
         except MissingColumnError as error:
             role = "text" if error.column == self._text_column else "label" if error.column in self._label_columns else "id"
-            there = ", ".join(map(repr, error.available))
+            available = ", ".join(map(repr, error.available))
             self._fail(
-                f"has no column {error.column!r} for the {role}s, only {there}; rename one, or set {role}_column in the catalog "
+                f"has no column {error.column!r} for the {role}s, only {available}; rename one, or set {role}_column in the catalog "
                 "(on the command line: --params text_column=NAME or label_column=NAME, for the corpus corpus_column=NAME)"
             )
         except TextFileError as error:
@@ -265,7 +265,7 @@ class _Distinct:
 def _name(column: str | int, setting: str) -> str:
     """A column's name, which YAML takes for a number where it looks like one."""
     if isinstance(column, bool) or not isinstance(column, str | int):
-        msg = f"{setting} is {column!r}, which YAML takes for {type(column).__name__}, not for a name; put the name into quotes"
+        msg = f"{setting} is {column!r}, which YAML reads as {type(column).__name__}, not as a name; put the name in quotes"
         raise DatasetError(msg)
     return str(column)
 

@@ -70,7 +70,7 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
     def save(self, data: FinishedShards) -> None:
         """Write down which shards belong together."""
         if self._path.suffix:
-            msg = f"{self._path} holds vectors made elsewhere and is never written; start with --from-nodes=cluster_texts_node"
+            msg = f"{self._path} is an input file of vectors and is never written to; start with --from-nodes=cluster_texts_node"
             raise DatasetError(msg)
         names = [shard.relative_to(self._path).as_posix() for shard in data.shards]
         manifest = {"facts": data.facts, "shards": {name: _fingerprint(self._path / name) for name in names}}
@@ -88,17 +88,19 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
             check_intact(self._path / _MANIFEST)
             manifest = json.loads((self._path / _MANIFEST).read_text(encoding="utf-8"))
         except (DamagedError, ValueError) as error:
-            msg = f"{self._path / _MANIFEST} is damaged; run embed_corpus_node again, which keeps the vectors that are whole"
+            msg = f"{self._path / _MANIFEST} is damaged; run embed_corpus_node again, which keeps the intact vectors"
             raise DatasetError(msg) from error
         files = [self._path / name for name in manifest["shards"]]
         for file, fingerprint in zip(files, manifest["shards"].values(), strict=True):
             try:
                 check_intact(file)
             except DamagedError as error:
-                msg = f"{error}; run embed_corpus_node again, which makes it anew and keeps the others"
+                msg = f"{error}; run embed_corpus_node again, which recomputes this file and keeps the others"
                 raise DatasetError(msg) from error
             if not file.is_file() or _fingerprint(file) != fingerprint:
-                msg = f"{file} is not the one that was saved: an interrupted run has begun other vectors; run embed_corpus_node again"
+                msg = (
+                    f"{file} is not the one that was saved: an interrupted run started to write other vectors; run embed_corpus_node again"
+                )
                 raise DatasetError(msg)
         return VectorStore.of_files(files, manifest["facts"])
 

@@ -88,8 +88,8 @@ class LocalVersions(VersionRules, AbstractVersionedDataset[_DI, _DO]):
         if scheme:
             place = f"{scheme[1]}://{str(filepath)[scheme.end() :].lstrip('/')}"
             msg = (
-                f"filepath {place} is no path on a local disk, the only place where {type(self).__name__} writes and reads; give one, and "
-                "copy what is written there elsewhere with that place's own tool"
+                f"filepath {place} is not a local path, and {type(self).__name__} reads and writes local files only; give a local path, "
+                "and copy the results elsewhere with the tools of that storage"
             )
             raise DatasetError(msg)
         super().__init__(filepath, version)

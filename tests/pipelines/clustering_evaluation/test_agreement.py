@@ -81,5 +81,5 @@ def test_vectors_without_structure_have_some_number_of_clusters(vectors):
 
 
 def test_more_clusters_than_documents_are_refused():
-    with pytest.raises(EvaluationError, match="5 clusters were asked for, but there are 4 different documents"):
+    with pytest.raises(EvaluationError, match="cannot form 5 clusters of 4 distinct documents"):
         cluster_vectors(np.eye(4), 5, 0)

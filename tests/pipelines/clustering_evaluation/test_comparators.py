@@ -84,9 +84,9 @@ def test_a_model_of_sentence_transformers_is_known_by_its_files_and_prompt(sente
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ("{folder}", "holds no modules.json; give a folder written by sentence-transformers"),
+        ("{folder}", "has no modules.json; give a folder written by sentence-transformers"),
         ("nothing", "neither a folder nor a Hub id"),
-        ("team/none@main", r"the Hub does not give 'team/none@main' .*not in the local cache, and there is no folder .*/team/none"),
+        ("team/none@main", r"cannot download 'team/none@main' .*not in the local cache, and there is no folder .*/team/none"),
     ],
 )
 def test_a_model_that_is_not_there_is_explained(tmp_path, model, message):

@@ -130,7 +130,7 @@ def test_means_spreads_and_intervals_stand_beside_what_a_strategy_is(options, em
 
 def test_a_task_of_few_documents_carries_a_caution(options, embedder):
     few, _ = compare(cells("ArXivHierarchicalClusteringP2P", documents=81), NO_PUBLISHED, options, embedder)
-    assert few["caution"].unique().tolist() == ["81 documents only: scores are known to about 4 points either way"]
+    assert few["caution"].unique().tolist() == ["only 81 documents: scores are accurate to about 4 points either way"]
     many, _ = compare(cells("mine"), NO_PUBLISHED, options, embedder)
     assert many["caution"].unique().tolist() == [""]
 

@@ -178,14 +178,14 @@ def test_scores_of_an_older_format_are_told_of_once_and_made_again(contenders, e
     run(tasks, contenders(), evaluation_options(), tmp_path / "cells")
     assert len(quick) == 5
     run(tasks, contenders(), evaluation_options(tasks=["mine"], cluster_count=None), tmp_path / "cells")
-    told = [message for message in caplog.messages if "another format" in message]
+    told = [message for message in caplog.messages if "a format other" in message]
     assert len(told) == 1
-    assert told[0].startswith("evaluation_cells holds what was kept in another format than 2")
+    assert told[0].startswith("evaluation_cells contains data in a format other than 2")
 
 
 def test_a_plan_of_an_earlier_version_is_made_again(contenders, evaluation_options):
     planned = plan([labelled_task("mine", FRAME, (0,))], contenders(), evaluation_options())
-    with pytest.raises(EvaluationError, match=r"evaluation_plan is of another format than 2.* run clustering_evaluation again"):
+    with pytest.raises(EvaluationError, match=r"evaluation_plan is not in format 2.* run clustering_evaluation again"):
         gather(planned.drop(columns="vectors"), {})
 
 
@@ -325,7 +325,7 @@ def test_data_that_changed_under_the_same_revision_are_refused(mirror, evaluatio
     check_data(tasks, cells)
     (root / NEWS / "test.jsonl.gz").write_bytes(b"other")
     changed = resolve_tasks(options, FRAME, TaskMirror(root))
-    with pytest.raises(EvaluationError, match=r"TwentyNewsgroupsClustering.v2: its data of revision .* but scores were recorded with"):
+    with pytest.raises(EvaluationError, match=r"TwentyNewsgroupsClustering.v2: its data at revision .* but scores were recorded with"):
         check_data(changed, cells)
 
 

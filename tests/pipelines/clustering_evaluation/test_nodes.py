@@ -90,7 +90,7 @@ def test_from_vectors_and_tasks_to_tables_figures_and_result_files(sources, mirr
 
 
 def test_vectors_of_other_texts_are_refused(sources):
-    with pytest.raises(EvaluationError, match="adapted_embeddings hold 40 texts that are not the 40 labelled texts in their order"):
+    with pytest.raises(EvaluationError, match="the 40 texts of adapted_embeddings are not the 40 labelled texts in the same order"):
         sources(adapted_embeddings=embeddings("prompted_last_adapted", ids=IDS[::-1]))
 
 
@@ -117,9 +117,9 @@ def test_vectors_are_found_by_what_their_strategies_are_whatever_they_are_called
     assert renamed["strategy"].unique().tolist()[-2:] == ["one", "other"]
     assert renamed["cell"].tolist() == original["cell"].tolist()
     assert caplog.messages == []
-    with pytest.raises(EvaluationError, match="no vectors of today's strategies; run embedding_extraction again"):
+    with pytest.raises(EvaluationError, match="no vectors of the current strategies; run embedding_extraction again"):
         planned(options("before", "after", '"{text}" is about "'))
-    assert "the strategies 'before' have changed since they were embedded" in caplog.text
+    assert "strategies 'before' have changed since they were embedded" in caplog.text
 
 
 def test_an_adapter_of_another_base_model_is_refused_unless_it_is_not_scored(sources, tiny_adapted, evaluation_options, embedder_options):
@@ -135,9 +135,12 @@ def test_an_adapter_of_another_base_model_is_refused_unless_it_is_not_scored(sou
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"statistics": {"resamples": 100, "seed": 0, "baseline": "none"}}, "statistics.baseline names 'none', which is not scored"),
-        ({"comparators": {"models": {"bare_mean": {"model": "x"}}}}, "comparators.models names 'bare_mean', which is a strategy's name"),
-        ({"strategies": ["topic.*"]}, r"clustering_evaluation.strategies names the strategy 'topic.\*'"),
+        (
+            {"statistics": {"resamples": 100, "seed": 0, "baseline": "none"}},
+            "unknown strategy 'none' in clustering_evaluation.statistics.baseline; choose from bare_mean",
+        ),
+        ({"comparators": {"models": {"bare_mean": {"model": "x"}}}}, "'bare_mean' in comparators.models is already a strategy's"),
+        ({"strategies": ["topic.*"]}, r"unknown strategy 'topic.\*' in clustering_evaluation.strategies; choose from "),
     ],
 )
 def test_names_that_do_not_fit_are_refused_before_scoring(sources, evaluation_options, embedder_options, changes, message):

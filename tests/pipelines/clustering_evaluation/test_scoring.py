@@ -131,9 +131,9 @@ def test_copies_and_contradictions_and_singletons_are_counted():
 @pytest.mark.parametrize(
     ("texts", "labels", "message"),
     [
-        (["a", "b"], ["x", "x"], "have 1 label; scoring a clustering needs two or more"),
-        (["a", "b", "a"], ["x", "y", "z"], "each of the 2 different documents has a label of its own"),
-        (["a", "b", "c"], [["x", "p"], ["x", "p"], ["y"]], "the 2 different documents at level 2 have 1 label"),
+        (["a", "b"], ["x", "x"], "have 1 label; scoring a clustering needs at least two"),
+        (["a", "b", "a"], ["x", "y", "z"], "each of the 2 distinct documents has its own label"),
+        (["a", "b", "c"], [["x", "p"], ["x", "p"], ["y"]], "the 2 distinct documents at level 2 have 1 label"),
     ],
 )
 def test_labels_that_no_clustering_can_be_judged_by_are_refused(texts, labels, message):
@@ -145,7 +145,7 @@ def test_labels_that_no_clustering_can_be_judged_by_are_refused(texts, labels, m
 def test_vectors_that_are_not_finite_are_refused_with_a_way_out(noisy, value):
     broken = noisy.copy()
     broken[[3, 5], 1] = value
-    with pytest.raises(EvaluationError, match=r"2 of 90 vectors hold values that are not finite \(first: text 4\); embed again with"):
+    with pytest.raises(EvaluationError, match=r"2 of 90 vectors have values that are not finite \(first: text 4\); embed again with"):
         checked_vectors(broken)
     with pytest.raises(EvaluationError, match="not finite"):
         unique_document_scores(broken, TEXTS, LABELS, 0)

@@ -77,7 +77,7 @@ def test_holm_corrects_as_in_the_textbook():
         (0.07, 0.001, 3, "real gain over base: +0.070 (+0.060 to +0.080)"),
         (-0.07, 0.001, 3, "real loss against base: -0.070 (-0.080 to -0.060)"),
         (0.07, 0.06, 3, "no difference from base shown: +0.070 (+0.060 to +0.080)"),
-        (0.07, 0.001, 1, "real gain over base: +0.070 (+0.060 to +0.080); one seed, so the luck of the clustering is not counted"),
+        (0.07, 0.001, 1, "real gain over base: +0.070 (+0.060 to +0.080); one seed, so random variation of the clustering is not included"),
     ],
 )
 def test_a_difference_is_said_in_words(value, p, seeds, words):

@@ -38,5 +38,5 @@ def test_the_order_follows_the_seed_and_does_not_depend_on_how_many_steps_are_as
 def test_too_few_pairs_that_may_stand_together_are_refused():
     groups = apart(10)
     groups[:6, 0] = 999
-    with pytest.raises(BatchError, match="5 of the 10 training pairs can stand in one batch of 6"):
+    with pytest.raises(BatchError, match="only 5 of the 10 training pairs fit into a batch of 6"):
         PairBatches(groups, batch_size=6, steps=1, seed=0)

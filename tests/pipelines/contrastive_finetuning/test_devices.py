@@ -31,5 +31,5 @@ def test_two_processes_give_the_gradients_of_one(job_of, corpus, tmp_path):
 
 @pytest.mark.slow
 def test_a_process_that_fails_is_an_error(job_of):
-    with pytest.raises(TrainingError, match="training on 2 devices ended with exit code"):
+    with pytest.raises(TrainingError, match="training on 2 devices failed with exit code"):
         train(job_of(steps=3, batch_size=8, devices=2, learning_rate=1e30))

@@ -142,7 +142,7 @@ def test_chunks_that_do_not_fit_are_halved_and_the_gradients_stay(monkeypatch, c
     Tight(cache, monkeypatch, most_tokens=30)
     again, found = gradients_of(model, cache)
     assert cache.chunk_tokens == 24
-    assert caplog.text.count("out of memory: going on with chunks of") == 2
+    assert caplog.text.count("out of memory: continuing with chunks of") == 2
     torch.testing.assert_close(again, value)
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, atol=1e-6, rtol=1e-5)

@@ -26,11 +26,11 @@ class TestRefusedBeforeAnythingIsLoaded:
 
     def test_identical_pairs(self, job_of, pairs):
         same = pairs(24).assign(source_text="the bus is late", generated_text="late bus")
-        with pytest.raises(BatchError, match="1 of the 24 training pairs can stand in one batch of 6"):
+        with pytest.raises(BatchError, match="only 1 of the 24 training pairs fit into a batch of 6"):
             train(job_of(same))
 
     def test_rounds_and_hard_negatives_without_a_corpus(self, job_of):
-        with pytest.raises(TrainingError, match="take their texts from a corpus, and none was given"):
+        with pytest.raises(TrainingError, match="need a corpus, and none was given"):
             train(job_of(rounds={"every": 2}))
 
     def test_four_bits_without_cuda(self, job_of, monkeypatch):

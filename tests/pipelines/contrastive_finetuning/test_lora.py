@@ -37,8 +37,8 @@ def test_the_adapter_sits_on_the_chosen_modules_only(tiny_embedder):
 @pytest.mark.parametrize(
     ("lora", "message"),
     [
-        ({"layers": [7]}, "names layer 7; the model has layers 0 to 2"),
-        ({"target_modules": ["w_q"]}, "names 'w_q'; the model's layers have down_proj"),
+        ({"layers": [7]}, "unknown layer 7 in contrastive_finetuning.lora.layers; choose from 0 to 2"),
+        ({"target_modules": ["w_q"]}, "unknown module 'w_q' in contrastive_finetuning.lora.target_modules; choose from down_proj"),
     ],
 )
 def test_layers_and_modules_that_are_not_there_are_named(tiny_embedder, lora, message):

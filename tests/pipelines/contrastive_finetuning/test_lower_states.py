@@ -67,7 +67,7 @@ def test_a_full_disk_costs_speed_and_not_the_run(tmp_path, caplog):
     rows = rows_of(MB_ROWS + 3)
     for _ in range(2):
         check(store.of(rows), rows)
-    assert caplog.text.count("no longer kept on disk") == 1
+    assert caplog.text.count("no longer cached on disk") == 1
     assert len(calls) == len(rows) + 3
 
 
@@ -85,5 +85,5 @@ def test_states_that_are_damaged_on_disk_are_computed_again(tmp_path, way, caplo
         file.unlink()
     for _ in range(3):
         check(store.of(rows), rows)
-    assert "are damaged: they are computed again" in caplog.text
+    assert "are damaged and are computed again" in caplog.text
     assert len(calls) == len(rows) + 2 * (1 if way == "flipped" else 3)  # at once, and to be stored again

@@ -43,7 +43,7 @@ def test_mining_ends_when_hardly_a_pair_is_new():
 def test_mining_ends_when_the_space_collapses(caplog):
     flat = np.ones((6, 3)) + np.arange(6)[:, None] * 1e-3 * np.array([1.0, 0, 0])
     assert rounds(NEIGHBOURS, first_rank=3.0).mine(flat) is None
-    assert "no more neighbours are mined: the effective rank fell from 3.0 to 1.0" in caplog.text
+    assert "mining of neighbours ends: the effective rank fell from 3.0 to 1.0" in caplog.text
 
 
 def test_a_text_stands_in_no_more_pairs_than_allowed():

@@ -79,7 +79,7 @@ def test_each_process_takes_its_part_of_a_batch(job_of, monkeypatch, tmp_path):
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(job_of, monkeypatch, tmp_path):
     monkeypatch.setattr(module, "world_size", lambda: 4)
-    with pytest.raises(TrainingError, match=r"batch_size \(6\) does not divide among 4 processes; choose a multiple"):
+    with pytest.raises(TrainingError, match=r"batch_size \(6\) is not divisible by 4 processes; choose a multiple"):
         prepare(job_of(), tmp_path)
 
 
@@ -90,7 +90,7 @@ def test_a_decoder_that_does_not_pack_is_trained_the_slow_way(job_of, monkeypatc
     _, expected = train(job_of(12, 4))
     monkeypatch.setattr(TrainingPass, "check", refuse)
     _, history = train(job_of(12, 4))
-    assert "training goes the slow way, over padded texts and all layers: its layers mix tokens" in caplog.text
+    assert "training the slow way, on padded texts and through all layers: its layers mix tokens" in caplog.text
     np.testing.assert_allclose(history["train_loss"].dropna(), expected["train_loss"].dropna(), rtol=1e-3)
 
 

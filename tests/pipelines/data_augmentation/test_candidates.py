@@ -155,13 +155,13 @@ def test_neighbours_of_an_older_format_are_told_of_and_made_again(made, caplog):
     older = {"neighbours-0123456789ab/000000": pd.DataFrame(), f"neighbours-0123456789ab/{COMPLETE}": pd.DataFrame()}
     shards = made(chosen, done=older)
     assert any(name.startswith("format-2/neighbours-") for name in shards)
-    assert [message for message in caplog.messages if "another format" in message] == [
-        "candidate_pairs (neighbours) holds what was kept in another format than 2, which this version writes: it is not used and can be "
-        "deleted; what is needed of it is made again"
+    assert [message for message in caplog.messages if "a format other" in message] == [
+        "candidate_pairs (neighbours) contains data in a format other than 2, the one this version writes; they are not used and can be "
+        "deleted: what is needed of them is computed again"
     ]
     caplog.clear()
     assert made(chosen, done=shards | older) == {}
-    assert "another format" not in caplog.text
+    assert "a format other" not in caplog.text
 
 
 def test_weights_say_how_often_a_text_is_taken():

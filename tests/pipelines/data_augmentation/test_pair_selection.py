@@ -107,7 +107,7 @@ def test_scores_of_an_older_format_are_told_of_and_made_again(work, caplog):
     older = {f"0123456789ab/{name.rpartition('-')[2]}": frame for name, frame in scores.items()}
     again = [shard for part in score_shards(CORPUS, candidates, older, chosen, context) for shard in part]
     assert again == list(scores)
-    assert "pair_scores holds what was kept in another format than 3" in caplog.text
+    assert "pair_scores contains data in a format other than 3" in caplog.text
 
 
 def test_scores_of_other_candidates_under_the_same_name_are_no_scores(work):

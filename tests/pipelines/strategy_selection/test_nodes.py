@@ -75,8 +75,8 @@ def test_the_draw_has_no_text_twice_and_no_empty_one():
         (TextStream.of(TABLE.head(3)), {}, "needs at least 20 distinct texts, but the corpus has 3;"),
         (CORPUS, {"criteria": ["beauty"]}, "unknown criterion 'beauty' in strategy_selection.criteria; choose from effective_rank"),
         (CORPUS, {"grid": None, "strategies": ["bare_mean"]}, "a ranking needs at least 2 strategies, not 1"),
-        (CORPUS, {"strategies": ["none.*"]}, r"strategy_selection.strategies names the strategy 'none.\*'"),
-        (CORPUS, {"grid": {"templates": ["none"]}}, "names the template 'none'"),
+        (CORPUS, {"strategies": ["none.*"]}, r"unknown strategy 'none.\*' in strategy_selection.strategies; choose from "),
+        (CORPUS, {"grid": {"templates": ["none"]}}, "unknown template 'none' in strategy"),
     ],
 )
 def test_what_cannot_be_ranked_is_an_error_before_any_work(tiny_weights, embedder_options, corpus, changes, message):

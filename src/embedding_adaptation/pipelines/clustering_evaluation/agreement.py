@@ -28,7 +28,7 @@ def cluster_vectors(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
         EvaluationError: If there are fewer vectors than clusters.
     """
     if count > len(vectors):
-        msg = f"{count} clusters were asked for, but there are {len(vectors)} different documents; give more documents or fewer labels"
+        msg = f"cannot form {count} clusters of {len(vectors)} distinct documents; provide more documents or fewer labels"
         raise EvaluationError(msg)
     kmeans = MiniBatchKMeans(n_clusters=count, batch_size=_KMEANS_BATCH, init="k-means++", n_init=1, random_state=seed)
     return kmeans.fit_predict(vectors)

@@ -104,7 +104,7 @@ def _model_folder(name: str, model: str) -> Path:
     folder = project_path(model)
     if folder.is_dir():
         if not (folder / "modules.json").is_file():
-            msg = f"comparators.models.{name}: {folder} holds no modules.json; give a folder written by sentence-transformers"
+            msg = f"comparators.models.{name}: {folder} has no modules.json; give a folder written by sentence-transformers"
             raise EvaluationError(msg)
         return folder
 
@@ -116,7 +116,7 @@ def _model_folder(name: str, model: str) -> Path:
         return Path(snapshot_download(repository, revision=revision or None, ignore_patterns=_UNUSED))
     except Exception as error:
         msg = (
-            f"comparators.models.{name}: the Hub does not give {model!r} ({type(error).__name__}), it is not in the local cache, and there "
+            f"comparators.models.{name}: cannot download {model!r} ({type(error).__name__}), it is not in the local cache, and there "
             f"is no folder {folder}; connect to the network, correct the name, or give a folder"
         )
         raise EvaluationError(msg) from error

@@ -228,7 +228,7 @@ def _caution(documents: int, scores: Mapping[str, SeedScores], statistics: Stati
         return ""
     estimates = [estimate_score(score, statistics.confidence) for score in scores.values()]
     widths = [(estimate.high - estimate.low) / 2 for estimate in estimates]
-    return f"{documents} documents only: scores are known to about {_PERCENT * float(np.median(widths)):.0f} points either way"
+    return f"only {documents} documents: scores are accurate to about {_PERCENT * float(np.median(widths)):.0f} points either way"
 
 
 def _all_tasks(

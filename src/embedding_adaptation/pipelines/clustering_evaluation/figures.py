@@ -70,7 +70,7 @@ def strategy_heatmap(comparison: pd.DataFrame) -> Figure:
     if kinds:
         bar = figure.colorbar(image, ax=list(axes))
         several = chosen.duplicated(["kind", "template", "pooling"]).any()
-        bar.set_label("V-measure (mteb), percent" + (", best of layers and after-processings" if several else ""), fontsize=8)
+        bar.set_label("V-measure (mteb), percent" + (", best of layers and after-processing" if several else ""), fontsize=8)
         bar.ax.tick_params(labelsize=8)
         figure.suptitle(f"{_subject(comparison)}: which template, which pooling", fontsize=10)
     return figure

@@ -86,7 +86,7 @@ def check_data(tasks: Sequence[EvaluationTask], finished: Mapping[str, Any]) -> 
         if others:
             revision, content = _provenance(task)
             msg = (
-                f"{task.name}: its data of revision {revision} have the content hash {content[:_SHORT]}..., but scores were recorded with "
+                f"{task.name}: its data at revision {revision} have the content hash {content[:_SHORT]}..., but scores were recorded with "
                 f"{min(others).rpartition('-')[2]}...; one of the two copies is damaged. Copy the data again, or, if these are right, "
                 f"delete the folder {min(others)} of evaluation_cells"
             )
@@ -114,7 +114,7 @@ def score_missing(
     """
     cells = planned.drop_duplicates("cell")  # strategies that differ by name only have one
     missing = cells[~cells["cell"].isin(set(finished))]
-    logger.info("%d of %d scores are there already", len(cells) - len(missing), len(cells))
+    logger.info("%d of %d scores already exist", len(cells) - len(missing), len(cells))
     if missing.empty:
         return
     tell_of_other_formats("evaluation_cells", finished, _FORMAT)
@@ -184,7 +184,7 @@ def gather(planned: pd.DataFrame, cells: Mapping[str, pd.DataFrame]) -> pd.DataF
         EvaluationError: If one is not there, or the plan was made by an earlier version.
     """
     if "vectors" not in planned:
-        msg = f"the evaluation_plan is of another format than {_FORMAT}, which this version writes; run clustering_evaluation again"
+        msg = f"the evaluation_plan is not in format {_FORMAT}, the only one this version reads; run clustering_evaluation again"
         raise EvaluationError(msg)
     rows = []
     for row in planned.to_dict("records"):

@@ -63,7 +63,7 @@ class LabelledVectors:
         for namespace, part in embeddings.items():
             if part.ids != ids:
                 msg = (
-                    f"{namespace}_embeddings hold {len(part.ids)} texts that are not the {len(ids)} labelled texts in their order; "
+                    f"the {len(part.ids)} texts of {namespace}_embeddings are not the {len(ids)} labelled texts in the same order; "
                     "run embedding_extraction again with the same labelled_texts"
                 )
                 raise EvaluationError(msg)
@@ -71,7 +71,7 @@ class LabelledVectors:
         vectors = {name: matrix for part in parts.values() for name, matrix in part.vectors.items()}
         if not vectors:
             names = " and ".join(f"{name}_embeddings" for name in embeddings)
-            msg = f"{names} hold no vectors of today's strategies; run embedding_extraction again"
+            msg = f"{names} contain no vectors of the current strategies; run embedding_extraction again"
             raise EvaluationError(msg)
         after = {name: fitted for part in parts.values() for name, fitted in part.after.items()}
         return cls(texts, vectors, after, models, {namespace: part.weights for namespace, part in parts.items()})

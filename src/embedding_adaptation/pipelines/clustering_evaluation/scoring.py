@@ -152,8 +152,8 @@ def checked_vectors(vectors: np.ndarray) -> np.ndarray:
     broken = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
     if len(broken):
         msg = (
-            f"{len(broken)} of {len(vectors)} vectors hold values that are not finite (first: text {broken[0] + 1}); embed again with "
-            "embedder.dtype=float32, and look at the adapter's training loss"
+            f"{len(broken)} of {len(vectors)} vectors have values that are not finite (first: text {broken[0] + 1}); embed again with "
+            "embedder.dtype=float32, and check the adapter's training loss"
         )
         raise EvaluationError(msg)
     return vectors
@@ -221,12 +221,12 @@ def unique_parts(texts: Sequence[str], labels: Sequence[Label], title: str = "")
 def _check_part(part: Part) -> None:
     where = f" at {part.title}" if part.title else ""
     if part.clusters < _TWO_CLASSES:
-        msg = f"the {len(part.texts)} different documents{where} have {part.clusters} label; scoring a clustering needs two or more"
+        msg = f"the {len(part.texts)} distinct documents{where} have {part.clusters} label; scoring a clustering needs at least two"
         raise EvaluationError(msg)
     if part.clusters == len(part.texts):
         msg = (
-            f"each of the {len(part.texts)} different documents{where} has a label of its own, which any clustering into as many clusters "
-            "gets right; choose the column that holds classes"
+            f"each of the {len(part.texts)} distinct documents{where} has its own label, which any clustering into as many clusters "
+            "gets right; choose the column that contains classes"
         )
         raise EvaluationError(msg)
 

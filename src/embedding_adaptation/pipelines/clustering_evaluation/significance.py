@@ -114,12 +114,12 @@ def in_words(difference: Estimate, p_corrected: float, other: str, *, confidence
     """Say whether a difference is real, for people who read no p-values."""
     size = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
     if p_corrected > 1 - confidence:
-        said = f"no difference from {other} shown: {size}"
+        verdict = f"no difference from {other} shown: {size}"
     elif difference.value > 0:
-        said = f"real gain over {other}: {size}"
+        verdict = f"real gain over {other}: {size}"
     else:
-        said = f"real loss against {other}: {size}"
-    return said if seeds > 1 else f"{said}; one seed, so the luck of the clustering is not counted"
+        verdict = f"real loss against {other}: {size}"
+    return verdict if seeds > 1 else f"{verdict}; one seed, so random variation of the clustering is not included"
 
 
 def _estimate(value: float, documents: float, luck: list[tuple[float, int]], confidence: float) -> Estimate:

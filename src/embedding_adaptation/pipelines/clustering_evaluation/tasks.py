@@ -223,12 +223,12 @@ def normalised_labels(labels: Sequence[Any], name: str) -> list[Label]:
     for number, label in enumerate(labels, start=1):
         levels = [str(level) for level in (label if isinstance(label, list | tuple) else [label]) if level is not None]
         if not levels:
-            msg = f"{name}: document {number} has no label; label it or leave it out"
+            msg = f"{name}: document {number} has no label; label or remove it"
             raise EvaluationError(msg)
         found.append(levels if isinstance(label, list | tuple) else levels[0])
     if len(kinds - {"NoneType"}) > 1:
         logger.warning(
-            "%s: labels of several types (%s) are compared as text, so that 1 and '1' are one class", name, ", ".join(sorted(kinds))
+            "%s: labels of several types (%s) are compared as text, so 1 and '1' are the same class", name, ", ".join(sorted(kinds))
         )
     return found
 
@@ -323,7 +323,7 @@ def _official_templates(options: EvaluationOptions) -> dict[str, list[AbsTask]]:
                 members = [task for task in benchmarks[name].tasks if str(task.metadata.type) in options.task_types]
                 if not members:
                     kinds = sorted({str(task.metadata.type) for task in benchmarks[name].tasks})
-                    msg = f"the benchmark {name!r} has no task of the types {', '.join(options.task_types)}; it has: {', '.join(kinds)}"
+                    msg = f"the benchmark {name!r} has no task of the types {', '.join(options.task_types)}; choose from {', '.join(kinds)}"
                     raise EvaluationError(msg)
             elif name in _TASKS_REGISTRY:
                 members = [mteb.get_task(name)]
@@ -331,12 +331,12 @@ def _official_templates(options: EvaluationOptions) -> dict[str, list[AbsTask]]:
                 there = [LABELLED_TEXTS, *options.labelled_files, *_TASKS_REGISTRY, *benchmarks]
                 near = difflib.get_close_matches(name, there, n=_SHOWN, cutoff=0.5)
                 hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "mteb.get_tasks() and mteb.get_benchmarks() list them"
-                msg = f"clustering_evaluation.tasks names {name!r}, which is no labelled file, mteb task or benchmark; {hint}"
+                msg = f"unknown task {name!r} in clustering_evaluation.tasks: not a labelled file, mteb task or benchmark; {hint}"
                 raise EvaluationError(msg)
             found[name] = [part for task in members for part in (task.metadata.tasks if isinstance(task, AbsTaskAggregate) else [task])]
             for task in found[name]:
                 if list(task.modalities) != ["text"]:
-                    msg = f"{task.metadata.name} has {' and '.join(task.modalities)} to embed; this project embeds texts: leave it out"
+                    msg = f"{task.metadata.name} embeds {' and '.join(task.modalities)}, but this project embeds texts only; leave it out"
                     raise EvaluationError(msg)
     return found
 
@@ -368,7 +368,7 @@ def _check_splits(official: OfficialTask, task: AbsTask) -> None:
         wanted = [subset for subset in task.hf_subsets if subset in configs] if task.metadata.is_multilingual else [configs[0]]
         splits = {split for config in wanted for split in get_dataset_split_names(folder, config)}
     except Exception as error:
-        msg = f"{official.name}: {folder} holds no data that can be read ({type(error).__name__}); copy it again from the Hub"
+        msg = f"{official.name}: the data in {folder} cannot be read ({type(error).__name__}); copy them again from the Hub"
         raise EvaluationError(msg) from error
     absent = [subset for subset in task.hf_subsets if subset not in configs] if task.metadata.is_multilingual else []
     if absent:
@@ -394,12 +394,12 @@ def _report_oddities(task: LabelledTask) -> None:
         where = f"{task.name}{f' {part.title}' if part.title else ''}"
         if part.copies:
             logger.warning(
-                "%s: %d documents are copies of others (%d with another label); scores on unique documents take each text's first label",
+                "%s: %d documents are copies of others (%d with another label); scores on unique documents use each text's first label",
                 where, part.copies, part.contradictions,
             )  # fmt: skip
         if part.singletons:
             logger.warning(
-                "%s: %d of %d labels belong to one document only, which tells nothing",
+                "%s: %d of %d labels belong to one document only, and are of no use for scoring",
                 where,
                 part.singletons,
                 part.clusters,

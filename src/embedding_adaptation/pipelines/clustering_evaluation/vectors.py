@@ -177,17 +177,18 @@ def find_contenders(
     base_model, adapter = data.models["base"], data.models["adapted"]
     if not adapter.shares_base(base_model) and any(embedder_options.every_strategy[name].weights == "adapted" for name in names):
         msg = (
-            f"the adapter belongs to {adapter.card.source!r}, not to {base_model.card.source!r}, so that base and adapted vectors would be "
-            "of two models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
+            f"the adapter belongs to {adapter.card.source!r}, not to {base_model.card.source!r}, so base and adapted vectors would come "
+            "from two models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
         )
         raise EvaluationError(msg)
-    taken = [name for name in options.comparators.models if name in names]
-    if taken:
-        msg = f"comparators.models names {taken[0]!r}, which is a strategy's name; choose another"
+    clashes = [name for name in options.comparators.models if name in names]
+    if clashes:
+        msg = f"the name {clashes[0]!r} in comparators.models is already a strategy's; choose another"
         raise EvaluationError(msg)
     baseline = options.statistics.baseline
-    if baseline is not None and baseline not in [*names, *options.comparators.models]:
-        msg = f"clustering_evaluation.statistics.baseline names {baseline!r}, which is not scored; there are: {', '.join(names)}"
+    scored = [*names, *options.comparators.models]
+    if baseline is not None and baseline not in scored:
+        msg = f"unknown strategy {baseline!r} in clustering_evaluation.statistics.baseline; choose from {', '.join(scored)}"
         raise EvaluationError(msg)
     return Contenders(names, data, embedder_options, options.comparators, store)
 

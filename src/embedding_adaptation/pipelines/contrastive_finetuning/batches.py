@@ -38,8 +38,8 @@ class PairBatches:
         most = self._most_together()
         if most < batch_size:
             msg = (
-                f"{most} of the {len(groups)} training pairs can stand in one batch of {batch_size}: the others share a text with them, "
-                "or a near-duplicate; lower contrastive_finetuning.batch_size, augment more texts, or raise false_negatives.near_duplicate"
+                f"only {most} of the {len(groups)} training pairs fit into a batch of {batch_size}: the others share texts or "
+                "near-duplicates with them; lower contrastive_finetuning.batch_size, augment more texts, or raise false_negatives.near_duplicate"
             )
             raise BatchError(msg)
 

@@ -67,7 +67,7 @@ def train(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
         environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // devices))}
         done = subprocess.run([*command, "-m", __name__, name], env=environment, check=False)  # noqa: S603  our own module
         if done.returncode:
-            msg = f"training on {devices} devices ended with exit code {done.returncode}; the reason is above"
+            msg = f"training on {devices} devices failed with exit code {done.returncode}; see the output above"
             raise TrainingError(msg)
         return read_result(Path(name), job)
 

@@ -151,7 +151,7 @@ class GradCache:
             raise  # noqa: PLE0704  called where one is handled
         self.activation_bytes = 0
         self.chunk_tokens = max(longest, self.chunk_tokens // 2)
-        logger.warning("out of memory: going on with chunks of %d tokens (contrastive_finetuning.chunk_tokens)", self.chunk_tokens)
+        logger.warning("out of memory: continuing with chunks of %d tokens (contrastive_finetuning.chunk_tokens)", self.chunk_tokens)
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

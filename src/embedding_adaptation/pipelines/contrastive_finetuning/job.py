@@ -85,7 +85,7 @@ class TrainingJob:
             )
             raise TrainingError(msg)
         if self.corpus is None and (options.rounds is not None or options.hard_negatives is not None):
-            msg = "contrastive_finetuning.rounds and hard_negatives take their texts from a corpus, and none was given"
+            msg = "contrastive_finetuning.rounds and hard_negatives need a corpus, and none was given"
             raise TrainingError(msg)
         if options.four_bit and (not torch.cuda.is_available() or importlib.util.find_spec("bitsandbytes") is None):
             msg = (

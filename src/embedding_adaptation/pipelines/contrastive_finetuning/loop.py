@@ -80,7 +80,7 @@ def fit(setup: Setup) -> TrainingState:
     state = TrainingState() if last is None else read_training(last.folder)
     if last is not None:
         load_adapter(model, last.folder)
-        logger.info("training goes on from step %d of %d", state.step, options.steps)
+        logger.info("resuming training at step %d of %d", state.step, options.steps)
     start = time.perf_counter() - state.seconds
     now, optimizer = setup.round(state), adamw(setup, options)
     if last is not None:
@@ -193,7 +193,7 @@ def keep_best(setup: Setup, state: TrainingState) -> int:
     criterion = setup.job.options.stopping.criterion
     best = best_step(state.rows, criterion)
     if best == 0:
-        logger.warning("no step is better than none by %s: the adapter changes nothing", criterion)
+        logger.warning("no step improved %s over the base model: the adapter changes nothing", criterion)
         with torch.no_grad():
             for name, weight in setup.model.named_parameters():
                 if name in setup.initial:

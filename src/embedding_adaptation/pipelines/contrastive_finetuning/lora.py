@@ -39,10 +39,10 @@ def add_adapter(embedder: Embedder, lora: LoraOptions) -> int:
     layers = lora.layer_numbers(embedder.layer_count)
     modules = linear_modules(embedder.backbone, layers_name(embedder.backbone), layers)
     if lora.target_modules is not None:
-        there = {name.rpartition(".")[2] for name in modules}
+        available = {name.rpartition(".")[2] for name in modules}
         for wanted in lora.target_modules:
-            if wanted not in there:
-                msg = f"contrastive_finetuning.lora.target_modules names {wanted!r}; the model's layers have {', '.join(sorted(there))}"
+            if wanted not in available:
+                msg = f"unknown module {wanted!r} in contrastive_finetuning.lora.target_modules; choose from {', '.join(sorted(available))}"
                 raise AdapterOptionsError(msg)
         modules = [name for name in modules if name.rpartition(".")[2] in lora.target_modules]
     config = LoraConfig(

@@ -84,7 +84,7 @@ class LowerStates:
                 content = states.contiguous().view(torch.uint8).numpy().tobytes()
                 file.write(content)
         except OSError as error:  # a full disk costs speed, not the run
-            logger.warning("states of lower layers are no longer kept on disk: %s", error)
+            logger.warning("lower-layer states are no longer cached on disk: %s", error)
             self._disk_free = 0
             return False
         self._disk_free -= size
@@ -103,7 +103,7 @@ class LowerStates:
         except OSError:
             stored = np.empty(0, np.uint8)
         if xxhash.xxh3_64_intdigest(stored.tobytes()) != digest:
-            logger.warning("stored states of lower layers in %s are damaged: they are computed again", self._path)
+            logger.warning("the lower-layer states in %s are damaged and are computed again", self._path)
             del self._on_disk[row]
             self.rows_computed, self.tokens_computed = self.rows_computed + 1, self.tokens_computed + len(row)
             return self.compute([row])[0]

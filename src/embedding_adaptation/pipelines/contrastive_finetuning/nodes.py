@@ -39,8 +39,8 @@ def split_pairs(positive_pairs: pd.DataFrame, options: FinetuningOptions) -> tup
     sources = positive_pairs["source_id"].drop_duplicates()
     if len(sources) < _MIN_SOURCES:
         msg = (
-            f"the positive pairs come from {len(sources)} source texts; at least {_MIN_SOURCES} are needed to train and to hold "
-            "some out: give a larger corpus or loosen data_augmentation.filters"
+            f"the positive pairs come from {len(sources)} source texts; at least {_MIN_SOURCES} are needed to train and hold "
+            "some out; use a larger corpus, or relax data_augmentation.filters"
         )
         raise PairsError(msg)
     count = min(max(2, round(options.validation_share * len(sources))), len(sources) - 2)

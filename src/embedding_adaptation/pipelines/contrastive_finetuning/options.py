@@ -27,14 +27,14 @@ class LoraOptions(Options):
     """The low-rank adapter."""
 
     rank: int = Field(16, ge=1, description="Rank of the update; size and capacity grow with it.")
-    alpha: int = Field(32, ge=1, description="The update is scaled by alpha / rank, rank-stabilised by alpha / sqrt(rank).")
+    alpha: int = Field(32, ge=1, description="The update is scaled by alpha / rank, or alpha / sqrt(rank) if rank_stabilised.")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
     layers: LayersName | tuple[int, ...] = Field(
-        "upper_half", description="Adapted layers, by name or number from 0; negative ones count from the end."
+        "upper_half", description="Layers to adapt: a name, or numbers from 0; negative ones count from the end."
     )
-    target_modules: tuple[str, ...] | None = Field(None, min_length=1, description="Names of linear modules to adapt; null takes all.")
-    rank_stabilised: bool = Field(False, description="rsLoRA: a scale that suits high ranks.")
-    weight_decomposed: bool = Field(False, description="DoRA: magnitude and direction apart; slower.")
+    target_modules: tuple[str, ...] | None = Field(None, min_length=1, description="Names of the linear modules to adapt; null adapts all.")
+    rank_stabilised: bool = Field(False, description="rsLoRA: a scaling that suits high ranks.")
+    weight_decomposed: bool = Field(False, description="DoRA: train magnitude and direction separately; slower.")
 
     def layer_numbers(self, count: int) -> list[int]:
         """The adapted layers of a decoder with as many layers, from 0 and in order.
@@ -47,7 +47,7 @@ class LoraOptions(Options):
             return list(range(min(start, count - 1), count))
         for number in self.layers:
             if not -count <= number < count:
-                msg = f"contrastive_finetuning.lora.layers names layer {number}; the model has layers 0 to {count - 1}"
+                msg = f"unknown layer {number} in contrastive_finetuning.lora.layers; choose from 0 to {count - 1}"
                 raise LayerError(msg)
         return sorted({number % count for number in self.layers})
 
@@ -57,10 +57,10 @@ class FalseNegativesOptions(Options):
 
     same_source: bool = Field(True, description="Pairs that come from the same text of the corpus.")
     near_duplicate: float | None = Field(
-        0.8, gt=0.0, le=1.0, description="Pairs with texts whose character 5-grams overlap more than this (Jaccard); null looks at none."
+        0.8, gt=0.0, le=1.0, description="Pairs with texts whose character 5-grams overlap more than this (Jaccard); null skips this check."
     )
     margin: float | None = Field(
-        None, ge=0.0, description="Texts whose cosine exceeds the positive's by more than this under the trained model; null keeps all."
+        None, ge=0.0, description="Texts whose cosine under the trained model exceeds the positive's by more than this; null keeps all."
     )
 
 
@@ -68,20 +68,20 @@ class StoppingOptions(Options):
     """Which step's adapter is kept, judged on held-out pairs and unlabelled texts."""
 
     criterion: Criterion | None = Field(
-        "validation_loss", description="The step where this is best is kept, and training ends early; null keeps the last step."
+        "validation_loss", description="Keep the step with the best value of this, and stop early; null keeps the last step."
     )
-    patience: int = Field(3, ge=1, description="Training ends after as many looks without a better value.")
-    texts: int = Field(200, ge=20, description="Unlabelled texts of the corpus that are looked at.")
-    pairs: int = Field(200, ge=2, description="Held-out pairs that are looked at, at most.")
+    patience: int = Field(3, ge=1, description="Stop after this many evaluations without a better value.")
+    texts: int = Field(200, ge=20, description="Number of unlabelled corpus texts to evaluate.")
+    pairs: int = Field(200, ge=2, description="Maximum number of held-out pairs to evaluate.")
     reference: str | None = Field(
         "prompted_values",
-        description="Strategy of the base weights that neighbour_agreement compares with; null leaves it out.",
+        description="Strategy of the base weights that neighbour_agreement compares with; null omits it.",
     )
 
     @model_validator(mode="after")
     def _check_reference(self) -> Self:
         if self.criterion == "neighbour_agreement" and self.reference is None:
-            msg = "criterion neighbour_agreement needs a reference: the name of a strategy of the base weights"
+            msg = "criterion neighbour_agreement needs a reference; set it to the name of a strategy of the base weights"
             raise ValueError(msg)
         return self
 
@@ -89,67 +89,71 @@ class StoppingOptions(Options):
 class RoundsOptions(Options):
     """Neighbour pairs mined again from the adapted embedder."""
 
-    every: int = Field(ge=1, description="Steps after which pairs are mined again.")
-    texts: int = Field(5000, ge=20, description="Texts of the corpus that are mined, at most.")
-    neighbours: int = Field(3, ge=1, description="How many nearest neighbours are looked at; both must be among each other's.")
-    min_similarity: float = Field(0.3, ge=-1.0, le=1.0, description="Pairs that are less similar are left out.")
-    max_pairs_per_text: int = Field(3, ge=1, description="In how many pairs a text may stand.")
-    near_duplicate: float = Field(0.9, gt=0.0, le=1.0, description="Texts whose characters agree more than this are kept apart.")
-    min_change: float = Field(0.05, ge=0.0, le=1.0, description="Mining ends when a smaller share of the pairs is new.")
+    every: int = Field(ge=1, description="Steps between rounds of mining.")
+    texts: int = Field(5000, ge=20, description="Maximum number of corpus texts to mine.")
+    neighbours: int = Field(3, ge=1, description="Nearest neighbours to consider; a pair must be among each other's.")
+    min_similarity: float = Field(0.3, ge=-1.0, le=1.0, description="Leave out pairs less similar than this.")
+    max_pairs_per_text: int = Field(3, ge=1, description="Maximum number of pairs per text.")
+    near_duplicate: float = Field(0.9, gt=0.0, le=1.0, description="Do not pair texts with more character overlap than this.")
+    min_change: float = Field(0.05, ge=0.0, le=1.0, description="Stop mining when a smaller share of the pairs is new.")
     min_rank: float = Field(
-        0.5, ge=0.0, le=1.0, description="Mining ends when the effective rank (RankMe) falls below this share of the start's."
+        0.5, ge=0.0, le=1.0, description="Stop mining when the effective rank (RankMe) falls below this share of its initial value."
     )
 
 
 class HardNegativesOptions(Options):
     """Texts of the corpus that are close to an anchor and not its positive, mined once, before the first step or a new round."""
 
-    texts: int = Field(5000, ge=20, description="Texts of the corpus that are candidates, at most.")
-    skip: int = Field(10, ge=0, description="The closest texts are skipped: they are likely positives.")
-    within: int = Field(100, ge=1, description="Negatives are drawn from as many closest texts.")
-    relative_margin: float = Field(0.05, ge=0.0, le=1.0, description="A negative is less similar than the positive by this share at least.")
+    texts: int = Field(5000, ge=20, description="Maximum number of corpus texts to draw candidates from.")
+    skip: int = Field(10, ge=0, description="Number of closest texts to skip: they are likely positives.")
+    within: int = Field(100, ge=1, description="Draw negatives from this many closest texts.")
+    relative_margin: float = Field(
+        0.05, ge=0.0, le=1.0, description="A negative must be less similar than the positive by at least this share."
+    )
 
 
 class FinetuningOptions(Options):
     """All options of contrastive fine-tuning."""
 
-    steps: int = Field(ge=1, description="Optimiser steps, at most.")
-    batch_size: int = Field(64, ge=2, description="Pairs in a step; each pair's negatives are the other pairs.")
-    chunk_tokens: int = Field(1024, ge=8, description="Tokens whose activations are computed at once: memory and speed, not results.")
+    steps: int = Field(ge=1, description="Maximum number of optimiser steps.")
+    batch_size: int = Field(64, ge=2, description="Pairs per step; each pair's negatives are the other pairs.")
+    chunk_tokens: int = Field(1024, ge=8, description="Tokens per forward pass with gradients; affects memory and speed, not results.")
     activation_mb: int = Field(
-        1536, ge=0, description="Memory for activations that need not be computed twice (GradCache): speed, not results."
+        1536, ge=0, description="Memory for activations kept between GradCache's passes; affects speed, not results."
     )
-    lower_states_mb: int = Field(1024, ge=0, description="Memory for what frozen lower layers make of the texts: speed, not results.")
-    lower_states_disk_mb: int = Field(8192, ge=0, description="Disk space for what of it does not fit.")
+    lower_states_mb: int = Field(1024, ge=0, description="Memory for cached outputs of frozen lower layers; affects speed, not results.")
+    lower_states_disk_mb: int = Field(8192, ge=0, description="Disk space for outputs that do not fit into that memory.")
     learning_rate: float = Field(2e-4, gt=0.0, description="Highest learning rate.")
-    warmup_pairs: int = Field(0, ge=0, description="Pairs over which the learning rate rises.")
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the learning rate falls after that.")
-    max_gradient_norm: float | None = Field(1.0, gt=0.0, description="Longer gradients are cut to this; null leaves them.")
+    warmup_pairs: int = Field(0, ge=0, description="Pairs over which the learning rate warms up.")
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the learning rate decays after warm-up.")
+    max_gradient_norm: float | None = Field(1.0, gt=0.0, description="Clip the gradient norm to this; null does not clip.")
     weight_decay: float = Field(0.0, ge=0.0, description="AdamW's weight decay.")
-    temperature: float = Field(0.05, gt=0.0, description="Temperature of the InfoNCE loss; lower looks harder at close negatives.")
-    symmetric: bool = Field(True, description="Also let each positive find its anchor.")
-    margin: float = Field(0.0, ge=0.0, lt=2.0, description="By how much a positive's cosine must exceed the others'.")
+    temperature: float = Field(0.05, gt=0.0, description="Temperature of the InfoNCE loss; lower values stress close negatives.")
+    symmetric: bool = Field(True, description="Also rank anchors for each positive.")
+    margin: float = Field(0.0, ge=0.0, lt=2.0, description="Margin by which a positive's cosine must exceed the others'.")
     matryoshka_dimensions: tuple[int, ...] = Field(
-        (), description="Train vectors cut to these dimensions as well; empty trains whole ones."
+        (), description="Also train vectors truncated to these dimensions; empty trains full vectors only."
     )
     false_negatives: FalseNegativesOptions = FalseNegativesOptions()
-    hard_negatives: HardNegativesOptions | None = Field(None, description="Mined once, before training; null trains without.")
-    rounds: RoundsOptions | None = Field(None, description="Mine neighbour pairs again while training; null keeps the pairs.")
+    hard_negatives: HardNegativesOptions | None = Field(
+        None, description="Hard negatives, mined once before training; null trains without."
+    )
+    rounds: RoundsOptions | None = Field(None, description="Mine neighbour pairs again during training; null keeps the pairs.")
     lora: LoraOptions = LoraOptions()
     four_bit: bool = Field(False, description="Keep the frozen base in 4 bits (QLoRA); needs CUDA and the extra 'quantised'.")
-    devices: int = Field(1, ge=1, description="Processes on this machine, one a device, which share each batch and its negatives.")
+    devices: int = Field(1, ge=1, description="Processes on this machine, one per device, which share each batch and its negatives.")
     stopping: StoppingOptions = StoppingOptions()
     validation_share: float = Field(0.1, gt=0.0, lt=1.0, description="Share of the source texts whose pairs are held out.")
-    validate_every: int = Field(4, ge=1, description="Steps between two looks at the held-out pairs.")
+    validate_every: int = Field(4, ge=1, description="Steps between evaluations on held-out pairs.")
     seed: int = Field(ge=0, description="Seed of split, adapter, order and dropout.")
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
         if self.batch_size % self.devices:
-            msg = f"batch_size ({self.batch_size}) does not divide among {self.devices} devices; choose a multiple"
+            msg = f"batch_size ({self.batch_size}) is not divisible by {self.devices} devices; choose a multiple"
             raise ValueError(msg)
         if self.four_bit and self.lora.weight_decomposed:
-            msg = "four_bit and lora.weight_decomposed do not go together; choose one"
+            msg = "four_bit and lora.weight_decomposed cannot be combined; choose one"
             raise ValueError(msg)
         return self
 

@@ -49,7 +49,7 @@ class NeighbourRounds:
         """
         rank = effective_rank(vectors)
         if rank < self.options.min_rank * self.first_rank:
-            logger.warning("no more neighbours are mined: the effective rank fell from %.1f to %.1f", self.first_rank, rank)
+            logger.warning("mining of neighbours ends: the effective rank fell from %.1f to %.1f", self.first_rank, rank)
             return None
         centred = vectors - vectors.mean(axis=0)
         unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
@@ -65,9 +65,9 @@ class NeighbourRounds:
         edges = {frozenset((ids[one], ids[other])) for one, other, _ in found}
         change = len(edges - self._edges) / max(len(edges), 1)
         if change <= self.options.min_change:
-            logger.info("no more neighbours are mined: %.0f %% of %d pairs are new", 100 * change, len(edges))
+            logger.info("mining of neighbours ends: only %.0f %% of %d pairs are new", 100 * change, len(edges))
             return None
-        logger.info("mined %d pairs of neighbours again, %.0f %% of them new; effective rank %.1f", len(edges), 100 * change, rank)
+        logger.info("mined %d pairs of neighbours, %.0f %% of them new; effective rank %.1f", len(edges), 100 * change, rank)
         mined = pd.DataFrame(
             [(ids[one], ids[other], texts[one], texts[other], "neighbours") for one, other, _ in found],
             columns=["source_id", "other_id", "source_text", "generated_text", "generator"],

@@ -183,7 +183,7 @@ class Setup:
             try:
                 return self.round(state)
             except BatchError as error:
-                logger.warning("the pairs of neighbours that were mined again are not used: %s", error)
+                logger.warning("the newly mined pairs of neighbours are not used: %s", error)
         state.pairs = None if before is None else before.drop(columns=_NEGATIVES, errors="ignore")
         return self.round(state)
 
@@ -216,7 +216,7 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
     """
     options, embedder_options = job.options, job.embedder_options
     if options.batch_size % world_size():
-        msg = f"contrastive_finetuning.batch_size ({options.batch_size}) does not divide among {world_size()} processes; choose a multiple"
+        msg = f"contrastive_finetuning.batch_size ({options.batch_size}) is not divisible by {world_size()} processes; choose a multiple"
         raise TrainingError(msg)
     torch.manual_seed(options.seed)
     strategy = build_strategy(embedder_options.adapt, embedder_options)
@@ -293,7 +293,7 @@ def training_pass_of(embedder: Embedder, strategy: Strategy, first_layer: int) -
         packed = TrainingPass(embedder.backbone, frame, strategy.pooling, first_layer)
         packed.check([packed.row(text) for text in texts])
     except UnsupportedDecoderError as error:
-        logger.warning("training goes the slow way, over padded texts and all layers: %s", error)
+        logger.warning("training the slow way, on padded texts and through all layers: %s", error)
         padded = PaddedPass(embedder.backbone, frame, strategy.pooling)
         padded.check([padded.row(text) for text in texts])
         return padded
