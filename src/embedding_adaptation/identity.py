@@ -2,7 +2,7 @@
 
 An identity is a digest of everything that makes a difference, and of nothing else: the name of a strategy or template and the location
 of a file do not count. Every store, cache, cell, checkpoint and export names its contents by identities. A store also has a format number,
-which is incremented when identities or contents change their meaning; data in other formats are not used, and :func:`tell_of_other_formats` says so.
+which is incremented when identities or contents change their meaning; data in other formats are not used.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Batches of pairs that may stand together: no pair's text is another's negative by mistake."""
+"""Batches of compatible pairs: no text is by mistake a negative of another pair."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ class BatchError(ValueError):
 
 
 class PairBatches:
-    """Rows of pairs for each step, the same for the same seed, wherever one begins.
+    """Rows of pairs for each step; they depend only on the seed, not on the step that a run starts from.
 
-    Pairs go round in a random order, a new one each time. Within a batch no two share a group: the second waits for the next batch. What is
-    left at the end of a round and does not fill a batch comes first in the next.
+    Pairs are drawn in a random order, a new one in each round. No two pairs of a batch share a group: the second waits for the next batch.
+    Pairs left at the end of a round that do not fill a batch come first in the next.
 
     Args:
         groups: ``[N, 2]``, groups of both sides of each pair, from :func:`.pair_groups.pair_groups`.
         batch_size: Pairs in a batch.
-        steps: How many batches there are.
+        steps: Number of batches.
         seed: Seed of the order.
 
     Raises:
-        BatchError: If not enough pairs may stand together.
+        BatchError: If too few pairs fit into one batch.
     """
 
     def __init__(self, groups: np.ndarray, *, batch_size: int, steps: int, seed: int) -> None:
@@ -39,7 +39,7 @@ class PairBatches:
         if most < batch_size:
             msg = (
                 f"only {most} of the {len(groups)} training pairs fit into a batch of {batch_size}: the others share texts or "
-                "near-duplicates with them; lower contrastive_finetuning.batch_size, augment more texts, or raise false_negatives.near_duplicate"
+                "near-duplicates; lower contrastive_finetuning.batch_size, augment more texts, or raise false_negatives.near_duplicate"
             )
             raise BatchError(msg)
 
@@ -64,7 +64,7 @@ class PairBatches:
         return count
 
     def _draw(self, waiting: list[int]) -> list[int]:
-        """Take a batch out of the waiting rows; none if they do not fill it."""
+        """Remove a batch from the waiting rows; empty if they do not fill one."""
         used: set[int] = set()
         places: list[int] = []
         for place, row in enumerate(waiting):

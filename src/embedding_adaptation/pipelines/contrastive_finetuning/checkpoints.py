@@ -1,7 +1,7 @@
-"""What a checkpoint of a training run holds.
+"""The contents of a training run's checkpoint.
 
 A checkpoint is a PEFT folder with AdamW's state and the history beside the adapter, in safetensors and JSON. Learning rate, batches and
-dropout follow from the seed and the number of the step, so that nothing of them is stored.
+dropout depend only on the seed and the step, so they are not stored.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _STATE, _PAIRS = "state.json", "pairs.parquet"
 
 @dataclass
 class TrainingState:
-    """How far a run has come, beside its weights.
+    """The progress of a run, apart from its weights.
 
     Attributes:
-        rows: The history, a row a step.
-        seconds: Seconds of training so far, those of earlier processes included.
+        rows: The history, one row per step.
+        seconds: Seconds of training so far, including earlier processes.
         first_step: Steps before the present round.
-        pairs: The round's pairs, where they are not those that were given, or have hard negatives beside them.
+        pairs: The round's pairs, if they differ from those given or have hard negatives.
     """
 
     rows: list[dict[str, float]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class TrainingState:
 
 
 def write_training(folder: Path, model: PeftModel, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
-    """Write everything that training goes on from into a folder."""
+    """Write everything needed to resume training into a folder."""
     model.save_pretrained(str(folder), safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
     moments = {
@@ -63,14 +63,14 @@ def write_training(folder: Path, model: PeftModel, optimizer: torch.optim.Optimi
 
 
 def read_training(folder: Path) -> TrainingState:
-    """How far the run of a checkpoint had come."""
+    """The progress stored in a checkpoint."""
     plain = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     pairs = pd.read_parquet(folder / _PAIRS) if (folder / _PAIRS).exists() else None
     return TrainingState(plain["rows"], plain["seconds"], plain["first_step"], pairs)
 
 
 def load_optimizer(folder: Path, optimizer: torch.optim.Optimizer) -> None:
-    """Put a checkpoint's moments into an optimizer of the same weights."""
+    """Load a checkpoint's moments into an optimizer of the same weights."""
     state: dict[int, dict[str, Any]] = {}
     for key, value in load_file(folder / OPTIMIZER).items():
         number, _, name = key.partition(".")

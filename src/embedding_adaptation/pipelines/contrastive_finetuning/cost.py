@@ -1,4 +1,4 @@
-"""What training costs: tokens, floating-point operations, and joules where the machine tells."""
+"""The cost of training: tokens, floating-point operations, and joules if the machine measures them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _RAPL = Path("/sys/class/powercap")
 
 @contextmanager
 def counting(cache: GradCache, lower_states: LowerStates | None, weights: Sequence[int]) -> Iterator[dict[str, float]]:
-    """Count what is computed within: ``tokens``, ``operations``, and ``joules`` where the machine tells; filled in at the end.
+    """Count ``tokens``, ``operations`` and, if the machine measures them, ``joules`` within the block; filled in at its end.
 
     Args:
-        cache: Embeds what is trained on.
+        cache: Embeds the batches.
         lower_states: Output of the layers below; ``None`` where every layer is trained.
-        weights: Weights of each layer, from :func:`layer_weights`.
+        weights: Number of weights of each layer, from :func:`layer_weights`.
     """
     spent: dict[str, float] = {}
     before, again = cache.tokens, cache.tokens_again
@@ -42,27 +42,27 @@ def counting(cache: GradCache, lower_states: LowerStates | None, weights: Sequen
 
 
 def layer_weights(layers: Sequence[torch.nn.Module]) -> list[int]:
-    """Number of weights of each layer, adapters left out."""
+    """Number of weights of each layer, without adapters."""
     return [sum(weight.numel() for name, weight in layer.named_parameters() if "lora_" not in name and weight.ndim > 1) for layer in layers]
 
 
 def operations(weights: Sequence[int], first_layer: int, *, forward: int, backward: int, lower: int) -> float:
-    """Floating-point operations of the linear layers, two for each weight and token; attention, norms and the adapter are left out.
+    """Floating-point operations of the linear layers, two per weight and token; without attention, norms and the adapter.
 
     Args:
         weights: Weights of each layer.
         first_layer: The lowest layer that is trained.
-        forward: Tokens that went through the trained layers, those of a second time included.
-        backward: Tokens whose gradients went back through them; those of frozen weights are not computed.
-        lower: Tokens that went through the layers below.
+        forward: Tokens that passed through the trained layers, including second passes.
+        backward: Tokens whose gradients passed back through them; gradients of frozen weights are not computed.
+        lower: Tokens that passed through the layers below.
     """
     return 2.0 * (sum(weights[first_layer:]) * (forward + backward) + sum(weights[:first_layer]) * lower)
 
 
 def joules(folder: Path = _RAPL) -> float | None:
-    """What the processors' own meters (RAPL) have counted so far; ``None`` where there are none, or they cannot be read.
+    """The energy counted so far by the processors' meters (RAPL); ``None`` if there are none or they cannot be read.
 
-    The counters run over after some hours: a difference below zero says nothing.
+    The counters overflow after some hours: a negative difference is meaningless.
     """
     total = 0.0
     found = False

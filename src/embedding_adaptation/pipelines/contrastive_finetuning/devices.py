@@ -1,6 +1,6 @@
-r"""Training on one device or several of this machine, or of several machines: each takes a part of every batch, and all negatives count.
+r"""Train on one or more devices, on one or several machines: each takes part of every batch, and all negatives count.
 
-One process a device is started through ``torchrun``; the first writes. By hand, and over several machines that share a folder::
+``torchrun`` starts one process per device; the first one writes. By hand, or on several machines that share a folder::
 
     torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint HOST:29500 \
         -m embedding_adaptation.pipelines.contrastive_finetuning.devices FOLDER
@@ -34,14 +34,14 @@ _ADAPTER, _HISTORY, _FACTS = "adapter", "history.parquet", "result.json"
 
 
 def train(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
-    """Train an adapter, and keep the step that the stopping criterion finds best.
+    """Train an adapter, and keep the best step by the stopping criterion.
 
-    Each step draws ``batch_size`` pairs that may stand together; a pair's negatives are all the others. GradCache bounds memory by chunks
-    of tokens, so the number of negatives does not depend on the machine. Where a run with the same pairs, options and weights was
-    interrupted, it goes on from its last checkpoint.
+    Each step draws ``batch_size`` compatible pairs; a pair's negatives are all the others. GradCache bounds memory by chunks
+    of tokens, so the number of negatives does not depend on the machine. If a run with the same pairs, options and weights was
+    interrupted, it resumes from its last checkpoint.
 
     Args:
-        job: What to train on, and how.
+        job: Data, model and options.
 
     Returns:
         The adapter, and its history: one row for each step, with the columns of :data:`.loop.HISTORY_COLUMNS` (NaN where not measured)
@@ -49,8 +49,8 @@ def train(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
 
     Raises:
         TrainingError: If there are fewer pairs than one batch needs, the loss is no longer a number, something that the options ask for
-            is not there, or a process on one of several devices fails; its output has gone to stderr.
-        BatchError: If not enough pairs may stand in one batch.
+            is missing, or a process on one of several devices fails; its output is on stderr.
+        BatchError: If too few pairs fit into one batch.
 
     References:
         - InfoNCE with in-batch negatives: https://arxiv.org/abs/1705.00652
@@ -73,14 +73,14 @@ def train(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
 
 
 def read_result(folder: Path, job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
-    """The adapter and history that the first process has written."""
+    """The adapter and history written by the first process."""
     facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
     model = PeftModel.from_pretrained(load_embedder(job.weights, job.embedder_options).backbone, str(folder / _ADAPTER))
     return TrainedAdapter(model=model, base=job.weights.card, **facts), pd.read_parquet(folder / _HISTORY)
 
 
 def main(folder: Path) -> None:
-    """One training process: take part, and write the result if it is the first."""
+    """Run one training process, and write the result if it is the first."""
     is_first = os.environ.get("RANK", "0") == "0"
     logging.basicConfig(level=logging.INFO if is_first else logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     if torch.cuda.is_available():

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def training_curve(history: pd.DataFrame) -> go.Figure:
-    """Training and held-out loss over the steps, on a second axis what lies between 0 and 1, and the step that was chosen."""
+    """Training and held-out loss over the steps, shares between 0 and 1 on a second axis, and the step that was kept."""
     held_out = history.dropna(subset=["validation_loss"])
     trained = history.dropna(subset=["train_loss"])
     figure = go.Figure()

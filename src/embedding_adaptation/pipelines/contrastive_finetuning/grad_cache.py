@@ -1,8 +1,8 @@
-"""Vectors of a whole batch in bounded memory, and their gradients, with as little computed twice as the memory allows.
+"""Vectors of a whole batch and their gradients in bounded memory, computing as little twice as memory allows.
 
 GradCache embeds all chunks of a batch without gradients, takes the loss and its gradient with respect to the vectors, and embeds every
-chunk a second time to carry that gradient on. Here chunks keep their activations the first time as long as a budget lasts, and only the
-others are embedded twice. The gradients are those of one pass over the batch.
+chunk a second time to backpropagate that gradient. Here chunks keep their activations the first time while a budget lasts, and only the
+others are embedded twice. The gradients equal those of one pass over the batch.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Row = tuple[int, ...]
 
 
 class GradCache:
-    """Embeds a batch chunk by chunk, and takes a loss's gradient back to the weights the same way.
+    """Embeds a batch chunk by chunk, and backpropagates a loss to the weights the same way.
 
     Args:
         training_pass: Embeds rows of token ids.
@@ -101,7 +101,7 @@ class GradCache:
                 self._take_less(rows)
 
     def _first_pass(self, rows: Sequence[Row]) -> Embedded:
-        """Embed all rows, with the activations of as many chunks as the budget holds."""
+        """Embed all rows, keeping the activations of as many chunks as fit into the budget."""
         chunks: list[_Chunk] = []
         parts: list[torch.Tensor] = []
         free = self.activation_bytes if torch.is_grad_enabled() else 0
@@ -125,7 +125,7 @@ class GradCache:
         return Embedded(rows, chunks, torch.cat(parts)[back.to(parts[0].device)])
 
     def _carry_on(self, batch: Embedded, of_vectors: torch.Tensor) -> None:
-        """Take the vectors' gradients to the weights, chunk by chunk."""
+        """Backpropagate the vectors' gradients to the weights, chunk by chunk."""
         while batch.chunks:
             chunk = batch.chunks.pop()
             vectors = chunk.vectors
@@ -141,7 +141,7 @@ class GradCache:
             return self.training_pass.embed([rows[index] for index in chunk.indices])  # [n, D]
 
     def _take_less(self, rows: Sequence[Row]) -> None:
-        """Halve the chunks after they did not fit, and keep no activations any more.
+        """Halve the chunks after they did not fit, and stop keeping activations.
 
         Raises:
             torch.OutOfMemoryError: The one being handled, if chunks cannot be halved.
@@ -175,7 +175,7 @@ class Embedded:
 
 @dataclass
 class _Chunk:
-    """Rows embedded at once; ``vectors`` has their graph where it was kept."""
+    """Rows embedded at once; ``vectors`` has their graph if it was kept."""
 
     indices: list[int]
     vectors: torch.Tensor | None
@@ -187,7 +187,7 @@ def _new_seed() -> int:
 
 
 def _chunks_of(rows: Sequence[Row], budget: int) -> list[list[int]]:
-    """Rows in order of length, cut where a chunk would have more tokens than the budget."""
+    """Rows in order of length, split so that no chunk exceeds the token budget."""
     chunks: list[list[int]] = []
     tokens = 0
     for index in sorted(range(len(rows)), key=lambda index: len(rows[index])):

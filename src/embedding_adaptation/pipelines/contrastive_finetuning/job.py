@@ -1,4 +1,4 @@
-"""One training run as one object: what it trains on, and how."""
+"""A training run as one object: data, model and options."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ _DECIDING = {
 
 
 class TrainingError(RuntimeError):
-    """Something that cannot be trained; the message says why and what to do."""
+    """Training is impossible; the message says why and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingJob:
-    """What a training run trains on, and how.
+    """The data, model and options of a training run.
 
     Attributes:
         weights: The base model.
@@ -44,8 +44,8 @@ class TrainingJob:
         validation_pairs: Held-out pairs, likewise.
         options: Fine-tuning options.
         embedder_options: Template, pooling, device and number format.
-        corpus: ``id`` and ``text``: texts without labels, to judge by and to mine from; ``None`` takes the held-out pairs' own.
-        checkpoints: Directory of checkpoints; ``None`` keeps them until the run has ended.
+        corpus: ``id`` and ``text``: unlabelled texts, for evaluation and mining; ``None`` uses those of the held-out pairs.
+        checkpoints: Directory of checkpoints; ``None`` keeps them only during the run.
     """
 
     weights: DecoderWeights
@@ -58,7 +58,7 @@ class TrainingJob:
 
     @cached_property
     def groups(self) -> np.ndarray:
-        """The groups of both sides of each training pair, ``[N, 2]``; found once."""
+        """The groups of both sides of each training pair, ``[N, 2]``; computed once."""
         return self.groups_of(self.train_pairs)
 
     def groups_of(self, pairs: pd.DataFrame) -> np.ndarray:
@@ -67,11 +67,11 @@ class TrainingJob:
         return pair_groups(pairs, same_source=apart.same_source, near_duplicate=apart.near_duplicate)
 
     def check(self) -> None:
-        """Check, before anything is loaded, what can be checked.
+        """Check everything that can be checked before anything is loaded.
 
         Raises:
-            TrainingError: If there are too few pairs, or the options ask for what is not there.
-            BatchError: If not enough pairs may stand in one batch.
+            TrainingError: If there are too few pairs, or something that the options need is missing.
+            BatchError: If too few pairs fit into one batch.
         """
         options = self.options
         try:
@@ -118,7 +118,7 @@ class TrainingJob:
         )
 
     def write(self, folder: Path) -> None:
-        """Write everything a training process needs into a folder that all processes see."""
+        """Write everything that a training process needs into a folder visible to all of them."""
         for name in _TABLES:
             if (table := getattr(self, name)) is not None:
                 table.to_parquet(folder / f"{name}.parquet")
@@ -134,7 +134,7 @@ class TrainingJob:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """What :meth:`write` has written."""
+        """Read what :meth:`write` wrote."""
         job = json.loads((folder / _JOB).read_text(encoding="utf-8"))
         tables = {name: pd.read_parquet(path) for name in _TABLES if (path := folder / f"{name}.parquet").exists()}
         read = cls(

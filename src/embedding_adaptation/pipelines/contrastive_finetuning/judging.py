@@ -1,4 +1,4 @@
-"""How good the present weights are, without labels."""
+"""Quality of the current weights, measured without labels."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from embedding_adaptation.vectors import criteria
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-# For each criterion whether more is better.
+# Whether higher is better.
 CRITERIA: Mapping[str, bool] = {
     "validation_loss": False,
     "validation_accuracy": True,
@@ -42,7 +42,7 @@ def validation_scores(anchors: np.ndarray, positives: np.ndarray, temperature: f
 
 
 class Judge:
-    """Looks at held-out pairs and unlabelled texts.
+    """Evaluates weights on held-out pairs and unlabelled texts.
 
     Args:
         pairs: Held-out pairs' texts, anchors and positives.
@@ -75,7 +75,7 @@ class Judge:
             encode: Embeds texts, ``[N, D]``.
 
         Returns:
-            Values by name, of :data:`CRITERIA`; those that there is nothing to tell from are left out.
+            Values of :data:`CRITERIA` by name; those that cannot be measured are left out.
 
         References:
             - Alignment and uniformity: https://arxiv.org/abs/2005.10242
@@ -104,7 +104,7 @@ class Judge:
 
 
 def nearest(vectors: np.ndarray) -> np.ndarray:
-    """The ten nearest other rows of each by cosine of centred vectors, ``[N, 10]``, fewer where there are fewer rows."""
+    """The ten nearest other rows of each by cosine of centred vectors, ``[N, 10]``, or fewer if there are fewer rows."""
     centred = vectors - vectors.mean(axis=0)
     unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     scores = unit @ unit.T  # [N, N]
@@ -114,7 +114,7 @@ def nearest(vectors: np.ndarray) -> np.ndarray:
 
 
 def best_step(rows: Sequence[Mapping[str, float]], criterion: str | None) -> int:
-    """The step with the best value; of equal ones the first. Without a criterion, or without values, the last step looked at."""
+    """The first step with the best value. Without a criterion, or without values, the last step evaluated."""
     judged = [row for row in rows if criterion is not None and np.isfinite(row.get(criterion, np.nan))]
     if not judged or criterion is None:
         looked_at = [row for row in rows if "validation_loss" in row]
@@ -124,6 +124,6 @@ def best_step(rows: Sequence[Mapping[str, float]], criterion: str | None) -> int
 
 
 def is_exhausted(rows: Sequence[Mapping[str, float]], criterion: str | None, patience: int) -> bool:
-    """Whether the last ``patience`` looks have brought nothing better."""
+    """Whether the last ``patience`` evaluations have brought no improvement."""
     looks = [int(row["step"]) for row in rows if criterion is not None and criterion in row]
     return bool(looks) and sum(step > best_step(rows, criterion) for step in looks) >= patience

@@ -1,4 +1,4 @@
-"""The training loop: batches of token rows, forward, loss, backward, clip, step; now and then a look at held-out pairs and a checkpoint."""
+"""The training loop: batch, forward, loss, backward, clip, step; at intervals an evaluation on held-out pairs and a checkpoint."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ HISTORY_COLUMNS = (
 
 
 def train_in_process(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
-    """Train in this process, one of those that share the run; see :func:`.devices.train`."""
+    """Train in this process, which may be one of several that share the run; see :func:`.devices.train`."""
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         setup = prepare(job, Path(scratch))
         state = fit(setup)
@@ -64,7 +64,7 @@ def train_in_process(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
 
 
 def fit(setup: Setup) -> TrainingState:
-    """Train to the end, from the last checkpoint on if there is one.
+    """Train to the end, starting from the last checkpoint if there is one.
 
     Args:
         setup: What :func:`.setup.prepare` made; its model has the last step's weights afterwards.
@@ -73,7 +73,7 @@ def fit(setup: Setup) -> TrainingState:
         The run's state after the last step.
 
     Raises:
-        TrainingError: If the loss is no longer a number.
+        TrainingError: If the loss is not finite.
     """
     options, stopping, model, cache = setup.job.options, setup.job.options.stopping, setup.model, setup.cache
     last = setup.checkpoints.last()
@@ -124,10 +124,10 @@ def fit(setup: Setup) -> TrainingState:
 
 
 def finite(loss: torch.Tensor, step: int) -> float:
-    """The loss as a number.
+    """The loss as a finite number.
 
     Raises:
-        TrainingError: If it is none.
+        TrainingError: If it is not finite.
     """
     value = loss.item()
     if not math.isfinite(value):
@@ -145,7 +145,7 @@ def adamw(setup: Setup, options: FinetuningOptions) -> torch.optim.AdamW:
 
 
 def contrastive_loss(columns: Sequence[torch.Tensor], groups: np.ndarray, options: FinetuningOptions) -> torch.Tensor:
-    """InfoNCE as the options say, without the negatives that share a group with the pair.
+    """InfoNCE as configured, without negatives that share a group with the pair.
 
     Args:
         columns: ``[B, D]`` each: anchors, positives and, where there are any, hard negatives.
@@ -164,7 +164,7 @@ def contrastive_loss(columns: Sequence[torch.Tensor], groups: np.ndarray, option
 
 
 def learning_rate_factor(step: int, options: FinetuningOptions) -> float:
-    """Share of the highest learning rate in a step, counted from 0."""
+    """Share of the highest learning rate at a step, counted from 0."""
     pairs, total = step * options.batch_size, options.steps * options.batch_size
     warmup = min(options.warmup_pairs, total)
     if pairs < warmup:
@@ -176,12 +176,12 @@ def learning_rate_factor(step: int, options: FinetuningOptions) -> float:
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Seed of a step's dropout, which every process draws on its own; a run that goes on draws as one that was never interrupted."""
+    """Seed of a step's dropout, different in every process; the same for a resumed run as for an uninterrupted one."""
     return int(np.random.SeedSequence([seed, step, rank()]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def save(setup: Setup, optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
-    """Write a checkpoint. A full disk costs the chance to go on after a crash, not the run."""
+    """Write a checkpoint. If the disk is full, the run continues, but cannot be resumed from this step."""
     try:
         setup.checkpoints.save(state.step, lambda folder: write_training(folder, setup.model, optimizer, state))
     except OSError as error:
@@ -189,7 +189,7 @@ def save(setup: Setup, optimizer: torch.optim.Optimizer, state: TrainingState) -
 
 
 def keep_best(setup: Setup, state: TrainingState) -> int:
-    """Put the weights of the step that the criterion finds best into the model; returns the step whose weights are there."""
+    """Load the weights of the best step by the criterion into the model, and return that step."""
     criterion = setup.job.options.stopping.criterion
     best = best_step(state.rows, criterion)
     if best == 0:

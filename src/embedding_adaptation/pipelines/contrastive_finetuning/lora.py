@@ -1,4 +1,4 @@
-"""The low-rank adapter: put on a decoder's linear layers, and read back from a checkpoint."""
+"""The low-rank adapter: added to a decoder's linear layers, and loaded from a checkpoint."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 
 class AdapterOptionsError(ValueError):
-    """Options of the adapter that the model does not allow; the message names them."""
+    """Adapter options that do not fit the model; the message names them."""
 
 
 def add_adapter(embedder: Embedder, lora: LoraOptions) -> int:
-    """Put a fresh LoRA adapter on linear layers of the embedder's decoder; only the adapter's weights train.
+    """Add a new LoRA adapter to linear layers of the embedder's decoder; only the adapter's weights train.
 
     Returns:
         The lowest adapted layer, from 0: those below it never change.
@@ -66,7 +66,7 @@ def add_adapter(embedder: Embedder, lora: LoraOptions) -> int:
 
 
 def linear_modules(decoder: torch.nn.Module, layers_path: str, layers: Sequence[int]) -> list[str]:
-    """Names of all linear modules in the given layers; a router of experts, which returns more than its product, is none."""
+    """Names of all linear modules in the given layers, except routers of experts, which return more than a product."""
     starts = tuple(f"{layers_path}.{number}." for number in layers)
     return [
         name
@@ -76,7 +76,7 @@ def linear_modules(decoder: torch.nn.Module, layers_path: str, layers: Sequence[
 
 
 def load_adapter(adapted: PeftModel, folder: Path) -> None:
-    """Put the adapter weights of a checkpoint into a model.
+    """Load the adapter weights of a checkpoint into a model.
 
     Raises:
         RuntimeError: If they do not fit.

@@ -1,4 +1,4 @@
-"""What the frozen lower layers make of a text, kept: it never changes."""
+"""A cache of the frozen lower layers' output, which never changes."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ logger = logging.getLogger(__name__)
 
 
 class LowerStates:
-    """Stored hidden states by row: in memory up to a bound, then in a file up to another, then computed anew each time.
+    """Cached hidden states by row: in memory up to a limit, then in a file up to another; the rest is recomputed each time.
 
-    They are kept in the number format they were computed in, so that what is read is what was written.
+    States keep the number format they were computed in, so caching does not change them.
 
     Args:
         compute: Computes the states ``[R, D]`` of rows.
-        memory_mb: Most memory for them.
-        disk_mb: Most space in the file for those that do not fit.
-        folder: Where the file goes; ``None`` keeps none.
+        memory_mb: Maximum memory.
+        disk_mb: Maximum file size for states that do not fit into memory.
+        folder: Folder of the file; ``None`` writes none.
         batch_tokens: Tokens computed at once.
     """
 
@@ -63,7 +63,7 @@ class LowerStates:
         return [fresh[row] if row in fresh else self._read(row) for row in rows]
 
     def close(self) -> None:
-        """Forget everything, and remove the file."""
+        """Empty the cache and remove the file."""
         self._memory.clear()
         self._on_disk.clear()
         if self._path is not None:

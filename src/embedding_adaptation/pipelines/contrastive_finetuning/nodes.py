@@ -20,7 +20,7 @@ _SPARE = 5  # texts drawn for each that is judged by
 
 
 class PairsError(ValueError):
-    """Pairs that cannot be split; the message says why and what to do."""
+    """The pairs cannot be split; the message says why and what to do."""
 
 
 def split_pairs(positive_pairs: pd.DataFrame, options: FinetuningOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -31,7 +31,7 @@ def split_pairs(positive_pairs: pd.DataFrame, options: FinetuningOptions) -> tup
         options: Fine-tuning options.
 
     Returns:
-        Training pairs and validation pairs; no text of the corpus is in both, so that pairs with one text on each side are left out.
+        Training pairs and validation pairs. No corpus text is in both: pairs with one text on each side are left out.
 
     Raises:
         PairsError: If the pairs come from fewer than four source texts.
@@ -63,20 +63,20 @@ def train_adapter(
     options: FinetuningOptions,
     embedder_options: EmbedderOptions,
 ) -> tuple[TrainedAdapter, pd.DataFrame]:
-    """Train a LoRA adapter on the pairs, or go on where a run on the same was interrupted.
+    """Train a LoRA adapter on the pairs, or resume an interrupted run with the same inputs.
 
     Args:
         base_model: The model to adapt.
         train_pairs: Pairs to learn from.
         validation_pairs: Held-out pairs.
-        clean_corpus: Texts without labels, to judge by and to mine from.
-        corpus_report: The report on that corpus; empty where there is none.
+        clean_corpus: Unlabelled texts, for evaluation and mining.
+        corpus_report: The report on that corpus; empty if there is none.
         training_checkpoints: Directory of checkpoints.
         options: Fine-tuning options.
         embedder_options: Template, pooling, device and number format.
 
     Returns:
-        The adapter, which names the corpus its pairs come from, and the training history, a row a step.
+        The adapter, which names the corpus its pairs come from, and the training history, one row per step.
     """
     from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
     from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
@@ -101,13 +101,13 @@ def describe_training(
     corpus_report: dict[str, Any],
     options: FinetuningOptions,
 ) -> dict[str, Any]:
-    """Write down what the adapter was trained on, and how: counts, names and options, no texts.
+    """Report what the adapter was trained on and how: counts, names and options, but no texts.
 
     Args:
         adapter: The trained adapter.
         train_pairs: The pairs it learned from.
         validation_pairs: Held-out pairs.
-        training_history: A row a step.
+        training_history: One row per step.
         corpus_report: The report on the corpus the pairs come from; empty where there is none.
         options: Fine-tuning options.
 

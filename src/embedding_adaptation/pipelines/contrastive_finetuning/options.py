@@ -20,7 +20,7 @@ LayersName = Literal["all", "upper_half", "upper_third"]
 
 
 class LayerError(ValueError):
-    """A layer that the model does not have; the message names the option."""
+    """The model has no such layer; the message names the option."""
 
 
 class LoraOptions(Options):
@@ -37,10 +37,10 @@ class LoraOptions(Options):
     weight_decomposed: bool = Field(False, description="DoRA: train magnitude and direction separately; slower.")
 
     def layer_numbers(self, count: int) -> list[int]:
-        """The adapted layers of a decoder with as many layers, from 0 and in order.
+        """The adapted layers of a decoder with ``count`` layers, from 0 and in order.
 
         Raises:
-            LayerError: If a layer is not there.
+            LayerError: If a layer does not exist.
         """
         if isinstance(self.layers, str):
             start = {"all": 0, "upper_half": count // 2, "upper_third": count - count // 3}[self.layers]
@@ -53,7 +53,7 @@ class LoraOptions(Options):
 
 
 class FalseNegativesOptions(Options):
-    """Which other pairs of a batch are no negatives."""
+    """Which other pairs of a batch do not count as negatives."""
 
     same_source: bool = Field(True, description="Pairs that come from the same text of the corpus.")
     near_duplicate: float | None = Field(
@@ -65,7 +65,7 @@ class FalseNegativesOptions(Options):
 
 
 class StoppingOptions(Options):
-    """Which step's adapter is kept, judged on held-out pairs and unlabelled texts."""
+    """Which step's adapter is kept, by evaluation on held-out pairs and unlabelled texts."""
 
     criterion: Criterion | None = Field(
         "validation_loss", description="Keep the step with the best value of this, and stop early; null keeps the last step."
@@ -159,7 +159,7 @@ class FinetuningOptions(Options):
 
     @property
     def deciding(self) -> dict[str, Any]:
-        """What the result depends on: everything but names, and what only costs or saves memory and time."""
+        """The options that affect the result: all except names and those that only affect memory and time."""
         return self.model_dump(
             mode="json",
             exclude={
@@ -169,11 +169,11 @@ class FinetuningOptions(Options):
         )  # fmt: skip
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002
-        """Check that the strategy which neighbours are compared with exists; see :meth:`Options.check`."""
+        """Check that the reference strategy exists; see :meth:`Options.check`."""
         self.check_reference(embedder)
 
     def check_reference(self, embedder: EmbedderOptions) -> None:
-        """Check that the strategy which neighbours are compared with is among the embedder's.
+        """Check that the reference strategy exists.
 
         Raises:
             ValueError: If it is not, or is not one of the base weights without after-processing.

@@ -1,4 +1,4 @@
-"""Which pairs tell of the same text, so that one's positive is no negative of the other."""
+"""Groups of pairs about the same text, whose positives must not be each other's negatives."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 def pair_groups(pairs: pd.DataFrame, *, same_source: bool, near_duplicate: float | None) -> np.ndarray:
     """The groups of both sides of each pair.
 
-    Texts are of one group where they are equal but for case and spaces, where they are near-duplicates, and where one was made from the
+    Texts belong to one group if they are equal except for case and spaces, are near-duplicates, or one was generated from the
     other. Groups are transitive.
 
     Args:
         pairs: ``source_text`` and ``generated_text``; ``source_id`` and ``other_id`` where there are any.
-        same_source: Whether texts made from the same text of the corpus are of one group.
-        near_duplicate: Jaccard similarity of character 5-grams from which texts are of one group; ``None`` looks at none.
+        same_source: Whether texts generated from the same corpus text belong to one group.
+        near_duplicate: Jaccard similarity of character 5-grams above which texts belong to one group; ``None`` skips this.
 
     Returns:
         ``[N, 2]`` int64, the groups of the source text and of its positive.
@@ -44,7 +44,7 @@ def pair_groups(pairs: pd.DataFrame, *, same_source: bool, near_duplicate: float
 
 
 def conflicts(groups: np.ndarray) -> np.ndarray:
-    """Which pairs of a batch share a group, ``[B, B]`` bool; every pair does with itself.
+    """Which pairs of a batch share a group, ``[B, B]`` bool; the diagonal is true.
 
     Args:
         groups: ``[B, 2]``.
@@ -62,7 +62,7 @@ def _near_duplicates(texts: Sequence[str], threshold: float) -> list[tuple[int, 
 
 
 def _same_source(pairs: pd.DataFrame, of_text: np.ndarray) -> list[tuple[int, int]]:
-    """Links between texts that have a source in common: a generated text has its source text's, a text of the corpus its own."""
+    """Links between texts with a common source: that of a generated text is its source text, that of a corpus text is itself."""
     if "source_id" not in pairs:
         return []
     own = pairs["source_id"].astype(str)

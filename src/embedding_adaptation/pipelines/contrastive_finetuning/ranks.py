@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
-    """How many processes there are."""
+    """The number of processes."""
     return int(distributed.get_world_size()) if distributed.is_available() and distributed.is_initialized() else 1
 
 
@@ -45,7 +45,7 @@ def add_up_gradients(weights: Iterable[torch.Tensor]) -> None:
 
 
 def from_first(make: Callable[[], T]) -> T:
-    """What the first process makes, in all of them: rounding that differs between devices must not lead them different ways."""
+    """Compute a value in the first process and share it, so that rounding differences between devices cannot make processes diverge."""
     if world_size() == 1:
         return make()
     made: list[Any] = [make() if rank() == 0 else None]

@@ -1,4 +1,4 @@
-"""What an adapter was trained on, and how: for its model card."""
+"""The report on an adapter's data, options and training, for its model card."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def corpus_of(pairs: pd.DataFrame, report: dict[str, Any]) -> CorpusIdentity | N
 
     Args:
         pairs: Pairs, with the identity of their corpus in the column ``corpus``.
-        report: The report on a corpus; its name and counts are taken if it is the same one.
+        report: The report on a corpus; its name and counts are used if it is the same one.
 
     Returns:
-        The corpus; ``None`` where the pairs do not say, or come from several.
+        The corpus; ``None`` if the pairs do not say, or come from several.
     """
     named = set(pairs[_CORPUS].dropna()) - {""} if _CORPUS in pairs else set()
     if len(named) != 1:
@@ -95,7 +95,7 @@ def _generators(pairs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _languages(pairs: pd.DataFrame) -> dict[str, int]:
-    """Pairs a language, the most frequent first; where the filters told the languages."""
+    """Pairs per language, the most frequent first, if the filters identified languages."""
     if _LANGUAGE not in pairs:
         return {}
     told = pairs[_LANGUAGE].dropna()
@@ -103,7 +103,7 @@ def _languages(pairs: pd.DataFrame) -> dict[str, int]:
 
 
 def _history(history: pd.DataFrame, step: int) -> dict[str, dict[str, float]]:
-    """Each measure that was taken on held-out pairs, before the first step and at the chosen one."""
+    """Each measure on held-out pairs, before the first step and at the step kept."""
     until = history[history["step"] <= step]
     measures = {}
     for column in until.select_dtypes("number").columns.drop(["step", "seconds"], errors="ignore"):

@@ -1,4 +1,4 @@
-"""Neighbour pairs mined again from the embedder that is being trained: an adapted space finds better neighbours, until it collapses."""
+"""Mine neighbour pairs again with the embedder in training: an adapted space yields better neighbours, until it collapses."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 class NeighbourRounds:
-    """Pairs of a corpus's mutual neighbours, as long as mining them again makes sense.
+    """Mines pairs of mutual neighbours in a corpus, until it is no longer worthwhile.
 
     Args:
         corpus: ``id`` and ``text``.
-        given: The pairs training began with; those that are not neighbours stay in every round.
+        given: The initial pairs; those of other generators stay in every round.
         current: The pairs of the round that ends.
         options: Bounds, caps and guards.
         first_rank: Effective rank of the corpus's vectors before training.
@@ -44,8 +44,8 @@ class NeighbourRounds:
             vectors: ``[N, D]`` of the corpus under the present weights.
 
         Returns:
-            Pairs with ``source_id``, ``other_id``, ``source_text``, ``generated_text`` and ``generator``; ``None`` where mining has come to
-            its end, and the log says why.
+            Pairs with ``source_id``, ``other_id``, ``source_text``, ``generated_text`` and ``generator``; ``None`` if mining has come to
+            its end; the log says why.
         """
         rank = effective_rank(vectors)
         if rank < self.options.min_rank * self.first_rank:

@@ -55,7 +55,7 @@ _TEXTS, _NEGATIVES = ["source_text", "generated_text"], "negative_text"
 
 
 class TokenRows:
-    """Rows of token ids, four bytes a token.
+    """Rows of token ids, four bytes per token.
 
     Args:
         rows: The rows.
@@ -81,7 +81,7 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class Round:
-    """What is trained on until pairs are mined again, or to the end.
+    """A stretch of training between two rounds of mining.
 
     Attributes:
         first_step: Steps before it.
@@ -98,11 +98,11 @@ class Round:
     all_batches: PairBatches
 
     def batches(self, step: int) -> Iterator[list[int]]:
-        """Which pairs each step takes, after as many steps of the run, ``[B]``."""
+        """The pairs of each step from the given step of the run on, ``[B]``."""
         return islice(self.all_batches, step - self.first_step, None)
 
     def rows(self, batch: Sequence[int]) -> list[list[Row]]:
-        """This process's part of a batch, ``b`` token rows a column."""
+        """This process's part of a batch, ``b`` token rows per column."""
         size = len(batch) // world_size()
         own = batch[rank() * size : (rank() + 1) * size]
         return [[column[place] for place in own] for column in self.columns]
@@ -110,15 +110,15 @@ class Round:
 
 @dataclass(frozen=True)
 class Setup:
-    """A run that can begin.
+    """A run that is ready to start.
 
     Attributes:
-        job: What is trained on, and how.
+        job: Data, model and options.
         embedder: With its adapter.
         strategy: Template and pooling.
         cache: Embeds batches, and takes gradients back.
         lower_states: Output of the layers below the adapter; ``None`` where every layer is adapted.
-        judge: Looks at held-out pairs and unlabelled texts.
+        judge: Evaluates weights on held-out pairs and unlabelled texts.
         checkpoints: This run's.
         initial: The adapter's weights before the first step.
     """
@@ -134,7 +134,7 @@ class Setup:
 
     @property
     def model(self) -> PeftModel:
-        """The decoder inside its adapter."""
+        """The decoder with its adapter."""
         return cast("PeftModel", self.embedder.backbone)
 
     @property
@@ -157,10 +157,10 @@ class Setup:
         return measured
 
     def round(self, state: TrainingState) -> Round:
-        """The round that a run is in, or begins with.
+        """The current or first round of a run.
 
         Raises:
-            BatchError: If not enough of its pairs may stand in one batch.
+            BatchError: If too few of its pairs fit into one batch.
         """
         job, given = self.job, self.job.train_pairs
         pairs = given if state.pairs is None else state.pairs
@@ -175,7 +175,7 @@ class Setup:
         return Round(first, last, tuple(TokenRows(self.rows(pairs[name].tolist())) for name in texts), groups, batches)
 
     def next_round(self, state: TrainingState) -> Round:
-        """Mine pairs again; the old ones stay where that makes no sense any more."""
+        """Mine pairs again; keep the old ones if that is no longer worthwhile."""
         before, state.first_step = state.pairs, state.step
         mined = from_first(lambda: self._mined(self.job.train_pairs if before is None else before))
         if mined is not None:
@@ -205,14 +205,14 @@ class Setup:
 
 
 def prepare(job: TrainingJob, scratch: Path) -> Setup:
-    """Load the model and make everything that the loop works with.
+    """Load the model and set up everything that the loop needs.
 
     Args:
-        job: What is trained on, and how.
-        scratch: Folder for what does not fit into memory, and for checkpoints that nobody keeps.
+        job: Data, model and options.
+        scratch: Folder for data that do not fit into memory, and for checkpoints that are not kept.
 
     Raises:
-        TrainingError: If a batch cannot be shared among the processes there are.
+        TrainingError: If a batch cannot be divided evenly among the processes.
     """
     options, embedder_options = job.options, job.embedder_options
     if options.batch_size % world_size():
@@ -246,17 +246,17 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
 def cache_of(
     embedder: Embedder, strategy: Strategy, first_layer: int, options: FinetuningOptions, scratch: Path
 ) -> tuple[GradCache, LowerStates | None]:
-    """What embeds batches, and the store of what the layers below the adapter make of their rows.
+    """The embedder of batches, and the cache of the output of the layers below the adapter.
 
     Args:
         embedder: With its adapter.
         strategy: Template and pooling.
         first_layer: The lowest adapted layer.
         options: Fine-tuning options.
-        scratch: Folder for what does not fit into memory.
+        scratch: Folder for data that do not fit into memory.
 
     Raises:
-        UnsupportedDecoderError: If no pass gives this model's own vectors.
+        UnsupportedDecoderError: If no pass reproduces this model's vectors.
     """
     training_pass = training_pass_of(embedder, strategy, first_layer)
     lower_states: LowerStates | None = None
@@ -275,14 +275,14 @@ def cache_of(
 def token_rows(
     texts: Sequence[str], template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, training_pass: GradientPass
 ) -> Iterator[Row]:
-    """Token ids of texts under a template, without the words that all of them begin with."""
+    """Token ids of texts under a template, without the common prefix."""
     for start in range(0, len(texts), _TEXTS_AT_ONCE):
         for ids in template.text_ids(texts[start : start + _TEXTS_AT_ONCE], tokenizer):
             yield training_pass.row(ids)
 
 
 def training_pass_of(embedder: Embedder, strategy: Strategy, first_layer: int) -> GradientPass:
-    """The fastest pass that gives this model's own vectors: packed rows above the frozen layers, else padded batches through all.
+    """The fastest pass that reproduces this model's vectors: packed rows above the frozen layers, else padded batches through all.
 
     Raises:
         UnsupportedDecoderError: If neither does.
