@@ -65,7 +65,7 @@ def test_the_file_works_where_this_package_is_not_installed():
     ("settings", "said"),
     [
         ({"corpus": {"name": "mine.txt", "texts": 1203, "clean": "c1", "raw": ""}}, r"adapted to mine.txt \(1,203 clean texts\):"),
-        ({"corpus": {"name": "", "texts": 0, "clean": "c1", "raw": ""}}, "adapted to an unnamed corpus:"),
+        ({"corpus": {"name": "", "texts": 0, "clean": "c1", "raw": ""}}, "adapted to a corpus without a name:"),
         ({"corpus": None}, "does not say which texts it was adapted to"),
         (None, "does not say which texts it was adapted to"),
     ],

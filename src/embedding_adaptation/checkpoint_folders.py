@@ -1,4 +1,4 @@
-"""Folders of checkpoints: each there in full or not at all, and recognised as damaged where something damaged it."""
+"""Folders of checkpoints: each written in full or not at all, and checked for damage."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _STEP_FOLDER = re.compile(r"step-(\d+)")
 
 
 class CheckpointError(ValueError):
-    """Checkpoints that cannot be used; the message says which and why."""
+    """Checkpoints cannot be used; the message says which and why."""
 
 
 def checkpoint_folders(folder: str | Path) -> dict[int, Path]:
     """Adapters of a training run by step.
 
     Args:
-        folder: Holds PEFT folders ``step-000025``, ``step-000050`` and so on; anything else in it is passed over.
+        folder: Holds PEFT folders ``step-000025``, ``step-000050`` and so on; anything else in it is ignored.
 
     Raises:
-        CheckpointError: If there is none.
+        CheckpointError: If there are none.
     """
     found = {
         int(match[1]): path
@@ -50,12 +50,12 @@ def checkpoint_folders(folder: str | Path) -> dict[int, Path]:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A whole checkpoint.
+    """An intact checkpoint.
 
     Attributes:
-        step: Optimiser steps behind it.
+        step: Optimiser steps so far.
         folder: A PEFT folder, with more files beside it.
-        resumable: Whether training can go on from it.
+        resumable: Whether training can resume from it.
     """
 
     step: int
@@ -64,11 +64,11 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run, which a fingerprint names.
+    """The checkpoints of one run, identified by its fingerprint.
 
     Args:
         folder: Directory of all runs' checkpoints.
-        fingerprint: What the run depends on; see :meth:`.job.TrainingJob.fingerprint`.
+        fingerprint: Identity of everything the run depends on; see :meth:`.job.TrainingJob.fingerprint`.
     """
 
     def __init__(self, folder: Path, fingerprint: str) -> None:
@@ -76,14 +76,14 @@ class Checkpoints:
         self.folder = folder / format_folder(_FORMAT) / fingerprint
 
     def save(self, step: int, write: Callable[[Path], None]) -> Path:
-        """Write a checkpoint, and make the earlier ones smaller: only the last can be gone on from.
+        """Write a checkpoint, and delete the optimizer state of earlier ones: only the last is resumable.
 
         Args:
-            step: Optimiser steps behind it.
+            step: Optimiser steps so far.
             write: Writes its files into a folder.
 
         Raises:
-            OSError: If it cannot be written; what was there before is still there.
+            OSError: If it cannot be written; earlier checkpoints are kept.
         """
         target = self.folder / f"step-{step:06d}"
         with replacing_folder(target) as work:
@@ -96,17 +96,17 @@ class Checkpoints:
         return target
 
     def all(self) -> list[Checkpoint]:
-        """Whole checkpoints in the order of their steps; torn ones are named in the log and left out."""
-        found = []
+        """Intact checkpoints in the order of their steps; incomplete ones are logged and left out."""
+        checkpoints = []
         for folder in sorted(self.folder.glob("step-*")):
             if is_whole(folder):
-                found.append(Checkpoint(int(folder.name.rpartition("-")[2]), folder, resumable=(folder / OPTIMIZER).exists()))
+                checkpoints.append(Checkpoint(int(folder.name.rpartition("-")[2]), folder, resumable=(folder / OPTIMIZER).exists()))
             else:
                 logger.warning("checkpoint %s is incomplete and is not used", folder)
-        return found
+        return checkpoints
 
     def last(self) -> Checkpoint | None:
-        """The last checkpoint that training can go on from; the log says so where there are only those of an earlier format."""
+        """The last checkpoint that training can resume from; logs a warning if there are only checkpoints in other formats."""
         last = next((checkpoint for checkpoint in reversed(self.all()) if checkpoint.resumable), None)
         if last is None:
             tell_of_other_formats(str(self.all_runs), (path.name for path in self.all_runs.glob("[!.]*") if path.is_dir()), _FORMAT)
@@ -114,7 +114,7 @@ class Checkpoints:
 
 
 def is_whole(folder: Path) -> bool:
-    """Whether a checkpoint is what was written, but for the optimizer's state, which is removed of all but the last."""
+    """Whether a checkpoint is intact; the optimizer's state may be missing, because only the last checkpoint keeps it."""
     try:
         files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         here = {name: digest for name, digest in files.items() if name != OPTIMIZER or (folder / name).exists()}

@@ -1,4 +1,4 @@
-"""Base class of typed options, and those that all pipelines share."""
+"""Base class of typed options, and options shared by all pipelines."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ Layers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
 
 
 class Options(BaseModel):
-    """Options of a pipeline: read-only, and an unknown name is an error, not a silent default."""
+    """Options of a pipeline: read-only; unknown names are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:
-        """Check, before a run that uses these options starts, what they cannot know by themselves.
+        """Check options against the rest of the project, before a run that uses them starts.
 
         Args:
             embedder: The templates and strategies of the run.
-            is_there: Tells whether a dataset, by its name, has been made.
+            is_there: Tells whether a dataset, given by name, exists.
 
         Raises:
             ValueError: If the options name something that does not exist; the message says what to change.
@@ -44,7 +44,7 @@ class Options(BaseModel):
 
 
 class TemplateOptions(Options):
-    """A template with more to say than its words."""
+    """A template with settings for special tokens."""
 
     pattern: str = Field(description="The prompt, with one {text} slot.")
     bos: bool | Literal["auto"] = Field("auto", description="Whether to prepend a start token; auto does what the model was trained with.")
@@ -52,7 +52,7 @@ class TemplateOptions(Options):
 
 
 class AfterOptions(Options):
-    """What happens to vectors after pooling; all but cutting dimensions is fitted on the corpus."""
+    """After-processing of pooled vectors; everything except truncation is fitted on the corpus."""
 
     centre: bool = Field(False, description="Subtract the corpus's mean vector.")
     remove_components: int = Field(0, ge=0, description="Remove this many of the corpus's strongest principal components.")
@@ -61,12 +61,12 @@ class AfterOptions(Options):
 
     @property
     def steps(self) -> AfterSteps:
-        """The same for the library."""
+        """The steps as the library's type."""
         return AfterSteps(self.centre, self.remove_components, self.whiten, self.dimensions)
 
     @property
     def title(self) -> str:
-        """A short name: what is done, joined by a plus sign; empty where nothing is."""
+        """A short name: the steps, joined by plus signs; empty if there are none."""
         parts = (
             "centre" * (self.centre and not self.remove_components and not self.whiten),
             f"remove{self.remove_components}" if self.remove_components else "",
@@ -77,7 +77,7 @@ class AfterOptions(Options):
 
 
 class StrategyOptions(Options):
-    """One strategy: whose weights, which words around the text, how token vectors become one vector."""
+    """A strategy: the weights, the template, and how token vectors become one vector."""
 
     weights: Literal["base", "adapted"] = Field(description="Before or after fine-tuning.")
     template: Names = Field(min_length=1, description="Name of a template, or several names to average their vectors.")
@@ -120,7 +120,7 @@ class GridOptions(Options):
 
 
 class EmbedderOptions(Options):
-    """How texts become vectors, in every pipeline alike."""
+    """How texts become vectors, in every pipeline."""
 
     device: DeviceName = Field("auto", description="auto uses CUDA, else MPS, else the CPU.")
     dtype: DtypeName = Field("auto", description="auto uses bfloat16 wherever it is faster.")
@@ -138,13 +138,13 @@ class EmbedderOptions(Options):
 
     def template(self, name: str) -> PromptTemplate:
         """The template of that name."""
-        chosen = self.templates[name]
-        if isinstance(chosen, str):
-            return PromptTemplate(name, chosen)
-        return PromptTemplate(name, chosen.pattern, bos=chosen.bos, eos=chosen.eos)
+        options = self.templates[name]
+        if isinstance(options, str):
+            return PromptTemplate(name, options)
+        return PromptTemplate(name, options.pattern, bos=options.bos, eos=options.eos)
 
     def strategy(self, name: str, chosen: StrategyOptions) -> Strategy:
-        """A strategy for the library, without after-processing, which has to be fitted."""
+        """A strategy as the library's type, without after-processing, which must be fitted first."""
         templates = tuple(self.template(template) for template in chosen.template)
         return Strategy(
             name,
@@ -157,22 +157,22 @@ class EmbedderOptions(Options):
         )
 
     def definition(self, name: str) -> dict[str, Any]:
-        """All that makes a strategy what it is, for JSON: two are the same if these are equal, whatever their names and the templates'."""
-        chosen = self.every_strategy[name]
-        return chosen.model_dump(mode="json") | {"template": [canonical(self.template(template)) for template in chosen.template]}
+        """The definition of a strategy, for JSON; equal definitions mean the same strategy, whatever names it and its templates have."""
+        options = self.every_strategy[name]
+        return options.model_dump(mode="json") | {"template": [canonical(self.template(template)) for template in options.template]}
 
     @property
     def identities(self) -> dict[str, str]:
-        """For each strategy's name what its vectors are known by, given weights and the texts that after-processing is fitted on."""
+        """Identity of each strategy by name; with the weights and the texts that after-processing is fitted on, it identifies vectors."""
         return {name: digest_of([self.definition(name), self.max_length]) for name in self.every_strategy}
 
     def base_twin(self, name: str, among: Iterable[str]) -> str | None:
-        """Which of some strategies differs from an adapted one by its weights alone; ``None`` where none does."""
+        """Which of some strategies differs from an adapted one only in its weights; ``None`` if there is none."""
         every = self.every_strategy
         return base_twin(name, {other: self.definition(other) for other in (name, *among) if other in every})
 
     def check_strategies(self, strategies: Mapping[str, StrategyOptions]) -> None:
-        """Check that strategies name templates that there are, and that their parts go together.
+        """Check that strategies name existing templates, and that their settings are compatible.
 
         Raises:
             ValueError: If they do not.
@@ -206,15 +206,15 @@ class EmbedderOptions(Options):
 
 
 def chosen_names(patterns: Iterable[str] | None, names: Iterable[str], setting: str) -> list[str]:
-    """The names that patterns choose, in the order of the names.
+    """Select names by patterns, in the order of the names.
 
     Args:
-        patterns: Names, or patterns with ``*``; ``None`` chooses all.
-        names: The names there are.
+        patterns: Names, or patterns with ``*``; ``None`` selects all.
+        names: The existing names.
         setting: Where the patterns come from, for the message.
 
     Raises:
-        ValueError: If a pattern chooses nothing.
+        ValueError: If a pattern matches nothing.
     """
     names = list(names)
     if patterns is None:

@@ -76,7 +76,9 @@ def test_what_the_record_says_is_checked(tmp_path):
 def test_what_is_not_there_is_named(tmp_path):
     write(tmp_path / "datasets--team--x" / "snapshots" / OTHER)
     mirror = TaskMirror(tmp_path)
-    with pytest.raises(MirrorError, match=rf"does not hold team/x at revision {REVISION} \(only revision {OTHER}\); copy the Hub's folder"):
+    with pytest.raises(
+        MirrorError, match=rf"does not contain team/x at revision {REVISION} \(only revision {OTHER}\); copy the Hub's folder"
+    ):
         mirror.fetch("team/x", REVISION)
     (tmp_path / MANIFEST).write_text("{")
     write(tmp_path / "team" / "y")

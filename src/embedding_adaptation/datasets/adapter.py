@@ -21,17 +21,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainedAdapter:
-    """An adapter fresh from training.
+    """A newly trained adapter.
 
     Attributes:
         model: The PEFT model that holds it.
-        base: Card of the base model it belongs to.
-        template: Pattern of the prompt template it was trained under.
-        pooling: Pooling it was trained under.
+        base: Card of its base model.
+        template: Pattern of the prompt template it was trained with.
+        pooling: Pooling it was trained with.
         max_length: Longest sequence in tokens it was trained on.
-        steps: Optimiser steps behind it.
-        corpus: The corpus its pairs come from; ``None`` where that is not known.
-        strategy: The whole strategy it was trained under, as JSON has it; ``None`` where only template and pooling are known.
+        steps: Optimiser steps it was trained for.
+        corpus: The corpus its pairs come from; ``None`` if unknown.
+        strategy: The whole strategy it was trained with, as JSON; ``None`` if only template and pooling are known.
     """
 
     model: PeftModel
@@ -45,7 +45,7 @@ class TrainedAdapter:
 
 
 def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
-    """What an adapter's card says: ``base``, ``template``, ``pooling``, ``max_length``, ``steps`` and ``corpus`` it was trained with.
+    """Read an adapter's card: the ``base``, ``template``, ``pooling``, ``max_length``, ``steps`` and ``corpus`` it was trained with.
 
     Raises:
         ValueError: If the weights have no adapter.
@@ -58,7 +58,7 @@ def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
 
 
 def adapter_corpus(weights: DecoderWeights) -> CorpusIdentity | None:
-    """The corpus an adapter was trained on; ``None`` where its card does not say.
+    """The corpus an adapter was trained on; ``None`` if its card does not say.
 
     Raises:
         ValueError: If the weights have no adapter.
@@ -67,7 +67,7 @@ def adapter_corpus(weights: DecoderWeights) -> CorpusIdentity | None:
 
 
 class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
-    """A PEFT folder (safetensors and configuration) with a card that pins the base model by its hash.
+    """A PEFT folder (safetensors and configuration) with a card that identifies the base model by its hash.
 
     Loading returns the base weights *with* the adapter. The base is looked up among the versions of the base model dataset, so the folder
     holds no path and can be moved with the project.
@@ -76,7 +76,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
         filepath: Directory of the adapter's versions.
         base_model: Directory of the base model's versions.
         version: Load and save version, from Kedro.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
     """
 
     def __init__(
@@ -91,10 +91,10 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
         self._base_model = base_model
 
     def read_directory(self, directory: Path) -> DecoderWeights:
-        """Find the base model the adapter in ``directory`` belongs to.
+        """Find the base model of the adapter in ``directory``.
 
         Raises:
-            DatasetError: If that base model is not there, or the adapter's card is damaged.
+            DatasetError: If that base model is missing, or the adapter's card is damaged.
         """
         try:
             wanted = read_adapter_base(directory)
@@ -115,7 +115,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
     def write_directory(self, data: TrainedAdapter, directory: Path) -> None:
         """Write adapter weights, configuration and card."""
         for config in data.model.peft_config.values():
-            # PEFT would write the path of this machine's copy.
+            # PEFT would write the path of the local copy.
             config.base_model_name_or_path = data.base.source
         data.model.save_pretrained(str(directory), safe_serialization=True, save_embedding_layers=False)
         (directory / "README.md").unlink(missing_ok=True)  # PEFT's empty model card, which names this machine's copy of the base model
@@ -132,9 +132,9 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
 
 
 class OptionalAdapterDataset(AdapterDataset):
-    """The adapter where there is one: loads ``None`` where none has been trained, so that a pipeline can run without it.
+    """The adapter, if there is one: loads ``None`` if none has been trained, so that a pipeline can run without it.
 
-    A version that is asked for by name has to be there. Arguments are those of :class:`AdapterDataset`.
+    A version requested by name must exist. Takes the arguments of :class:`AdapterDataset`.
     """
 
     optional = True  # a run may start without it

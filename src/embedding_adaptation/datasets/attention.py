@@ -10,13 +10,13 @@ from embedding_adaptation.datasets.directory import DirectoryDataset
 
 
 class AttentionRowsDataset(DirectoryDataset[AttentionRecording, AttentionRows]):
-    """A directory with the last token's attention of every text: one memory-mapped file of numbers, an index and a card.
+    """A directory with the last token's attention for every text: a memory-mapped file of numbers, an index and a card.
 
-    Saving makes the recording: rows go to disk batch by batch and are never held in memory together.
+    Saving makes the recording: rows are written batch by batch and are never all in memory.
     """
 
     def read_directory(self, directory: Path) -> AttentionRows:
-        """Open the recording; only what is looked at is read."""
+        """Open the recording; rows are read on access."""
         return AttentionRows(directory)
 
     def write_directory(self, data: AttentionRecording, directory: Path) -> None:

@@ -1,4 +1,4 @@
-"""The base model as a catalog dataset: resolved and converted on first load, reused from then on."""
+"""The base model as a catalog dataset: resolved and converted on first load, then reused."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
     """A base model, named by one setting and kept as safetensors, tokenizer and card.
 
     The first load resolves the setting and writes a version; later loads return the newest version made from the same setting and an
-    unchanged source, so every run of a project sees the same weights. It has no save: a base model is an input.
+    unchanged source, so every run of a project uses the same weights. It cannot be saved: a base model is an input.
 
     Args:
-        source: The setting, see :mod:`embedding_adaptation.embedder.base_model`. A relative path starts at the project's root.
+        source: The setting, see :mod:`embedding_adaptation.embedder.base_model`. Relative paths start at the project's root.
         filepath: Directory of the versions.
         version: Load and save version, from Kedro.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
 
     Example:
         .. code-block:: yaml
@@ -52,17 +52,17 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
         self._damaged = False
 
     def check_input(self) -> None:
-        """Fail early: see whether the setting can be resolved, without loading anything. A damaged conversion is made again at once.
+        """Fail early: check that the setting can be resolved, without loading anything. A damaged conversion is repeated at once.
 
         Raises:
-            DatasetError: If it cannot; the message says what is wrong and how to mend it.
+            DatasetError: If it cannot; the message says what is wrong and how to fix it.
         """
         resolved = self._resolve()
         if not isinstance(resolved, Path) and self._damaged:
             self.load()  # adapters look for it too, and a node that loads one may come first
 
     def load(self) -> DecoderWeights:
-        """The weights on disk, resolved now if they have not been before."""
+        """The weights on disk, resolved first if necessary."""
         if self._version and self._version.load:
             return self.read_directory(self.intact_path())
         resolved = self._resolve()
@@ -75,7 +75,7 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
                 raise DatasetError(str(error)) from error
             resolved = target
         if self._version:
-            self._cached_load_version = resolved.parent.name  # for those who ask which version was loaded
+            self._cached_load_version = resolved.parent.name  # reported as the loaded version
         return self.read_directory(resolved)
 
     def read_directory(self, directory: Path) -> DecoderWeights:
@@ -88,7 +88,7 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
         raise DatasetError(msg)
 
     def _resolve(self) -> Path | BaseModelSource:
-        """The finished version made from this setting, or the checked source to make one from."""
+        """The existing version for this setting, or the checked source to convert."""
         root = project_root()
         made = [(folder, card) for folder, card in self._versions() if card.source == self._source]
         if made and is_hub_setting(self._source, relative_to=root):
@@ -98,12 +98,12 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
             made = []
         try:
             source = check_source(self._source, known_stamps={card.stamp for _, card in made}, relative_to=root)
-            # Reading a conversion takes its time: only those of the source as it is now are looked at.
+            # Checking a conversion takes time: only those of the current source are checked.
             same = [folder for folder, card in made if card.stamp == source.stamp]
             whole = next((folder for folder in same if self._is_whole(folder)), None)
             return whole or (check_source(self._source, relative_to=root) if same else source)
         except BaseModelError as error:
-            # What has the form of a Hub id may have been meant as a path.
+            # A setting in the form of a Hub id may be meant as a path.
             elsewhere = (
                 f" (there is no folder {project_path(self._source)} either)" if is_hub_setting(self._source, relative_to=root) else ""
             )

@@ -14,24 +14,24 @@ _PLACE = "chat_server: {api_key: ...} in conf/local/credentials.yml"
 
 @dataclass(frozen=True)
 class ChatServerKey:
-    """A key that shows itself nowhere.
+    """A key that is never displayed.
 
     Attributes:
-        value: The key, or ``None`` where the server wants none.
+        value: The key, or ``None`` if the server needs none.
     """
 
     value: str | None = field(default=None, repr=False)
 
 
 class ChatServerDataset(AbstractDataset[None, ChatServerKey]):
-    """The key of a chat server: ``credentials`` is the only way in, and nothing is written.
+    """The key of a chat server: it comes from ``credentials`` only, and is never written.
 
     Args:
-        credentials: ``api_key``; empty or missing where the server wants none.
-        metadata: Free values for other tools.
+        credentials: ``api_key``; empty or missing if the server needs none.
+        metadata: Arbitrary values for other tools.
 
     Raises:
-        DatasetError: If the credentials hold anything else, or a key that cannot be sent. No message shows a value.
+        DatasetError: If the credentials contain anything else, or a key that cannot be sent. Messages never show a value.
 
     Example:
         .. code-block:: yaml
@@ -42,12 +42,12 @@ class ChatServerDataset(AbstractDataset[None, ChatServerKey]):
     """
 
     def __init__(self, *, credentials: dict[str, Any] | None = None, metadata: dict[str, Any] | None = None) -> None:
-        given = credentials or {}
-        unknown = sorted(str(name) for name in given if name != _KEY)
+        credentials = credentials or {}
+        unknown = sorted(str(name) for name in credentials if name != _KEY)
         if unknown:
             msg = f"unknown credentials for the chat server: {', '.join(map(repr, unknown))}; only {_KEY!r} is allowed: {_PLACE}"
             raise DatasetError(msg)
-        self._key = ChatServerKey(_checked(given.get(_KEY)))
+        self._key = ChatServerKey(_checked(credentials.get(_KEY)))
         self.metadata = metadata
 
     def load(self) -> ChatServerKey:
@@ -67,10 +67,10 @@ class ChatServerDataset(AbstractDataset[None, ChatServerKey]):
 
 
 def _checked(key: object) -> str | None:
-    """The key without space around it.
+    """The key without surrounding white space.
 
     Raises:
-        DatasetError: If it is no text, or not one an HTTP header can hold: the HTTP library's own message would show it.
+        DatasetError: If it is not text, or not allowed in an HTTP header: the HTTP library's own message would show it.
     """
     if key is None:
         return None

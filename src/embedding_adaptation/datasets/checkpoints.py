@@ -12,11 +12,11 @@ from embedding_adaptation.checkpoint_folders import MANIFEST, CheckpointError, c
 
 
 class CheckpointsDataset(AbstractDataset[None, "dict[int, Path]"]):
-    """PEFT folders ``step-000025``, ``step-000050`` and so on below one directory. Loads their paths by step; it has no save.
+    """PEFT folders ``step-000025``, ``step-000050`` and so on below one directory. Loads their paths by step; cannot be saved.
 
     Args:
-        filepath: The directory. Of one that holds several runs' directories, the run that wrote last is taken.
-        metadata: Free values for other tools.
+        filepath: The directory. If it contains several runs, the one written last is used.
+        metadata: Arbitrary values for other tools.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
@@ -24,7 +24,7 @@ class CheckpointsDataset(AbstractDataset[None, "dict[int, Path]"]):
         self.metadata = metadata
 
     def check_input(self) -> None:
-        """Fail early: look for checkpoints before any work is built on them.
+        """Fail early: look for checkpoints before the run starts.
 
         Raises:
             DatasetError: If there is none.

@@ -20,13 +20,13 @@ NOISE = -1
 
 @dataclass(frozen=True)
 class Clusters:
-    """Which text belongs to which cluster.
+    """The assignment of texts to clusters.
 
     Attributes:
         labels: Cluster of each text, int32 ``[N]``; 0 is the largest, ``NOISE`` (-1) belongs to none.
         distances: Cosine distance (1 - cosine, 0 to 2) of each text to its cluster's centre, float32 ``[N]``; of noise to the nearest.
         centres: Mean direction of each cluster, unit vectors, float32 ``[K, D]``.
-        facts: How they were found, for JSON.
+        facts: How they were computed, for JSON.
 
     Raises:
         ValueError: If the arrays do not fit together.
@@ -57,7 +57,7 @@ class ClustersDataset(LocalVersions[Clusters, Clusters]):
     Args:
         filepath: The file, on a local disk.
         version: Load and save version; ``None`` turns versioning off.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
     """
 
     def __init__(self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
@@ -68,7 +68,7 @@ class ClustersDataset(LocalVersions[Clusters, Clusters]):
         """Read the clustering.
 
         Raises:
-            DatasetError: If the file holds none.
+            DatasetError: If the file does not contain one.
         """
         from safetensors import SafetensorError, safe_open
 
@@ -82,7 +82,7 @@ class ClustersDataset(LocalVersions[Clusters, Clusters]):
             raise DatasetError(msg) from error
 
     def save(self, data: Clusters) -> None:
-        """Write the clustering; the file is there in full or not at all."""
+        """Write the clustering, in full or not at all."""
         from safetensors.numpy import save_file
 
         tensors = {"labels": data.labels, "distances": data.distances, "centres": data.centres}

@@ -1,4 +1,4 @@
-"""Small tables with texts in them as CSV files that read back as they were."""
+"""Small tables with texts as CSV files that read back unchanged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class CSVTableDataset(LocalVersions["pd.DataFrame", "pd.DataFrame"]):
-    """A CSV file whose columns of texts come back unchanged, whatever the texts hold.
+    """A CSV file whose text columns read back unchanged, whatever the texts contain.
 
     ``pandas.CSVDataset`` reads a text "NA" as missing and "007" as a number, and before Python 3.11.9 and 3.12.3 a carriage return inside a
     text broke the table, because the writer did not put such a text into quotes. Here all texts are in quotes. Halves of characters (single
@@ -30,7 +30,7 @@ class CSVTableDataset(LocalVersions["pd.DataFrame", "pd.DataFrame"]):
         texts: Names of the columns of texts, which are read as they are; ``*`` stands for any letters. In all other columns an empty field
             is a missing value.
         version: Load and save version; ``None`` turns versioning off.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
 
     Example:
         .. code-block:: yaml

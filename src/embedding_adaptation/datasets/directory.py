@@ -18,12 +18,12 @@ _DO = TypeVar("_DO")
 class DirectoryDataset(LocalVersions[_DI, _DO], Generic[_DI, _DO]):
     """Base class of datasets whose value is a directory of files.
 
-    A version is there in full or not at all, and damage to any file in it is recognised.
+    A version exists in full or not at all, and damage to any of its files is detected.
 
     Args:
         filepath: The directory, on a local disk. Versions lie below it.
-        version: Load and save version; ``None`` turns versioning off, and a save replaces what is there.
-        metadata: Free values for other tools (kedro-viz layers, MLflow logging).
+        version: Load and save version; ``None`` turns versioning off, and saving replaces the directory.
+        metadata: Arbitrary values for other tools (kedro-viz layers, MLflow logging).
     """
 
     def __init__(self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
@@ -39,10 +39,10 @@ class DirectoryDataset(LocalVersions[_DI, _DO], Generic[_DI, _DO]):
         """Write the value into an empty directory."""
 
     def load(self) -> _DO:
-        """Load the version asked for, or the newest.
+        """Load the requested version, or the newest.
 
         Raises:
-            DatasetError: If there is none, or it is not what was saved; the message says how to make one.
+            DatasetError: If there is none, or it is damaged; the message says how to get one.
         """
         return self.read_directory(self.intact_path())
 

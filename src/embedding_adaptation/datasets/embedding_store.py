@@ -1,4 +1,4 @@
-"""Vectors by what made them and of which text: a text is never embedded twice by the same weights, template and pooling."""
+"""Vectors by model and text: a text is never embedded twice by the same weights, template and pooling."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # counted up where the same identity begins to stand for other vectors
+_FORMAT = 2  # incremented when the same identity means different vectors
 _DIGEST_BYTES = 16
 _DIGESTS, _VECTORS = "digests", "vectors"
 
 
 class EmbeddingStore:
-    """Vectors in shards of safetensors, a folder for each way to make them.
+    """Vectors in safetensors shards, one folder per key (weights, strategy, settings).
 
-    Contents never change: a key says everything that decides a vector, so that a store can be filled by many runs and deleted at any time
-    without changing a result. A shard is there in full or not at all, and a damaged one is as good as none. Vectors of another format are
-    left alone and not used.
+    Contents never change: a key includes everything that affects a vector, so a store can be filled by many runs and deleted at any time
+    without changing a result. A shard exists in full or not at all, and damaged ones are ignored. Vectors in other formats are
+    left in place and not used.
 
     Args:
         folder: The directory.
@@ -41,7 +41,7 @@ class EmbeddingStore:
         self._last: tuple[Path, np.ndarray] | None = None
 
     def missing(self, key: str, texts: Sequence[str]) -> list[str]:
-        """The different texts that have no vector yet, in their order."""
+        """The distinct texts that have no vector yet, in order."""
         places = self._index(key)
         return [text for text in dict.fromkeys(texts) if text_digest(text) not in places]
 
@@ -49,8 +49,8 @@ class EmbeddingStore:
         """Keep vectors.
 
         Args:
-            key: What made them, see :func:`~embedding_adaptation.identity.vectors_identity`.
-            texts: Different texts.
+            key: Identity of what produced them, see :func:`~embedding_adaptation.identity.vectors_identity`.
+            texts: Distinct texts.
             vectors: ``[N, D]``.
         """
         from safetensors.numpy import save_file
@@ -66,7 +66,7 @@ class EmbeddingStore:
         self._index(key).update({digest: (path, row) for row, digest in enumerate(digests)})
 
     def vectors(self, key: str, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of texts that are there, ``[N, D]`` float32.
+        """Vectors of stored texts, ``[N, D]`` float32.
 
         Raises:
             KeyError: If a text has none.
@@ -116,7 +116,7 @@ class EmbeddingStoreDataset(AbstractDataset[None, EmbeddingStore]):
 
     Args:
         filepath: The directory.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
     """
 
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:

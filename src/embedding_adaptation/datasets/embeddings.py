@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3  # counted up where the same header begins to stand for something else
+_FORMAT = 3  # incremented when the same header changes its meaning
 _IDS, _WEIGHTS, _IDENTITIES, _FORMAT_FIELD = "ids", "weights", "identities", "format"
 # Tensors of fitted after-processing and, in the header, the dimensions each keeps.
 _MEAN, _MATRIX, _DIMENSIONS = "after/mean/", "after/matrix/", "after_dimensions"
@@ -35,10 +35,10 @@ class Embeddings:
         ids: Id of each text.
         vectors: For each strategy's name a float32 array ``[N, D]``, rows in the order of ``ids``.
         weights: Fingerprint of the weights that made them, see :meth:`~embedding_adaptation.embedder.weights.DecoderWeights.fingerprint`;
-            empty where it is not known.
-        identities: For each strategy's name what it is known by, see :attr:`~embedding_adaptation.options.EmbedderOptions.identities`;
-            empty where the vectors were made by other means, whose names then count.
-        after: The fitted after-processing of the strategies that have some, by name.
+            empty if unknown.
+        identities: Identity of each strategy by name, see :attr:`~embedding_adaptation.options.EmbedderOptions.identities`;
+            empty if the vectors were produced by other means, which are identified by name.
+        after: Fitted after-processing by strategy, for those that have some.
 
     Raises:
         ValueError: If an array's rows do not match the ids.
@@ -57,10 +57,10 @@ class Embeddings:
                 raise ValueError(msg)
 
     def renamed(self, identities: Mapping[str, str]) -> Embeddings:
-        """The same under the names that strategies have today; those that no longer exist are left out.
+        """The embeddings under the current names of their strategies; those that no longer exist are left out.
 
         Args:
-            identities: For each of today's strategies what it is known by.
+            identities: Identity of each current strategy by name.
         """
         if not self.identities:
             return self
@@ -87,7 +87,7 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
     Args:
         filepath: The file, on a local disk.
         version: Load and save version; ``None`` turns versioning off.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
     """
 
     def __init__(self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
@@ -121,7 +121,7 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
         return Embeddings(tuple(ids), vectors, header[_WEIGHTS], json.loads(header[_IDENTITIES]), after)
 
     def save(self, data: Embeddings) -> None:
-        """Write the vectors; the file is there in full or not at all."""
+        """Write the vectors, in full or not at all."""
         from safetensors.numpy import save_file
 
         tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}

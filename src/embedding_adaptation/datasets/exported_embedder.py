@@ -22,13 +22,13 @@ FACTS_FILE = "model_facts.json"
 
 @dataclass(frozen=True)
 class ExportedEmbedder:
-    """An embedder about to be exported.
+    """An embedder to export.
 
     Attributes:
         embedder: The adapted embedder.
-        strategy: The way to embed that is exported.
+        strategy: The strategy to export.
         card: The model card: front matter and Markdown.
-        facts: What the card says, for programs.
+        facts: The contents of the card, for programs.
     """
 
     embedder: Embedder
@@ -46,7 +46,7 @@ class ExportedEmbedderDataset(DirectoryDataset[ExportedEmbedder, "SentenceTransf
     Args:
         filepath: Directory of the versions.
         version: Load and save version, from Kedro.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
 
     Example:
         .. code-block:: yaml

@@ -10,11 +10,11 @@ from kedro.io.core import DatasetError
 
 
 class FolderDataset(AbstractDataset[None, Path]):
-    """A working folder of one run at a time: loading gives its path, made if need be; what is in it is the node's own business.
+    """A working folder for one run at a time: loading returns its path and creates it if necessary; its contents are up to the node.
 
     Args:
         filepath: The folder.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
     """
 
     optional = True  # a run may start without it
@@ -29,7 +29,7 @@ class FolderDataset(AbstractDataset[None, Path]):
         return self._path
 
     def save(self, data: None) -> NoReturn:  # noqa: ARG002  the interface of datasets
-        """A working folder is no output.
+        """Refuse: a working folder is not an output.
 
         Raises:
             DatasetError: Always.

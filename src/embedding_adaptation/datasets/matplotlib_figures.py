@@ -1,4 +1,4 @@
-"""matplotlib figures as versions that are there in full or not at all."""
+"""Matplotlib figures as versions written in full or not at all."""
 
 from __future__ import annotations
 

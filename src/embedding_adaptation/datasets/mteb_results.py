@@ -1,4 +1,4 @@
-"""mteb's result files as a catalog dataset: the folder that its leaderboard takes."""
+"""mteb's result files as a catalog dataset: the folder that its leaderboard accepts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class ModelResults:
     Attributes:
         name: ``ORGANISATION/NAME``.
         max_tokens: Longest sequence in tokens.
-        settings: What makes this model's vectors, with their identity; goes into its description, and its revision follows from it.
+        settings: Everything that determines this model's vectors, with their identity; part of its description, and hashed to its revision.
         tasks: mteb's result by task, as JSON.
     """
 
@@ -31,7 +31,7 @@ class ModelResults:
 
 @dataclass(frozen=True)
 class TaskResults:
-    """Results of several models; none where no task of mteb's own was scored."""
+    """Results of several models; empty if none of mteb's own tasks was scored."""
 
     models: tuple[ModelResults, ...]
 
@@ -39,7 +39,7 @@ class TaskResults:
 class MtebResultsDataset(DirectoryDataset[TaskResults, Path]):
     """A folder ``results/ORGANISATION__NAME/REVISION/TASK.json`` with a ``model_meta.json``, written by mteb itself.
 
-    Loading gives the folder. It is what a pull request to https://github.com/embeddings-benchmark/results holds.
+    Loading returns the folder, ready for a pull request to https://github.com/embeddings-benchmark/results.
     """
 
     def read_directory(self, directory: Path) -> Path:
@@ -47,7 +47,7 @@ class MtebResultsDataset(DirectoryDataset[TaskResults, Path]):
         return directory
 
     def write_directory(self, data: TaskResults, directory: Path) -> None:
-        """Let mteb write its files; nothing where there are no results, so that mteb is not imported."""
+        """Let mteb write its files; without results, write nothing and do not import mteb."""
         if not data.models:
             return
         from mteb.cache import ResultCache

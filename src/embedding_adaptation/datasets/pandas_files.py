@@ -1,4 +1,4 @@
-"""pandas tables as versions that are there in full or not at all."""
+"""Tables of pandas as versions written in full or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""plotly figures as versions that are there in full or not at all."""
+"""Plotly figures as versions written in full or not at all."""
 
 from __future__ import annotations
 

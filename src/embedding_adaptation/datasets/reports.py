@@ -1,4 +1,4 @@
-"""Reports as versions that are there in full or not at all, and those of other pipelines that are useful where they are there."""
+"""Reports as versions written in full or not at all, including optional reports of other pipelines."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class JSONDataset(OneFile, json.JSONDataset):
 
 
 class OptionalReportDataset(JSONDataset):
-    """A JSON mapping that loads as an empty one where none has been saved, so that a pipeline can run without the one that writes it.
+    """A JSON mapping that loads as an empty one if none has been saved, so that a pipeline can run without the one that writes it.
 
-    A version that is asked for by name has to be there. Arguments are those of ``json.JSONDataset``.
+    A version requested by name must exist. Takes the arguments of ``json.JSONDataset``.
     """
 
     optional = True  # a run may start without it

@@ -1,4 +1,4 @@
-"""Tables written piece by piece, so that work done survives a crash."""
+"""Tables written piece by piece, so that finished work survives a crash."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ logger = logging.getLogger(__name__)
 
 
 class Shards(Mapping[str, "pd.DataFrame"]):
-    """Finished shards by name, in name order; each is read when it is asked for.
+    """Finished shards by name, in name order; each is read on access.
 
     Args:
         folder: The directory.
 
     Attributes:
-        damaged: Names of shards that are not what was written; they count as not there.
+        damaged: Names of damaged shards, which are treated as missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -60,17 +60,17 @@ class Shards(Mapping[str, "pd.DataFrame"]):
 
 
 class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", Shards]):
-    """Named parquet shards below one directory, each there in full or not at all.
+    """Named parquet shards below one directory, each written in full or not at all.
 
-    Saving adds the given shards and leaves the others; loading gives a mapping that reads each when it is asked for, an empty one where
+    Saving adds the given shards and leaves the others; loading returns a mapping that reads each on access, an empty one if
     there are none. Kedro's
     ``PartitionedDataset`` writes in place and cannot load an empty directory.
 
     Args:
-        filepath: The directory. A shard's name may hold ``/`` for a folder in it.
-        exclusive: Whether one run at a time may work here, because shards are numbered.
+        filepath: The directory. A ``/`` in a shard's name stands for a subfolder.
+        exclusive: Whether only one run at a time may write here, because shards are numbered.
         optional: Whether a run may start without any shards.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
     """
 
     def __init__(self, *, filepath: str, exclusive: bool = False, optional: bool = False, metadata: dict[str, Any] | None = None) -> None:
@@ -84,7 +84,7 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", Shards]):
         return Shards(self._path)
 
     def save(self, data: Mapping[str, pd.DataFrame]) -> None:
-        """Add shards; one of the same name is replaced."""
+        """Add shards, replacing those of the same name."""
         for name, frame in data.items():
             target = self._path / f"{name}.parquet"
             if not target.resolve().is_relative_to(self._path.resolve()):

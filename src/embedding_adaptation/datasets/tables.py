@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class TableStreamDataset(LocalVersions["TableStream | pd.DataFrame", "TextStream | pd.DataFrame"]):
-    """A parquet file that is written, and if wanted read, piece by piece: the table need not fit into memory.
+    """A parquet file that is written, and optionally read, piece by piece: the table need not fit into memory.
 
     Args:
         filepath: The file, on a local disk.
         texts: Whether to load a :class:`~embedding_adaptation.texts.stream.TextStream` (columns ``id`` and ``text``) instead of a frame.
         version: Load and save version; ``None`` turns versioning off.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class TableStreamDataset(LocalVersions["TableStream | pd.DataFrame", "TextStream
         """A stream over the file, or all of it.
 
         Raises:
-            DatasetError: If there is no such file, or it is not what was saved.
+            DatasetError: If the file is missing or damaged.
         """
         import pandas as pd
 
@@ -44,7 +44,7 @@ class TableStreamDataset(LocalVersions["TableStream | pd.DataFrame", "TextStream
         return TextStream.of_parquet(path) if self._texts else pd.read_parquet(path)
 
     def save(self, data: TableStream | pd.DataFrame) -> None:
-        """Write the table; the file is there in full or not at all."""
+        """Write the table, in full or not at all."""
         stream = data if isinstance(data, TableStream) else TableStream.of(data)
         with self.replacing() as work:
             stream.write_parquet(work)

@@ -20,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "mirror.json"
 _CARD = "README.md"
-# Not data: what Git and the Hub client keep beside it.
+# Files of Git and the Hub client, not data.
 _IGNORED = (".*", "*/.*")
 
 
 class MirrorError(ValueError):
-    """Task data that are missing or are not what they should be; the message says what and how to mend it."""
+    """Task data are missing or differ from those expected; the message says how to fix it."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class LocalCopy:
 
     Attributes:
         folder: The files, laid out as on the Hub.
-        revision: The commit they are of.
+        revision: Their commit.
         sha256: Hash of the names and contents of all files that belong to the task.
-        origin: Whether they were in the mirror or came from the Hub (or its local cache).
+        origin: Whether they come from the mirror or from the Hub (or its local cache).
     """
 
     folder: Path
@@ -50,7 +50,7 @@ class TaskMirror:
 
     A mirror is a folder with the Hub's layout, in either form: ``ORGANISATION/NAME/...``, or that of the Hub's cache,
     ``datasets--ORGANISATION--NAME/snapshots/REVISION/...``. A file ``mirror.json`` in it, which :meth:`record` writes, holds the revision
-    and the content hash of each repository; what does not agree with it is refused.
+    and the content hash of each repository; data that do not match are refused.
 
     Args:
         folder: The mirror, or ``None`` to use the Hub.
@@ -64,11 +64,11 @@ class TaskMirror:
 
         Args:
             repository: ``ORGANISATION/NAME``.
-            revision: The commit that is wanted.
-            configs: Where not empty, only files of these configurations are downloaded and hashed, if the card says which these are.
+            revision: The commit.
+            configs: If not empty, only files of these configurations are downloaded and hashed, provided that the card lists them.
 
         Raises:
-            MirrorError: If the data are not there, of another revision, or changed.
+            MirrorError: If the data are missing, of another revision, or changed.
         """
         if self.folder is None:
             folder = _download(repository, revision, configs)
@@ -95,10 +95,10 @@ class TaskMirror:
         return LocalCopy(folder, revision, sha256, "mirror")
 
     def record(self, repository: str, revision: str, configs: Sequence[str] = ()) -> None:
-        """Write revision and content hash of what is there into ``mirror.json``.
+        """Record the revision and content hash of the data in ``mirror.json``.
 
         Raises:
-            MirrorError: If there is no mirror, or it does not hold the repository.
+            MirrorError: If there is no mirror, or it does not contain the repository.
         """
         if self.folder is None:
             msg = "no mirror folder was given to record; name one"
@@ -110,10 +110,10 @@ class TaskMirror:
         (self.folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
     def download(self, repository: str, revision: str, configs: Sequence[str] = ()) -> None:
-        """Fetch a repository from the Hub into the mirror, and record it: for a machine that has a network.
+        """Download a repository from the Hub into the mirror and record it, on a machine with network access.
 
         Raises:
-            MirrorError: If there is no mirror, or the Hub does not give the data.
+            MirrorError: If there is no mirror, or the data cannot be downloaded.
         """
         if self.folder is None:
             msg = "no mirror folder was given to download to; name one"
@@ -131,7 +131,7 @@ class TaskMirror:
         if plain.is_dir():
             return plain, False
         others = f" (only revision {', '.join(sorted(path.name for path in versions.iterdir()))})" if versions.is_dir() else ""
-        msg = f"the mirror {self.folder} does not hold {repository} at revision {revision}{others}; copy the Hub's folder to {plain}"
+        msg = f"the mirror {self.folder} does not contain {repository} at revision {revision}{others}; copy the Hub's folder to {plain}"
         raise MirrorError(msg)
 
     def _manifest(self) -> dict[str, dict[str, str]]:
@@ -148,11 +148,11 @@ class TaskMirror:
 
 
 class TaskMirrorDataset(AbstractDataset[None, TaskMirror]):
-    """Where the data of mteb's tasks come from: a mirror folder, or the Hub where none is named. It has no save.
+    """The source of the data of mteb's tasks: a mirror folder, or the Hub if none is given. It cannot be saved.
 
     Args:
         filepath: The mirror folder, or ``None`` for the Hub.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
 
     Example:
         .. code-block:: yaml
@@ -167,10 +167,10 @@ class TaskMirrorDataset(AbstractDataset[None, TaskMirror]):
         self.metadata = metadata
 
     def check_input(self) -> None:
-        """Fail early: see whether a folder that was named is there.
+        """Fail early: check that the mirror folder, if given, exists.
 
         Raises:
-            DatasetError: If it is not.
+            DatasetError: If it does not.
         """
         if self._folder is not None and not self._folder.is_dir():
             msg = f"the mirror {self._folder} is not a folder; correct the setting mirror, or omit it to use the Hub"
@@ -194,7 +194,7 @@ class TaskMirrorDataset(AbstractDataset[None, TaskMirror]):
 
 
 def content_hash(folder: Path, configs: Sequence[str] = ()) -> str:
-    """Sha256 over names and contents of a repository's files, those of the given configurations where the card tells them apart."""
+    """SHA-256 of the names and contents of a repository's files, restricted to the given configurations if the card lists them."""
     wanted = _patterns(folder, configs)
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):

@@ -1,4 +1,4 @@
-"""Texts as versions that are there in full or not at all."""
+"""Texts as versions written in full or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The user's texts as a catalog dataset, with errors a person can act on."""
+"""The user's texts as a catalog dataset, with errors that a person can act on."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ _ROWS = 20_000
 
 
 class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
-    """Texts, one a row, from a file that :class:`~embedding_adaptation.texts.reading.TextFile` reads.
+    """Texts, one per row, from a file that :class:`~embedding_adaptation.texts.reading.TextFile` reads.
 
-    Loads a frame of strings with the columns ``id``, ``text`` and, where ``label_column`` is set, ``label``. Where that names several
+    Loads a frame of strings with the columns ``id``, ``text`` and, if ``label_column`` is set, ``label``. If that names several
     columns, these are the levels of a hierarchy, from coarse to fine: ``label`` is the first, and a column ``labels`` holds a list for each
-    text, down to the last level that has a label. Rows without text are left out with a warning. It has no save: raw texts are the user's
-    own.
+    text, down to the last level that has a label. Rows without text are left out with a warning. It cannot be saved: raw texts are an
+    input.
 
     Args:
-        filepath: The file; its ending says the format.
+        filepath: The file; its extension determines the format.
         text_column: Column of the texts; a ``.txt`` file has only this one.
         label_column: Column of the labels, for labelled texts, or several columns, from coarse to fine.
-        id_column: Column of the ids, which every row with a text needs; without it a row's number in the file, counted from 1, is its id.
-        encoding: Encoding of text formats; without it UTF-8, UTF-16 and, where there is no doubt, cp1252 are told apart.
-        separator: What stands between the fields of ``.csv`` and ``.tsv``: a character, or ``comma``, ``semicolon``, ``tab`` or ``pipe``;
-            without it, it is found out.
-        metadata: Free values for other tools.
+        id_column: Column of the ids, required in every row with a text; by default, the id is the row's number in the file, from 1.
+        encoding: Encoding of text formats; by default, UTF-8, UTF-16 and, if unambiguous, cp1252 are detected.
+        separator: Field separator of ``.csv`` and ``.tsv``: a character, or ``comma``, ``semicolon``, ``tab`` or ``pipe``;
+            detected by default.
+        metadata: Arbitrary values for other tools.
 
     Example:
         .. code-block:: yaml
@@ -77,7 +77,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         self.metadata = metadata
 
     def check_input(self) -> None:
-        """Fail early: read the texts once, before any work is built on them.
+        """Fail early: read the texts before the run starts.
 
         Raises:
             DatasetError: If they cannot be used; the message names the file, the row or column and the remedy.
@@ -104,7 +104,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         raise DatasetError(msg)
 
     def _select(self, raw: pd.DataFrame, first_row: int = 1, *, partial: bool = False) -> pd.DataFrame:
-        """The rows with text; what only the whole file can tell is left out where ``partial``."""
+        """The rows with text; with ``partial``, checks that need the whole file are skipped."""
         import pandas as pd
 
         numbers = pd.Series(range(first_row, first_row + len(raw)), index=raw.index).astype(str)
@@ -209,7 +209,7 @@ class TextStreamDataset(TextsDataset):
         next(iter(self.load().pieces()))
 
     def load(self) -> TextStream:  # type: ignore[override]
-        """Read and check the texts, or get ready to.
+        """Read and check the texts, or prepare to stream them.
 
         Raises:
             DatasetError: If they cannot be used; the message names the file, the row or column and the remedy.
@@ -241,13 +241,13 @@ class TextStreamDataset(TextsDataset):
 
 
 class _Distinct:
-    """Tells whether an id was there before; eight bytes of memory for each."""
+    """Detects repeated ids, with eight bytes of memory each."""
 
     def __init__(self) -> None:
         self._runs: list[np.ndarray] = []
 
     def add(self, ids: pd.Series) -> str | None:
-        """Take more ids; the first that was there before, else ``None``."""
+        """Add ids, and return the first that was added before, or ``None``."""
         import numpy as np
 
         digests = np.array([text_digest(one, 8) for one in ids], "S8").view("u8")
@@ -263,7 +263,7 @@ class _Distinct:
 
 
 def _name(column: str | int, setting: str) -> str:
-    """A column's name, which YAML takes for a number where it looks like one."""
+    """A column's name, which YAML may have read as a number."""
     if isinstance(column, bool) or not isinstance(column, str | int):
         msg = f"{setting} is {column!r}, which YAML reads as {type(column).__name__}, not as a name; put the name in quotes"
         raise DatasetError(msg)

@@ -1,4 +1,4 @@
-"""Vectors of very many texts as a catalog dataset, mapped and never read as a whole."""
+"""Vectors of very many texts as a catalog dataset, memory-mapped and never read as a whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class FinishedShards:
 
     Attributes:
         shards: Safetensors files in the order of the texts, one tensor ``[n, D]`` each.
-        facts: What is known of them, for JSON.
+        facts: Facts about them, for JSON.
     """
 
     shards: tuple[Path, ...]
@@ -31,7 +31,7 @@ class FinishedShards:
 
 
 class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
-    """Vectors that are read a block at a time.
+    """Vectors that are read block by block.
 
     Of a folder, saving writes down which shards belong together, and loading checks that they are still those; other shards in it are
     removed. It can also be a ``.npy`` file or a ``.safetensors`` file with one tensor, float32 ``[N, D]``, made elsewhere, which is
@@ -39,7 +39,7 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
 
     Args:
         filepath: The folder or file, on a local disk.
-        metadata: Free values for other tools.
+        metadata: Arbitrary values for other tools.
 
     Example:
         .. code-block:: yaml
@@ -58,7 +58,7 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
         """Map the vectors.
 
         Raises:
-            DatasetError: If there are none, or they are not as they were saved; the message says what to do.
+            DatasetError: If they are missing or damaged; the message says what to do.
         """
         try:
             if self._path.suffix in {".npy", ".safetensors"}:
@@ -68,7 +68,7 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
             raise DatasetError(str(error)) from error
 
     def save(self, data: FinishedShards) -> None:
-        """Write down which shards belong together."""
+        """Record which shards belong together."""
         if self._path.suffix:
             msg = f"{self._path} is an input file of vectors and is never written to; start with --from-nodes=cluster_texts_node"
             raise DatasetError(msg)

@@ -1,4 +1,4 @@
-"""Versions that are there in full or not at all, loaded by the run that wrote them, and recognised where they are damaged."""
+"""Versions written in full or not at all, loaded by the run that wrote them, and checked for damage."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ _DO = TypeVar("_DO")
 
 
 class VersionRules(_Dataset):
-    """What holds for all versions on a local disk.
+    """Rules for all versions on a local disk.
 
-    - A version is written beside its place and then renamed: one that a crash or a full disk broke off is never taken for the newest.
-    - What an instance has saved it loads again, whatever another run has saved in the meantime; without a save, the newest version.
-    - A checksum lies beside each version, and loading compares.
+    - A version is written to a temporary path and then renamed: one interrupted by a crash or a full disk never counts as the newest.
+    - An instance loads what it saved, whatever other runs have saved in the meantime; if it has saved nothing, the newest version.
+    - A checksum next to each version is compared on loading.
     """
 
     _saved_version: str | None = None
 
     @contextmanager
     def replacing(self, *, folder: bool = False) -> Iterator[Path]:
-        """A temporary path that becomes the version to be saved when the block ends well.
+        """A temporary path that becomes the saved version if the block succeeds.
 
         Args:
             folder: Whether the version is a folder.
@@ -59,10 +59,10 @@ class VersionRules(_Dataset):
         self._saved_version = version
 
     def intact_path(self) -> Path:
-        """Where the version to be loaded lies.
+        """The path of the version to load.
 
         Raises:
-            DatasetError: If it is not there, or is not what was saved.
+            DatasetError: If it is missing or damaged.
         """
         path = Path(self._get_load_path())
         if not path.exists():
@@ -96,16 +96,16 @@ class LocalVersions(VersionRules, AbstractVersionedDataset[_DI, _DO]):
 
 
 class OneFile(VersionRules):
-    """Put in front of a dataset of Kedro's that writes one file in place: the same holds for its versions.
+    """Mixin for Kedro's datasets that write one file in place: applies these rules to their versions.
 
-    Files elsewhere than on a local disk are left to Kedro.
+    Files not on a local disk are left to Kedro.
     """
 
     _work: Path | None = None
     _protocol: str
 
     def save(self, data: Any) -> None:
-        """Let Kedro's dataset write beside the place, and rename."""
+        """Let Kedro's dataset write to a temporary path, then rename."""
         # Without Kedro's look at the version behind it, which is not there yet.
         write = inspect.unwrap(super().save.__func__)  # type: ignore[attr-defined, safe-super]
         if self._protocol != "file":
@@ -119,7 +119,7 @@ class OneFile(VersionRules):
                 self._work = None
 
     def load(self) -> Any:
-        """Let Kedro's dataset read what is as it was saved."""
+        """Check the version, then let Kedro's dataset read it."""
         if self._protocol == "file":
             self.intact_path()
         return super().load()  # type: ignore[safe-super]

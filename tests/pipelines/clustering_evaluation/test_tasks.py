@@ -157,7 +157,7 @@ def test_a_mirror_with_a_missing_split_or_a_damaged_file_is_explained(mirror, ev
     (task,) = resolve_tasks(options, FRAME, TaskMirror(root))
     with pytest.raises(EvaluationError, match=r"cannot be read .*copy them again from the Hub"):
         task.prepare(42)
-    with pytest.raises(MirrorError, match="does not hold mteb/twentynewsgroups-clustering"):
+    with pytest.raises(MirrorError, match="does not contain mteb/twentynewsgroups-clustering"):
         resolve_tasks(options, FRAME, TaskMirror(root.parent))
 
 

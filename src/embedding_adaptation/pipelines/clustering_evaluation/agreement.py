@@ -1,4 +1,4 @@
-"""How far clusters agree with labels: on documents that count once each, and on resamples of them."""
+"""Agreement of clusters with labels, on unique documents and on resamples of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 METRICS = ("v_measure", "ami", "ari", "accuracy")
 _KMEANS_BATCH = 512  # as in mteb's protocol, so that both scores cluster alike
-_MOST_INDICES = 4_000_000  # of documents drawn at once: bounds the memory of resampling
+_MOST_INDICES = 4_000_000  # documents drawn at once: limits the memory of resampling
 _FEWEST_CLUSTERS = 2
 
 
@@ -35,16 +35,16 @@ def cluster_vectors(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
 
 
 def estimate_cluster_count(vectors: np.ndarray, seed: int, *, candidates: int, max_documents: int) -> int:
-    """A number of clusters found without labels: the one with the best silhouette among a few.
+    """Estimate the number of clusters without labels: of a few candidates, the one with the best silhouette.
 
-    Candidates lie on a logarithmic scale between 2 and twice the square root of the number of documents. Each is tried on a draw of
+    Candidates are spaced logarithmically between 2 and twice the square root of the number of documents. Each is tried on a sample of
     documents.
 
     Args:
         vectors: ``[N, D]``, at least 3.
         seed: Seed of the draw and of the clusterings.
-        candidates: Numbers tried.
-        max_documents: Documents drawn.
+        candidates: How many numbers to try.
+        max_documents: Maximum size of the sample.
 
     References:
         Rousseeuw 1987, https://doi.org/10.1016/0377-0427(87)90125-7
@@ -82,31 +82,31 @@ def agreement(labels: Sequence[str] | np.ndarray, clusters: np.ndarray) -> dict[
 
 
 def resampled_agreement(labels: Sequence[str] | np.ndarray, clusters: np.ndarray, *, resamples: int, seed: int) -> dict[str, np.ndarray]:
-    """The same four numbers on bootstrap resamples of the documents, with the clustering as it is.
+    """The same four metrics on bootstrap resamples of the documents, with the clustering unchanged.
 
-    The resamples follow from the seed and the number of documents alone: two strategies that are scored on the same documents are scored
-    on the same resamples. The clusters' matching with the labels is that of all documents. The mutual information expected by chance,
-    which AMI subtracts, is that of all documents too: it hardly varies, and computing it takes longer than all the rest.
+    The resamples depend only on the seed and the number of documents, so strategies scored on the same documents are scored
+    on the same resamples. Clusters are matched with labels on all documents. The mutual information expected by chance,
+    which AMI subtracts, is also computed on all documents: it hardly varies, and takes longer to compute than the rest.
 
     Args:
         labels: ``[N]``.
         clusters: ``[N]``.
-        resamples: How many.
+        resamples: Number of resamples.
         seed: Seed of the resamples.
 
     Returns:
-        For each metric ``[resamples]`` float64. Their spread is what is of use: copies of a document raise their level.
+        For each metric ``[resamples]`` float64. Only their spread is meaningful: copies of a document raise their level.
     """
     table = _Contingency(labels, clusters)
     expected = table.expected_information()
     correct = np.zeros(table.cells)
-    correct[table.codes] = table.matched()  # the documents of a cell are matched or not together
+    correct[table.codes] = table.matched()  # all documents of a cell are matched, or none
     parts = [table.metrics(counts, expected, correct) for counts in table.draws(resamples, seed)]
     return {name: np.concatenate([part[name] for part in parts]) for name in METRICS}
 
 
 class _Contingency:
-    """Documents as cells of the table of labels and clusters; only cells that occur are kept."""
+    """The contingency table of labels and clusters; only non-empty cells are kept."""
 
     def __init__(self, labels: Sequence[str] | np.ndarray, clusters: np.ndarray) -> None:
         names, self.rows = np.unique(np.asarray(labels), return_inverse=True)  # [N]
@@ -123,7 +123,7 @@ class _Contingency:
         self.x_log_x = counts * np.log(np.maximum(counts, 1.0))  # [N + 1]
 
     def matched(self) -> np.ndarray:
-        """Whether each document's cluster is the one that is matched with its label: ``[N]`` of bool."""
+        """Whether each document's cluster is matched with its label: ``[N]`` bool."""
         table = np.zeros(self.shape)
         np.add.at(table, (self.rows, self.columns), 1)
         partner = np.full(self.shape[0], -1)
@@ -146,7 +146,7 @@ class _Contingency:
         return float(expected_mutual_information(contingency_matrix(self.rows, self.columns, sparse=True), self.documents))
 
     def metrics(self, counts: np.ndarray, expected: float, correct: np.ndarray) -> dict[str, np.ndarray]:
-        """The four numbers of tables ``[b, C]``."""
+        """The four metrics of tables ``[b, C]``."""
         total = self.documents
         labels = np.add.reduceat(counts, self.row_starts, axis=1)  # [b, R]
         clusters = np.add.reduceat(counts[:, self.by_column], self.column_starts, axis=1)  # [b, K]
@@ -172,6 +172,6 @@ def _pairs(counts: np.ndarray) -> np.ndarray:
 
 
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """A quotient that is 1 where nothing is left to agree on, as in scikit-learn."""
+    """A quotient, or 1 if the denominator is 0, as in scikit-learn."""
     safe = np.where(np.abs(below) < np.finfo(float).eps, 1.0, below)
     return np.where(np.abs(below) < np.finfo(float).eps, 1.0, above / safe)

@@ -1,4 +1,4 @@
-"""What stands beside the strategies: vectors without information, counted words, models of other people, published scores."""
+"""Comparators of the strategies: vectors without information, word counts, other models, published scores."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _WEIGHTS = (".safetensors", ".json", ".txt", ".model")
 
 
 def random_source(seed: int) -> VectorSource:
-    """Unit vectors drawn at random, which follow from the seed and the text alone: what no information scores."""
+    """Random unit vectors, which depend only on the seed and the text: the score of no information."""
 
     def vector(text: str) -> np.ndarray:
         return np.random.default_rng([seed, int.from_bytes(text_digest(text, 8), "little")]).standard_normal(RANDOM_DIMENSION)
@@ -58,7 +58,7 @@ def tfidf_vectors(texts: Sequence[str], dimensions: int, seed: int) -> np.ndarra
 
 
 def tfidf_source(dimensions: int, seed: int) -> VectorSource:
-    """TF-IDF vectors for one task: fitted on the texts that are asked for first, and looked up afterwards."""
+    """TF-IDF vectors for one task: fitted on the first texts requested, then looked up."""
     known: dict[str, np.ndarray] = {}
 
     def source(texts: Sequence[str]) -> np.ndarray:
@@ -72,15 +72,15 @@ def tfidf_source(dimensions: int, seed: int) -> VectorSource:
 
 
 class SentenceModel:
-    """A sentence-transformers model by name or folder, fetched and loaded when it is first needed.
+    """A sentence-transformers model by name or folder, downloaded and loaded on first use.
 
     Args:
-        name: What tables call it.
-        options: Where it is, and the words before each text.
+        name: Its name in tables.
+        options: Its location, and the prompt before each text.
         device: Where to run.
 
     Raises:
-        EvaluationError: If it is not there.
+        EvaluationError: If it cannot be found.
     """
 
     def __init__(self, name: str, options: ModelOptions, device: str) -> None:
@@ -123,6 +123,6 @@ def _model_folder(name: str, model: str) -> Path:
 
 
 def _contents(folder: Path) -> dict[str, str]:
-    """Hashes by name of the files that decide a model's vectors."""
+    """Hashes, by file name, of the files that determine a model's vectors."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix in _WEIGHTS)
     return {path.relative_to(folder).as_posix(): files_sha256([path]) for path in files}

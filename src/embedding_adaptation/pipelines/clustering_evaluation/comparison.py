@@ -42,7 +42,7 @@ _JOINED = " + "
 
 
 def long_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Clustering scores with a row for each task, strategy, seed, part of the task and metric."""
+    """Clustering scores, one row per task, strategy, seed, part of the task and metric."""
     rows = []
     for cell in cells[cells["type"] == CLUSTERING].to_dict("records"):
         facts = {name: cell[name] for name in ("task", "strategy", "kind", "seed", "revision", "content")}
@@ -53,7 +53,7 @@ def long_table(cells: pd.DataFrame) -> pd.DataFrame:
 
 
 def other_tasks_table(cells: pd.DataFrame) -> pd.DataFrame:
-    """Main scores of tasks that are no clusterings, a row for each task, strategy and seed."""
+    """Main scores of tasks other than clustering, one row per task, strategy and seed."""
     others = cells[cells["type"] != CLUSTERING].to_dict("records")
     rows = [{**cell, "metric": cell["main_score"], "value": cell["metrics"][cell["main_score"]]} for cell in others]
     return pd.DataFrame(rows, columns=list(TASK_COLUMNS))
@@ -62,17 +62,17 @@ def other_tasks_table(cells: pd.DataFrame) -> pd.DataFrame:
 def compare(
     cells: pd.DataFrame, published: pd.DataFrame, options: EvaluationOptions, embedder_options: EmbedderOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Strategies side by side on each clustering task and, where there are several, on the mean of all.
+    """Compare strategies on each clustering task and, if there are several, on their mean.
 
     Args:
         cells: Scored cells, see :func:`~embedding_adaptation.pipelines.clustering_evaluation.grid.gather`.
         published: Published scores: ``model``, ``tasks`` (one, or several joined by plus signs whose mean it is), ``score`` (percent),
             ``source``.
         options: Metric, confidence, baseline.
-        embedder_options: What each strategy is.
+        embedder_options: Definitions of the strategies.
 
     Returns:
-        The comparison, a row for each task and strategy; and the tested differences.
+        The comparison, one row per task and strategy; and the tested differences.
     """
     clustering = cells[cells["type"] == CLUSTERING]
     rows: list[dict[str, Any]] = []
@@ -238,7 +238,7 @@ def _all_tasks(
     options: EvaluationOptions,
     embedder_options: EmbedderOptions,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """The mean over tasks of what was scored on all of them."""
+    """Mean over tasks of the strategies that were scored on all of them."""
     everywhere = [name for name in next(iter(by_task.values())) if all(name in scores for scores in by_task.values())]
     scores = {name: mean_over_tasks([of_task[name] for of_task in by_task.values()]) for name in everywhere}
     tested = _tested(ALL_TASKS, scores, kinds, options, embedder_options)
@@ -259,7 +259,7 @@ def _all_tasks(
 
 
 def _published_rows(task: str, names: Sequence[str], published: pd.DataFrame) -> list[dict[str, Any]]:
-    """What was published of exactly these tasks. There are no seeds and resamples of these scores, and nothing is tested."""
+    """Scores published for exactly these tasks. They have no seeds or resamples, and nothing is tested."""
     return [
         {
             "task": task,

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class EvaluationError(ValueError):
-    """Tasks, vectors or labels that allow no score; the message says why and what to do."""
+    """Tasks, vectors or labels cannot be scored; the message says why and what to do."""

@@ -1,4 +1,4 @@
-"""Figures of the evaluation: templates against poolings, strategies with intervals, the spread over seeds."""
+"""Figures of the evaluation: templates by poolings, strategies with intervals, the spread over seeds."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ _MOST_BARS = 30
 
 
 def strategy_heatmap(comparison: pd.DataFrame) -> Figure:
-    """V-measure of every template and pooling, base and adapted side by side; of several layers or after-processings the best.
+    """V-measure of every template and pooling, base and adapted side by side; the best of several layers or after-processing steps.
 
     Args:
         comparison: Rows of one task, or of all tasks' mean.
@@ -77,12 +77,12 @@ def strategy_heatmap(comparison: pd.DataFrame) -> Figure:
 
 
 def comparison_bars(comparison: pd.DataFrame, metric: str, confidence: float) -> Figure:
-    """Every strategy's score with its interval, a panel a task (beyond four, the mean of all), comparators and published scores beside.
+    """Scores of strategies and comparators with intervals, and published scores; one panel per task, or the mean of more than four.
 
     Args:
         comparison: Rows of all tasks.
-        metric: The metric that intervals are about. Published scores are V-measures by mteb's protocol, drawn without interval.
-        confidence: Of the intervals.
+        metric: The metric of the intervals. Published scores are V-measures by mteb's protocol, drawn without intervals.
+        confidence: Confidence of the intervals.
     """
     tasks = [task for task in dict.fromkeys(comparison["task"]) if task != ALL_TASKS]
     if len(tasks) > _MOST_PANELS:
@@ -101,11 +101,11 @@ def comparison_bars(comparison: pd.DataFrame, metric: str, confidence: float) ->
 
 
 def seed_spread(scores: pd.DataFrame, metrics: tuple[str, ...] = ("v_measure", "v_measure_unique")) -> Figure:
-    """Each seed's distance from the strategy's mean: how much of a difference may be the luck of a clustering.
+    """Each seed's distance from the strategy's mean: how much clustering varies by chance.
 
     Args:
-        scores: The long table; of several tasks, each seed's mean over them.
-        metrics: A panel each.
+        scores: The long table; several tasks are averaged per seed.
+        metrics: One panel each.
     """
     whole = scores[scores["part"] == "all"]
     table = whole.groupby(["metric", "kind", "strategy", "task", "seed"], sort=False)["value"].mean().reset_index()
@@ -139,7 +139,7 @@ def seed_spread(scores: pd.DataFrame, metrics: tuple[str, ...] = ("v_measure", "
 
 
 def cluster_map(vectors: Mapping[str, np.ndarray], labels: Sequence[str], *, seed: int) -> Figure:
-    """Vectors in two dimensions (PCA, then t-SNE), one panel a strategy, a colour and marker a label."""
+    """Vectors in two dimensions (PCA, then t-SNE), one panel per strategy, one colour and marker per label."""
     names = sorted(set(labels))
     by_label = np.asarray(labels)
     figure = Figure(figsize=(5.2 * len(vectors), 5.6), layout="constrained")
@@ -180,7 +180,7 @@ def _draw_bars(axis: Axes, rows: pd.DataFrame, metric: str) -> None:
 
 
 def _shown(comparators: Any) -> np.ndarray:
-    """Which of many ordered rows are drawn: all comparators, and the first of the others, ``[N]`` of bool."""
+    """Which of many ordered rows are drawn: all comparators, and the first of the others, ``[N]`` bool."""
     kept = np.asarray(comparators, bool)
     others = ~kept
     return kept | (others & (np.cumsum(others) <= _MOST_BARS - kept.sum()))

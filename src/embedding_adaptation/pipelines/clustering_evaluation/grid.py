@@ -1,4 +1,4 @@
-"""The grid of tasks, strategies and seeds: planned, scored cell by cell, found again by fingerprint."""
+"""The grid of tasks, strategies and seeds: planned, scored cell by cell, and looked up by fingerprint."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # counted up where scores of the same vectors begin to be computed in another way
+_FORMAT = 2  # incremented when scores of the same vectors are computed differently
 RESAMPLED = "resampled."
 _SHORT = 12
 
 
 def plan(tasks: Sequence[EvaluationTask], contenders: Contenders, options: EvaluationOptions) -> pd.DataFrame:
-    """What has to be scored: a row a cell.
+    """List everything to score: one row per cell.
 
     Args:
         tasks: The tasks.
-        contenders: What is compared on them.
+        contenders: Strategies and comparators.
         options: Protocol.
 
     Returns:
         ``task``, ``type``, ``official``, ``strategy``, ``kind`` (base, adapted, comparator), ``seed``, ``revision`` and ``content`` (hash)
-        of the task's data, ``vectors`` (what they are known by), and ``cell``, the name under which its score is kept: a fingerprint of
-        all that decides it.
+        of the task's data, ``vectors`` (their identity), and ``cell``, the name under which its score is stored: a fingerprint of
+        everything that affects it.
     """
     rows = []
     for task in tasks:
@@ -72,10 +72,10 @@ def plan(tasks: Sequence[EvaluationTask], contenders: Contenders, options: Evalu
 
 
 def check_data(tasks: Sequence[EvaluationTask], finished: Mapping[str, Any]) -> None:
-    """Compare the data of mteb's tasks with those that earlier scores were recorded with.
+    """Compare the data of mteb's tasks with those of earlier scores.
 
     Raises:
-        EvaluationError: If the same revision has another content.
+        EvaluationError: If the same revision has different contents.
     """
     for task in tasks:
         if not isinstance(task, OfficialTask):
@@ -100,7 +100,7 @@ def score_missing(
     finished: Mapping[str, Any],
     options: EvaluationOptions,
 ) -> Iterator[dict[str, pd.DataFrame]]:
-    """Score the cells that are not there yet, each handed on as soon as it is done.
+    """Score the missing cells, yielding each as soon as it is finished.
 
     Args:
         planned: The cells, see :func:`plan`.
@@ -112,7 +112,7 @@ def score_missing(
     Yields:
         One cell at a time: one row with facts, metrics and resampled metrics.
     """
-    cells = planned.drop_duplicates("cell")  # strategies that differ by name only have one
+    cells = planned.drop_duplicates("cell")  # strategies that differ in name only share one
     missing = cells[~cells["cell"].isin(set(finished))]
     logger.info("%d of %d scores already exist", len(cells) - len(missing), len(cells))
     if missing.empty:
@@ -141,7 +141,7 @@ def score_cell(task: EvaluationTask, prepared: PreparedTask, source: VectorSourc
     """Score vectors on a task with a seed.
 
     Returns:
-        One row: ``main_score`` (mteb's name of it), ``metrics`` and ``by_part`` (JSON), ``documents``, ``unique_documents``, ``clusters``,
+        One row: ``main_score`` (mteb's name for it), ``metrics`` and ``by_part`` (JSON), ``documents``, ``unique_documents``, ``clusters``,
         ``singletons``, ``mteb_result`` (JSON, of mteb's own tasks), and a list of resampled values for each metric on unique documents.
     """
     with preserved_random_state():
@@ -181,7 +181,7 @@ def gather(planned: pd.DataFrame, cells: Mapping[str, pd.DataFrame]) -> pd.DataF
     """The planned cells with their scores.
 
     Raises:
-        EvaluationError: If one is not there, or the plan was made by an earlier version.
+        EvaluationError: If one is missing, or the plan was written by an earlier version.
     """
     if "vectors" not in planned:
         msg = f"the evaluation_plan is not in format {_FORMAT}, the only one this version reads; run clustering_evaluation again"
@@ -215,7 +215,7 @@ def _provenance(task: EvaluationTask) -> tuple[str, str]:
 
 
 def _folder(task: EvaluationTask) -> str:
-    """Folder of a task's cells: their format, its name, the revision of its data and what they contain."""
+    """Folder of a task's cells: format, task name, revision and content hash of its data."""
     name = re.sub(r"[^A-Za-z0-9_.]", "_", task.name).strip(".") or "task"
     revision, content = _provenance(task)
     return f"{format_folder(_FORMAT)}/{name}/{revision[:_SHORT] or 'file'}-{content[:_SHORT]}"

@@ -1,4 +1,4 @@
-"""The labelled texts with everything that is known of their vectors."""
+"""The labelled texts with their vectors."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LabelledVectors:
-    """Labelled texts, their vectors under every strategy, and the weights behind these.
+    """Labelled texts, their vectors under every strategy, and the weights that produced them.
 
     Attributes:
         texts: ``id``, ``text`` and ``label``.
         vectors: For each strategy's name a float32 array ``[N, D]``, rows in the order of the texts.
-        after: The fitted after-processing of the strategies that have some, by name.
+        after: Fitted after-processing by strategy, for those that have some.
         models: ``base`` and ``adapted`` weights.
-        fingerprints: What the weights that made the vectors are known by, under the same names.
+        fingerprints: Fingerprints of the weights that produced the vectors, by the same names.
     """
 
     texts: pd.DataFrame
@@ -37,7 +37,7 @@ class LabelledVectors:
     fingerprints: Mapping[str, str]
 
     def __deepcopy__(self, memo: object) -> Self:
-        """Itself: nothing of it changes, and Kedro copies what it hands from node to node."""
+        """Return itself: it is immutable, and Kedro copies what it passes between nodes."""
         return self
 
     @classmethod
@@ -48,16 +48,16 @@ class LabelledVectors:
         models: Mapping[str, DecoderWeights],
         identities: Mapping[str, str],
     ) -> Self:
-        """Put vectors beside the texts that they are of.
+        """Combine texts with their vectors.
 
         Args:
             texts: ``id``, ``text`` and ``label``.
             embeddings: Vectors of the ``base`` and the ``adapted`` weights.
             models: The weights.
-            identities: For each strategy what it is known by: vectors are found by that, whatever the strategy was called.
+            identities: Identity of each strategy: vectors are looked up by identity, whatever the strategy's name was.
 
         Raises:
-            EvaluationError: If vectors are of other texts, or of no strategy of today.
+            EvaluationError: If the vectors are of other texts, or of none of the current strategies.
         """
         ids = tuple(texts["id"])
         for namespace, part in embeddings.items():

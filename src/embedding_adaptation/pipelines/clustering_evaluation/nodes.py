@@ -30,7 +30,7 @@ def align_vectors(
     adapter: DecoderWeights,
     embedder_options: EmbedderOptions,
 ) -> LabelledVectors:
-    """Put the vectors of both models beside the labelled texts; see :meth:`.LabelledVectors.align`."""
+    """Combine the labelled texts with the vectors of both models; see :meth:`.LabelledVectors.align`."""
     embeddings = {"base": base_embeddings, "adapted": adapted_embeddings}
     return LabelledVectors.align(labelled_texts, embeddings, {"base": base_model, "adapted": adapter}, embedder_options.identities)
 
@@ -43,22 +43,22 @@ def plan_evaluation(
     options: EvaluationOptions,
     embedder_options: EmbedderOptions,
 ) -> pd.DataFrame:
-    """List what has to be scored: every task with every strategy and seed, each under a fingerprint of all that decides its score.
+    """List everything to score: each task with each strategy and seed, under a fingerprint of everything that affects its score.
 
     Args:
-        labelled_vectors: The labelled texts with their vectors, and the weights behind these.
+        labelled_vectors: The labelled texts with their vectors and weights.
         embedding_store: Vectors of other tasks' texts.
-        task_mirror: Where the data of mteb's tasks come from.
+        task_mirror: Source of the data of mteb's tasks.
         finished_cells: Scores of earlier runs.
         options: Tasks, strategies, seeds, protocol.
-        embedder_options: What each strategy is.
+        embedder_options: Definitions of the strategies.
 
     Returns:
         One row per cell.
 
     Raises:
         EvaluationError: If a task cannot be scored, or a name does not exist.
-        MirrorError: If a task's data are missing or not what they should be.
+        MirrorError: If a task's data are missing or differ from those expected.
     """
     from embedding_adaptation.pipelines.clustering_evaluation.grid import check_data, plan
     from embedding_adaptation.pipelines.clustering_evaluation.tasks import resolve_tasks
@@ -84,10 +84,10 @@ def score_cells(
         evaluation_plan: The cells.
         labelled_vectors: See :func:`plan_evaluation`.
         embedding_store: Vectors of other tasks' texts; missing ones are computed and added.
-        task_mirror: Where the data of mteb's tasks come from.
+        task_mirror: Source of the data of mteb's tasks.
         finished_cells: Scores of earlier runs; these are kept.
         options: Tasks and protocol.
-        embedder_options: What each strategy is.
+        embedder_options: Definitions of the strategies.
 
     Yields:
         One cell at a time.
@@ -135,7 +135,7 @@ def compare_strategies(
         scored_cells: Scores with their resamples.
         published_scores: Scores of other people's models, shown beside ours where the tasks are the same, and never tested.
         options: Metric, confidence, baseline.
-        embedder_options: What each strategy is.
+        embedder_options: Definitions of the strategies.
 
     Returns:
         A row for each task and strategy (means, intervals, what to make of them in words); the tested differences; strategies against
@@ -192,10 +192,10 @@ def describe_evaluation(
         clustering_scores: Scores in long form.
         labelled_vectors: The labelled texts, and what their vectors were made by.
         options: Evaluation options.
-        embedder_options: What each strategy is.
+        embedder_options: Definitions of the strategies.
 
     Returns:
-        The report of the labelled texts or, where these are no task, of the first clustering task: fingerprints of weights and data, the
+        The report on the labelled texts or, if these are not a task, on the first clustering task: fingerprints of weights and data, the
         protocol, and each strategy with the mean and standard deviation of its scores. Empty without clustering tasks.
     """
     from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report
@@ -204,7 +204,7 @@ def describe_evaluation(
 
 
 def plot_cluster_map(labelled_vectors: LabelledVectors, options: EvaluationOptions) -> Figure:
-    """Draw two strategies' vectors of the labelled texts, of up to a thousand of them, in two dimensions, coloured by label.
+    """Plot two strategies' vectors of up to a thousand labelled texts in two dimensions, coloured by label.
 
     Raises:
         EvaluationError: If ``map_strategies`` names a strategy that was not extracted.

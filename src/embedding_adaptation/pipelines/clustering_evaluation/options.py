@@ -16,7 +16,7 @@ TestedMetric = Literal["v_measure_unique", "ami_unique", "ari_unique", "accuracy
 
 
 class LabelledFileOptions(Options):
-    """A labelled file to score on, beside the catalog's ``labelled_texts``."""
+    """A labelled file to score on, in addition to the catalog's ``labelled_texts``."""
 
     path: str = Field(description="The file: .csv, .tsv, .jsonl, .json, .parquet or .xlsx.")
     text_column: str = Field("text", coerce_numbers_to_str=True, description="Column of the texts.")
@@ -33,7 +33,7 @@ class ModelOptions(Options):
 
 
 class ComparatorOptions(Options):
-    """What stands beside the strategies in every comparison."""
+    """What strategies are compared with."""
 
     random: bool = Field(True, description="Random vectors: the score of no information.")
     tfidf: bool = Field(True, description="Word TF-IDF and SVD, fitted on the task's texts: the score of counting words.")
@@ -42,7 +42,7 @@ class ComparatorOptions(Options):
 
 
 class ClusterCountOptions(Options):
-    """How the number of clusters is estimated, where the labels' number is not given away."""
+    """How the number of clusters is estimated if the number of labels is not used."""
 
     candidates: int = Field(8, ge=2, description="How many numbers of clusters to try, evenly spaced on a logarithmic scale.")
     max_documents: int = Field(1000, ge=10, description="Documents to draw for the silhouette of a number of clusters.")
@@ -96,7 +96,7 @@ class EvaluationOptions(Options):
         return self
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  the signature of all options
-        """Check that strategies and tasks exist; mteb is imported only where a task of its own is named. See :meth:`Options.check`."""
+        """Check that strategies and tasks exist; mteb is imported only if one of its tasks is named. See :meth:`Options.check`."""
         chosen_names(self.strategies, embedder.every_strategy, "clustering_evaluation.strategies")
         if set(self.tasks) != {LABELLED_TEXTS} or self.labelled_files:
             from embedding_adaptation.pipelines.clustering_evaluation.tasks import check_task_names

@@ -1,4 +1,4 @@
-"""What was scored, on what and how: whether scores of two runs can be compared follows from this."""
+"""What was scored, on which data and how: this decides whether scores of two runs are comparable."""
 
 from __future__ import annotations
 
@@ -58,9 +58,12 @@ def evaluation_report(
 
 def _summary(rows: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Mean and standard deviation over seeds of each metric."""
-    found = {}
+    summary = {}
     for metric in METRICS:
         values = rows.loc[rows["metric"] == metric, "value"]
         if len(values):
-            found[metric] = {"mean": round(float(values.mean()), 6), "sd": round(float(values.std(ddof=1)), 6) if len(values) > 1 else 0.0}
-    return found
+            summary[metric] = {
+                "mean": round(float(values.mean()), 6),
+                "sd": round(float(values.std(ddof=1)), 6) if len(values) > 1 else 0.0,
+            }
+    return summary

@@ -1,4 +1,4 @@
-"""Scores of vectors: mteb's own protocol through mteb itself, and beside it scores on documents that count once each.
+"""Scores of vectors: mteb's protocol through mteb itself, and scores on unique documents.
 
 mteb's task objects draw documents and bootstraps from a generator that is never reset, and importing or building them reseeds the process.
 So every score gets a fresh task object, and the process's random state is put back afterwards. mteb's result cache knows a model by its
@@ -43,11 +43,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TASK_NAME = "LabelledTexts"
-# From texts to vectors [N, D] in their order; equal texts have equal vectors.
+# Maps texts to vectors [N, D] in the same order; equal texts have equal vectors.
 VectorSource = Callable[[Sequence[str]], np.ndarray]
-# The texts that a task has asked vectors for, by split and subset.
+# The texts whose vectors a task has requested, by split and subset.
 Seen = dict[tuple[str, str], list[str]]
-# What one text is labelled: a class, or classes from coarse to fine.
+# The label of a text: a class, or classes from coarse to fine.
 Label = str | Sequence[str]
 _TWO_CLASSES = 2
 
@@ -93,11 +93,11 @@ def evaluate_with_mteb(task: AbsTask, source: VectorSource) -> tuple[TaskResult,
     """Score vectors on any text task through ``mteb.evaluate``, without its cache.
 
     Args:
-        task: A task object that nothing was scored with before.
-        source: Gives the vectors.
+        task: A task object that has not been used for scoring.
+        source: Source of the vectors.
 
     Returns:
-        mteb's result, and the texts it asked vectors for.
+        mteb's result, and the texts whose vectors it requested.
 
     Raises:
         EvaluationError: If a vector is not finite.
@@ -125,7 +125,7 @@ def mteb_scores(vectors: np.ndarray, texts: Sequence[str], labels: Sequence[Labe
     """Mean V-measure of mteb's fast clustering protocol, and its standard deviation over the bootstraps.
 
     Args:
-        vectors: One row a text, ``[N, D]`` float32.
+        vectors: One row per text, ``[N, D]`` float32.
         texts: The texts. Equal texts must have equal vectors.
         labels: Their labels.
         seed: Seed of the task object.
@@ -138,13 +138,13 @@ def mteb_scores(vectors: np.ndarray, texts: Sequence[str], labels: Sequence[Labe
 
 
 def by_text(texts: Sequence[str], vectors: np.ndarray) -> VectorSource:
-    """A source of vectors that are at hand."""
+    """A source of existing vectors."""
     rows = {text: number for number, text in enumerate(texts)}
     return lambda wanted: vectors[[rows[text] for text in wanted]]
 
 
 def checked_vectors(vectors: np.ndarray) -> np.ndarray:
-    """The vectors as they are, if all are finite.
+    """The vectors unchanged, if all are finite.
 
     Raises:
         EvaluationError: If one is not.
@@ -161,14 +161,14 @@ def checked_vectors(vectors: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Part:
-    """Different documents of one clustering: of a whole task, a level of its hierarchy, or one of its sets.
+    """The unique documents of one clustering: of a whole task, a level of its hierarchy, or one of its sets.
 
     Attributes:
-        title: What it is, for example ``level 1``.
-        texts: The documents, none twice.
+        title: For example ``level 1``.
+        texts: The documents, without duplicates.
         labels: Their labels.
-        copies: Documents left out because they are the same text as another one.
-        contradictions: Copies among them whose label is another one.
+        copies: Documents left out because they equal another one.
+        contradictions: Those of the copies that have a different label.
     """
 
     title: str
@@ -184,17 +184,17 @@ class Part:
 
     @property
     def singletons(self) -> int:
-        """Labels that only one document has."""
+        """Number of labels that only one document has."""
         return int((np.unique(self.labels, return_counts=True)[1] == 1).sum())
 
 
 def unique_parts(texts: Sequence[str], labels: Sequence[Label], title: str = "") -> list[Part]:
-    """Documents that count once each, a part for each level of the labels; of equal texts the first is kept.
+    """Unique documents, one part per level of the labels; of equal texts the first is kept.
 
     Args:
         texts: ``[N]``.
         labels: ``[N]``; in a hierarchy those without a label at a level are left out of it.
-        title: What the parts belong to.
+        title: Title of what the parts belong to.
 
     Raises:
         EvaluationError: If a level leaves nothing to cluster.
@@ -233,7 +233,7 @@ def _check_part(part: Part) -> None:
 
 @dataclass(frozen=True)
 class UniqueScores:
-    """Scores on documents that count once each, the mean over a task's parts.
+    """Scores on unique documents, averaged over a task's parts.
 
     Attributes:
         metrics: By name: ``v_measure_unique``, ``ami_unique``, ``ari_unique``, ``accuracy_unique``; and where the number of clusters was
@@ -256,18 +256,18 @@ def score_parts(
     resampling_seed: int = 0,
     cluster_count: ClusterCountOptions | None = None,
 ) -> UniqueScores:
-    """Cluster each part's documents once and compare the clusters with the labels.
+    """Cluster each part's documents and compare the clusters with the labels.
 
     mteb's bootstrap draws documents with replacement, and copies of a document always fall into the same cluster, which lifts its scores
     even of random vectors. Here every document counts once, so AMI and ARI are near zero for random vectors.
 
     Args:
         parts: What to cluster, see :func:`unique_parts`.
-        source: Gives the vectors.
+        source: Source of the vectors.
         seed: Seed of the clusterings.
         resamples: Bootstrap resamples; 0 leaves them out.
-        resampling_seed: Their seed.
-        cluster_count: How to estimate the number of clusters; ``None`` leaves that out.
+        resampling_seed: Seed of the resamples.
+        cluster_count: How to estimate the number of clusters; ``None`` does not.
 
     Raises:
         EvaluationError: If a vector is not finite.
@@ -294,10 +294,10 @@ def score_parts(
 
 
 def unique_document_scores(vectors: np.ndarray, texts: Sequence[str], labels: Sequence[Label], seed: int) -> dict[str, float]:
-    """The scores of one clustering of the different documents, with k the number of labels; see :func:`score_parts`.
+    """The scores of one clustering of the unique documents into as many clusters as labels; see :func:`score_parts`.
 
     Args:
-        vectors: One row a text, ``[N, D]``.
+        vectors: One row per text, ``[N, D]``.
         texts: The texts; of equal ones only the first is scored.
         labels: Their labels.
         seed: Seed of the clustering.

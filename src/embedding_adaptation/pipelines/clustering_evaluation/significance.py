@@ -1,9 +1,9 @@
-"""Whether a difference is more than noise: intervals and paired tests from bootstrap resamples and seeds, corrected for their number.
+"""Whether a difference is more than noise: intervals and paired tests from bootstrap resamples and seeds, corrected for multiple testing.
 
-Two things make a score move: which documents happened to be labelled, and the luck of a clustering. The first shows in the spread of a
-score over resamples of the documents; two strategies are compared on the *same* resamples, so that what is hard for both cancels. The
-second shows in the spread over seeds, and two strategies have no luck in common. Variances add up; degrees of freedom follow Welch and
-Satterthwaite, because a spread over three seeds is known badly.
+Two things make a score vary: which documents happen to be labelled, and chance in the clustering. The first shows in the spread of a
+score over resamples of the documents; two strategies are compared on the *same* resamples, so that shared difficulty cancels. The
+second shows in the spread over seeds, and is independent for two strategies. Variances add up; degrees of freedom follow Welch and
+Satterthwaite, because a spread over three seeds is a poor estimate.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SeedScores:
 
     @property
     def seed_variance(self) -> float:
-        """Variance of that mean by the luck of the clustering; 0 where there is one seed, which cannot tell."""
+        """Variance of that mean due to chance in the clustering; 0 if there is only one seed."""
         return float(self.points.var(ddof=1)) / len(self.points) if len(self.points) > 1 else 0.0
 
 
@@ -96,7 +96,7 @@ def estimate_difference(first: SeedScores, second: SeedScores, confidence: float
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values corrected for their number.
+    """P-values corrected for multiple testing.
 
     References:
         Holm 1979, https://www.jstor.org/stable/4615733
@@ -111,7 +111,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def in_words(difference: Estimate, p_corrected: float, other: str, *, confidence: float, seeds: int) -> str:
-    """Say whether a difference is real, for people who read no p-values."""
+    """Say whether a difference is real, for readers who do not use p-values."""
     size = f"{difference.value:+.3f} ({difference.low:+.3f} to {difference.high:+.3f})"
     if p_corrected > 1 - confidence:
         verdict = f"no difference from {other} shown: {size}"

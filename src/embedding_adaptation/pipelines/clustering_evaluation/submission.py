@@ -1,4 +1,4 @@
-"""mteb's own result files, as its leaderboard takes them."""
+"""mteb's own result files, as accepted by its leaderboard."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def leaderboard_results(cells: pd.DataFrame, model_name: str, embedder_options: 
 
     Args:
         cells: Scored cells.
-        model_name: ``ORGANISATION/NAME``; a strategy's name is put behind it.
-        embedder_options: What each strategy is: only strategies of this project are ours to submit.
+        model_name: ``ORGANISATION/NAME``; a strategy's name is appended.
+        embedder_options: Definitions of the strategies; only these are submitted, not comparators.
     """
     chosen = cells[cells["official"] & (cells["seed"] == OFFICIAL_SEED) & cells["strategy"].isin(list(embedder_options.every_strategy))]
     models: dict[str, ModelResults] = {}

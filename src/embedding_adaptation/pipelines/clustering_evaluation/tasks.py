@@ -67,8 +67,8 @@ class EvaluationTask(ABC):
         name: Its name in tables.
         kind: mteb's type of the task, such as ``Clustering``.
         official: Whether it is one of mteb's own.
-        seeds: The seeds it is scored with.
-        data: What decides its documents and labels, for the fingerprint of a score: hashes, revision, draw.
+        seeds: Seeds of its scores.
+        data: Everything that determines its documents and labels, for the fingerprint of a score: hashes, revision, sample.
     """
 
     name: str
@@ -104,7 +104,7 @@ class LabelledTask(EvaluationTask):
             raise EvaluationError(msg) from error
 
     def prepare(self, seed: int) -> PreparedTask:
-        """All texts, or the seed's draw of them."""
+        """All texts, or the seed's sample of them."""
         chosen = _draw(len(self.texts), self.max_documents, seed)
         return _PreparedLabelled(self.name, [self.texts[row] for row in chosen], [self.labels[row] for row in chosen], seed)
 
@@ -145,7 +145,7 @@ class OfficialTask(EvaluationTask):
         }
 
     def prepare(self, seed: int) -> PreparedTask:
-        """Load the data as mteb does, from the local copy.
+        """Load the data from the local copy, as mteb does.
 
         Raises:
             EvaluationError: If a split is missing or the data cannot be read.
@@ -209,10 +209,10 @@ class _PreparedOfficial(PreparedTask):
 
 
 def normalised_labels(labels: Sequence[Any], name: str) -> list[Label]:
-    """Labels as text: numbers, names and lists of them alike.
+    """Convert labels (numbers, names, or lists of them) to text.
 
     Args:
-        labels: As a data set has them.
+        labels: Labels as stored in a data set.
         name: The task's name, for messages.
 
     Raises:
@@ -234,10 +234,10 @@ def normalised_labels(labels: Sequence[Any], name: str) -> list[Label]:
 
 
 def check_task_names(options: EvaluationOptions) -> None:
-    """Check before any work that every name is a task, and every labelled file usable.
+    """Check that every name is a task and every labelled file is usable.
 
     Raises:
-        EvaluationError: If a name is not known; the nearest ones are in the message.
+        EvaluationError: If a name is unknown; the message suggests similar ones.
         DatasetError: If a file cannot be used.
     """
     for name in options.labelled_files:
@@ -246,16 +246,16 @@ def check_task_names(options: EvaluationOptions) -> None:
 
 
 def resolve_tasks(options: EvaluationOptions, labelled_texts: pd.DataFrame, mirror: TaskMirror) -> list[EvaluationTask]:
-    """The tasks that the options name, in their order, none twice.
+    """The tasks named in the options, in order, without duplicates.
 
     Args:
         options: Names, files and seeds.
         labelled_texts: The catalog's labelled texts.
-        mirror: Where the data of mteb's tasks come from.
+        mirror: Source of the data of mteb's tasks.
 
     Raises:
-        EvaluationError: If a name is not known, or its task cannot be scored.
-        MirrorError: If its data are not there or not what they should be.
+        EvaluationError: If a name is unknown, or its task cannot be scored.
+        MirrorError: If its data are missing or differ from those expected.
     """
     official = _official_templates(options)
     tasks: dict[str, EvaluationTask] = {}
@@ -275,14 +275,14 @@ def resolve_tasks(options: EvaluationOptions, labelled_texts: pd.DataFrame, mirr
 
 
 def labelled_task(name: str, frame: pd.DataFrame, seeds: Sequence[int], max_documents: int | None = None) -> LabelledTask:
-    """A task of a frame with ``text`` and ``label``, or ``labels`` from coarse to fine."""
+    """Make a task from a frame with ``text`` and ``label``, or ``labels`` from coarse to fine."""
     labels = frame["labels"] if "labels" in frame else frame["label"]
     given = [list(label) if not isinstance(label, str) and hasattr(label, "__iter__") else label for label in labels]
     return LabelledTask(name, frame["text"].tolist(), normalised_labels(given, name), tuple(seeds), max_documents)
 
 
 def mirror_tasks(mirror: TaskMirror, options: EvaluationOptions) -> list[str]:
-    """Fetch the data of the tasks that the options name from the Hub into a mirror, for machines without a network.
+    """Download the data of the tasks named in the options from the Hub into a mirror, for machines without a network.
 
     Returns:
         The names of the tasks.
@@ -295,18 +295,18 @@ def mirror_tasks(mirror: TaskMirror, options: EvaluationOptions) -> list[str]:
 
 
 def _read_file(name: str, options: EvaluationOptions) -> pd.DataFrame:
-    chosen = options.labelled_files[name]
+    file_options = options.labelled_files[name]
     return TextsDataset(
-        filepath=str(project_path(chosen.path)),
-        text_column=chosen.text_column,
-        label_column=chosen.label_column,
-        encoding=chosen.encoding,
-        separator=chosen.separator,
+        filepath=str(project_path(file_options.path)),
+        text_column=file_options.text_column,
+        label_column=file_options.label_column,
+        encoding=file_options.encoding,
+        separator=file_options.separator,
     ).load()
 
 
 def _official_templates(options: EvaluationOptions) -> dict[str, list[AbsTask]]:
-    """Task objects of mteb behind each name that is no labelled file; those of a benchmark are of the types that are wanted."""
+    """Task objects of mteb for each name that is not a labelled file; those of a benchmark are restricted to the types requested."""
     names = [name for name in options.tasks if name != LABELLED_TEXTS and name not in options.labelled_files]
     if not names:
         return {}
@@ -359,7 +359,7 @@ def _fetch(template: AbsTask, mirror: TaskMirror) -> LocalCopy:
 
 
 def _check_splits(official: OfficialTask, task: AbsTask) -> None:
-    """Look for the splits before mteb does, whose message names neither file nor remedy."""
+    """Look for the splits first, because mteb's message names neither file nor remedy."""
     folder = str(official.files.folder)
     try:
         configs = get_dataset_config_names(folder)

@@ -1,4 +1,4 @@
-"""Where vectors come from: extracted ones, the embedding store, the models behind it."""
+"""Sources of vectors: extracted embeddings, the embedding store, and models."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
 COMPARATOR = "comparator"
-_CHUNK = 2048  # texts embedded between two writes
+_CHUNK = 2048  # texts embedded per write
 
 
 @dataclass
 class Contenders:
-    """Everything that is compared, and how its vectors are found.
+    """Everything that is compared, and where its vectors come from.
 
     Args:
-        names: Strategies, in the order of the tables.
-        data: The labelled texts with their vectors, after-processing and weights.
-        embedder_options: What each strategy is.
-        comparators: What stands beside them.
-        store: Vectors of all other texts; filled as it is used.
+        names: Strategies, in the order used in tables.
+        data: Labelled texts with their vectors, after-processing and weights.
+        embedder_options: Definitions of the strategies.
+        comparators: What they are compared with.
+        store: Vectors of all other texts; filled on demand.
     """
 
     names: Sequence[str]
@@ -57,7 +57,7 @@ class Contenders:
     _embedder: tuple[str, Embedder] | None = field(default=None, init=False)
 
     def of_task(self, task: EvaluationTask) -> list[str]:
-        """What is scored on a task. TF-IDF is fitted on the texts of a clustering and stands beside clusterings only."""
+        """Names to score on a task. TF-IDF is fitted on the texts of a clustering, so it is scored on clustering tasks only."""
         chosen = [RANDOM_STRATEGY] * self.comparators.random
         chosen += [TFIDF_STRATEGY] * (self.comparators.tfidf and task.kind == CLUSTERING)
         return [*chosen, *self.comparators.models, *self.names]
@@ -67,11 +67,11 @@ class Contenders:
         return self.embedder_options.every_strategy[name].weights if name in self.names else COMPARATOR
 
     def identity(self, name: str, *, given: bool) -> dict[str, Any]:
-        """Everything that decides a contender's vectors on a task, for the fingerprint of its score.
+        """Everything that affects a contender's vectors on a task, for the fingerprint of its score.
 
         Args:
             name: The contender.
-            given: Whether the task is about the labelled texts whose vectors were extracted: these stand for themselves.
+            given: Whether the task uses the labelled texts whose vectors were extracted.
         """
         if name == RANDOM_STRATEGY:
             return {"random": RANDOM_DIMENSION}
@@ -88,9 +88,9 @@ class Contenders:
 
         Args:
             name: The contender.
-            seed: Seed of contenders that have a random part.
-            given: Whether the task is about the labelled texts whose vectors were extracted.
-            company: Others that will be asked for the same texts: where a pass gives their vectors too, they are kept.
+            seed: Seed of random contenders.
+            given: Whether the task uses the labelled texts whose vectors were extracted.
+            company: Others that will embed the same texts: their vectors are kept if the same pass yields them.
         """
         if name == RANDOM_STRATEGY:
             return random_source(seed)
@@ -167,10 +167,10 @@ class Contenders:
 def find_contenders(
     data: LabelledVectors, store: EmbeddingStore, options: EvaluationOptions, embedder_options: EmbedderOptions
 ) -> Contenders:
-    """The strategies and comparators that the options ask for.
+    """The strategies and comparators selected in the options.
 
     Raises:
-        EvaluationError: If a name does not exist or is taken, or base and adapted vectors would be of two models.
+        EvaluationError: If a name is unknown or already used, or base and adapted vectors would come from two models.
     """
     every = [name for name in embedder_options.every_strategy if name in data.vectors]
     names = chosen_names(options.strategies, every, "clustering_evaluation.strategies")

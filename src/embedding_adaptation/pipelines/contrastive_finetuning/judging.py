@@ -86,21 +86,21 @@ class Judge:
         unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
         anchors, positives, texts = unit[:count], unit[count : 2 * count], unit[2 * count :]
         loss, accuracy = validation_scores(anchors, positives, self.temperature)
-        found = {"validation_loss": loss, "validation_accuracy": accuracy}
+        metrics = {"validation_loss": loss, "validation_accuracy": accuracy}
         if not np.isfinite(vectors).all():  # the loop stops such a run; what can be told is told
-            return found
+            return metrics
         if count > 2:  # noqa: PLR2004  the least the criteria take
-            found["alignment"] = criteria.alignment(anchors, positives)
+            metrics["alignment"] = criteria.alignment(anchors, positives)
         if len(texts) > 2:  # noqa: PLR2004
-            found |= {"uniformity": criteria.uniformity(texts), "effective_rank": criteria.effective_rank(texts)}
+            metrics |= {"uniformity": criteria.uniformity(texts), "effective_rank": criteria.effective_rank(texts)}
         if self._reference is not None:
             own = nearest(texts)
-            found["neighbour_agreement"] = float(
+            metrics["neighbour_agreement"] = float(
                 np.mean([len(set(one) & set(other)) / len(one) for one, other in zip(own.tolist(), self._reference.tolist(), strict=True)])
             )
         if self.attention is not None:
-            found["text_attention"] = self.attention()
-        return found
+            metrics["text_attention"] = self.attention()
+        return metrics
 
 
 def nearest(vectors: np.ndarray) -> np.ndarray:

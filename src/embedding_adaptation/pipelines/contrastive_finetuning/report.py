@@ -87,11 +87,11 @@ def _corpus(adapter: DecoderWeights, report: dict[str, Any]) -> dict[str, Any] |
 def _generators(pairs: pd.DataFrame) -> dict[str, Any]:
     if _GENERATOR not in pairs:
         return {}
-    found = {}
+    summary = {}
     for name, group in pairs.groupby(_GENERATOR):
         models = sorted({str(model) for model in group[_MODEL].dropna() if model}) if _MODEL in group else []
-        found[str(name)] = {"pairs": len(group), "models": models}
-    return found
+        summary[str(name)] = {"pairs": len(group), "models": models}
+    return summary
 
 
 def _languages(pairs: pd.DataFrame) -> dict[str, int]:

@@ -54,7 +54,7 @@ class NeighbourRounds:
         centred = vectors - vectors.mean(axis=0)
         unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
         ids, texts = self.corpus["id"].astype(str).tolist(), self.corpus["text"].tolist()
-        found = mutual_neighbours(
+        neighbour_pairs = mutual_neighbours(
             unit.astype(np.float32),
             texts,
             neighbours=self.options.neighbours,
@@ -62,14 +62,14 @@ class NeighbourRounds:
             near_duplicate=self.options.near_duplicate,
             max_pairs_per_text=self.options.max_pairs_per_text,
         )
-        edges = {frozenset((ids[one], ids[other])) for one, other, _ in found}
+        edges = {frozenset((ids[one], ids[other])) for one, other, _ in neighbour_pairs}
         change = len(edges - self._edges) / max(len(edges), 1)
         if change <= self.options.min_change:
             logger.info("mining of neighbours ends: only %.0f %% of %d pairs are new", 100 * change, len(edges))
             return None
         logger.info("mined %d pairs of neighbours, %.0f %% of them new; effective rank %.1f", len(edges), 100 * change, rank)
         mined = pd.DataFrame(
-            [(ids[one], ids[other], texts[one], texts[other], "neighbours") for one, other, _ in found],
+            [(ids[one], ids[other], texts[one], texts[other], "neighbours") for one, other, _ in neighbour_pairs],
             columns=["source_id", "other_id", "source_text", "generated_text", "generator"],
         )
         columns = [name for name in mined if name in self.kept]

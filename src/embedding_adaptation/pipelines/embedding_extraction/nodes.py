@@ -21,14 +21,14 @@ def extract_embeddings(
     """Embed texts under the strategies that use these weights.
 
     Args:
-        model: Base weights, or base weights with an adapter: which of the two decides which strategies are used.
+        model: Base weights, with or without an adapter; this decides which strategies are used.
         texts: Texts with ``id`` and ``text``.
-        corpus: Unlabelled texts, to fit after-processing where a strategy has some.
-        options: Which strategies.
+        corpus: Unlabelled texts, for fitting after-processing.
+        options: Which strategies to extract.
         embedder_options: Templates and strategies.
 
     Returns:
-        Vectors by strategy, rows in the order of ``texts``, with the after-processing fitted for them.
+        Vectors by strategy, rows in the order of ``texts``, with their fitted after-processing.
     """
     from embedding_adaptation.runtime import fitted_strategies, load_embedder
 

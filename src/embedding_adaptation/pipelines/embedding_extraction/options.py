@@ -10,7 +10,7 @@ from embedding_adaptation.options import EmbedderOptions, Names, Options, chosen
 
 
 class ExtractionOptions(Options):
-    """Which strategies are extracted, and what after-processing is fitted on."""
+    """Which strategies to extract, and what to fit after-processing on."""
 
     strategies: Names | None = Field(None, description="Names of strategies, or patterns with *; null extracts all.")
     fitting_texts: int = Field(1000, ge=2, description="Texts drawn from the corpus to fit after-processing.")
