@@ -1,4 +1,4 @@
-"""What the benchmarks share: the default base model and the bundled texts."""
+"""Shared by the benchmarks: the default base model and the bundled texts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word
 
 
 def default_weights() -> DecoderWeights:
-    """The project's base model, converted if it has not been."""
+    """The project's base model, converted if necessary."""
     setting = yaml.safe_load((PROJECT / "conf" / "base" / "globals.yml").read_text())["base_model"]
     from kedro.io import Version
 
@@ -50,7 +50,7 @@ def report(title: str, baseline: str, seconds: dict[str, float], amount: int, un
 
 
 def weights_of(setting: str, directory: Path) -> DecoderWeights:
-    """Any base model, named as in ``conf/base/globals.yml`` and converted into a directory of the caller's."""
+    """Any base model, named as in ``conf/base/globals.yml`` and converted into the caller's directory."""
     from kedro.io import Version
 
     return BaseModelDataset(source=setting, filepath=str(directory / "base_model"), version=Version(None, None)).load()

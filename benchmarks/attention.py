@@ -47,7 +47,7 @@ STRATEGY = Strategy("prompted", ONE_WORD, "last")
 
 
 def parse_arguments() -> argparse.Namespace:
-    """What the user asked for."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
     parser.add_argument("--texts", required=True, metavar="FILE", help=".txt (one a line), .csv, .tsv, .jsonl or .parquet")
     parser.add_argument("--column", default="text", help="column of the texts (default: text)")
@@ -91,7 +91,7 @@ def eager_maps(embedder: Embedder, texts: list[str]) -> list[torch.Tensor]:
 
 
 def eager_bytes(embedder: Embedder, texts: list[str]) -> list[int]:
-    """For each number of batches the bytes of eager's maps."""
+    """Bytes of eager's maps for each number of batches."""
     lengths = [len(prompt) for prompt in ONE_WORD.tokenize(texts, embedder.tokenizer, embedder.max_length)]
     cell = embedder.layer_count * embedder.backbone.config.num_attention_heads * embedder.backbone.dtype.itemsize
     batches = [lengths[start : start + EAGER_BATCH] for start in range(0, len(lengths), EAGER_BATCH)]
@@ -99,13 +99,13 @@ def eager_bytes(embedder: Embedder, texts: list[str]) -> list[int]:
 
 
 def status(field: str) -> int:
-    """A size from the kernel's account of this process, in bytes."""
+    """A memory size of this process as reported by the kernel, in bytes."""
     line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
 def measure_side(arguments: argparse.Namespace) -> None:
-    """In a process of its own: run one side and print how far memory rose, and the bytes of eager's maps."""
+    """Run one side in its own process; print the increase in memory and the bytes of eager's maps."""
     embedder = load(arguments.base, arguments)
     texts = read_texts(arguments)[: arguments.count]
     kept: list[torch.Tensor] = []
@@ -128,7 +128,7 @@ def measure_side(arguments: argparse.Namespace) -> None:
 
 
 def run_side(side: str, base: str, count: int, arguments: argparse.Namespace) -> dict[str, int]:
-    """Measure one side in a process of its own."""
+    """Measure one side in its own process."""
     command = [sys.executable, __file__, "--texts", arguments.texts, "--column", arguments.column, "--limit", str(arguments.limit)]
     command += ["--dtype", arguments.dtype, "--max-length", str(arguments.max_length)]
     command += ["--side", side, "--base", base, "--count", str(count)]

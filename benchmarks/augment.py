@@ -1,4 +1,4 @@
-"""Rewrites a second against the published loop: python benchmarks/augment.py --texts wiki_sentences.txt.
+"""Rewrites per second against the published loop: python benchmarks/augment.py --texts wiki_sentences.txt.
 
 The published loop takes the texts in their order, eight at a time, padded, each batch until its longest answer is finished, in float32
 (what `from_pretrained` loaded unless told otherwise) or in bfloat16. Both sides get the same model, texts, prompts and sampling settings.
@@ -68,7 +68,7 @@ def ours(requests: list[Request], options: RewriteOptions, context: Context) -> 
 def main() -> None:
     """Measure all sides on the same texts, taking turns."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=Path, help="a text a line; the bundled sample where not given")
+    parser.add_argument("--texts", type=Path, help="one text per line; the bundled sample by default")
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--max-new-tokens", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=2)

@@ -1,4 +1,4 @@
-"""How well the number of clusters is found: python benchmarks/cluster_number.py FILE[:TEXTS] [FILE[:TEXTS] ...] --save FOLDER.
+"""Accuracy of the estimated number of clusters: python benchmarks/cluster_number.py FILE[:TEXTS] [FILE[:TEXTS] ...] --save FOLDER.
 
 Each FILE is a labelled set with columns ``text`` and ``label``, of which TEXTS (1,500) are drawn. Its texts are embedded as text_clustering
 does with base weights; vectors are kept in FOLDER. The number of clusters is chosen on the whole of each set, on mixtures of known
@@ -47,9 +47,9 @@ class Case:
     """Texts whose groups are known.
 
     Attributes:
-        name: Which.
+        name: Its name.
         vectors: ``[n, D]``.
-        labels: ``[n]``; all equal where there are no groups.
+        labels: ``[n]``; all equal if there are no groups.
     """
 
     name: str
@@ -64,7 +64,7 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def embedded(texts: list[str], folder: Path) -> np.ndarray:
-    """Vectors of texts under the default base strategy of text_clustering, made once."""
+    """Vectors of texts under the default base strategy of text_clustering, computed once."""
     file = folder / f"{hashlib.blake2b(chr(0).join(texts).encode(), digest_size=8).hexdigest()}.npy"
     if not file.exists():
         options = EmbedderOptions.model_validate(options_of("embedder"))
@@ -122,7 +122,7 @@ def cases(paths: Sequence[str], folder: Path, shuffled_texts: int) -> Iterator[C
 
 
 def earlier_rule(matrix: np.ndarray, pairs: int) -> int:
-    """The number by agreement alone: k-means from two random starts in all dimensions."""
+    """The number chosen by agreement alone: k-means from two random starts in all dimensions."""
     found = {}
     size = round(0.8 * len(matrix))
     for clusters in OLD_CANDIDATES:
@@ -144,7 +144,7 @@ def earlier_rule(matrix: np.ndarray, pairs: int) -> int:
 
 
 def measure(case: Case, options: TextClusteringOptions, old_pairs: int) -> dict[str, Any]:
-    """Everything about one case."""
+    """Measure one case."""
     store = VectorStore.of(case.vectors)
     clusters, curve = cluster_vectors(store, options)
     tried = curve["clusters"].tolist()
@@ -179,7 +179,7 @@ def cost(matrix: np.ndarray, options: TextClusteringOptions) -> dict[str, float]
 
 
 def main() -> None:
-    """Print a row a case, then all of it as JSON."""
+    """Print one row per case, then everything as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("files", nargs="+", help="csv files with the columns text and label, each with :TEXTS where not 1,500 are wanted")
     parser.add_argument("--save", type=Path, required=True, help="folder for vectors")

@@ -56,7 +56,7 @@ def synthetic_texts(count: int) -> TextStream:
 
 
 def measure(folder: Path, count: int) -> None:
-    """Cluster the vectors in this process and print what it took."""
+    """Cluster the vectors in this process and print time and memory."""
     import yaml
     from sklearn.metrics import adjusted_rand_score
 

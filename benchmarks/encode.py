@@ -134,7 +134,7 @@ def prompt(texts: list[str]) -> list[str]:
 
 
 def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
-    """Wall time of a piece of work, the device's included, and what it returns."""
+    """Wall time of a piece of work, including the device's, and its result."""
     synchronise(device)
     start = time.perf_counter()
     result = work()
@@ -143,7 +143,7 @@ def timed(work: Callable[[], Any], device: str) -> tuple[float, Any]:
 
 
 def synchronise(device: str) -> None:
-    """Wait until the device has done all it was given."""
+    """Wait until the device has finished all its work."""
     if device != "cpu":
         torch.accelerator.synchronize()
 
@@ -234,7 +234,7 @@ RANDOM_SHAPES = {"qwen3-0.6b": write_qwen3}
 
 
 def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    """The parser, for its errors, and what the user asked for."""
+    """The parser (for its errors) and the parsed arguments."""
 
     def positive(value: str) -> int:
         if not value.isdecimal() or int(value) < 1:
@@ -272,7 +272,7 @@ def read_texts(arguments: argparse.Namespace) -> list[str]:
 
 
 def say(message: str) -> None:
-    """Tell the user what is going on."""
+    """Report progress."""
     print(message, file=sys.stderr, flush=True)
 
 
@@ -298,7 +298,7 @@ def main() -> None:
 
 
 def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWeights, device: str, dtype: torch.dtype) -> None:
-    """Load the sides, let them take turns, and print the table and the JSON line."""
+    """Load the sides, run them in turn, and print the table and the JSON line."""
     max_length, threads = arguments.max_length, torch.get_num_threads()
     lengths, same_ids = token_ids(texts, weights, max_length)
     tokens = sum(lengths)
@@ -394,12 +394,12 @@ def take_turns(
 
 
 def dtype_name(dtype: torch.dtype) -> str:
-    """A number format's name without torch."""
+    """The name of a number format, without ``torch.``."""
     return str(dtype).removeprefix("torch.")
 
 
 def rounded(value: Any) -> Any:
-    """Floats to four places behind the point; cosines are rounded where they are made."""
+    """Round floats to four decimal places; cosines are already rounded."""
     if isinstance(value, dict):
         return {key: item if key.startswith("cosine") else rounded(item) for key, item in value.items()}
     if isinstance(value, list):

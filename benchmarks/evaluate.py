@@ -1,4 +1,4 @@
-"""What scoring costs beside plain mteb: python benchmarks/evaluate.py --texts FILE [--column text] [--label label] [--limit 1000].
+"""Cost of scoring compared with plain mteb: python benchmarks/evaluate.py --texts FILE [--column text] [--label label] [--limit 1000].
 
 Both sides score the same texts under the same strategies with the same weights, in one process and in turns: this project's grid with an
 empty store (embeddings, mteb's protocol, scores on unique documents with k known and estimated, resamples, tests), and mteb.evaluate of the

@@ -1,4 +1,4 @@
-"""What a grid of strategies costs beside one strategy: python benchmarks/grid.py --texts FILE [--column text] [--limit 500] [--paper].
+"""Cost of a grid of strategies compared with one strategy: python benchmarks/grid.py --texts FILE [--column text] [--limit 500] [--paper].
 
 Both sides embed the same texts in one process: one template with one pooling, and eight templates with four poolings and three layers
 each. A few texts are embedded again in float32, by the grid and by as many passes as there are strategies, and compared. The last line is
@@ -44,7 +44,7 @@ def grid(names: tuple[str, ...]) -> list[Strategy]:
 
 
 def largest_difference(weights: DecoderWeights, texts: list[str], strategies: list[Strategy]) -> float:
-    """Between the grid and one pass a strategy, in float32."""
+    """Largest difference between the grid and one pass per strategy, in float32."""
     embedder = Embedder.load(weights, dtype="float32")
     together = embedder.encode_strategies(texts, strategies, progress=False)
     return max(float(np.abs(embedder.encode(texts, s, progress=False) - together[s.name]).max()) for s in strategies)

@@ -1,9 +1,9 @@
-"""What pairs of each kind teach: python benchmarks/pair_sources.py --wiki wiki_sentences.txt --labelled a.csv b.csv --save FOLDER.
+"""The effect of each kind of pairs: python benchmarks/pair_sources.py --wiki wiki_sentences.txt --labelled a.csv b.csv --save FOLDER.
 
 For each generator, an adapter is trained on the same number of pairs for the same number of steps: once on pairs from Wikipedia sentences,
 and once for each labelled file on pairs from its own texts, as a user does who has texts and no labels. V-measure of k-means is taken on
 1,000 of the file's texts. Labels only judge. Texts are cut to 64 tokens with their prompt, everywhere. Finished cells, and all
-candidates, are kept in FOLDER: the same command goes on where it was stopped.
+candidates, are kept in FOLDER: the same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def augmented(texts: list[str], options: AugmentationOptions, folder: Path, embedder: EmbedderOptions) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The clean corpus, and its accepted pairs; what the folder holds of them is not made again."""
+    """The clean corpus, and its accepted pairs; those already in the folder are reused."""
     weights = default_weights()
     corpus = TextStream.of(pd.DataFrame({"id": [str(row) for row in range(len(texts))], "text": texts}))
     table = nodes.clean_corpus(corpus, options)[0].table()
@@ -108,7 +108,7 @@ def trained_cell(
     arguments: argparse.Namespace,
     embedder: EmbedderOptions,
 ) -> dict[str, Any]:
-    """Make pairs, train on them, and score the adapter."""
+    """Generate pairs, train on them, and score the adapter."""
     start = time.perf_counter()
     pairs = make_pairs(texts, kind, arguments.pairs, arguments.save / corpus, embedder).sample(frac=1.0, random_state=seed)
     made = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What adaptation brings, and when to stop: python benchmarks/quality.py --wiki wiki_sentences.txt --labelled a.csv b.csv --save FOLDER.
+"""The gain from adaptation, and when to stop: python benchmarks/quality.py --wiki wiki_sentences.txt --labelled a.csv b.csv --save FOLDER.
 
 For each seed of the training, an adapter is trained with the default recipe on the default pairs: of Wikipedia sentences, and for each
 labelled file of its own texts without their labels. Training does not end early; at every checkpoint V-measure is taken, for judging
@@ -60,7 +60,7 @@ def trained_cell(
     arguments: argparse.Namespace,
     embedder: EmbedderOptions,
 ) -> dict[str, Any]:
-    """Train once, and judge every checkpoint, or the one that the default rule chooses."""
+    """Train once, and score every checkpoint, or the one that the default rule chooses."""
     recipe = options_of("contrastive_finetuning")
     changes = {"seed": seed, "stopping": recipe["stopping"] | {"criterion": None}}
     if arguments.steps:
@@ -91,7 +91,7 @@ def trained_cell(
 
 
 def measured_only(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records without what was not measured at a step: JSON has no NaN, so that is null there."""
+    """The records with null instead of NaN, which JSON does not have."""
     return [{key: value for key, value in row.items() if value is not None} for row in history]
 
 
@@ -166,17 +166,17 @@ def main() -> None:
 
 
 def untrained_scores(cells: list[dict[str, Any]], name: str) -> dict[str, Any]:
-    """Scores of what was not trained here, by labelled set."""
+    """Scores of models not trained here, by labelled set."""
     return {task: score for cell in cells if cell["corpus"] == name for task, score in cell["scores"].items()}
 
 
 def without_scores(cells: list[dict[str, Any]], name: str, sets: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-    """Labelled sets on which it was not judged yet."""
+    """Labelled sets it has not been scored on yet."""
     return {task: rows for task, rows in sets.items() if task not in untrained_scores(cells, name)}
 
 
 def show(cells: list[dict[str, Any]]) -> None:
-    """What the rule chose, and the regret of every criterion."""
+    """The step that the rule chose, and the regret of every criterion."""
     rule = options_of("contrastive_finetuning")["stopping"]["criterion"]
     base = untrained_scores(cells, "none")
     rows, regrets = [], []

@@ -1,4 +1,4 @@
-"""Which recipe trains best, by what can be told without labels: python benchmarks/recipes.py --texts FILE --save FOLDER.
+"""Which recipe trains best, by criteria without labels: python benchmarks/recipes.py --texts FILE --save FOLDER.
 
 The default pairs of one corpus are made once and some are held out; an adapter is trained by each recipe, and looked at every four steps.
 The recipes are compared at the same step, and after the same time, by the loss and accuracy of the held-out pairs, and by how far
@@ -34,7 +34,7 @@ SHOWN = ("validation_loss", "validation_accuracy", "neighbour_agreement", "secon
 
 
 def main() -> None:
-    """Train by the recipes that are missing, then print all."""
+    """Train the missing recipes, then print all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=Path, default=PROJECT / "data/01_raw/corpus.txt")
     parser.add_argument("--save", type=Path, required=True)

@@ -29,7 +29,7 @@ SHARE = 0.05  # of copies, and of near copies
 
 
 def synthetic_texts(count: int) -> TextStream:
-    """Texts that follow from their row's number alone."""
+    """Texts generated from their row numbers alone."""
     rng = np.random.default_rng(0)
     letters = np.array(list("etaoinshrdlucmfwypvbgkqjxz"))
     share = 1 / np.arange(3, 3 + len(letters))
@@ -59,7 +59,7 @@ def synthetic_texts(count: int) -> TextStream:
 
 
 def read_texts(texts: TextStream) -> dict[str, int]:
-    """Make the texts and do nothing with them."""
+    """Generate the texts only."""
     return {"rows": sum(len(piece) for piece in texts.pieces())}
 
 
@@ -74,7 +74,7 @@ def clean_texts(texts: TextStream) -> dict[str, int]:
 
 
 def noise_texts(texts: TextStream) -> dict[str, int]:
-    """Clean the texts, then make, score and select noisy pairs of them, writing every step to disk as the pipeline does."""
+    """Clean the texts, then generate, score and select noisy pairs of them, writing every step to disk as the pipeline does."""
     import logging
 
     from embedding_adaptation.datasets.shards import ShardsDataset
@@ -120,7 +120,7 @@ STAGES: dict[str, Callable[[TextStream], dict[str, int]]] = {"read": read_texts,
 
 
 def measure(stage: str, count: int) -> None:
-    """Run one stage in this process and print what it took."""
+    """Run one stage in this process and print time and memory."""
     start = time.perf_counter()
     counts = STAGES[stage](synthetic_texts(count))
     seconds = time.perf_counter() - start

@@ -1,4 +1,4 @@
-"""How well criteria without labels agree with V-measure, and what a choice by them costs: python benchmarks/selection.py FILE [FILE ...].
+"""Agreement of criteria without labels with V-measure, and the cost of choosing by them: python benchmarks/selection.py FILE [FILE ...].
 
 Each FILE is a labelled set with columns ``text`` and ``label``. The strategies are ranked on its texts alone; the labels only judge.
 Criteria are compared by Spearman's correlation with V-measure. The cost of a choice is the V-measure of the best strategy minus that of

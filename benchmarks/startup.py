@@ -1,4 +1,4 @@
-"""How long Kedro takes to know the pipelines, and which heavy modules that imports: python benchmarks/startup.py."""
+"""Time Kedro takes to register the pipelines, and the heavy modules that this imports: python benchmarks/startup.py."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ print(", ".join(name for name in sys.argv[2].split(",") if name in sys.modules) 
 
 
 def main() -> None:
-    """Time the command as a user types it, and look into a process that runs it."""
+    """Time the command as a user types it, and inspect a process that runs it."""
     times = []
     for _ in range(6):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Pairs a second and memory of fine-tuning: python benchmarks/train.py --texts wiki_sentences.txt.
+"""Pairs per second and memory of fine-tuning: python benchmarks/train.py --texts wiki_sentences.txt.
 
 One optimiser step of 120 pairs (two different texts each: cost does not depend on what a pair says) with the same LoRA on all sides:
 
@@ -48,7 +48,7 @@ def options_of(layers: str, **changes: Any) -> FinetuningOptions:
 
 
 def ours(pairs: list[tuple[str, str]], layers: str, dtype: str, scratch: Path) -> tuple[Callable[[], None], LowerStates | None]:
-    """A step of this project, and what it keeps of the layers below the adapter."""
+    """A step of this project, and its cache of the layers below the adapter."""
     embedder = Embedder.load(default_weights(), device="cpu", dtype=dtype)
     options = options_of(layers)
     first_layer = add_adapter(embedder, options.lora)
