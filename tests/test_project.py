@@ -374,7 +374,7 @@ def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_pa
     kill_at_third(project, arguments, folder, "*/mine/*/[!.]*.parquet", seconds=180)
     left = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*.parquet")}
     result = command(project, "kedro", *arguments)
-    there, planned = map(int, re.search(r"(\d+) of (\d+) scores are there already", result.stderr).groups())
+    there, planned = map(int, re.search(r"(\d+) of (\d+) scores already exist", result.stderr).groups())
     assert there == len(left) < planned
     cells = {path: path.stat().st_mtime_ns for path in folder.rglob("[!.]*.parquet")}
     assert len(cells) == planned

@@ -252,9 +252,7 @@ def _download(repository: str, revision: str, configs: Sequence[str], cache: Pat
                 patterns = None
         return Path(snapshot_download(repository, allow_patterns=patterns, **place))
     except hub_errors.RevisionNotFoundError as error:
-        msg = (
-            f"the data set {repository} on the Hub has no revision {revision}; install the version of mteb that produced the task's results"
-        )
+        msg = f"the Hub's data set {repository} has no revision {revision}; install the version of mteb that produced the task's results"
         raise MirrorError(msg) from error
     except hub_errors.GatedRepoError as error:
         msg = f"access to the data set {repository} is gated; accept its terms on the Hub and log in with 'hf auth login' or HF_TOKEN"

@@ -69,4 +69,4 @@ def test_a_mirror_made_from_the_hub_serves_a_machine_without_a_network(resolve, 
 @pytest.mark.slow
 def test_what_the_hub_refuses_is_explained(resolve, hub, tmp_path):
     assert f"{REPOSITORY} has no revision {REVISION}" in resolve(hub("0" * 40), tmp_path / "home", NAME)["error"]
-    assert "the Hub shows you no data set mteb/emotion" in resolve(hub(), tmp_path / "home", "EmotionClassification")["error"]
+    assert "there is no data set mteb/emotion" in resolve(hub(), tmp_path / "home", "EmotionClassification")["error"]
