@@ -37,15 +37,15 @@ def checkpoint_folders(folder: str | Path) -> dict[int, Path]:
     Raises:
         CheckpointError: If there are none.
     """
-    found = {
+    adapters = {
         int(match[1]): path
         for path in sorted(Path(folder).glob("step-*"))
         if (match := _STEP_FOLDER.fullmatch(path.name)) and (path / ADAPTER_CONFIG).is_file()
     }
-    if not found:
+    if not adapters:
         msg = f"{folder} contains no checkpoints; it needs folders named step-000025, step-000050 and so on, each with an {ADAPTER_CONFIG}"
         raise CheckpointError(msg)
-    return dict(sorted(found.items()))
+    return dict(sorted(adapters.items()))
 
 
 @dataclass(frozen=True)

@@ -90,16 +90,16 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
     def _resolve(self) -> Path | BaseModelSource:
         """The existing version for this setting, or the checked source to convert."""
         root = project_root()
-        made = [(folder, card) for folder, card in self._versions() if card.source == self._source]
-        if made and is_hub_setting(self._source, relative_to=root):
-            whole = next((folder for folder, _ in made if self._is_whole(folder)), None)
+        conversions = [(folder, card) for folder, card in self._versions() if card.source == self._source]
+        if conversions and is_hub_setting(self._source, relative_to=root):
+            whole = next((folder for folder, _ in conversions if self._is_whole(folder)), None)
             if whole is not None:
                 return whole  # pinned to the commit it was resolved to, and usable without a network
-            made = []
+            conversions = []
         try:
-            source = check_source(self._source, known_stamps={card.stamp for _, card in made}, relative_to=root)
+            source = check_source(self._source, known_stamps={card.stamp for _, card in conversions}, relative_to=root)
             # Checking a conversion takes time: only those of the current source are checked.
-            same = [folder for folder, card in made if card.stamp == source.stamp]
+            same = [folder for folder, card in conversions if card.stamp == source.stamp]
             whole = next((folder for folder in same if self._is_whole(folder)), None)
             return whole or (check_source(self._source, relative_to=root) if same else source)
         except BaseModelError as error:
@@ -118,16 +118,16 @@ class BaseModelDataset(DirectoryDataset[None, DecoderWeights]):
                 folders = [Path(path) for path in self._get_versions()]
             except VersionNotFoundError:
                 folders = []
-        found = []
+        versions = []
         for folder in folders:
             try:
-                found.append((folder, ModelCard.read(folder)))
+                versions.append((folder, ModelCard.read(folder)))
             except (OSError, ValueError, KeyError, TypeError) as error:
                 if not checksum_file(folder).is_file():
                     continue  # no converted model
                 logger.warning(_LEFT_OUT, folder, f"{type(error).__name__} in its card")
                 self._damaged = True
-        return found
+        return versions
 
     def _is_whole(self, folder: Path) -> bool:
         try:

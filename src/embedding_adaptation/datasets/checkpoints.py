@@ -37,8 +37,8 @@ class CheckpointsDataset(AbstractDataset[None, "dict[int, Path]"]):
         Raises:
             DatasetError: If there is none, or one is damaged.
         """
-        found = [path for path in self._path.rglob("step-*") if path.is_dir()]
-        newest = max(found, key=lambda path: path.stat().st_mtime).parent if found else self._path
+        folders = [path for path in self._path.rglob("step-*") if path.is_dir()]
+        newest = max(folders, key=lambda path: path.stat().st_mtime).parent if folders else self._path
         damaged = sorted(path.name for path in newest.glob("step-*") if (path / MANIFEST).is_file() and not is_whole(path))
         if damaged:
             msg = f"{newest / damaged[0]} is damaged; remove it to do without this step, or remove {newest} and train again"

@@ -73,10 +73,10 @@ class TaskMirror:
         if self.folder is None:
             folder = _download(repository, revision, configs)
             return LocalCopy(folder, revision, content_hash(folder, configs), "hub")
-        folder, given = self._find(repository, revision)
+        folder, is_stated = self._find(repository, revision)
         recorded = self._manifest().get(f"{repository}@{revision}")
         known = sorted(key.partition("@")[2] for key in self._manifest() if key.partition("@")[0] == repository)
-        if recorded is None and not given and known:
+        if recorded is None and not is_stated and known:
             msg = (
                 f"the mirror {self.folder} has {repository} at revision {', '.join(known)}, but the task needs {revision}; "
                 "fetch that revision, or install the version of mteb that the mirror was made for"
@@ -90,7 +90,7 @@ class TaskMirror:
                 f"{expected[:16]}...: files are damaged, missing or changed; copy them again, or recreate {MANIFEST} if this is intended"
             )
             raise MirrorError(msg)
-        if expected is None and not given:
+        if expected is None and not is_stated:
             logger.warning("%s does not mention %s; assuming its files are of revision %s", self.folder / MANIFEST, repository, revision)
         return LocalCopy(folder, revision, sha256, "mirror")
 
@@ -140,8 +140,8 @@ class TaskMirror:
         if not file.is_file():
             return {}
         try:
-            found = json.loads(file.read_text(encoding="utf-8"))
-            return {str(key): dict(value) for key, value in found.items()}
+            manifest = json.loads(file.read_text(encoding="utf-8"))
+            return {str(key): dict(value) for key, value in manifest.items()}
         except (ValueError, AttributeError, TypeError) as error:
             msg = f"{file} cannot be read ({error}); recreate it"
             raise MirrorError(msg) from error
@@ -215,15 +215,15 @@ def _patterns(folder: Path, configs: Sequence[str]) -> list[str] | None:
         return None
     from huggingface_hub import metadata_load
 
-    found: list[str] = [_CARD]
+    patterns: list[str] = [_CARD]
     named = {str(entry.get("config_name")): entry.get("data_files") for entry in (metadata_load(card) or {}).get("configs") or []}
     for config in configs:
         belonging = [files for name, files in named.items() if name == config or name.startswith(f"{config}-")]
         if not belonging:
             return None
         for files in belonging:
-            found += _paths(files)
-    return found
+            patterns += _paths(files)
+    return patterns
 
 
 def _paths(files: Any) -> list[str]:

@@ -221,7 +221,7 @@ class TextStreamDataset(TextsDataset):
         return stream
 
     def _stream(self) -> Iterator[pd.DataFrame]:
-        first_row, found = 1, False
+        first_row, has_texts = 1, False
         ids = _Distinct()
         pieces = self._file.pieces(self._wanted())
         while True:
@@ -234,9 +234,9 @@ class TextStreamDataset(TextsDataset):
             if self._id_column and (doubled := ids.add(piece["id"])) is not None:
                 self._refuse_double(doubled)
             if len(piece):
-                found = True
+                has_texts = True
                 yield piece
-        if not found:
+        if not has_texts:
             self._refuse_empty(first_row - 1)
 
 

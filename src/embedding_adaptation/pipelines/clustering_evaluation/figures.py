@@ -44,16 +44,16 @@ def strategy_heatmap(comparison: pd.DataFrame) -> Figure:
     Args:
         comparison: Rows of one task, or of all tasks' mean.
     """
-    chosen = comparison[comparison["kind"].isin(["base", "adapted"])]
-    kinds = [kind for kind in ("base", "adapted") if (chosen["kind"] == kind).any()]
-    templates = list(dict.fromkeys(chosen["template"]))
-    poolings = list(dict.fromkeys(chosen["pooling"]))
+    own = comparison[comparison["kind"].isin(["base", "adapted"])]
+    kinds = [kind for kind in ("base", "adapted") if (own["kind"] == kind).any()]
+    templates = list(dict.fromkeys(own["template"]))
+    poolings = list(dict.fromkeys(own["pooling"]))
     tables = {
-        kind: chosen[chosen["kind"] == kind].pivot_table(index="template", columns="pooling", values="v_measure", aggfunc="max")
+        kind: own[own["kind"] == kind].pivot_table(index="template", columns="pooling", values="v_measure", aggfunc="max")
         .reindex(index=templates, columns=poolings).to_numpy(dtype=float) * _PERCENT
         for kind in kinds
     }  # fmt: skip
-    low, high = float(chosen["v_measure"].min()) * _PERCENT, float(chosen["v_measure"].max()) * _PERCENT
+    low, high = float(own["v_measure"].min()) * _PERCENT, float(own["v_measure"].max()) * _PERCENT
     width = 2.4 + max(1, len(kinds)) * (0.8 + 0.72 * len(poolings))
     figure = Figure(figsize=(width, 2.2 + 0.34 * len(templates)), layout="constrained")
     axes = np.atleast_1d(figure.subplots(1, max(1, len(kinds)), sharey=True))
@@ -69,7 +69,7 @@ def strategy_heatmap(comparison: pd.DataFrame) -> Figure:
     axes[0].set_ylabel("template", fontsize=8)
     if kinds:
         bar = figure.colorbar(image, ax=list(axes))
-        several = chosen.duplicated(["kind", "template", "pooling"]).any()
+        several = own.duplicated(["kind", "template", "pooling"]).any()
         bar.set_label("V-measure (mteb), percent" + (", best of layers and after-processing" if several else ""), fontsize=8)
         bar.ax.tick_params(labelsize=8)
         figure.suptitle(f"{_subject(comparison)}: which template, which pooling", fontsize=10)

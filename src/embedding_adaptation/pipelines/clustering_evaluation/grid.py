@@ -191,8 +191,8 @@ def gather(planned: pd.DataFrame, cells: Mapping[str, pd.DataFrame]) -> pd.DataF
         if row["cell"] not in cells:
             msg = f"{row['task']}, strategy {row['strategy']!r}, seed {row['seed']} has not been scored; run clustering_evaluation again"
             raise EvaluationError(msg)
-        found = cells[row["cell"]].iloc[0].to_dict()
-        rows.append({**row, **found, "metrics": json.loads(found["metrics"]), "by_part": json.loads(found["by_part"])})
+        scores = cells[row["cell"]].iloc[0].to_dict()
+        rows.append({**row, **scores, "metrics": json.loads(scores["metrics"]), "by_part": json.loads(scores["by_part"])})
     return pd.DataFrame(rows)
 
 

@@ -22,9 +22,9 @@ def leaderboard_results(cells: pd.DataFrame, model_name: str, embedder_options: 
         model_name: ``ORGANISATION/NAME``; a strategy's name is appended.
         embedder_options: Definitions of the strategies; only these are submitted, not comparators.
     """
-    chosen = cells[cells["official"] & (cells["seed"] == OFFICIAL_SEED) & cells["strategy"].isin(list(embedder_options.every_strategy))]
+    submitted = cells[cells["official"] & (cells["seed"] == OFFICIAL_SEED) & cells["strategy"].isin(list(embedder_options.every_strategy))]
     models: dict[str, ModelResults] = {}
-    for row in chosen.to_dict("records"):
+    for row in submitted.to_dict("records"):
         title = f"{model_name}-{row['strategy']}"
         strategy = embedder_options.every_strategy[row["strategy"]]
         settings = {

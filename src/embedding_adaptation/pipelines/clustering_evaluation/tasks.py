@@ -105,8 +105,8 @@ class LabelledTask(EvaluationTask):
 
     def prepare(self, seed: int) -> PreparedTask:
         """All texts, or the seed's sample of them."""
-        chosen = _draw(len(self.texts), self.max_documents, seed)
-        return _PreparedLabelled(self.name, [self.texts[row] for row in chosen], [self.labels[row] for row in chosen], seed)
+        rows = _draw(len(self.texts), self.max_documents, seed)
+        return _PreparedLabelled(self.name, [self.texts[row] for row in rows], [self.labels[row] for row in rows], seed)
 
 
 @dataclass
@@ -219,18 +219,18 @@ def normalised_labels(labels: Sequence[Any], name: str) -> list[Label]:
         EvaluationError: If a document has no label.
     """
     kinds = {type(level).__name__ for label in labels for level in (label if isinstance(label, list | tuple) else [label])}
-    found: list[Label] = []
+    normalised: list[Label] = []
     for number, label in enumerate(labels, start=1):
         levels = [str(level) for level in (label if isinstance(label, list | tuple) else [label]) if level is not None]
         if not levels:
             msg = f"{name}: document {number} has no label; label or remove it"
             raise EvaluationError(msg)
-        found.append(levels if isinstance(label, list | tuple) else levels[0])
+        normalised.append(levels if isinstance(label, list | tuple) else levels[0])
     if len(kinds - {"NoneType"}) > 1:
         logger.warning(
             "%s: labels of several types (%s) are compared as text, so 1 and '1' are the same class", name, ", ".join(sorted(kinds))
         )
-    return found
+    return normalised
 
 
 def check_task_names(options: EvaluationOptions) -> None:
@@ -317,7 +317,7 @@ def _official_templates(options: EvaluationOptions) -> dict[str, list[AbsTask]]:
         from mteb.get_tasks import _TASKS_REGISTRY
 
         benchmarks = {**_build_registry(), **_build_aliases_registry()}
-        found: dict[str, list[AbsTask]] = {}
+        templates: dict[str, list[AbsTask]] = {}
         for name in names:
             if name in benchmarks:
                 members = [task for task in benchmarks[name].tasks if str(task.metadata.type) in options.task_types]
@@ -328,17 +328,17 @@ def _official_templates(options: EvaluationOptions) -> dict[str, list[AbsTask]]:
             elif name in _TASKS_REGISTRY:
                 members = [mteb.get_task(name)]
             else:
-                there = [LABELLED_TEXTS, *options.labelled_files, *_TASKS_REGISTRY, *benchmarks]
-                near = difflib.get_close_matches(name, there, n=_SHOWN, cutoff=0.5)
+                known = [LABELLED_TEXTS, *options.labelled_files, *_TASKS_REGISTRY, *benchmarks]
+                near = difflib.get_close_matches(name, known, n=_SHOWN, cutoff=0.5)
                 hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "mteb.get_tasks() and mteb.get_benchmarks() list them"
                 msg = f"unknown task {name!r} in clustering_evaluation.tasks: not a labelled file, mteb task or benchmark; {hint}"
                 raise EvaluationError(msg)
-            found[name] = [part for task in members for part in (task.metadata.tasks if isinstance(task, AbsTaskAggregate) else [task])]
-            for task in found[name]:
+            templates[name] = [part for task in members for part in (task.metadata.tasks if isinstance(task, AbsTaskAggregate) else [task])]
+            for task in templates[name]:
                 if list(task.modalities) != ["text"]:
                     msg = f"{task.metadata.name} embeds {' and '.join(task.modalities)}, but this project embeds texts only; leave it out"
                     raise EvaluationError(msg)
-    return found
+    return templates
 
 
 def _another(template: AbsTask, seed: int) -> AbsTask:

@@ -58,9 +58,9 @@ class Contenders:
 
     def of_task(self, task: EvaluationTask) -> list[str]:
         """Names to score on a task. TF-IDF is fitted on the texts of a clustering, so it is scored on clustering tasks only."""
-        chosen = [RANDOM_STRATEGY] * self.comparators.random
-        chosen += [TFIDF_STRATEGY] * (self.comparators.tfidf and task.kind == CLUSTERING)
-        return [*chosen, *self.comparators.models, *self.names]
+        baselines = [RANDOM_STRATEGY] * self.comparators.random
+        baselines += [TFIDF_STRATEGY] * (self.comparators.tfidf and task.kind == CLUSTERING)
+        return [*baselines, *self.comparators.models, *self.names]
 
     def kind(self, name: str) -> str:
         """base, adapted or comparator."""

@@ -47,11 +47,11 @@ class PairBatches:
         """The rows of each batch, ``[batch_size]``."""
         rng = np.random.default_rng(self.seed)
         waiting: list[int] = []
-        made = 0
-        while made < self.steps:
+        drawn = 0
+        while drawn < self.steps:
             waiting += rng.permutation(len(self.groups)).tolist()
-            while made < self.steps and (batch := self._draw(waiting)):
-                made += 1
+            while drawn < self.steps and (batch := self._draw(waiting)):
+                drawn += 1
                 yield batch
 
     def _most_together(self) -> int:

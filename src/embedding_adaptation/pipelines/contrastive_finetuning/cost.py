@@ -65,13 +65,13 @@ def joules(folder: Path = _RAPL) -> float | None:
     The counters overflow after some hours: a negative difference is meaningless.
     """
     total = 0.0
-    found = False
+    has_meter = False
     for meter in sorted(folder.glob("intel-rapl:[0-9]*")):
         if meter.name.count(":") > 1:  # parts of a package are counted in it
             continue
         try:
             total += int((meter / "energy_uj").read_text()) / 1e6
-            found = True
+            has_meter = True
         except (OSError, ValueError):
             continue
-    return total if found else None
+    return total if has_meter else None

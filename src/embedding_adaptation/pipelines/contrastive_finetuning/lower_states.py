@@ -55,8 +55,8 @@ class LowerStates:
         missing = [row for row in dict.fromkeys(rows) if row not in self._memory and row not in self._on_disk]
         fresh: dict[tuple[int, ...], torch.Tensor] = {}
         for batch in token_budget_batches([len(row) for row in missing], self.batch_tokens):
-            chosen = [missing[index] for index in batch]
-            fresh |= {row: states for row, states in zip(chosen, self.compute(chosen), strict=True) if not self._keep(row, states)}
+            batch_rows = [missing[index] for index in batch]
+            fresh |= {row: states for row, states in zip(batch_rows, self.compute(batch_rows), strict=True) if not self._keep(row, states)}
         self.rows_computed += len(missing)
         self.tokens_computed += sum(map(len, missing))
         self.rows_read += len(rows) - len(missing)

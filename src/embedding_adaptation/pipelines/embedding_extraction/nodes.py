@@ -40,8 +40,8 @@ def extract_embeddings(
     def fitting_texts() -> list[str]:
         return corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
 
-    chosen = {name: every[name] for name in names if every[name].weights == weights}
-    strategies = fitted_strategies(embedder, chosen, embedder_options, fitting_texts)
+    selected = {name: every[name] for name in names if every[name].weights == weights}
+    strategies = fitted_strategies(embedder, selected, embedder_options, fitting_texts)
     vectors = embedder.encode_strategies(texts["text"].tolist(), strategies)
     return Embeddings(
         tuple(texts["id"]),
