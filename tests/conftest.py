@@ -73,8 +73,8 @@ def training_report(tiny_adapted: DecoderWeights) -> dict[str, Any]:
     """What contrastive fine-tuning reports of the adapter."""
     import pandas as pd
 
-    from embedding_adaptation.pipelines.contrastive_finetuning.nodes import describe_training
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+    from embedding_adaptation.pipelines.contrastive_finetuning.report import describe_training
 
     pairs = pd.DataFrame(
         {
@@ -110,8 +110,8 @@ def evaluation_report(
 
     from embedding_adaptation.datasets.embeddings import Embeddings
     from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
-    from embedding_adaptation.pipelines.clustering_evaluation.nodes import describe_evaluation
     from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions, StatisticsOptions
+    from embedding_adaptation.pipelines.clustering_evaluation.report import describe_evaluation
 
     means = {"random": 0.1, "bare_mean": 0.3, "prompted_last": 0.5, "prompted_last_adapted": 0.6}
     scores = pd.DataFrame(
@@ -142,7 +142,7 @@ def model_facts(
     embedder_options: Callable[..., object],
 ) -> dict[str, Any]:
     """The facts of the adapted tiny model, as the node gathers them, with the width of its vectors."""
-    from embedding_adaptation.pipelines.model_export.nodes import describe_model
+    from embedding_adaptation.pipelines.model_export.facts import describe_model
     from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
     facts = describe_model(tiny_adapted, training_report, evaluation_report, ExportOptions(), embedder_options())

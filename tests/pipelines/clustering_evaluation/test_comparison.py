@@ -16,9 +16,7 @@ from embedding_adaptation.pipelines.clustering_evaluation.comparison import (
     pivot,
 )
 from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
-from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report
 from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines
-from embedding_adaptation.pipelines.model_export.facts import gather_facts
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 NO_PUBLISHED = pd.DataFrame({"model": [], "tasks": [], "score": [], "source": []})

@@ -4,7 +4,7 @@ import pandas as pd
 
 from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions, StatisticsOptions
-from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report as report_of
+from embedding_adaptation.pipelines.clustering_evaluation.report import describe_evaluation as report_of
 from embedding_adaptation.pipelines.clustering_evaluation.tasks import labelled_task
 
 

@@ -9,9 +9,8 @@ import pytest
 
 from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE
 from embedding_adaptation.identity import CorpusIdentity
-from embedding_adaptation.pipelines.contrastive_finetuning.nodes import describe_training
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
-from embedding_adaptation.pipelines.contrastive_finetuning.report import corpus_of
+from embedding_adaptation.pipelines.contrastive_finetuning.report import corpus_of, describe_training
 
 CORPUS = {"corpus": "mine.txt", "texts": 12, "kept": 9, "identity": {"clean": "c" * 32, "raw": "a" * 32}}
 

@@ -6,8 +6,7 @@ import logging
 import pytest
 
 from embedding_adaptation.embedder.weights import ModelCard
-from embedding_adaptation.pipelines.model_export.facts import ExportFactsError, hub_id, public_name
-from embedding_adaptation.pipelines.model_export.nodes import describe_model
+from embedding_adaptation.pipelines.model_export.facts import ExportFactsError, describe_model, hub_id, public_name
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -178,29 +177,6 @@ def plot_seeds(clustering_scores: pd.DataFrame) -> Figure:
     from embedding_adaptation.pipelines.clustering_evaluation.figures import seed_spread
 
     return seed_spread(clustering_scores)
-
-
-def describe_evaluation(
-    clustering_scores: pd.DataFrame,
-    labelled_vectors: LabelledVectors,
-    options: EvaluationOptions,
-    embedder_options: EmbedderOptions,
-) -> dict[str, Any]:
-    """Write down which weights were scored, on what and how, so that scores of other runs can be compared with these, or not.
-
-    Args:
-        clustering_scores: Scores in long form.
-        labelled_vectors: The labelled texts, and what their vectors were made by.
-        options: Evaluation options.
-        embedder_options: Definitions of the strategies.
-
-    Returns:
-        The report on the labelled texts or, if these are not a task, on the first clustering task: fingerprints of weights and data, the
-        protocol, and each strategy with the mean and standard deviation of its scores. Empty without clustering tasks.
-    """
-    from embedding_adaptation.pipelines.clustering_evaluation.report import evaluation_report
-
-    return evaluation_report(clustering_scores, labelled_vectors, options, embedder_options)
 
 
 def plot_cluster_map(labelled_vectors: LabelledVectors, options: EvaluationOptions) -> Figure:

@@ -8,7 +8,6 @@ from embedding_adaptation.pipelines.clustering_evaluation.nodes import (
     align_vectors,
     collect_mteb_results,
     compare_strategies,
-    describe_evaluation,
     gather_scores,
     plan_evaluation,
     plot_cluster_map,
@@ -18,6 +17,7 @@ from embedding_adaptation.pipelines.clustering_evaluation.nodes import (
     score_cells,
     tabulate_scores,
 )
+from embedding_adaptation.pipelines.clustering_evaluation.report import describe_evaluation
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls

@@ -3,34 +3,42 @@
 from __future__ import annotations
 
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from embedding_adaptation.comparison_table import LABELLED_TEXTS
-from embedding_adaptation.options import RANDOM_STRATEGY
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from embedding_adaptation.options import EmbedderOptions
-    from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
-    from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
+from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions
+from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
+from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 
 PROTOCOL = "mteb fast clustering"
 METRICS = ("v_measure", "v_measure_unique", "ami_unique")
 
 
-def evaluation_report(
-    scores: pd.DataFrame,
+def describe_evaluation(
+    clustering_scores: pd.DataFrame,
     labelled_vectors: LabelledVectors,
     options: EvaluationOptions,
     embedder_options: EmbedderOptions,
 ) -> dict[str, Any]:
-    """The report; see :func:`~embedding_adaptation.pipelines.clustering_evaluation.nodes.describe_evaluation`."""
-    tasks = list(dict.fromkeys(scores["task"]))
+    """Write down which weights were scored, on what and how, so that scores of other runs can be compared with these, or not.
+
+    Args:
+        clustering_scores: Scores in long form.
+        labelled_vectors: The labelled texts, and what their vectors were made by.
+        options: Evaluation options.
+        embedder_options: Definitions of the strategies.
+
+    Returns:
+        The report on the labelled texts or, if these are not a task, on the first clustering task: fingerprints of weights and data, the
+        protocol, and each strategy with the mean and standard deviation of its scores. Empty without clustering tasks.
+    """
+    tasks = list(dict.fromkeys(clustering_scores["task"]))
     if not tasks:
         return {}
     task = LABELLED_TEXTS if LABELLED_TEXTS in tasks else tasks[0]
-    rows = scores[(scores["task"] == task) & (scores["part"] == "all")]
+    rows = clustering_scores[(clustering_scores["task"] == task) & (clustering_scores["part"] == "all")]
     given = task == LABELLED_TEXTS
     every = embedder_options.every_strategy
     by_name = {str(name): _summary(group) for name, group in rows.groupby("strategy")}

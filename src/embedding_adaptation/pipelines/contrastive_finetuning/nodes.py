@@ -93,32 +93,6 @@ def train_adapter(
     return replace(adapter, corpus=corpus_of(train_pairs, corpus_report)), history
 
 
-def describe_training(
-    adapter: DecoderWeights,
-    train_pairs: pd.DataFrame,
-    validation_pairs: pd.DataFrame,
-    training_history: pd.DataFrame,
-    corpus_report: dict[str, Any],
-    options: FinetuningOptions,
-) -> dict[str, Any]:
-    """Report what the adapter was trained on and how: counts, names and options, but no texts.
-
-    Args:
-        adapter: The trained adapter.
-        train_pairs: The pairs it learned from.
-        validation_pairs: Held-out pairs.
-        training_history: One row per step.
-        corpus_report: The report on the corpus the pairs come from; empty where there is none.
-        options: Fine-tuning options.
-
-    Returns:
-        The report, which names the adapter by its fingerprint.
-    """
-    from embedding_adaptation.pipelines.contrastive_finetuning.report import training_report
-
-    return training_report(adapter, train_pairs, validation_pairs, training_history, corpus_report, options)
-
-
 def plot_training_curve(training_history: pd.DataFrame) -> PlotlyFigure:
     """Draw training and held-out loss over the steps."""
     from embedding_adaptation.pipelines.contrastive_finetuning.figures import training_curve

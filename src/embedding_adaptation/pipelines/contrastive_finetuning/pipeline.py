@@ -5,11 +5,11 @@ from __future__ import annotations
 from kedro.pipeline import Node, Pipeline
 
 from embedding_adaptation.pipelines.contrastive_finetuning.nodes import (
-    describe_training,
     plot_training_curve,
     split_pairs,
     train_adapter,
 )
+from embedding_adaptation.pipelines.contrastive_finetuning.report import describe_training
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signature Kedro calls

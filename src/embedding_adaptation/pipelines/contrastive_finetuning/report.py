@@ -2,36 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import pandas as pd
 
 from embedding_adaptation.datasets.adapter import adapter_corpus, read_adapter_card
+from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.identity import CorpusIdentity
-
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from embedding_adaptation.embedder.weights import DecoderWeights
-    from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
 _COSTS = ("seconds", "pairs", "tokens", "operations", "joules")
 _GENERATOR, _MODEL, _LANGUAGE, _CORPUS = "generator", "model", "source_language", "corpus"
 
 
-def training_report(
+def describe_training(
     adapter: DecoderWeights,
     train_pairs: pd.DataFrame,
     validation_pairs: pd.DataFrame,
-    history: pd.DataFrame,
+    training_history: pd.DataFrame,
     corpus_report: dict[str, Any],
     options: FinetuningOptions,
 ) -> dict[str, Any]:
-    """The report; see :func:`~embedding_adaptation.pipelines.contrastive_finetuning.nodes.describe_training`."""
+    """Report what the adapter was trained on and how: counts, names and options, but no texts.
+
+    Args:
+        adapter: The trained adapter.
+        train_pairs: The pairs it learned from.
+        validation_pairs: Held-out pairs.
+        training_history: One row per step.
+        corpus_report: The report on the corpus the pairs come from; empty where there is none.
+        options: Fine-tuning options.
+
+    Returns:
+        The report, which names the adapter by its fingerprint.
+    """
     card = read_adapter_card(adapter)
     return {
         "adapter": adapter.fingerprint(),
         "trained": {
             "step": int(card["steps"]),
-            "last_step": int(history["step"].max()),
+            "last_step": int(training_history["step"].max()),
             "template": card["template"],
             "pooling": card["pooling"],
             "max_length": card["max_length"],
@@ -45,8 +55,12 @@ def training_report(
             "languages": _languages(train_pairs),
         },
         "options": options.model_dump(mode="json"),
-        "history": _history(history, int(card["steps"])),
-        "cost": {name: round(float(history[name].max()), 1) for name in _COSTS if name in history and history[name].notna().any()},
+        "history": _history(training_history, int(card["steps"])),
+        "cost": {
+            name: round(float(training_history[name].max()), 1)
+            for name in _COSTS
+            if name in training_history and training_history[name].notna().any()
+        },
     }
 
 

@@ -6,16 +6,14 @@ import logging
 import re
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from embedding_adaptation.embedder.base_model import is_hub_setting
+from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
 from embedding_adaptation.identity import base_twin, is_of_older_format
+from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.paths import project_root
-
-if TYPE_CHECKING:
-    from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
-    from embedding_adaptation.options import EmbedderOptions
-    from embedding_adaptation.pipelines.model_export.options import ExportOptions
+from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 logger = logging.getLogger(__name__)
 
@@ -27,26 +25,37 @@ class ExportFactsError(ValueError):
     """Reports that do not belong to the model; the message says which, and what to do."""
 
 
-def gather_facts(
+def describe_model(
     adapter: DecoderWeights,
-    training: dict[str, Any],
-    evaluation: dict[str, Any],
+    training_report: dict[str, Any],
+    evaluation_report: dict[str, Any],
     options: ExportOptions,
     embedder_options: EmbedderOptions,
 ) -> dict[str, Any]:
-    """Gather the facts; see :func:`~embedding_adaptation.pipelines.model_export.nodes.describe_model`.
+    """Gather the facts about the adapted model; scores of other weights or strategies are left out.
 
-    They contain only names, counts, options and scores, and no text from a corpus, because they are published with the model.
+    Args:
+        adapter: The adapted weights.
+        training_report: How the adapter was trained, and on what.
+        evaluation_report: Scores of base and adapted strategies; empty if nothing has been evaluated.
+        options: Export options.
+        embedder_options: Templates and strategies.
+
+    Returns:
+        The facts for the model card and the model registry.
+
+    Raises:
+        ExportFactsError: If the training report belongs to another adapter.
     """
     fingerprint = adapter.fingerprint()
     version = adapter.adapter.parent.name if adapter.adapter else ""
-    if is_of_older_format(training["adapter"]):
+    if is_of_older_format(training_report["adapter"]):
         msg = (
             "the training report was written by an earlier version, which named adapters differently; recreate it with "
             "'kedro run --nodes=describe_training_node'"
         )
         raise ExportFactsError(msg)
-    if training["adapter"] != fingerprint:
+    if training_report["adapter"] != fingerprint:
         msg = (
             f"the training report does not belong to the adapter of version {version!r}; load matching versions with "
             "--load-versions=adapter:VERSION,training_report:VERSION, or run contrastive_finetuning again"
@@ -57,14 +66,14 @@ def gather_facts(
     template = embedder_options.template(strategy.template[0])
     base = adapter.card
     licence = options.licence or base.licence
-    trained, data = training["trained"], training["data"]
+    trained, data = training_report["trained"], training_report["data"]
     generators = {generator: counts | {"models": _public_names(counts["models"])} for generator, counts in data["generators"].items()}
-    scores = _scores(fingerprint, evaluation, name, embedder_options)
+    scores = _scores(fingerprint, evaluation_report, name, embedder_options)
     return {
         "title": options.title,
         "summary": f"{public_name(base.source)} adapted by contrastive fine-tuning on {data['training_pairs']:,} pairs of texts",
         "intended_use": options.intended_use,
-        "languages": list(options.languages) if options.languages is not None else _languages(training),
+        "languages": list(options.languages) if options.languages is not None else _languages(training_report),
         "licence": licence,
         "base_model": {
             "name": public_name(base.source),
@@ -85,7 +94,8 @@ def gather_facts(
             "dtype": options.dtype,
             "as_trained": (template.pattern, strategy.pooling) == (trained["template"], trained["pooling"]),
         },
-        "training": {key: training[key] for key in ("corpus", "options", "history", "cost")} | {"data": data | {"generators": generators}},
+        "training": {key: training_report[key] for key in ("corpus", "options", "history", "cost")}
+        | {"data": data | {"generators": generators}},
         "evaluation": scores,
         "made_with": {package: metadata.version(package).partition("+")[0] for package in _PACKAGES},
     }

@@ -10,33 +10,6 @@ from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 
-def describe_model(
-    adapter: DecoderWeights,
-    training_report: dict[str, Any],
-    evaluation_report: dict[str, Any],
-    options: ExportOptions,
-    embedder_options: EmbedderOptions,
-) -> dict[str, Any]:
-    """Gather the facts about the adapted model; scores of other weights or strategies are left out.
-
-    Args:
-        adapter: The adapted weights.
-        training_report: How the adapter was trained, and on what.
-        evaluation_report: Scores of base and adapted strategies; empty if nothing has been evaluated.
-        options: Export options.
-        embedder_options: Templates and strategies.
-
-    Returns:
-        The facts for the model card and the model registry.
-
-    Raises:
-        ExportFactsError: If the training report belongs to another adapter.
-    """
-    from embedding_adaptation.pipelines.model_export.facts import gather_facts
-
-    return gather_facts(adapter, training_report, evaluation_report, options, embedder_options)
-
-
 def export_embedder(
     adapter: DecoderWeights, model_facts: dict[str, Any], options: ExportOptions, embedder_options: EmbedderOptions
 ) -> ExportedEmbedder:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from embedding_adaptation.pipelines.model_export.nodes import describe_model, export_embedder
+from embedding_adaptation.pipelines.model_export.facts import describe_model
+from embedding_adaptation.pipelines.model_export.nodes import export_embedder
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's interface
