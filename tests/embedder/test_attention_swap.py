@@ -109,12 +109,12 @@ def test_learned_sinks_are_refused():
         head_dim=8, num_local_experts=2, num_experts_per_tok=1,
     )  # fmt: skip
     model = transformers.AutoModel.from_config(config).eval()
-    with pytest.raises(UnsupportedDecoderError, match="GptOssAttention has learned sinks"):
+    with pytest.raises(UnsupportedDecoderError, match="GptOssAttention has learned attention sinks"):
         compute(model, OneRow(), range(2))
 
 
 def test_replaced_attention_outside_of_any_pass_says_so(llama):
-    with pytest.raises(UnsupportedDecoderError, match="LlamaAttention is replaced, and no pass is running"), replaced_attention(llama):
+    with pytest.raises(UnsupportedDecoderError, match="LlamaAttention is replaced, but no pass is running"), replaced_attention(llama):
         llama(input_ids=IDS, use_cache=False)
 
 

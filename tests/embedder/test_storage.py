@@ -30,7 +30,7 @@ def test_a_saved_embedder_comes_back_with_strategy_and_after_processing(tiny_emb
     vectors = loaded.encode(TEXTS, progress=False)
     assert vectors.shape == (6, 16)
     np.testing.assert_allclose(vectors, tiny_embedder.encode(TEXTS, progress=False), atol=1e-6)
-    with pytest.raises(FileExistsError, match="is already there"):
+    with pytest.raises(FileExistsError, match="already exists"):
         tiny_embedder.save(tmp_path / "saved")
 
 

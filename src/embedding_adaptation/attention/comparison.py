@@ -156,7 +156,7 @@ def paired_words(base: pd.DataFrame, adapted: pd.DataFrame) -> pd.DataFrame:
     """
     same = len(base) == len(adapted) and all(np.array_equal(base[key], adapted[key]) for key in ("id", "place", "part", "word"))
     if not same:
-        msg = "words of base and adapted are not of the same texts; run attention_analysis as a whole"
+        msg = "the words of base and adapted come from different texts; run the whole attention_analysis pipeline"
         raise PairingError(msg)
     return base.rename(columns={"attention": "base"}).assign(adapted=adapted["attention"].to_numpy())
 
@@ -169,12 +169,12 @@ def check_pairing(base: pd.DataFrame, adapted: pd.DataFrame) -> None:
     """
     if list(base.columns) != list(adapted.columns):
         differing = sorted(set(base.columns) ^ set(adapted.columns))
-        msg = f"base and adapted were measured differently ({', '.join(differing)}); run attention_analysis as a whole"
+        msg = f"base and adapted were measured differently ({', '.join(differing)}); run the whole attention_analysis pipeline"
         raise PairingError(msg)
     for key in KEYS:
         if len(base) != len(adapted) or not np.array_equal(base[key], adapted[key]):
             sizes = f"{base[key].nunique()} and {adapted[key].nunique()}"
-            msg = f"base and adapted were measured on different {key}s ({sizes}); run attention_analysis as a whole"
+            msg = f"base and adapted were measured on different {key}s ({sizes}); run the whole attention_analysis pipeline"
             raise PairingError(msg)
 
 

@@ -123,7 +123,7 @@ def word_ranks(rows: AttentionRows, occlusion: pd.DataFrame, spans: Spans) -> pd
         correlations[ALL] = rank_correlation(attention.mean(axis=0), effects)
         table.append({"id": one.id, **correlations, TOKENS: rank_correlation(weights.sum(axis=1), effects)})
     if by_text:
-        msg = f"text {next(iter(by_text))!r} was occluded but its attention was not recorded; run attention_analysis as a whole"
+        msg = f"text {next(iter(by_text))!r} was occluded but its attention was not recorded; run the whole attention_analysis pipeline"
         raise PairingError(msg)
     return pd.DataFrame(table, columns=["id", *map(str, rows.layers), ALL, TOKENS])
 
@@ -144,7 +144,7 @@ def compare_faithfulness(base: pd.DataFrame, adapted: pd.DataFrame, **bootstrap:
         PairingError: If the two are not of the same texts.
     """
     if base["id"].tolist() != adapted["id"].tolist():
-        msg = "base and adapted were occluded on different texts; run attention_analysis as a whole"
+        msg = "base and adapted were occluded on different texts; run the whole attention_analysis pipeline"
         raise PairingError(msg)
     names = [column for column in base.columns if column != "id"]
     before, after = base[names].to_numpy(np.float64), adapted[names].to_numpy(np.float64)  # [N, L + 2]

@@ -171,6 +171,6 @@ def check_softmax_attention(backbone: PreTrainedModel, layers: Sequence[int]) ->
     able = sorted(layer + 1 for layer in recorder.calls)
     missing = [layer for layer in layers if layer not in able]
     if missing:
-        advice = f"choose among the layers that have it: {', '.join(map(str, able))}" if able else "choose another model"
-        msg = f"{type(decoder).__name__} has no softmax attention in layer {missing[0]}, so there is no attention to look at; {advice}"
+        advice = f"choose from layers {', '.join(map(str, able))}" if able else "choose another model"
+        msg = f"{type(decoder).__name__} has no softmax attention in layer {missing[0]}, so there is nothing to record; {advice}"
         raise AttentionError(msg)

@@ -63,11 +63,11 @@ def attention_over_training(
     """
     wanted = {int(step): Path(path) for step, path in sorted(checkpoints.items()) if int(step) != 0}
     if not wanted:
-        msg = "there is no checkpoint beside step 0, which is the base model; give at least one"
+        msg = "there is no checkpoint other than step 0, the base model; give at least one"
         raise CheckpointError(msg)
     for step, path in wanted.items():
         if not (path / ADAPTER_CONFIG).is_file():
-            msg = f"the checkpoint of step {step} is not there: {path} holds no {ADAPTER_CONFIG}"
+            msg = f"the checkpoint of step {step} is missing: {path} contains no {ADAPTER_CONFIG}; train again, or choose other steps"
             raise CheckpointError(msg)
     tables, first = [], None
     weights = {0: replace(base, adapter=None), **{step: replace(base, adapter=path) for step, path in wanted.items()}}
@@ -119,11 +119,11 @@ def relate_to_quality(
     """
     for column in ("step", quality):
         if column not in scores:
-            msg = f"the scores have no column {column!r}, only {', '.join(map(str, scores.columns))}; name the quality's column"
+            msg = f"the scores have no column {column!r}, only {', '.join(map(str, scores.columns))}; add it, or choose another quality"
             raise CheckpointError(msg)
     known = scores.dropna(subset=[quality])
     if known["step"].duplicated().any():
-        msg = f"the scores name step {known['step'][known['step'].duplicated()].iloc[0]} twice; give one row a step"
+        msg = f"the scores contain step {known['step'][known['step'].duplicated()].iloc[0]} twice; give one row per step"
         raise CheckpointError(msg)
     overall = over_training[over_training["layer"].astype(str) == ALL].pivot_table(index="step", columns="measure", values="mean")
     numbers = known.set_index("step").select_dtypes("number")

@@ -130,11 +130,11 @@ class AttentionRecording:
                 index.write_table(pa.table(columns, schema=schema))
                 start, count, cut = int(starts[-1]), count + len(window), cut + sum(one.cut for one in fitted)
         if not count:
-            msg = "there is no text to record the attention of; give at least one"
+            msg = "there are no texts whose attention could be recorded; give at least one"
             raise AttentionError(msg)
         if cut:
             logger.warning(
-                "%d of %d texts are longer than max_length=%d leaves room for and were cut: words behind the cut get no attention",
+                "%d of %d texts do not fit into max_length=%d and were truncated: words after the cut get no attention",
                 cut, count, self.embedder.max_length,
             )  # fmt: skip
         self._write_card(folder)
@@ -207,7 +207,7 @@ def _resolved_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
     resolved = [layer if layer > 0 else count + 1 + layer for layer in layers]
     wrong = [given for given, layer in zip(layers, resolved, strict=True) if given == 0 or not 1 <= layer <= count]
     if wrong:
-        msg = f"layer {wrong[0]} was asked for; this model has the layers 1 to {count}, or -{count} to -1 from the last"
+        msg = f"unknown layer {wrong[0]}; this model has layers 1 to {count}, or -{count} to -1 counted from the end"
         raise AttentionError(msg)
     return tuple(sorted(set(resolved))) or tuple(range(1, count + 1))
 
@@ -215,6 +215,6 @@ def _resolved_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
 def _resolved_heads(heads: Sequence[int], count: int) -> tuple[int, ...]:
     wrong = [head for head in heads if not 0 <= head < count]
     if wrong:
-        msg = f"attention head {wrong[0]} was asked for; this model has the heads 0 to {count - 1}"
+        msg = f"unknown attention head {wrong[0]}; this model has heads 0 to {count - 1}"
         raise AttentionError(msg)
     return tuple(sorted(set(heads))) or tuple(range(count))

@@ -82,12 +82,12 @@ class AttentionRows:
         self.folder = folder
         try:
             card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-            found = card["format"]
+            version = card["format"]
         except (OSError, ValueError, KeyError) as error:
-            msg = f"{folder} holds no recorded attention of this project ({error}); run attention_analysis again"
+            msg = f"{folder} contains no attention recorded by this project ({error}); run attention_analysis again"
             raise AttentionError(msg) from error
-        if found != FORMAT:
-            msg = f"{folder} has format {found!r}, this version reads {FORMAT}; run attention_analysis again"
+        if version != FORMAT:
+            msg = f"{folder} has format {version!r}, but this version reads {FORMAT}; run attention_analysis again"
             raise AttentionError(msg)
         self.template: str = card["template"]
         self.layer_count: int = card["layer_count"]

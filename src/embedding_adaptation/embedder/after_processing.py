@@ -64,7 +64,7 @@ class AfterProcessing:
         count, width = vectors.shape
         kept = steps.dimensions or width
         if not 1 <= kept <= width - (steps.remove_components if steps.whiten else 0):
-            msg = f"after-processing is to keep {kept} dimensions, but the vectors have {width}; lower dimensions"
+            msg = f"after-processing cannot keep {kept} dimensions of vectors that have {width}; lower dimensions"
             raise AfterProcessingError(msg)
         mean = vectors.mean(axis=0, dtype=np.float64) if steps.fitted else np.zeros(width)
         if not (steps.remove_components or steps.whiten):
@@ -72,8 +72,8 @@ class AfterProcessing:
         needed = max(steps.remove_components, kept if steps.whiten and steps.dimensions else 0) + 1
         if count <= needed or steps.remove_components >= width:
             msg = (
-                f"after-processing needs more than {needed} unlabelled texts and vectors wider than {steps.remove_components}; "
-                f"there are {count} texts and {width} dimensions: give more texts or lower remove_components or dimensions"
+                f"after-processing needs more than {needed} unlabelled texts and more than {steps.remove_components} dimensions, "
+                f"but got {count} texts and {width} dimensions; give more texts, or lower remove_components or dimensions"
             )
             raise AfterProcessingError(msg)
         _, strengths, directions = np.linalg.svd(vectors.astype(np.float64) - mean, full_matrices=False)  # [K], [K, D]

@@ -51,7 +51,7 @@ def trying_out(name: str) -> Iterator[None]:
     except (UnsupportedDecoderError, torch.OutOfMemoryError):
         raise
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError) as error:
-        msg = f"{name} does not compute packed rows ({type(error).__name__}: {str(error)[:200]})"
+        msg = f"{name} cannot compute packed rows ({type(error).__name__}: {str(error)[:200]})"
         raise UnsupportedDecoderError(msg) from error
 
 
@@ -144,7 +144,7 @@ class AttentionPass(ABC):
         once = sum(self.calls[layer] == 1 for layer in expected)
         if once != len(expected):
             msg = (
-                f"{type(decoder).__name__} used the attention given to it once in {once} of {len(expected)} layers; "
+                f"{type(decoder).__name__} used the replaced attention exactly once in only {once} of {len(expected)} layers; "
                 "the others mix tokens in their own way"
             )
             raise UnsupportedDecoderError(msg)
@@ -153,7 +153,7 @@ class AttentionPass(ABC):
         """Check a call, count it and :meth:`attend` to it."""
         name = type(call.module).__name__
         if call.options.get("s_aux") is not None:
-            msg = f"{name} has learned sinks, which belong to no token"
+            msg = f"{name} has learned attention sinks, which belong to no token"
             raise UnsupportedDecoderError(msg)
         for states in (call.query, call.key, call.value):
             if (states.shape[0], states.shape[2]) != self._shape:
@@ -206,7 +206,7 @@ def replaced_attention(decoder: PreTrainedModel) -> Iterator[None]:
     try:
         decoder.set_attn_implementation(IMPLEMENTATION)
     except (ValueError, AttributeError) as error:
-        msg = f"{type(decoder).__name__} does not let its attention be replaced ({error})"
+        msg = f"{type(decoder).__name__} does not allow its attention to be replaced ({error})"
         raise UnsupportedDecoderError(msg) from error
     try:
         yield
@@ -299,7 +299,7 @@ def _replaced_attention(
 ) -> tuple[torch.Tensor, None]:
     running = _running.get()
     if running is None:
-        msg = f"the attention of {type(module).__name__} is replaced, and no pass is running to answer for it"
+        msg = f"the attention of {type(module).__name__} is replaced, but no pass is running that could compute it"
         raise UnsupportedDecoderError(msg)
     return running.answer(AttentionCall(module, query, key, value, attention_mask, options)), None
 

@@ -136,7 +136,7 @@ def _check_source(setting: str, known_stamps: Collection[str], relative_to: Path
         source = _path_source(setting, path, relative_to)
     else:
         msg = (
-            f"base_model {setting!r} is not a GGUF file, a folder, a Hub id or a package: no such path, and a Hub id has the form "
+            f"base_model {setting!r} is not a GGUF file, a folder, a Hub id or a package: no such path exists, and a Hub id has the form "
             "ORGANISATION/NAME@REVISION; check base_model in conf/base/globals.yml"
         )
         raise BaseModelError(msg)
@@ -287,8 +287,8 @@ def _package_source(setting: str, location: str) -> BaseModelSource:
         raise BaseModelError(msg)
     path = Path(next(iter(spec.submodule_search_locations))) / file_name
     if not path.is_file():
-        there = ", ".join(sorted(p.name for p in path.parent.glob("*.gguf"))) or "no GGUF file"
-        msg = f"base_model {setting!r}: the package {package!r} holds {there}, not {file_name!r}; correct the file name"
+        available = ", ".join(sorted(p.name for p in path.parent.glob("*.gguf"))) or "no GGUF file"
+        msg = f"base_model {setting!r}: the package {package!r} contains {available}, not {file_name!r}; correct the file name"
         raise BaseModelError(msg)
     distribution = _distribution_of(package)
     version = metadata.version(distribution) if distribution else ""
@@ -316,13 +316,13 @@ def _path_source(setting: str, path: Path, relative_to: Path | None) -> BaseMode
     if path.is_file():
         return BaseModelSource(setting, "gguf", path, stamp=_stamp([path]))
     if not path.is_dir():
-        msg = f"base_model {setting!r}: there is no file {path.absolute()}; correct the path in conf/base/globals.yml"
+        msg = f"base_model {setting!r}: the file {path.absolute()} does not exist; correct the path in conf/base/globals.yml"
         raise BaseModelError(msg)
     config = path / "config.json"
     if not config.is_file():
         if (path / ADAPTER_CONFIG).is_file():
             return _adapter_source(setting, path, relative_to)
-        msg = f"base_model {setting!r}: the folder holds no config.json; give a folder written by transformers' save_pretrained"
+        msg = f"base_model {setting!r}: the folder contains no config.json; give a folder written by transformers' save_pretrained"
         raise BaseModelError(msg)
     names = (INDEX, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
     files = [*decisive_files(path), *(path / name for name in names if (path / name).is_file())]
@@ -335,15 +335,15 @@ def _adapter_source(setting: str, path: Path, relative_to: Path | None) -> BaseM
     named = check_adapter_files(path).get("base_model_name_or_path")
     advice = f"write the path or Hub id of its base into base_model_name_or_path of {path / ADAPTER_CONFIG}"
     if not named:
-        msg = f"base_model {setting!r}: the folder holds an adapter that does not name its base; {advice}"
+        msg = f"base_model {setting!r}: the folder contains an adapter that does not name its base; {advice}"
         raise BaseModelError(msg)
     try:
         base = _check_source(str(named), (), relative_to)
     except BaseModelError as error:
-        msg = f"base_model {setting!r}: the folder holds an adapter whose base {str(named)!r} cannot be used ({error}); {advice}"
+        msg = f"base_model {setting!r}: the folder contains an adapter whose base {str(named)!r} cannot be used ({error}); {advice}"
         raise BaseModelError(msg) from error
     if base.adapter is not None:
-        msg = f"base_model {setting!r}: the folder holds an adapter whose base {str(named)!r} has an adapter itself; merge that one first"
+        msg = f"base_model {setting!r}: the base {str(named)!r} of the adapter in this folder is itself an adapter; merge that one first"
         raise BaseModelError(msg)
     stamp = f"{base.stamp};{_stamp([path / ADAPTER_CONFIG, path / ADAPTER_WEIGHTS])}"
     return replace(base, setting=setting, stamp=stamp, adapter=path, direct=False)
@@ -365,7 +365,7 @@ def _checked_folder(source: BaseModelSource, folder: Path) -> tuple[BaseModelSou
     if adapter is None and (folder / ADAPTER_CONFIG).is_file():
         check_adapter_files(folder)
         logger.warning(
-            "base_model %r: an adapter lies beside the weights and is merged into them; remove %s for the plain base",
+            "base_model %r: the folder also contains an adapter, which is merged into the weights; remove %s to use the plain base",
             source.setting, ADAPTER_CONFIG,
         )  # fmt: skip
         adapter = folder
@@ -391,11 +391,11 @@ def _hub_source(setting: str, repository: str, revision: str) -> BaseModelSource
         msg = f"base_model {setting!r}: access is gated; accept its terms on the Hub and log in with 'hf auth login' or HF_TOKEN"
         raise BaseModelError(msg) from error
     except hub_errors.RevisionNotFoundError as error:
-        msg = f"base_model {setting!r}: the repository has no revision {revision!r}; give a branch, tag or commit it has"
+        msg = f"base_model {setting!r}: the repository has no revision {revision!r}; give an existing branch, tag or commit"
         raise BaseModelError(msg) from error
     except hub_errors.RepositoryNotFoundError as error:
         msg = (
-            f"base_model {setting!r}: neither a local path nor a repository the Hub shows you; check the spelling, "
+            f"base_model {setting!r}: neither a local path nor a Hub repository that you have access to; check the spelling, "
             "or log in with 'hf auth login' if it is private"
         )
         raise BaseModelError(msg) from error
@@ -403,8 +403,8 @@ def _hub_source(setting: str, repository: str, revision: str) -> BaseModelSource
         raise BaseModelError(unreachable) from error
     except hub_errors.EntryNotFoundError as error:
         msg = (
-            f"base_model {setting!r}: the repository holds no config.json, so it is no whole transformers model; choose another (one of an "
-            "adapter alone: fetch it with 'hf download' and give the folder)"
+            f"base_model {setting!r}: the repository contains no config.json, so it is no complete transformers model; choose another "
+            "(if it contains only an adapter, fetch it with 'hf download' and give the folder)"
         )
         raise BaseModelError(msg) from error
     except Exception as error:  # noqa: BLE001  what a broken connection raises belongs to the Hub client's HTTP library, which has changed
@@ -427,7 +427,7 @@ def _download(source: BaseModelSource) -> Path:
             source.repository, revision=source.revision, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_LEFT_OUT)
         )
     except Exception as error:  # as above
-        msg = f"base_model {source.setting!r}: the download broke off ({error}); run the same command again, what is there is kept"
+        msg = f"base_model {source.setting!r}: the download failed ({error}); run the same command again: finished files are kept"
         raise BaseModelError(msg) from error
     return Path(folder)
 
@@ -457,17 +457,17 @@ def _expected_sha256(setting: str, fragment: str) -> str:
         return ""
     key, _, value = fragment.partition("=")
     if key != "sha256" or not re.fullmatch(r"[0-9a-f]{64}", value):
-        msg = f"base_model {setting!r}: after '#' comes sha256= and 64 hexadecimal digits in lower case"
+        msg = f"base_model {setting!r}: '#' must be followed by sha256= and 64 lower-case hexadecimal digits"
         raise BaseModelError(msg)
     return value
 
 
 def _check_hash(source: BaseModelSource, expected: str) -> None:
-    found = files_sha256([source.existing_path])
-    if found != expected:
+    sha256 = files_sha256([source.existing_path])
+    if sha256 != expected:
         msg = (
-            f"base_model {source.setting!r}: the file's sha256 is {found}; it is damaged or another version: "
-            "fetch it again, or correct the hash if the new file is the one you want"
+            f"base_model {source.setting!r}: the file's sha256 is {sha256}, so it is damaged or a different version; "
+            "fetch it again, or correct the hash if this is the file you want"
         )
         raise BaseModelError(msg)
 
@@ -479,7 +479,7 @@ def _stamp(files: list[Path]) -> str:
 def _folder_licence(folder: Path) -> str:
     readme = folder / "README.md"
     if readme.is_file():
-        found = re.search(r"^license:\s*(\S+)\s*$", readme.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        if found:
-            return found.group(1)
+        licence = re.search(r"^license:\s*(\S+)\s*$", readme.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if licence:
+            return licence.group(1)
     return "unknown"

@@ -66,7 +66,7 @@ def check_no_pointer(file: Path) -> None:
         BaseModelError: If it is a pointer of git-LFS.
     """
     if is_pointer(file):
-        msg = f"{file.name} is a pointer of git-LFS, not the file itself; run 'git lfs pull' in its folder, or fetch it with 'hf download'"
+        msg = f"{file.name} is a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder, or fetch it with 'hf download'"
         raise BaseModelError(msg)
 
 
@@ -80,10 +80,10 @@ def read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        msg = f"{file.name} is no UTF-8 text (byte {error.start}); fetch it again"
+        msg = f"{file.name} is not UTF-8 text (byte {error.start}); fetch it again"
         raise BaseModelError(msg) from error
     except json.JSONDecodeError as error:
-        msg = f"{file.name} is no valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); fetch it again, or mend it there"
+        msg = f"{file.name} is not valid JSON (line {error.lineno}, column {error.colno}: {error.msg}); fetch it again or correct it"
         raise BaseModelError(msg) from error
 
 
@@ -95,7 +95,7 @@ def read_json_object(file: Path) -> dict[str, Any]:
     """
     value = read_json(file)
     if not isinstance(value, dict):
-        msg = f"{file.name} holds a {type(value).__name__}, not an object of names and values; fetch it again"
+        msg = f"{file.name} contains a {type(value).__name__}, not a JSON object; fetch it again"
         raise BaseModelError(msg)
     return value
 
@@ -108,14 +108,14 @@ def safetensors_header(file: Path) -> dict[str, TensorInfo]:
     """
     check_no_pointer(file)
     size = file.stat().st_size
-    broken = f"{file.name} is no safetensors file; fetch it again"
+    broken = f"{file.name} is not a safetensors file; fetch it again"
     with file.open("rb") as content:
         start = content.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else _LONGEST_HEADER + 1  # noqa: PLR2004  the format's first number
         if not 2 <= length <= _LONGEST_HEADER:  # noqa: PLR2004  an empty object
             raise BaseModelError(broken)
         if 8 + length > size:
-            msg = f"{file.name} is cut: it has {size:,} bytes and its header alone {length:,}; fetch it again"
+            msg = f"{file.name} is truncated: it has {size:,} bytes, but its header alone needs {length:,}; fetch it again"
             raise BaseModelError(msg)
         try:
             entries = json.loads(content.read(length))
@@ -126,13 +126,13 @@ def safetensors_header(file: Path) -> dict[str, TensorInfo]:
         except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
             raise BaseModelError(broken) from error
     if size < end:
-        msg = f"{file.name} is cut: it has {size:,} of {end:,} bytes; fetch it again"
+        msg = f"{file.name} is truncated: it has {size:,} of {end:,} bytes; fetch it again"
         raise BaseModelError(msg)
     for name, tensor in tensors.items():
         bits = _BITS.get(tensor.dtype)
         if bits is not None and sizes[name] * 8 != math.prod(tensor.shape) * bits:
-            said = f"{name} of shape {list(tensor.shape)} in {tensor.dtype}"
-            msg = f"{file.name} is damaged: {said} takes {sizes[name]:,} bytes; fetch it again"
+            declared = f"{name} of shape {list(tensor.shape)} in {tensor.dtype}"
+            msg = f"{file.name} is damaged: {declared} takes up {sizes[name]:,} bytes; fetch it again"
             raise BaseModelError(msg)
     return tensors
 
@@ -156,17 +156,14 @@ def weight_files(folder: Path) -> list[Path]:
         return [folder / WEIGHTS]
     if (folder / INDEX).is_file():
         return _indexed_files(folder)
-    there = sorted(path.name for path in folder.glob("*.safetensors") if path.name != ADAPTER_WEIGHTS)
-    shards = [match for name in there if (match := _SHARD.match(name))]
+    present = sorted(path.name for path in folder.glob("*.safetensors") if path.name != ADAPTER_WEIGHTS)
+    shards = [match for name in present if (match := _SHARD.match(name))]
     if shards:
-        msg = (
-            f"it holds {_counted(len(shards), 'shard')} of {int(shards[0]['count'])} but no {INDEX}, which says what is in them; "
-            "fetch it as well"
-        )
-    elif there:
-        msg = f"it holds {', '.join(there[:3])}, and transformers reads {WEIGHTS}; rename the file, or fetch the whole repository"
+        msg = f"it contains {len(shards)} of {int(shards[0]['count'])} shards but no {INDEX}, which lists their contents; fetch it as well"
+    elif present:
+        msg = f"it contains {', '.join(present[:3])}, but transformers reads {WEIGHTS}; rename the file, or fetch the whole repository"
     else:
-        msg = "it holds no *.safetensors; convert the weights first (pickled .bin files are not read, because they can run code)"
+        msg = "it contains no *.safetensors file; convert the weights first (pickled .bin files are not read, because they can run code)"
     raise BaseModelError(msg)
 
 
@@ -182,8 +179,8 @@ def _indexed_files(folder: Path) -> list[Path]:
         raise BaseModelError(msg)
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        lacking = f"{_counted(len(missing), 'shard')} of {len(names)} that {INDEX} names {_is_or_are(missing)} not there"
-        msg = f"{lacking}: {_some(missing)}; fetch what is missing"
+        verb = "is" if len(missing) == 1 else "are"
+        msg = f"{len(missing)} of the {len(names)} shards listed in {INDEX} {verb} missing: {_some(missing)}; fetch what is missing"
         raise BaseModelError(msg)
     return [folder / name for name in names]
 
@@ -195,24 +192,24 @@ def checkpoint_tensors(folder: Path) -> dict[str, TensorInfo]:
         BaseModelError: If a file is damaged, or the index does not say what is in the shards.
     """
     files = weight_files(folder)
-    found: dict[str, tuple[str, TensorInfo]] = {}
+    by_name: dict[str, tuple[str, TensorInfo]] = {}
     for file in files:
         for name, tensor in safetensors_header(file).items():
-            if name in found:
-                msg = f"{name} is in {found[name][0]} and in {file.name}; fetch the folder again, it mixes two versions"
+            if name in by_name:
+                msg = f"{name} is in both {by_name[name][0]} and {file.name}, so the folder mixes two versions; fetch it again"
                 raise BaseModelError(msg)
-            found[name] = (file.name, tensor)
+            by_name[name] = (file.name, tensor)
     if files[0].name != WEIGHTS:
         places = read_json_object(folder / INDEX)["weight_map"]
-        wrong = [name for name, place in places.items() if name not in found or found[name][0] != place]
-        extra = [name for name in found if name not in places]
+        wrong = [name for name, place in places.items() if name not in by_name or by_name[name][0] != place]
+        extra = [name for name in by_name if name not in places]
         if wrong or extra:
             name = (wrong or extra)[0]
-            where = f"in {found[name][0]}" if name in found else "in no shard"
-            said = f"{INDEX} puts {name} into {places[name]}" if name in places else f"{INDEX} does not name {name}"
-            msg = f"{said}, and it is {where} ({_counted(len(wrong) + len(extra), 'tensor')} in all); fetch index and shards again"
+            actual = f"in {by_name[name][0]}" if name in by_name else "in no shard"
+            listed = f"{INDEX} puts {name} in {places[name]}" if name in places else f"{INDEX} does not list {name}"
+            msg = f"{listed}, but it is {actual} ({_counted(len(wrong) + len(extra), 'tensor')} affected); fetch index and shards again"
             raise BaseModelError(msg)
-    return {name: tensor for name, (_, tensor) in found.items()}
+    return {name: tensor for name, (_, tensor) in by_name.items()}
 
 
 def check_not_quantised(config: dict[str, Any], tensors: dict[str, TensorInfo] | None = None) -> None:
@@ -229,19 +226,19 @@ def check_not_quantised(config: dict[str, Any], tensors: dict[str, TensorInfo] |
         settings = part.get("quantization_config")
         if not settings:
             continue
-        found = settings.get("quant_method") if isinstance(settings, dict) else None
-        method = str(found or ("bitsandbytes" if isinstance(settings, dict) and settings.get("load_in_4bit") else "an unknown method"))
+        named = settings.get("quant_method") if isinstance(settings, dict) else None
+        method = str(named or ("bitsandbytes" if isinstance(settings, dict) and settings.get("load_in_4bit") else "an unknown method"))
         suffix = f" (often the same name without {_QUANTISED_NAMES[method]})" if method in _QUANTISED_NAMES else ""
         msg = (
-            f"the checkpoint is quantised ({method}), and adapters cannot be merged into that; give the model it was made from{suffix}, "
-            "or a GGUF file, which is turned back into plain numbers"
+            f"the checkpoint is quantised ({method}), so adapters cannot be merged into it; give the model it was made from{suffix}, "
+            "or a GGUF file, which is dequantised"
         )
         raise BaseModelError(msg)
     odd = [(name, tensor) for name, tensor in (tensors or {}).items() if tensor.dtype not in _FLOATS and name.endswith("weight")]
     if odd:
         msg = (
             f"{odd[0][0]} is stored as {odd[0][1].dtype}, so the checkpoint is quantised; give the model it was made from, "
-            "or a GGUF file, which is turned back into plain numbers"
+            "or a GGUF file, which is dequantised"
         )
         raise BaseModelError(msg)
 
@@ -253,7 +250,7 @@ def check_tokenizer_files(folder: Path) -> None:
         BaseModelError: If not.
     """
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        msg = "it holds no tokenizer; save the model's tokenizer into it"
+        msg = "it contains no tokenizer; save the model's tokenizer there"
         raise BaseModelError(msg)
     for name in ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "generation_config.json"):
         if (folder / name).is_file():
@@ -286,7 +283,7 @@ def tokens_beyond(folder: Path, rows: int) -> dict[str, int]:
         if isinstance(vocabulary, list):  # a Unigram model's: token and score, in the order of the ids
             vocabulary = {entry[0]: number for number, entry in enumerate(vocabulary)}
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-        msg = f"tokenizer.json is not as the tokenizers library writes it ({type(error).__name__}: {error}); save the tokenizer again"
+        msg = f"tokenizer.json is not in the format of the tokenizers library ({type(error).__name__}: {error}); save the tokenizer again"
         raise BaseModelError(msg) from error
     needed = {token: number for token, number in vocabulary.items() if number >= rows and token not in added}
     needed |= {token: number for token, (number, special) in added.items() if number >= rows and not special}
@@ -316,11 +313,11 @@ def check_adapter_files(folder: Path) -> dict[str, Any]:
     config = read_json_object(folder / ADAPTER_CONFIG)
     kind = str(config.get("peft_type"))
     if kind not in {"LORA", "ADALORA", "LOHA", "LOKR", "OFT", "BOFT", "IA3", "HRA", "VERA", "FOURIERFT"}:
-        msg = f"{ADAPTER_CONFIG} describes {kind}, which cannot be merged into weights; give a LoRA adapter or a model without adapter"
+        msg = f"{ADAPTER_CONFIG} describes {kind}, which cannot be merged into weights; give a LoRA adapter or a model without an adapter"
         raise BaseModelError(msg)
     if not (folder / ADAPTER_WEIGHTS).is_file():
         pickled = " (a pickled adapter_model.bin is not read, because it can run code)" if (folder / "adapter_model.bin").is_file() else ""
-        msg = f"there is an {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}{pickled}; save the adapter again, or remove {ADAPTER_CONFIG}"
+        msg = f"it contains {ADAPTER_CONFIG} but no {ADAPTER_WEIGHTS}{pickled}; save the adapter again, or remove {ADAPTER_CONFIG}"
         raise BaseModelError(msg)
     safetensors_header(folder / ADAPTER_WEIGHTS)
     return config
@@ -328,43 +325,42 @@ def check_adapter_files(folder: Path) -> dict[str, Any]:
 
 def describe_gaps(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple[str, Any, Any]]) -> str | None:
     """One sentence on what a checkpoint lacks, holds beside, or holds in another shape; ``None`` where it is complete."""
-    lacking, beside, other = (
+    lacking, surplus, differing = (
         sorted(missing, key=_natural),
         sorted(unexpected, key=_natural),
         sorted(mismatched, key=lambda one: _natural(one[0])),
     )
-    if other:
-        name, given, wanted = other[0]
+    if differing:
+        name, actual, expected = differing[0]
         return (
-            f"{_counted(len(other), 'tensor')} of other shape than config.json says, such as {name} ({list(given)} in the file, "
-            f"{list(wanted)} expected): config.json belongs to another model; fetch both from one place"
+            f"{_counted(len(differing), 'tensor')} of a different shape than config.json implies, such as {name} ({list(actual)} in the "
+            f"file, {list(expected)} expected): config.json belongs to another model; fetch both from the same source"
         )
-    if lacking and beside:
-        prefix = _common_prefix(lacking, beside)
+    if lacking and surplus:
+        prefix = _common_prefix(lacking, surplus)
         hint = (
-            f"their names have {prefix} before what transformers expects; save the model again under its own names"
+            f"the names have an extra {prefix} in front; save the model again under the names that transformers expects"
             if prefix
-            else ("they are of another model or were saved in another way; save the model with transformers' save_pretrained")
+            else "they belong to another model or were saved differently; save the model with transformers' save_pretrained"
         )
         return (
-            f"{_counted(len(lacking), 'tensor')} missing, such as {_some(lacking, 2)}, and {len(beside)} that nobody asks for, such as "
-            f"{_some(beside, 2)}: {hint}"
+            f"{_counted(len(lacking), 'tensor')} missing, such as {_some(lacking, 2)}, and {len(surplus)} unexpected, such as "
+            f"{_some(surplus, 2)}: {hint}"
         )
     if lacking:
         names = _some(lacking)
         return f"{_counted(len(lacking), 'tensor')} missing from the weights: {names}; the checkpoint is incomplete: fetch or save it again"
-    if beside:
+    if surplus:
         return (
-            f"the weights hold {_counted(len(beside), 'tensor')} that the configuration has no place for: {_some(beside)}; "
-            "config.json belongs to another model, or says fewer layers: fetch both from one place"
+            f"the weights contain {_counted(len(surplus), 'tensor')} that the configuration has no place for: {_some(surplus)}; "
+            "config.json belongs to another model or gives fewer layers: fetch both from the same source"
         )
     return None
 
 
-def _common_prefix(lacking: list[str], beside: list[str]) -> str:
-    wanted = set(lacking)
-    for name in beside:
-        for other in wanted:
+def _common_prefix(lacking: list[str], surplus: list[str]) -> str:
+    for name in surplus:
+        for other in lacking:
             if name.endswith("." + other):
                 return repr(name.removesuffix(other))
     return ""
@@ -381,7 +377,3 @@ def _some(names: list[str], count: int = 3) -> str:
 
 def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' * (number != 1)}"
-
-
-def _is_or_are(names: list[str]) -> str:
-    return "is" if len(names) == 1 else "are"

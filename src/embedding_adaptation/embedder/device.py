@@ -33,16 +33,16 @@ def choose_device(requested: DeviceName = "auto") -> str:
     import torch
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    chosen = next(name for name, there in available.items() if there) if requested == "auto" else requested
-    if not available[chosen]:
-        usable = ", ".join(name for name, there in available.items() if there)
-        msg = f"device {chosen!r} was asked for, but this machine has only: {usable}; set device to 'auto' or to one of these"
+    device = next(name for name, usable in available.items() if usable) if requested == "auto" else requested
+    if not available[device]:
+        choices = ", ".join(["auto", *(name for name, usable in available.items() if usable)])
+        msg = f"device {device!r} is not available on this machine; choose from {choices}"
         raise DeviceError(msg)
-    if chosen == "cpu":
+    if device == "cpu":
         # oneDNN reads it when it is first used. Packed batches have many shapes, and it would keep what it prepared for a thousand of them:
         # half a gigabyte. A batch needs a few dozen.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-    return chosen
+    return device
 
 
 def choose_dtype(requested: DtypeName = "auto", device: str = "cpu") -> torch.dtype:

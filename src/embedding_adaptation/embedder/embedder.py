@@ -91,7 +91,7 @@ class Embedder:
         limit = position_limit(backbone)
         if limit is not None and max_length > limit:
             logger.warning(
-                "%s has positions for %d tokens only: max_length is %d instead of %d, and longer texts are cut there",
+                "%s has positions for only %d tokens: max_length is set to %d instead of %d, and longer texts are truncated",
                 type(backbone).__name__, limit, limit, max_length,
             )  # fmt: skip
             max_length = limit
@@ -205,8 +205,8 @@ class Embedder:
         strategy = strategy or self.strategy
         if strategy.is_attention_pooling or len(strategy.templates) > 1 or strategy.hidden_layers(self.layer_count) != (self.layer_count,):
             msg = (
-                f"strategy {strategy.name!r} cannot be trained or run as modules of sentence-transformers: these take one template, the "
-                f"last layer and one of the poolings {', '.join(POOLINGS)}; use another strategy"
+                f"strategy {strategy.name!r} cannot be trained or run as sentence-transformers modules, which support one template, the "
+                f"last layer and the poolings {', '.join(POOLINGS)}; use another strategy"
             )
             raise StrategyError(msg)
         decoder = self.decoder(strategy.templates[0])
@@ -250,7 +250,7 @@ class Embedder:
         names: set[str] = set()
         for strategy in strategies:
             if strategy.name in names:
-                msg = f"two strategies have the name {strategy.name!r}; give them different ones"
+                msg = f"two strategies are named {strategy.name!r}; give them different names"
                 raise StrategyError(msg)
             names.add(strategy.name)
             strategy.check(self.layer_count, int(self.backbone.config.num_attention_heads))
@@ -357,7 +357,7 @@ class Embedder:
                     continue
                 if present.get("format") != wanted["format"] and not told:
                     told = True
-                    logger.warning("%s holds vectors of another format than %d: they are made again", folder, _SHARD_FORMAT)
+                    logger.warning("%s contains vectors in another format than %d; they are computed again", folder, _SHARD_FORMAT)
             vectors = self.encode(chunk, strategy, progress=progress)
             with replacing_file(path, checksum=True) as work:
                 save_file({"vectors": np.ascontiguousarray(vectors)}, work, metadata=wanted)
@@ -558,18 +558,18 @@ def checked_texts(texts: Iterable[Any], *, first: int = 0) -> list[str]:
         TypeError: If it is a single string, or one of them is none.
     """
     if isinstance(texts, str):
-        msg = "texts is a single string; put it into a list: [text]"
+        msg = "texts is a single string; pass a list instead: [text]"
         raise TypeError(msg)
-    given = list(texts)
-    for index, text in enumerate(given):
+    listed = list(texts)
+    for index, text in enumerate(listed):
         if not isinstance(text, str):
-            wrong = sum(not isinstance(other, str) for other in given)
+            count = sum(not isinstance(other, str) for other in listed)
             msg = (
-                f"texts[{first + index}] is {text!r} ({type(text).__name__}), no string; {wrong} of {len(given)} are none: "
-                "drop them or put a string in their place"
+                f"texts[{first + index}] is {text!r} ({type(text).__name__}), not a string ({count} such of {len(listed)}); "
+                "drop these texts or replace them with strings"
             )
             raise TypeError(msg)
-    return given
+    return listed
 
 
 def finish_vectors(vectors: np.ndarray, strategy: Strategy) -> np.ndarray:

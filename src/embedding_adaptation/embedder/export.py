@@ -58,7 +58,7 @@ def export_sentence_transformer(embedder: Embedder, folder: str | Path, strategy
     check_exportable(strategy, embedder.layer_count)
     target = Path(folder)
     if target.exists():
-        msg = f"{target} is already there; choose another folder or remove it"
+        msg = f"{target} already exists; choose another folder or remove it"
         raise FileExistsError(msg)
     with replacing_folder(target) as work:
         write_sentence_transformer(embedder, work, strategy)
@@ -85,8 +85,8 @@ def write_sentence_transformer(embedder: Embedder, folder: Path, strategy: Strat
     readable = write_config(folder, tokenizer.pad_token_id)
     if not readable:
         logger.warning(
-            "The export of a model of type %r needs transformers 5 and sentence-transformers 5.4 or later: whether older versions read its "
-            "configuration as these do is not known, so the folder is written such that they refuse it",
+            "The exported model (type %r) needs transformers 5 and sentence-transformers 5.4 or later: it is not known whether older "
+            "versions interpret its configuration in the same way, so the folder is written in a form that they reject",
             embedder.backbone.config.model_type,
         )
     write_tokenizer_config(folder, readable=readable)
@@ -130,8 +130,8 @@ def _check_ids(exported: PreTrainedTokenizerBase, embedder: Embedder, template: 
     for probe, our_ids, their_ids in zip(probes, ours, theirs, strict=True):
         if our_ids != their_ids:
             msg = (
-                f"{type(exported).__name__}, which transformers loads for model type {embedder.backbone.config.model_type!r}, gives other "
-                f"token ids than template {template.name!r} for {probe[:40]!r}; it cannot be exported, Embedder.save keeps it as it is"
+                f"{type(exported).__name__}, which transformers loads for model type {embedder.backbone.config.model_type!r}, gives "
+                f"different token ids from template {template.name!r} for {probe[:40]!r}, so it cannot be exported; use Embedder.save"
             )
             raise ExportError(msg)
 
@@ -155,7 +155,7 @@ def prompting_tokenizer(
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        msg = f"{type(tokenizer).__name__} is no fast tokenizer, and only these can hold a template; save the model with a tokenizer.json"
+        msg = f"{type(tokenizer).__name__} is not a fast tokenizer, so it cannot hold a template; save the model with a tokenizer.json"
         raise ExportError(msg)
     description = json.loads(backend.to_str())
     around = {"prefix": list(frame.prefix), "suffix": list(frame.suffix)}
@@ -181,7 +181,7 @@ def prompting_tokenizer(
     padding = next(fitting, None)
     if padding is None:
         msg = (
-            "the tokenizer has no special token to pad with that the model knows, which a batch of sentence-transformers needs; "
+            "the tokenizer has no special token to pad with that the model knows, and sentence-transformers pads its batches; "
             "give it a pad_token"
         )
         raise ExportError(msg)
@@ -221,8 +221,8 @@ def check_exportable(strategy: Strategy, layer_count: int | None = None) -> None
         wrong.append("after-processing")
     if wrong:
         msg = (
-            f"strategy {strategy.name!r} cannot be exported because of {' and '.join(wrong)}; plain sentence-transformers takes one "
-            f"template, the last layer, no after-processing and one of the poolings {', '.join(POOLING_MODES)}; "
-            "Embedder.save keeps any strategy"
+            f"strategy {strategy.name!r} cannot be exported because of {' and '.join(wrong)}; plain sentence-transformers supports one "
+            f"template, the last layer, no after-processing and the poolings {', '.join(POOLING_MODES)}; "
+            "use another strategy, or Embedder.save, which keeps any"
         )
         raise ExportError(msg)

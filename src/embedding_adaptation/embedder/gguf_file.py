@@ -57,7 +57,7 @@ class _Cursor:
     def text(self) -> str:
         length = self.number("Q")
         if self.at + length > len(self.content):
-            msg = "a string runs over the file's end"
+            msg = "a string extends beyond the end of the file"
             raise struct.error(msg)
         value = self.content[self.at : self.at + length]
         self.at += length
@@ -102,7 +102,7 @@ def read_gguf_header(file: Path) -> GgufHeader:
         cursor.at = 4
         version = cursor.number("I")
         if version not in _VERSIONS:
-            msg = f"{file.name} is a GGUF file of version {version}; versions 2 and 3 are read: convert it again with a current tool"
+            msg = f"{file.name} is a GGUF file of version {version}, not 2 or 3; convert it again with a current tool"
             raise BaseModelError(msg)
         try:
             return _read(cursor)
@@ -144,16 +144,16 @@ def check_gguf_file(file: Path, header: GgufHeader) -> None:
         first = re.sub(r"-\d{5}-of-", "-00001-of-", file.name)
         number = int(header.keys.get("split.no", 0)) + 1
         msg = (
-            f"{file.name} is part {number} of {parts} of a split model, and only whole ones are read; join "
-            f"them with llama.cpp's 'llama-gguf-split --merge {first} whole.gguf' and give whole.gguf"
+            f"{file.name} is part {number} of {parts} of a split model, but only whole files can be read; join "
+            f"the parts with llama.cpp's 'llama-gguf-split --merge {first} whole.gguf' and give whole.gguf"
         )
         raise BaseModelError(msg)
     size = file.stat().st_size
     if size < header.end:
-        msg = f"{file.name} is cut: it has {size:,} of {header.end:,} bytes; fetch it again"
+        msg = f"{file.name} is truncated: it has {size:,} of {header.end:,} bytes; fetch it again"
         raise BaseModelError(msg)
     if not header.tensors:
-        msg = f"{file.name} holds no tensors, only a vocabulary or nothing; give the file with the weights"
+        msg = f"{file.name} contains no tensors, at most a vocabulary; give the file with the weights"
         raise BaseModelError(msg)
     _check_blocks(file, header)
 
@@ -163,16 +163,16 @@ def _check_blocks(file: Path, header: GgufHeader) -> None:
     for name in header.tensors:
         if match := _BLOCK.match(name):
             blocks.setdefault(int(match[1]), set()).add(match[2])
-    said = header.keys.get(f"{header.architecture}.block_count")
-    if said is not None and "token_embd.weight" not in header.tensors:
-        msg = f"{file.name} has no token_embd.weight, so it is no whole language model; fetch it again"
+    declared = header.keys.get(f"{header.architecture}.block_count")
+    if declared is not None and "token_embd.weight" not in header.tensors:
+        msg = f"{file.name} has no token_embd.weight, so it is not a complete language model; fetch it again"
         raise BaseModelError(msg)
-    if said is None:
+    if declared is None:
         return
-    missing = [number for number in range(int(said)) if number not in blocks]
+    missing = [number for number in range(int(declared)) if number not in blocks]
     if missing:
         msg = (
-            f"{file.name} lacks {len(missing)} of the {said} layers it says it has, the first of them layer {missing[0]}; "
-            "it was cut or is one part of several: fetch the whole file"
+            f"{file.name} lacks {len(missing)} of the {declared} layers it declares, starting with layer {missing[0]}; "
+            "it is truncated or one of several parts: fetch the whole file"
         )
         raise BaseModelError(msg)

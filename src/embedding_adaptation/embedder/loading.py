@@ -70,7 +70,7 @@ def read_configuration(folder: Path) -> PreTrainedConfig:
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        msg = f"config.json cannot be used ({_first_line(error)}); fetch it again, or mend it there"
+        msg = f"config.json cannot be used ({_first_line(error)}); fetch it again or correct it"
         raise BaseModelError(msg) from error
 
 
@@ -175,16 +175,16 @@ def merge_adapter_folder(model: PreTrainedModel, adapter: Path) -> PreTrainedMod
     # An adapter may have been trained with the vocabulary head around the decoder or without.
     places = (model, inner_decoder(model))
     target = next((place for place in places if paths & {name for name, _ in place.named_modules()}), model)
-    other = f"the adapter in {adapter.name} belongs to another model than the base it is put on"
+    mismatch = f"the adapter in {adapter.name} was trained on another model than this base"
     try:
         adapted = PeftModel.from_pretrained(target, str(adapter))
         found = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
     except Exception as error:
-        msg = f"{other} ({_first_line(error)}); give the base it was trained on"
+        msg = f"{mismatch} ({_first_line(error)}); give the base it was trained on"
         raise BaseModelError(msg) from error
     wrong = sorted(found.keys() ^ given.keys()) or [name for name, shape in found.items() if shape != given[name].shape]
     if wrong:
-        msg = f"{other}: {wrong[0]} fits nothing ({len(wrong)} such tensors); give the base it was trained on"
+        msg = f"{mismatch}: {wrong[0]} has no counterpart ({len(wrong)} such tensors); give the base it was trained on"
         raise BaseModelError(msg)
     merged = adapted.merge_and_unload(safe_merge=True)
     return merged if target is model else model
@@ -282,7 +282,7 @@ def _load_text_decoder(folder: Path, contents: Contents) -> PreTrainedModel:
     gaps.check()
     decoder, head = whole.get_decoder(), whole.get_output_embeddings()
     if decoder is None or decoder is whole:
-        msg = f"{type(whole).__name__} does not tell its text decoder apart; give the language model it was made from"
+        msg = f"{type(whole).__name__} does not expose its text decoder; give the language model it was made from"
         raise BaseModelError(msg)
     kind = _causal_class(contents.text)
     text = contents.text
@@ -303,8 +303,8 @@ def _load_text_decoder(folder: Path, contents: Contents) -> PreTrainedModel:
         outside = inner_decoder(alone).eval()(input_ids=ids, use_cache=False).last_hidden_state.float()  # [1, T, D]
     if not (inside - outside).norm() <= _SAME * inside.norm():
         msg = (
-            f"the text decoder of {type(whole).__name__} computes something else as {type(alone).__name__}; give the language model it was "
-            "made from"
+            f"the text decoder of {type(whole).__name__} gives different results when loaded as {type(alone).__name__}; "
+            "give the language model it was made from"
         )
         raise BaseModelError(msg)
     return alone

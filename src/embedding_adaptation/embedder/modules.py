@@ -77,7 +77,7 @@ class PromptedDecoder(InputModule):
             ValueError: If a sentence-transformers prompt is given: this module's template is the prompt.
         """
         if prompt:
-            msg = f"prompt {prompt!r} was given beside the template {self.template.name!r}; leave prompts out and change the template"
+            msg = f"prompt {prompt!r} was given in addition to template {self.template.name!r}; omit it and change the template instead"
             raise ValueError(msg)
         return self.collate(self.tokenize_prompts([str(text) for text in inputs]))
 

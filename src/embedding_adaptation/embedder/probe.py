@@ -89,7 +89,7 @@ def check_masks(decoder: PreTrainedModel, longest: int) -> None:
         expected = visible(positions, positions, window)  # [T, T]
         own = visible(positions, positions, None) if mask is None else _allowed(mask)
         if own is None or own.shape[-2:] != expected.shape or not bool((own == expected).all()):
-            msg = f"the mask of layer {layer} of {name} is not that of packed rows within {width} tokens"
+            msg = f"layer {layer} of {name} has a different mask from that of packed rows within {width} tokens"
             raise UnsupportedDecoderError(msg)
 
 
@@ -110,7 +110,7 @@ def _check_rope(config: PreTrainedConfig, longest: int) -> None:
             known = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
             limit = int(known or getattr(config, "max_position_embeddings", None) or 0)
             if limit < longest:
-                msg = f"its rotary embedding ({rope['rope_type']}) changes where a text is longer than {limit} tokens"
+                msg = f"its rotary embedding ({rope['rope_type']}) changes for texts longer than {limit} tokens"
                 raise UnsupportedDecoderError(msg)
 
 

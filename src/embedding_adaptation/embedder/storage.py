@@ -144,7 +144,7 @@ def resolve_source(
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         return _adapted(folder, base)
     if base is not None:
-        msg = f"base is given, but {str(source)!r} is no adapter folder (it holds no {ADAPTER_CONFIG}); leave base out"
+        msg = f"base was given, but {str(source)!r} is not an adapter folder (it contains no {ADAPTER_CONFIG}); omit base"
         raise BaseModelError(msg)
     if (folder / _SETTINGS).is_file():
         return _saved(folder)
@@ -160,7 +160,7 @@ def _check_intact(folder: Path) -> None:
     try:
         check_intact(folder)
     except DamagedError as error:
-        way_out = f"run the pipeline that writes it again, or fetch it again (if it was changed on purpose, remove {checksum_file(folder)})"
+        way_out = f"rerun the pipeline that writes it, or fetch it again (if it was changed on purpose, remove {checksum_file(folder)})"
         msg = f"{error}; {way_out}"
         raise BaseModelError(msg) from error
 
@@ -205,19 +205,19 @@ def load_adapter(backbone: PreTrainedModel, folder: Path) -> PeftModel:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Found missing adapter keys")  # said below, and refused
         adapted = PeftModel.from_pretrained(backbone, str(folder))
-    given: set[str] = set()
+    stored: set[str] = set()
     for path in folder.glob("adapter_model*.safetensors"):
         with safe_open(path, framework="np") as file:
-            given |= set(file.keys())
-    taken = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+            stored |= set(file.keys())
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
     # An embedding that was saved whole beside the adapter has its place in the decoder itself.
-    over, lacking = given - taken - set(adapted.state_dict()), taken - given
-    if lacking or over or not given:
-        example = f" (such as {min(over or lacking)!r})" if over or lacking else ""
+    surplus, lacking = stored - expected - set(adapted.state_dict()), expected - stored
+    if lacking or surplus or not stored:
+        example = f" (such as {min(surplus or lacking)!r})" if surplus or lacking else ""
         msg = (
-            f"the adapter {folder} does not fit {type(backbone).__name__}: {len(over)} of its {len(given)} weights have no place there, "
-            f"and {len(lacking)} places get none{example}; give the base model it was trained on, without a head (one that was trained "
-            f"with the head is loaded without base=, on the model that base_model_name_or_path in its {ADAPTER_CONFIG} names)"
+            f"the adapter {folder} does not fit {type(backbone).__name__}: {len(surplus)} of its {len(stored)} weights have no counterpart "
+            f"there, and {len(lacking)} are missing{example}; give the base model it was trained on, without its vocabulary head (load an "
+            f"adapter that was trained with the head without base=, on the model that base_model_name_or_path in {ADAPTER_CONFIG} names)"
         )
         raise BaseModelError(msg)
     return adapted
@@ -226,7 +226,7 @@ def load_adapter(backbone: PreTrainedModel, folder: Path) -> PeftModel:
 def save_embedder(embedder: Embedder, folder: Path) -> None:
     """Write an embedder; see :meth:`Embedder.save`."""
     if folder.exists():
-        msg = f"{folder} is already there; choose another folder or remove it"
+        msg = f"{folder} already exists; choose another folder or remove it"
         raise FileExistsError(msg)
     with replacing_folder(folder) as work:
         backbone = embedder.backbone
@@ -300,7 +300,7 @@ def _saved(folder: Path) -> Place:
         settings = read_json_object(folder / _SETTINGS)
     if settings.get("format") not in {_FORMAT, _EXPORTED_FORMAT}:
         msg = (
-            f"{folder / _SETTINGS} has format {settings.get('format')!r}, this version reads {_FORMAT} and {_EXPORTED_FORMAT}; "
+            f"{folder / _SETTINGS} has format {settings.get('format')!r}, but this version reads {_FORMAT} and {_EXPORTED_FORMAT}; "
             "use the version that wrote it"
         )
         raise ValueError(msg)
@@ -342,8 +342,8 @@ def _exported_on_the_hub(found: BaseModelSource, *, has_strategy: bool) -> Place
 
 def _of_sentence_transformers(source: str) -> str:
     return (
-        f"{source!r} is a model of sentence-transformers without {_SETTINGS}, so its prompt and pooling are not known here: "
-        "SentenceTransformer(...) loads it as it is meant, and Embedder.load(..., strategy=...) takes its decoder under a strategy of yours"
+        f"{source!r} is a sentence-transformers model without {_SETTINGS}, so its prompt and pooling are unknown here; load it with "
+        "SentenceTransformer(...), or use its decoder with a strategy of your own: Embedder.load(..., strategy=...)"
     )
 
 
@@ -355,7 +355,7 @@ def _check_names_a_model(folder: Path, source: str) -> None:
         file.parent for depth in ("*", "*/*") for name in ("config.json", ADAPTER_CONFIG) for file in folder.glob(f"{depth}/{name}")
     )
     if below:
-        msg = f"{source!r} holds no model itself; the newest below it is {str(below[-1])!r}"
+        msg = f"{source!r} contains no model itself; give the newest one below it, {str(below[-1])!r}"
         raise BaseModelError(msg)
 
 
@@ -370,8 +370,8 @@ def _check_adds_no_words(tokenizer: PreTrainedTokenizerBase, title: str) -> None
     words = [token_id for token_id in added if token_id not in special]
     if words:
         msg = (
-            f"the tokenizer of {title!r} adds words to every text ({tokenizer.decode(added)!r}): it is that of an exported model, and a "
-            f"template would come on top of them. Give the exported folder itself, with its {_SETTINGS}, or the model it was made from"
+            f"the tokenizer of {title!r} adds words to every text ({tokenizer.decode(added)!r}): it belongs to an exported model, and a "
+            f"template would be added to them; give the exported folder itself, with its {_SETTINGS}, or the model it was made from"
         )
         raise BaseModelError(msg)
 
@@ -400,7 +400,7 @@ def _adapted(folder: Path, base: DecoderWeights | str | Path | None) -> Place:
         return _merged(folder)
     found = _base_of(folder) if base is None else resolve_source(base, has_strategy=True)
     if found.adapter is not None or found.strategy is not None:
-        msg = f"base {found.title!r} is an adapted embedder; the base of an adapter is the model it was trained on, without an adapter"
+        msg = f"base {found.title!r} is an adapted embedder; give the model that the adapter was trained on, without an adapter"
         raise BaseModelError(msg)
     if has_card:
         _check_base(folder, found)
@@ -413,7 +413,7 @@ def _merged(folder: Path) -> Place:
     try:
         return _of_base_model(str(folder), has_strategy=True)
     except BaseModelError as error:
-        msg = f"{error}; or say where its base is: Embedder.load(adapter, base=FOLDER)"
+        msg = f"{error}; or give its base: Embedder.load(adapter, base=FOLDER)"
         raise BaseModelError(msg) from error
 
 
@@ -429,8 +429,8 @@ def _base_of(folder: Path) -> Place:
         return resolve_source(source, has_strategy=True)
     except BaseModelError as error:
         msg = (
-            f"the base model of the adapter {folder} is {source!r}, which is neither in a folder {_BASE_MODELS} beside it nor to be had by "
-            f"that name ({error}); say where it is: Embedder.load(adapter, base=FOLDER)"
+            f"the base model of the adapter {folder} is {source!r}, which is neither in a folder {_BASE_MODELS} beside it nor available "
+            f"under that name ({error}); give its folder: Embedder.load(adapter, base=FOLDER)"
         )
         raise BaseModelError(msg) from error
 
@@ -447,7 +447,7 @@ def _check_base(folder: Path, found: Place) -> None:
         same, what, pinned = sha256 == wanted.sha256, f"sha256 {sha256[:12]}...", f"sha256 {wanted.sha256[:12]}..."
     if not same:
         msg = (
-            f"the adapter {folder} was trained on {wanted.source!r} ({pinned}), and {found.title!r} holds other weights ({what}); "
+            f"the adapter {folder} was trained on {wanted.source!r} ({pinned}), but {found.title!r} contains different weights ({what}); "
             "give the model it was trained on: Embedder.load(adapter, base=FOLDER)"
         )
         raise BaseModelError(msg)

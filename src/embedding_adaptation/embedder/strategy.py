@@ -53,21 +53,21 @@ class Strategy:
         if len(self.templates) == 1:  # an ensemble of one is that one
             object.__setattr__(self, "template", self.templates[0])
         if not self.layers:
-            msg = f"strategy {self.name!r} has no layers; -1 is the last one"
+            msg = f"strategy {self.name!r} has no layers; give at least one, such as -1 for the last"
             raise StrategyError(msg)
         poolings = get_args(PoolingName)
         if self.pooling not in poolings:
-            msg = f"strategy {self.name!r} has pooling {self.pooling!r}; take one of {', '.join(poolings)}"
+            msg = f"strategy {self.name!r} has unknown pooling {self.pooling!r}; choose from {', '.join(poolings)}"
             raise StrategyError(msg)
         without_end = [template.name for template in self.templates if not template.eos]
         if self.pooling == "eos" and without_end:
             msg = (
                 f"strategy {self.name!r} pools the end token, but template {without_end[0]!r} has none; "
-                "set eos: true on the template or take pooling last"
+                "set eos: true on the template or choose pooling last"
             )
             raise StrategyError(msg)
         if (self.attention_layers or self.attention_heads) and self.pooling != "attention_weighted":
-            msg = f"strategy {self.name!r} has attention layers or heads, which only pooling attention_weighted uses; leave them out"
+            msg = f"strategy {self.name!r} has attention layers or heads, which only pooling attention_weighted uses; remove them"
             raise StrategyError(msg)
 
     @property
@@ -105,7 +105,7 @@ class Strategy:
         self.highest_layer(layers)
         wrong = [head for head in self.attention_heads if not 0 <= head < heads]
         if wrong:
-            msg = f"strategy {self.name!r} asks for attention head {wrong[0]}; this model has the heads 0 to {heads - 1}"
+            msg = f"strategy {self.name!r} asks for attention head {wrong[0]}; this model has heads 0 to {heads - 1}"
             raise StrategyError(msg)
 
     @property
@@ -119,7 +119,7 @@ class Strategy:
             if not lowest <= layer <= count:
                 msg = (
                     f"strategy {self.name!r} asks for layer {asked} with pooling {self.pooling}; "
-                    f"this model has {lowest} to {count}, or {lowest - count - 1} to -1 counted from the end"
+                    f"this model has layers {lowest} to {count}, or {lowest - count - 1} to -1 counted from the end"
                 )
                 raise StrategyError(msg)
         return resolved

@@ -148,7 +148,7 @@ class PromptTemplate:
     def _special_id(self, tokenizer: PreTrainedTokenizerBase, kind: Literal["bos", "eos"]) -> int:
         token_id = getattr(tokenizer, f"{kind}_token_id")
         if token_id is None:
-            msg = f"template {self.name!r} asks for {kind}, but this model's tokenizer has no such token; leave {kind} out of the template"
+            msg = f"template {self.name!r} asks for {kind}, but this model's tokenizer has no such token; remove {kind} from the template"
             raise TemplateError(msg)
         return int(token_id)
 

@@ -72,7 +72,7 @@ def give_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     before = tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"]
     tokenizer.pad_token = max(unspelled, key=lambda token: (len(token), token))
     if tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"] != before:
-        msg = "the tokenizer has no special token, and one to pad with changes the others; give it a pad_token"
+        msg = "the tokenizer has no special token to pad with, and adding one changes how texts are tokenised; give it a pad_token"
         raise BaseModelError(msg)
 
 

@@ -261,7 +261,7 @@ class TrainingPass:
                     packed = self.embed(rows).float()  # [n, D]
             plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
         if (least := _least_cosine(packed, plain)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
-            msg = f"{type(self.decoder).__name__} gives other vectors in packed rows (cosine {least:.4f})"
+            msg = f"{type(self.decoder).__name__} gives different vectors in packed rows (cosine {least:.4f})"
             raise UnsupportedDecoderError(msg)
 
     @contextmanager
@@ -344,7 +344,7 @@ class PaddedPass:
             together = self.embed(rows).float()  # [n, D]
             alone = torch.cat([self.embed([row]) for row in rows]).float()  # [n, D]
         if (least := _least_cosine(together, alone)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
-            msg = f"{type(self.decoder).__name__} gives other vectors in padded batches (cosine {least:.4f}), so it cannot be trained"
+            msg = f"{type(self.decoder).__name__} gives different vectors in padded batches (cosine {least:.4f}), so it cannot be trained"
             raise UnsupportedDecoderError(msg)
 
 

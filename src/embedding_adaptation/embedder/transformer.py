@@ -130,7 +130,7 @@ class TextEmbedding(TransformerMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        msg = "TextEmbedding does not pickle its model; save it with embedder_.save(folder) and give the folder as model"
+        msg = "TextEmbedding does not pickle its model; save it with embedder_.save(folder) and pass the folder as model"
         if "embedder_" in self.__dict__:
             raise TypeError(msg)
         return dict(super().__getstate__())

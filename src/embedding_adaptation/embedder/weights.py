@@ -26,7 +26,7 @@ def reading(file: Path) -> Iterator[None]:
     Raises:
         BaseModelError: If it is not as it is written.
     """
-    way_out = "fetch the folder again, or run the pipeline that writes it"
+    way_out = "fetch the folder again, or rerun the pipeline that writes it"
     try:
         yield
     except BaseModelError as error:
@@ -36,7 +36,7 @@ def reading(file: Path) -> Iterator[None]:
         msg = f"{file} lacks {error}; {way_out}"
         raise BaseModelError(msg) from error
     except (AttributeError, TypeError, ValueError) as error:
-        msg = f"{file} is not as it was written ({error}); {way_out}"
+        msg = f"{file} has unexpected contents ({error}); {way_out}"
         raise BaseModelError(msg) from error
 
 

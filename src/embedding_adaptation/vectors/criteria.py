@@ -52,10 +52,14 @@ def checked_unit_vectors(vectors: np.ndarray) -> np.ndarray:
         CriteriaError: If there are fewer than three, or a value is not finite.
     """
     if len(vectors) < 3:  # noqa: PLR2004  neighbours and clusters need company
-        msg = f"criteria need at least 3 vectors and got {len(vectors)}; give more texts"
+        msg = f"criteria need at least 3 vectors, but got {len(vectors)}; give more texts"
         raise CriteriaError(msg)
     if not np.isfinite(vectors).all():
-        msg = f"{int((~np.isfinite(vectors)).any(axis=1).sum())} of {len(vectors)} vectors hold values that are not finite"
+        wrong = int((~np.isfinite(vectors)).any(axis=1).sum())
+        msg = (
+            f"{wrong} of {len(vectors)} vectors contain NaN or infinite values; embed these texts again (embedder.dtype=float32), "
+            "or leave them out"
+        )
         raise CriteriaError(msg)
     return unit_vectors(vectors)
 
@@ -223,11 +227,11 @@ def criteria_table(
     """
     sizes = {name: len(matrix) for name, matrix in vectors.items()}
     if len(set(sizes.values())) > 1:
-        msg = f"strategies have different numbers of vectors: {sizes}; embed the same texts under each"
+        msg = f"strategies have different numbers of vectors: {sizes}; embed the same texts with each"
         raise CriteriaError(msg)
     missing = [name for name in vectors if pairs is not None and name not in pairs]
     if missing:
-        msg = f"pairs lack strategy {missing[0]!r}; give its pairs, or None for all"
+        msg = f"pairs are missing for strategy {missing[0]!r}; add them, or pass pairs=None"
         raise CriteriaError(msg)
     looked_at = {name: matrix[:max_texts] for name, matrix in vectors.items()}
     counts = usable_counts(clusters, min((len(matrix) for matrix in looked_at.values()), default=0))
@@ -268,7 +272,7 @@ def combined_rank(table: pd.DataFrame, criteria: Sequence[str]) -> pd.Series:
     """
     ranks = table[list(criteria)].dropna(axis=1, how="all").rank(ascending=False, method="average")
     if ranks.empty:
-        msg = f"none of the criteria {list(criteria)} has values, as those of pairs have none without pairs; choose another one"
+        msg = f"none of the criteria {list(criteria)} has values (criteria of pairs need pairs); choose another one"
         raise CriteriaError(msg)
     return ranks.mean(axis=1).rename("rank")
 
@@ -281,7 +285,7 @@ def usable_counts(clusters: Sequence[int], texts: int) -> list[int]:
     """
     counts = [count for count in clusters if 2 <= count < texts]  # noqa: PLR2004  one cluster says nothing
     if not counts:
-        msg = f"no number of clusters of {list(clusters)} is between 2 and the {texts} texts; give smaller ones or more texts"
+        msg = f"no number of clusters in {list(clusters)} is at least 2 and less than the {texts} texts; give smaller ones or more texts"
         raise CriteriaError(msg)
     return counts
 

@@ -168,7 +168,7 @@ def mapped_array(file: Path) -> MappedArray:
     try:
         array = _of_npy(file) if file.suffix == ".npy" else _of_safetensors(file)
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"{file} holds no matrix that can be read in blocks ({error}); write it with numpy.save or safetensors, float32 [N, D]"
+        msg = f"{file} contains no matrix that can be read in blocks ({error}); write it with numpy.save or safetensors, float32 [N, D]"
         raise VectorError(msg) from error
     if array.offset + array.shape[0] * array.shape[1] * np.dtype(array.dtype).itemsize > file.stat().st_size:
         msg = f"{file} is shorter than its header says; write it again"
@@ -199,7 +199,7 @@ def _of_safetensors(file: Path) -> MappedArray:
         tensors = json.loads(content.read(length))
     tensors.pop("__metadata__", None)
     if len(tensors) != 1:
-        msg = f"it holds {len(tensors)} tensors, not one"
+        msg = f"it contains {len(tensors)} tensors, not one"
         raise ValueError(msg)
     (tensor,) = tensors.values()
     if tensor["dtype"] not in _NUMPY:

@@ -43,14 +43,14 @@ def record_attention(
 
     if not model.shares_base(base_model):
         msg = (
-            f"the adapter belongs to {model.card.source!r}, not to {base_model.card.source!r}, so that the comparison would be of two base "
-            "models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
+            f"the adapter belongs to {model.card.source!r}, not to {base_model.card.source!r}, so two different base models "
+            "would be compared; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
         )
         raise AttentionError(msg)
     template = build_strategy(embedder_options.adapt, embedder_options).templates[0]
     if not template.suffix and not template.eos:
         logger.warning(
-            "template %r has no words behind the text: its last token is the text's own last one, and there is no suffix to look at",
+            "template %r has no words after the text: its last token is that of the text, and there is no suffix to measure",
             template.name,
         )
     drawn = options.draw(texts)
@@ -194,10 +194,12 @@ def _bootstrap(options: AttentionOptions) -> dict[str, Any]:
 
 def _shown_layers(recorded: tuple[int, ...], count: int, options: AttentionOptions) -> list[int]:
     """The layers to show, counted from 1."""
-    found = [layer if layer > 0 else count + 1 + layer for layer in options.shown_layers]
-    missing = [given for given, layer in zip(options.shown_layers, found, strict=True) if layer not in recorded]
+    resolved = [layer if layer > 0 else count + 1 + layer for layer in options.shown_layers]
+    missing = [given for given, layer in zip(options.shown_layers, resolved, strict=True) if layer not in recorded]
     if missing:
-        there = ", ".join(map(str, recorded))
-        msg = f"attention_analysis.shown_layers names layer {missing[0]}, which is not recorded; there are: {there}"
+        msg = (
+            f"layer {missing[0]} in attention_analysis.shown_layers is not recorded; choose from {', '.join(map(str, recorded))}, "
+            "or add it to attention_analysis.layers"
+        )
         raise AttentionError(msg)
-    return found
+    return resolved

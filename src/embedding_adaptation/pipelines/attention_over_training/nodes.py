@@ -41,8 +41,7 @@ def measure_checkpoints(
 
     missing = [step for step in options.steps if step and step not in checkpoints]
     if missing:
-        there = ", ".join(map(str, checkpoints))
-        msg = f"attention_over_training.steps names step {missing[0]}, of which there is no checkpoint; there are: {there}"
+        msg = f"unknown step {missing[0]} in attention_over_training.steps; choose from the checkpoints {', '.join(map(str, checkpoints))}"
         raise CheckpointError(msg)
     return attention_over_training(
         base_model,
