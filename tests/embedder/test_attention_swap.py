@@ -87,7 +87,7 @@ def test_a_pass_within_a_pass_answers_for_its_own_layers(llama):
 
 def test_a_layer_that_does_not_ask_is_noticed(llama, monkeypatch):
     monkeypatch.setattr(llama.layers[1].self_attn, "forward", lambda hidden_states, **_: (hidden_states, None))
-    with pytest.raises(UnsupportedDecoderError, match="LlamaModel used the attention given to it once in 2 of 3 layers"):
+    with pytest.raises(UnsupportedDecoderError, match="LlamaModel used the replaced attention exactly once in 2 of 3 layers"):
         compute(llama, OneRow())
 
 
@@ -126,7 +126,7 @@ def test_a_decoder_without_attention_does_not_pass():
 
 @pytest.mark.parametrize("error", [TypeError, ValueError, AttributeError, IndexError, RuntimeError, AssertionError])
 def test_errors_while_trying_out_say_that_the_model_cannot_be_packed(error):
-    with pytest.raises(UnsupportedDecoderError, match=rf"LlamaModel does not compute packed rows \({error.__name__}: no batch"):  # noqa: SIM117
+    with pytest.raises(UnsupportedDecoderError, match=rf"LlamaModel cannot compute packed rows \({error.__name__}: no batch"):  # noqa: SIM117
         with trying_out("LlamaModel"):
             raise error("no batch")
 

@@ -258,7 +258,7 @@ def test_a_path_may_hold_a_number_sign_and_begin_with_a_tilde(tmp_path, monkeypa
     assert check_source(f"~/my #1.gguf#sha256={right}").path == path
     with pytest.raises(BaseModelError, match="does not exist"):
         check_source("~/my #2.gguf")
-    with pytest.raises(BaseModelError, match="it is damaged or another version"):
+    with pytest.raises(BaseModelError, match="it is damaged or a different version"):
         check_source(f"~/my #1.gguf#sha256={'0' * 64}")
 
 

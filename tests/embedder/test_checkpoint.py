@@ -77,11 +77,11 @@ def refusal(folder) -> str:
             "1 tensor missing from the weights: model.layers.0.mlp.up_proj.weight",
         ),
         (lambda f: change_tensors(f, without("model.norm", "embed")), "missing from the weights: .*model.embed_tokens.weight, model.norm"),
-        (lambda f: change_config(f, num_hidden_layers=2), "hold 9 tensors that the configuration has no place for: model.layers.2"),
+        (lambda f: change_config(f, num_hidden_layers=2), "contain 9 tensors that the configuration has no place for: model.layers.2"),
         (lambda f: change_config(f, num_hidden_layers=5), "18 tensors missing from the weights: model.layers.3"),
         (
             lambda f: change_config(f, intermediate_size=128),
-            r"9 tensors of other shape .*down_proj.weight \(\[32, 64\] in the file, \[32, 128\]",
+            r"9 tensors of a different shape .*down_proj.weight \(\[32, 64\] in the file, \[32, 128\]",
         ),
         (lambda f: change_config(f, vocab_size=500), r"embed_tokens.weight \(\[400, 32\] in the file, \[500, 32\] expected\)"),
         (lambda f: change_tensors(f, lambda t: {f"outer.{n}": x for n, x in t.items()}), "have an extra 'outer.' in front"),

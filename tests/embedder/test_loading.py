@@ -97,7 +97,7 @@ def test_an_adapter_beside_the_weights_is_merged_and_said(folder, tmp_path, capl
     for file in (tmp_path / "adapter").glob("adapter_*"):
         shutil.copy(file, folder)
     np.testing.assert_allclose(vectors(str(folder)), expected, atol=1e-5)
-    assert "an adapter lies beside the weights and is merged into them" in caplog.text
+    assert "the folder also contains an adapter, which is merged into the weights" in caplog.text
     weights = converted(folder, tmp_path / "out")
     assert not (weights.base / "adapter_config.json").exists()
     np.testing.assert_allclose(vectors(weights), expected, atol=1e-5)
@@ -262,7 +262,7 @@ def test_the_same_sentence_comes_from_the_library_and_from_the_catalog(folder, t
         ({"model_type": "mamba"}, "'mamba' is a state-space model"),
         ({"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]}, "'granitemoehybrid' is a state-space model"),
         ({"model_type": "llava", "text_config": {"model_type": "jamba"}}, "'jamba' is a state-space model"),
-        ({"use_bidirectional_attention": True}, "looks both ways within a text"),
+        ({"use_bidirectional_attention": True}, "attends in both directions within a text"),
         ({"model_type": "bart"}, "'bart' is an encoder-decoder model"),
         ({"model_type": "qwen2_5_omni_thinker", "text_config": {"model_type": "qwen2_5_omni_text"}}, "no language model for its text part"),
     ],

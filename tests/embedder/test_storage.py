@@ -72,7 +72,7 @@ def test_a_saved_embedder_of_a_later_format_is_refused(tiny_embedder, tmp_path):
     tiny_embedder.save(tmp_path / "saved")
     settings = json.loads((tmp_path / "saved" / "embedder.json").read_text()) | {"format": 3}
     (tmp_path / "saved" / "embedder.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="has format 3, this version reads 1 and 2"):
+    with pytest.raises(ValueError, match="has format 3, but this version reads 1 and 2"):
         Embedder.load(tmp_path / "saved")
 
 

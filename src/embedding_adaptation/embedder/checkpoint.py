@@ -1,7 +1,7 @@
-"""What can be seen of a model folder without loading it: headers, indices and JSON, a few kilobytes however large the weights are.
+"""Checks of a model folder without loading it: headers, indices and JSON, a few kilobytes however large the weights are.
 
-Everything here raises :class:`BaseModelError` with one sentence that says what is wrong with which file and what to do; the caller puts the
-setting's name before it. Reference: https://github.com/huggingface/safetensors#format
+Every function raises :class:`BaseModelError` with one sentence that says what is wrong with which file and what to do; the caller prefixes
+the setting. Reference: https://github.com/huggingface/safetensors#format
 """
 
 from __future__ import annotations
@@ -20,21 +20,20 @@ if TYPE_CHECKING:
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "spiece.model")
-# With how it ends what it writes, which is in the last but one, and how it puts a conversation into words.
+# Includes the end tokens (generation_config.json) and the chat template.
 _TOKENIZER_PARTS = (
     *TOKENIZER_FILES, "merges.txt", "vocab.txt", "added_tokens.json", "special_tokens_map.json", "generation_config.json",
     "chat_template.jinja",
 )  # fmt: skip
 _SHARD = re.compile(r"^(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.safetensors$")
 _POINTER = b"version https://git-lfs.github.com/spec/"
-# The format allows no longer header than this.
-_LONGEST_HEADER = 100_000_000
+_LONGEST_HEADER = 100_000_000  # the limit of the format
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "I16": 16, "U16": 16,
     "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "C64": 64,
 }  # fmt: skip
 _FLOATS = {"F16", "BF16", "F32", "F64"}
-# Methods of quantisation that people meet, and how a repository without it is told apart.
+# Common quantisation methods, and the suffix that distinguishes their repositories from those of the original.
 _QUANTISED_NAMES = {
     "gptq": "-GPTQ", "awq": "-AWQ", "bitsandbytes": "-bnb-4bit", "fp8": "-FP8", "fbgemm_fp8": "-FP8",
     "compressed-tensors": "-FP8 or -W4A16", "mxfp4": "-MXFP4", "eetq": "-EETQ", "hqq": "-HQQ", "aqlm": "-AQLM",
@@ -42,28 +41,28 @@ _QUANTISED_NAMES = {
 
 
 class BaseModelError(RuntimeError):
-    """A base model that cannot be used; the message says what is wrong and how to mend it."""
+    """A base model that cannot be used; the message says what is wrong and how to fix it."""
 
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """A tensor's number format, as safetensors names it, and shape."""
+    """A tensor's dtype, as safetensors names it, and shape."""
 
     dtype: str
     shape: tuple[int, ...]
 
 
 def is_pointer(file: Path) -> bool:
-    """Whether a file is what git leaves in the place of a large one that git-LFS has not fetched."""
+    """Whether a file is only the pointer to a file that Git LFS has not fetched."""
     with file.open("rb") as content:
         return content.read(len(_POINTER)) == _POINTER
 
 
 def check_no_pointer(file: Path) -> None:
-    """Check that a file is itself.
+    """Check that a file is not a Git LFS pointer.
 
     Raises:
-        BaseModelError: If it is a pointer of git-LFS.
+        BaseModelError: If it is.
     """
     if is_pointer(file):
         msg = f"{file.name} is a Git LFS pointer, not the file itself; run 'git lfs pull' in its folder, or fetch it with 'hf download'"
@@ -74,7 +73,7 @@ def read_json(file: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        BaseModelError: If it is a pointer of git-LFS or no JSON.
+        BaseModelError: If it is a Git LFS pointer or not JSON.
     """
     check_no_pointer(file)
     try:
@@ -88,10 +87,10 @@ def read_json(file: Path) -> Any:
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
+    """Read a JSON file that contains an object.
 
     Raises:
-        BaseModelError: If it holds something else, or cannot be read.
+        BaseModelError: If it contains something else or cannot be read.
     """
     value = read_json(file)
     if not isinstance(value, dict):
@@ -101,10 +100,10 @@ def read_json_object(file: Path) -> dict[str, Any]:
 
 
 def safetensors_header(file: Path) -> dict[str, TensorInfo]:
-    """What a safetensors file holds, by its header, and whether all of it is there.
+    """Read the tensors of a safetensors file from its header, and check that the file is complete.
 
     Raises:
-        BaseModelError: If the file is cut, a pointer of git-LFS or no safetensors file.
+        BaseModelError: If the file is truncated, a Git LFS pointer or not a safetensors file.
     """
     check_no_pointer(file)
     size = file.stat().st_size
@@ -138,19 +137,19 @@ def safetensors_header(file: Path) -> dict[str, TensorInfo]:
 
 
 def decisive_files(folder: Path) -> list[Path]:
-    """The files that decide what a folder's model computes: weights, configuration and tokenizer, in a fixed order.
+    """The files that determine what a folder's model computes: weights, configuration and tokenizer, in a fixed order.
 
     Raises:
-        BaseModelError: If there are no weights, or index and shards do not go together.
+        BaseModelError: If there are no weights, or index and shards do not match.
     """
     return [*weight_files(folder), *(folder / name for name in ("config.json", *_TOKENIZER_PARTS) if (folder / name).is_file())]
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a folder's weights, in name order: one, or the shards that an index names.
+    """The weight files of a folder, sorted by name: a single file, or the shards listed in an index.
 
     Raises:
-        BaseModelError: If there are none, or index and shards do not go together.
+        BaseModelError: If there are none, or index and shards do not match.
     """
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
@@ -186,10 +185,10 @@ def _indexed_files(folder: Path) -> list[Path]:
 
 
 def checkpoint_tensors(folder: Path) -> dict[str, TensorInfo]:
-    """All tensors of a folder's weights, by the headers of their files.
+    """All tensors of a folder's weights, from the headers of their files.
 
     Raises:
-        BaseModelError: If a file is damaged, or the index does not say what is in the shards.
+        BaseModelError: If a file is damaged, or the index does not match the shards.
     """
     files = weight_files(folder)
     by_name: dict[str, tuple[str, TensorInfo]] = {}
@@ -213,11 +212,11 @@ def checkpoint_tensors(folder: Path) -> dict[str, TensorInfo]:
 
 
 def check_not_quantised(config: dict[str, Any], tensors: dict[str, TensorInfo] | None = None) -> None:
-    """Check that weights are plain numbers.
+    """Check that weights are not quantised.
 
     Args:
-        config: What config.json holds.
-        tensors: What the weight files hold, where it is known.
+        config: The contents of config.json.
+        tensors: The tensors of the weight files, if known.
 
     Raises:
         BaseModelError: If they are quantised; the message says what to give instead.
@@ -244,7 +243,7 @@ def check_not_quantised(config: dict[str, Any], tensors: dict[str, TensorInfo] |
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Check that the files of a folder's tokenizer are there and can be read.
+    """Check that the files of a folder's tokenizer exist and can be read.
 
     Raises:
         BaseModelError: If not.
@@ -261,17 +260,17 @@ def check_tokenizer_files(folder: Path) -> None:
 
 
 def tokens_beyond(folder: Path, rows: int) -> dict[str, int]:
-    """The tokens of a folder's tokenizer.json for which the embedding has no row.
+    """The tokens in a folder's tokenizer.json for which the embedding has no row.
 
     Args:
         folder: The folder.
-        rows: Rows of the embedding.
+        rows: Number of rows of the embedding.
 
     Returns:
-        Ids of those that can be left out: special tokens that no text needs, most often one for padding or for images.
+        Ids of the tokens that can be dropped: special ones that no text needs, usually for padding or images.
 
     Raises:
-        BaseModelError: If texts would get such ids.
+        BaseModelError: If texts could be given such ids.
     """
     file = folder / "tokenizer.json"
     if not file.is_file():
@@ -293,7 +292,7 @@ def tokens_beyond(folder: Path, rows: int) -> dict[str, int]:
 
 
 def beyond_message(tokens: dict[str, int], rows: int) -> str:
-    """What to say of tokens that texts need and the embedding does not have."""
+    """The error message for tokens that texts need and the embedding lacks."""
     named = ", ".join(f"{token!r} ({number})" for token, number in sorted(tokens.items(), key=lambda item: item[1])[:3])
     return (
         f"the tokenizer has {_counted(len(tokens), 'token')} beyond the embedding's {rows:,} rows: {named}; call "
@@ -302,13 +301,13 @@ def beyond_message(tokens: dict[str, int], rows: int) -> str:
 
 
 def check_adapter_files(folder: Path) -> dict[str, Any]:
-    """Check that a PEFT adapter can be merged, by its files.
+    """Check from its files that a PEFT adapter can be merged.
 
     Returns:
-        What adapter_config.json holds.
+        The contents of adapter_config.json.
 
     Raises:
-        BaseModelError: If its weights are not there or damaged, or it is of a kind that has no place in the weights.
+        BaseModelError: If its weights are missing or damaged, or it is of a kind that cannot be merged into weights.
     """
     config = read_json_object(folder / ADAPTER_CONFIG)
     kind = str(config.get("peft_type"))
@@ -324,7 +323,7 @@ def check_adapter_files(folder: Path) -> dict[str, Any]:
 
 
 def describe_gaps(missing: Iterable[str], unexpected: Iterable[str], mismatched: Iterable[tuple[str, Any, Any]]) -> str | None:
-    """One sentence on what a checkpoint lacks, holds beside, or holds in another shape; ``None`` where it is complete."""
+    """One sentence on the missing, unexpected or differently shaped tensors of a checkpoint; ``None`` if there are none."""
     lacking, surplus, differing = (
         sorted(missing, key=_natural),
         sorted(unexpected, key=_natural),
@@ -367,7 +366,7 @@ def _common_prefix(lacking: list[str], surplus: list[str]) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts layer 10 behind layer 9."""
+    """A key that sorts layer 10 after layer 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 

@@ -1,4 +1,4 @@
-"""The header of a GGUF file, and whether the file is whole: read in a fraction of a second however large it is.
+"""Reading the header of a GGUF file and checking that the file is complete, in a fraction of a second however large it is.
 
 Reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -25,11 +25,11 @@ _BLOCK = re.compile(r"^blk\.(\d+)\.(.+)$")
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says of itself.
+    """The header of a GGUF file.
 
     Attributes:
-        keys: Scalars and strings by name; of an array its length.
-        tensors: Names of the tensors, and their shapes.
+        keys: Scalars and strings by name; for an array, its length.
+        tensors: Shapes of the tensors by name.
         end: Bytes the file must have.
     """
 
@@ -44,7 +44,7 @@ class GgufHeader:
 
 
 class _Cursor:
-    """Reads numbers and strings one after the other."""
+    """Reads consecutive numbers and strings."""
 
     def __init__(self, content: mmap.mmap | bytes) -> None:
         self.content, self.at = content, 0
@@ -89,7 +89,7 @@ def read_gguf_header(file: Path) -> GgufHeader:
     """Read a GGUF file's header.
 
     Raises:
-        BaseModelError: If it is cut or no GGUF file.
+        BaseModelError: If the file is truncated or not a GGUF file.
     """
     check_no_pointer(file)
     broken = f"{file.name} is not a readable GGUF file; fetch it again"
@@ -131,10 +131,10 @@ def _read(cursor: _Cursor) -> GgufHeader:
 
 
 def check_gguf_file(file: Path, header: GgufHeader) -> None:
-    """Check that a GGUF file holds a whole model.
+    """Check that a GGUF file contains a complete model.
 
     Raises:
-        BaseModelError: If it is one of several parts, is cut, or lacks layers.
+        BaseModelError: If it is one of several parts, is truncated, or lacks layers.
     """
     if not header.architecture:
         msg = f"{file.name} does not name its architecture; convert it again with a current tool"
