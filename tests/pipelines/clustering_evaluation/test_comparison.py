@@ -108,7 +108,7 @@ def test_comparison_report_and_export_find_the_same_twin(options, embedder_optio
     (pair,) = differences.loc[differences["question"] == "adaptation", ["strategy", "other"]].to_numpy().tolist()
     assert pair == ["after", "before"]
     lines = cost_lines({"seconds": 100.0}, table, embedder)
-    assert any("Gained: +0.5 points of V-measure (mteb) by after" in line for line in lines)
+    assert any("Gain: +0.5 points of V-measure (mteb) for after" in line for line in lines)
     texts, fingerprints = pd.DataFrame({"text": ["x"], "label": ["y"]}), {"base": "", "adapted": tiny_adapted.fingerprint()}
     report = evaluation_report(long_table(scored), LabelledVectors(texts, {}, {}, {}, fingerprints), options, embedder)
     facts = gather_facts(tiny_adapted, training_report, report, ExportOptions(), embedder)

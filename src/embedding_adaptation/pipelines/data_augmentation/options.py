@@ -170,7 +170,7 @@ class NeighboursOptions(GeneratorOptions):
     max_pairs_per_text: int = Field(3, ge=1, description="Maximum number of pairs with the same text.")
     near_duplicate: Share = Field(0.9, description="Never pair texts with a higher edit similarity than this.")
 
-    # The templates' words decide, not what they are called.
+    # The wording of the templates matters, not their names.
     irrelevant: ClassVar[frozenset[str]] = frozenset({"weight", "templates"})
 
     @property

@@ -82,7 +82,7 @@ def write_report(
         "",
         _training(training_report),
         "",
-        *cost_lines(training_report["cost"], summary, embedder_options),
+        *cost_lines(training_report.get("cost", {}), summary, embedder_options),
         "## Attention of the last token (mean over texts and layers)",
         "",
         "| on | base | adapted | shift | interval |",

@@ -42,8 +42,8 @@ def gather_facts(
     version = adapter.adapter.parent.name if adapter.adapter else ""
     if is_of_older_format(training["adapter"]):
         msg = (
-            "the training report was written by an earlier version, which named adapters otherwise; write it again: "
-            "kedro run --nodes=describe_training_node"
+            "the training report was written by an earlier version, which named adapters differently; recreate it with "
+            "'kedro run --nodes=describe_training_node'"
         )
         raise ExportFactsError(msg)
     if training["adapter"] != fingerprint:
@@ -115,8 +115,8 @@ def _scores(fingerprint: str, evaluation: dict[str, Any], name: str, embedder_op
         logger.info("there is no evaluation_report, so the model card has no scores; run clustering_evaluation to get them")
         return None
     if is_of_older_format(evaluation["weights"]["adapted"]):
-        logger.warning("the evaluation_report was written by an earlier version, which named adapters otherwise, so its scores are left "
-                       "out; run embedding_extraction and clustering_evaluation again")  # fmt: skip
+        logger.warning("the evaluation_report was written by an earlier version, which named adapters differently, so the model card has "
+                       "no scores; run embedding_extraction and clustering_evaluation again")  # fmt: skip
         return None
     if evaluation["weights"]["adapted"] != fingerprint:
         logger.warning("the evaluation_report belongs to another adapter, so the model card has no scores; run embedding_extraction and "
