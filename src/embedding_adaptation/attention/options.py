@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class SpanOptions(Options):
-    """What the last token's attention is divided into."""
+    """How the last token's attention is divided."""
 
     sink_tokens: int = Field(1, ge=1, description="How many of the first tokens are the sink.")
     separate_self: bool = Field(True, description="Whether the last token is a part of its own rather than of the suffix.")
@@ -64,7 +64,7 @@ class AttentionOptions(Options):
 
     @property
     def division(self) -> Spans:
-        """What the rows are divided into."""
+        """How the rows are divided."""
         return Spans(
             sink_tokens=self.spans.sink_tokens,
             separate_self=self.spans.separate_self,
@@ -74,7 +74,7 @@ class AttentionOptions(Options):
         )
 
     def draw(self, texts: pd.DataFrame) -> pd.DataFrame:
-        """The texts to look at: a random draw of at most ``max_texts`` rows."""
+        """Draw at most ``max_texts`` texts at random."""
         return texts.sample(min(self.max_texts, len(texts)), random_state=self.seed)
 
     @model_validator(mode="after")
