@@ -89,5 +89,5 @@ def test_measurements_of_other_texts_or_layers_are_not_compared(shares, change, 
 
 
 def test_words_of_other_texts_are_not_paired(words):
-    with pytest.raises(PairingError, match="not of the same texts"):
+    with pytest.raises(PairingError, match="come from different texts"):
         paired_words(words["base"], words["base"].iloc[1:])

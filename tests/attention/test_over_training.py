@@ -34,9 +34,9 @@ def test_a_checkpoint_that_is_not_there_is_named_before_any_work(tiny_weights, t
     def load(_):
         raise AssertionError
 
-    with pytest.raises(CheckpointError, match="checkpoint of step 7 is not there"):
+    with pytest.raises(CheckpointError, match="checkpoint of step 7 is missing"):
         attention_over_training(tiny_weights, {7: tmp_path}, load, ONE_WORD, TEXTS)
-    with pytest.raises(CheckpointError, match="no checkpoint beside step 0"):
+    with pytest.raises(CheckpointError, match="no checkpoint other than step 0"):
         attention_over_training(tiny_weights, {0: tmp_path}, load, ONE_WORD, TEXTS)
 
 
@@ -80,7 +80,7 @@ def test_steps_without_a_score_are_left_out():
     [
         ({"step": STEPS}, "no column 'v_measure'"),
         ({"v_measure": [0.1]}, "no column 'step'"),
-        ({"step": [0, 0, 10], "v_measure": [0.1, 0.2, 0.3]}, "name step 0 twice"),
+        ({"step": [0, 0, 10], "v_measure": [0.1, 0.2, 0.3]}, "contain step 0 twice"),
         ({"step": [0, 10, 11], "v_measure": [0.1, 0.2, 0.3]}, r"share 2 steps \[0, 10\]"),
     ],
 )

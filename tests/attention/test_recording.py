@@ -72,9 +72,9 @@ def test_layers_and_heads_are_those_asked_for(tiny_embedder, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"layers": [4]}, "layer 4 was asked for; this model has the layers 1 to 3"),
-        ({"layers": [0]}, "layer 0 was asked for"),
-        ({"heads": [4]}, "head 4 was asked for; this model has the heads 0 to 3"),
+        ({"layers": [4]}, "unknown layer 4; this model has layers 1 to 3"),
+        ({"layers": [0]}, "unknown layer 0"),
+        ({"heads": [4]}, "unknown attention head 4; this model has heads 0 to 3"),
     ],
 )
 def test_a_layer_or_head_that_there_is_not_is_named(tiny_embedder, options, message):
@@ -93,7 +93,7 @@ def test_spans_point_to_the_texts_own_characters_and_survive_cutting(tiny_embedd
     assert house.row.shape[2] == len(rows.prefix.spans) + len(house.spans) + len(rows.suffix.spans)
     assert [row.id for row in rows if row.cut] == ["f"]
     assert by_id["f"].row.shape[2] == tiny_embedder.max_length
-    assert "1 of 7 texts are longer than max_length=64" in caplog.text
+    assert "1 of 7 texts do not fit into max_length=64" in caplog.text
     assert "".join(rows.suffix.words[a:b] for a, b in rows.suffix.spans).replace(" ", "") == '"meansinoneword:"'
 
 
@@ -127,6 +127,6 @@ def test_memory_does_not_grow_with_the_texts(tiny_embedder, tmp_path, monkeypatc
 
 
 def test_nothing_to_record_is_an_error(tiny_embedder, tmp_path):
-    with pytest.raises(AttentionError, match="no text"):
+    with pytest.raises(AttentionError, match="there are no texts"):
         record_attention(tiny_embedder, ONE_WORD, [], tmp_path / "rows", progress=False)
     assert not (tmp_path / "rows").exists()

@@ -12,7 +12,7 @@ ONE_WORD = PromptTemplate("one_word", 'This sentence: "{text}" means in one word
 
 
 def test_a_folder_that_holds_no_recording_is_named(tiny_embedder, tmp_path):
-    with pytest.raises(AttentionError, match="holds no recorded attention"):
+    with pytest.raises(AttentionError, match="contains no attention recorded"):
         AttentionRows(tmp_path)
     record_attention(tiny_embedder, ONE_WORD, ["bus"], tmp_path / "rows", progress=False)
     card = json.loads((tmp_path / "rows" / CARD_FILE).read_text())

@@ -110,7 +110,7 @@ def test_the_optional_adapter_is_there_or_none_and_is_never_written(saved, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("{", "is no valid JSON"), ("{}", "lacks 'base'"), ('{"base": []}', "is not as it was written")]
+    ("text", "message"), [("{", "is not valid JSON"), ("{}", "lacks 'base'"), ('{"base": []}', "has unexpected contents")]
 )
 def test_a_damaged_card_is_named_in_one_sentence(saved, text, message):
     dataset, _ = saved

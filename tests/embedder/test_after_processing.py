@@ -39,8 +39,8 @@ def test_cut_dimensions_are_the_first_ones():
 @pytest.mark.parametrize(
     ("steps", "count", "message"),
     [
-        (AfterSteps(dimensions=9), 200, "keep 9 dimensions, but the vectors have 8"),
-        (AfterSteps(remove_components=3), 4, "needs more than 4 unlabelled texts.*there are 4 texts"),
+        (AfterSteps(dimensions=9), 200, "keep 9 dimensions of vectors that have 8"),
+        (AfterSteps(remove_components=3), 4, "needs more than 4 unlabelled texts.*but got 4 texts"),
         (AfterSteps(whiten=True, remove_components=4, dimensions=5), 200, "keep 5 dimensions"),
     ],
 )

@@ -87,7 +87,7 @@ def test_a_pass_within_a_pass_answers_for_its_own_layers(llama):
 
 def test_a_layer_that_does_not_ask_is_noticed(llama, monkeypatch):
     monkeypatch.setattr(llama.layers[1].self_attn, "forward", lambda hidden_states, **_: (hidden_states, None))
-    with pytest.raises(UnsupportedDecoderError, match="LlamaModel used the attention given to it once in 2 of 3 layers"):
+    with pytest.raises(UnsupportedDecoderError, match="LlamaModel used the replaced attention exactly once in 2 of 3 layers"):
         compute(llama, OneRow())
 
 
@@ -109,12 +109,12 @@ def test_learned_sinks_are_refused():
         head_dim=8, num_local_experts=2, num_experts_per_tok=1,
     )  # fmt: skip
     model = transformers.AutoModel.from_config(config).eval()
-    with pytest.raises(UnsupportedDecoderError, match="GptOssAttention has learned sinks"):
+    with pytest.raises(UnsupportedDecoderError, match="GptOssAttention has learned attention sinks"):
         compute(model, OneRow(), range(2))
 
 
 def test_replaced_attention_outside_of_any_pass_says_so(llama):
-    with pytest.raises(UnsupportedDecoderError, match="LlamaAttention is replaced, and no pass is running"), replaced_attention(llama):
+    with pytest.raises(UnsupportedDecoderError, match="LlamaAttention is replaced, but no pass is running"), replaced_attention(llama):
         llama(input_ids=IDS, use_cache=False)
 
 
@@ -126,7 +126,7 @@ def test_a_decoder_without_attention_does_not_pass():
 
 @pytest.mark.parametrize("error", [TypeError, ValueError, AttributeError, IndexError, RuntimeError, AssertionError])
 def test_errors_while_trying_out_say_that_the_model_cannot_be_packed(error):
-    with pytest.raises(UnsupportedDecoderError, match=rf"LlamaModel does not compute packed rows \({error.__name__}: no batch"):  # noqa: SIM117
+    with pytest.raises(UnsupportedDecoderError, match=rf"LlamaModel cannot compute packed rows \({error.__name__}: no batch"):  # noqa: SIM117
         with trying_out("LlamaModel"):
             raise error("no batch")
 

@@ -147,9 +147,9 @@ def test_how_strongly_an_adapter_counts_is_part_of_the_hash(folder, tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "message"),
     [
-        (lambda f: (f / "config.json").unlink(), "holds no config.json"),
-        (lambda f: (f / "model.safetensors").unlink(), r"holds no \*.safetensors"),
-        (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "holds no tokenizer"),
+        (lambda f: (f / "config.json").unlink(), "contains no config.json"),
+        (lambda f: (f / "model.safetensors").unlink(), r"contains no \*.safetensors"),
+        (lambda f: [p.unlink() for p in f.glob("tokenizer*")], "contains no tokenizer"),
         (lambda f: change_config(f, model_type="bert"), "'bert' is an encoder-only model"),
         (lambda f: change_config(f, model_type="modernbert"), "'modernbert' is an encoder-only model"),
         (lambda f: change_config(f, model_type="t5", is_encoder_decoder=True), "'t5' is an encoder-decoder model"),
@@ -167,10 +167,10 @@ def test_an_unusable_folder_is_refused_with_the_reason(folder, prepare, message)
     ("setting", "message"),
     [
         ("no/such/folder/at/all", "not a GGUF file, a folder, a Hub id or a package"),
-        ("missing/model.gguf", "there is no file"),
+        ("missing/model.gguf", "missing/model.gguf does not exist"),
         ("package:no_such_package/model.gguf", "'no_such_package' is not installed; run 'make setup'"),
-        ("package:json/model.gguf", "the package 'json' holds no GGUF file"),
-        ("model.gguf#sha1=00", "after '#' comes sha256="),
+        ("package:json/model.gguf", "the package 'json' contains no GGUF file"),
+        ("model.gguf#sha1=00", "'#' must be followed by sha256="),
         ("random:tiny-llama#sha256=" + "0" * 64, "#sha256= is for GGUF files"),
     ],
 )
@@ -189,12 +189,12 @@ def test_an_unusable_setting_is_refused_with_the_way_out(setting, message):
         (gguf_bytes("warp"), "'warp' is an architecture transformers cannot read"),
         (gguf_bytes(""), "does not name its architecture"),
         (gguf_bytes("mamba"), "'mamba' is a state-space model"),
-        (gguf_bytes()[:-1], r"is cut: it has \d+ of \d+ bytes"),
+        (gguf_bytes()[:-1], r"is truncated: it has \d+ of \d+ bytes"),
         (gguf_bytes()[:150], "not a readable GGUF file"),
-        (gguf_bytes(blocks=0), "lacks 1 of the 1 layers it says it has, the first of them layer 0"),
+        (gguf_bytes(blocks=0), "lacks 1 of the 1 layers it declares, starting with layer 0"),
         (gguf_bytes(numbers={"split.count": 3, "split.no": 1}), r"part 2 of 3 of a split model.*llama-gguf-split --merge model.gguf whole"),
-        (b"GGUF" + gguf_bytes()[4:].replace(b"\x03", b"\x01", 1), "version 1; versions 2 and 3 are read"),
-        (POINTER, "is a pointer of git-LFS, not the file itself"),
+        (b"GGUF" + gguf_bytes()[4:].replace(b"\x03", b"\x01", 1), "version 1, not 2 or 3"),
+        (POINTER, "is a Git LFS pointer, not the file itself"),
     ],
 )
 def test_an_unusable_gguf_file_is_refused_with_the_reason(tmp_path, content, message):
@@ -209,7 +209,7 @@ def test_a_wrong_hash_is_named_and_a_right_one_is_taken(tmp_path):
     path.write_bytes(gguf_bytes(numbers={"a.count": 1}))  # a number before the architecture
     right = hashlib.sha256(path.read_bytes()).hexdigest()
     assert check_source(f"{path}#sha256={right}").kind == "gguf"
-    with pytest.raises(BaseModelError, match=f"sha256 is {right}; it is damaged or another version"):
+    with pytest.raises(BaseModelError, match=f"sha256 is {right}, so it is damaged or a different version"):
         check_source(f"{path}#sha256={'0' * 64}")
     known = {check_source(str(path)).stamp}
     assert check_source(f"{path}#sha256={'0' * 64}", known_stamps=known).kind == "gguf"
@@ -223,7 +223,7 @@ def test_a_package_is_found_without_importing_it(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     assert check_source("package:some_model_package/model.gguf").path == package / "model.gguf"
     assert "some_model_package" not in sys.modules
-    with pytest.raises(BaseModelError, match=r"holds model.gguf, not 'other.gguf'"):
+    with pytest.raises(BaseModelError, match=r"contains model.gguf, not 'other.gguf'"):
         check_source("package:some_model_package/other.gguf")
 
 
@@ -256,9 +256,9 @@ def test_a_path_may_hold_a_number_sign_and_begin_with_a_tilde(tmp_path, monkeypa
     right = hashlib.sha256(path.read_bytes()).hexdigest()
     assert check_source("~/my #1.gguf").path == path
     assert check_source(f"~/my #1.gguf#sha256={right}").path == path
-    with pytest.raises(BaseModelError, match="there is no file"):
+    with pytest.raises(BaseModelError, match="does not exist"):
         check_source("~/my #2.gguf")
-    with pytest.raises(BaseModelError, match="it is damaged or another version"):
+    with pytest.raises(BaseModelError, match="it is damaged or a different version"):
         check_source(f"~/my #1.gguf#sha256={'0' * 64}")
 
 

@@ -77,14 +77,14 @@ def refusal(folder) -> str:
             "1 tensor missing from the weights: model.layers.0.mlp.up_proj.weight",
         ),
         (lambda f: change_tensors(f, without("model.norm", "embed")), "missing from the weights: .*model.embed_tokens.weight, model.norm"),
-        (lambda f: change_config(f, num_hidden_layers=2), "hold 9 tensors that the configuration has no place for: model.layers.2"),
+        (lambda f: change_config(f, num_hidden_layers=2), "contain 9 tensors that the configuration has no place for: model.layers.2"),
         (lambda f: change_config(f, num_hidden_layers=5), "18 tensors missing from the weights: model.layers.3"),
         (
             lambda f: change_config(f, intermediate_size=128),
-            r"9 tensors of other shape .*down_proj.weight \(\[32, 64\] in the file, \[32, 128\]",
+            r"9 tensors of a different shape .*down_proj.weight \(\[32, 64\] in the file, \[32, 128\]",
         ),
         (lambda f: change_config(f, vocab_size=500), r"embed_tokens.weight \(\[400, 32\] in the file, \[500, 32\] expected\)"),
-        (lambda f: change_tensors(f, lambda t: {f"outer.{n}": x for n, x in t.items()}), "have 'outer.' before what transformers expects"),
+        (lambda f: change_tensors(f, lambda t: {f"outer.{n}": x for n, x in t.items()}), "have an extra 'outer.' in front"),
         (lambda f: change_tensors(f, lambda t: t | {"vision.weight": torch.ones(2)}), "no place for: vision.weight"),
         (lambda f: change_config(f, model_type="qwen2", architectures=["Qwen2ForCausalLM"]), "9 tensors missing .*k_proj.bias"),
         (lambda f: change_tensors(f, lambda t: t | {"model.norm.weight": torch.ones(32, dtype=torch.int8)}), "is stored as I8"),
@@ -100,18 +100,18 @@ def test_weights_that_are_not_those_of_the_configuration_are_refused(folder, dam
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f: cut(f / "model.safetensors"), r"model.safetensors is cut: it has [\d,]+ of [\d,]+ bytes"),
-        (lambda f: cut(f / "model.safetensors", 0.001), "model.safetensors is cut: it has 1"),
-        (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 100), "model.safetensors is no safetensors file"),
-        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is no safetensors file"),
-        (lambda f: (f / "model.safetensors").write_text(POINTER), "model.safetensors is a pointer of git-LFS"),
-        (lambda f: (f / "tokenizer.json").write_text(POINTER), "tokenizer.json is a pointer of git-LFS"),
-        (lambda f: (f / "config.json").write_text(POINTER), "config.json is a pointer of git-LFS"),
-        (lambda f: cut(f / "config.json"), "config.json is no valid JSON"),
-        (lambda f: (f / "config.json").write_text("[1]"), "config.json holds a list, not an object"),
-        (lambda f: (f / "config.json").write_bytes(b'{"a": "\xe9"}'), "config.json is no UTF-8 text"),
-        (lambda f: cut(f / "tokenizer.json"), "tokenizer.json is no valid JSON"),
-        (lambda f: cut(f / "tokenizer_config.json"), "tokenizer_config.json is no valid JSON"),
+        (lambda f: cut(f / "model.safetensors"), r"model.safetensors is truncated: it has [\d,]+ of [\d,]+ bytes"),
+        (lambda f: cut(f / "model.safetensors", 0.001), "model.safetensors is truncated: it has 1"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"\xff" * 100), "model.safetensors is not a safetensors file"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "model.safetensors is not a safetensors file"),
+        (lambda f: (f / "model.safetensors").write_text(POINTER), "model.safetensors is a Git LFS pointer"),
+        (lambda f: (f / "tokenizer.json").write_text(POINTER), "tokenizer.json is a Git LFS pointer"),
+        (lambda f: (f / "config.json").write_text(POINTER), "config.json is a Git LFS pointer"),
+        (lambda f: cut(f / "config.json"), "config.json is not valid JSON"),
+        (lambda f: (f / "config.json").write_text("[1]"), "config.json contains a list, not a JSON object"),
+        (lambda f: (f / "config.json").write_bytes(b'{"a": "\xe9"}'), "config.json is not UTF-8 text"),
+        (lambda f: cut(f / "tokenizer.json"), "tokenizer.json is not valid JSON"),
+        (lambda f: cut(f / "tokenizer_config.json"), "tokenizer_config.json is not valid JSON"),
         (lambda f: change_config(f, hidden_size="wide"), "config.json cannot be used"),
     ],
 )
@@ -125,18 +125,18 @@ def test_a_damaged_file_is_named(folder, damage, message):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda f, s: s[1].unlink(), "1 shard of 4 that model.safetensors.index.json names is not there: model-00002-of-00004"),
-        (lambda f, s: (f / "model.safetensors.index.json").unlink(), "it holds 4 shards of 4 but no model.safetensors.index.json"),
-        (lambda f, s: (f / "model.safetensors.index.json").write_text(POINTER), "index.json is a pointer of git-LFS"),
-        (lambda f, s: index_of(f, lambda i: i["weight_map"].popitem()), "does not name"),
+        (lambda f, s: s[1].unlink(), "1 of the 4 shards listed in model.safetensors.index.json is missing: model-00002-of-00004"),
+        (lambda f, s: (f / "model.safetensors.index.json").unlink(), "it contains 4 of 4 shards but no model.safetensors.index.json"),
+        (lambda f, s: (f / "model.safetensors.index.json").write_text(POINTER), "index.json is a Git LFS pointer"),
+        (lambda f, s: index_of(f, lambda i: i["weight_map"].popitem()), "does not list"),
         (lambda f, s: index_of(f, lambda i: i.pop("weight_map")), "has no weight_map"),
-        (lambda f, s: shutil.copy(s[0], s[1]), r"is in model-00001-of-00004.safetensors and in model-00002"),
+        (lambda f, s: shutil.copy(s[0], s[1]), r"is in both model-00001-of-00004.safetensors and model-00002"),
         (
             lambda f, s: index_of(f, lambda i: i["weight_map"].update(more="model-00001-of-00004.safetensors")),
-            "puts more into .* in no shard",
+            "puts more in .* in no shard",
         ),
         (lambda f, s: index_of(f, lambda i: i["weight_map"].update(more="../secret.safetensors")), "which is not in its folder"),
-        (lambda f, s: cut(s[2]), "model-00003-of-00004.safetensors is cut"),
+        (lambda f, s: cut(s[2]), "model-00003-of-00004.safetensors is truncated"),
     ],
 )
 def test_shards_and_index_must_go_together(folder, damage, message):
@@ -180,7 +180,7 @@ def test_a_header_whose_sizes_do_not_fit_is_noticed(tmp_path):
     file = tmp_path / "a.safetensors"
     header = json.dumps({"x": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}).encode()
     file.write_bytes(len(header).to_bytes(8, "little") + header + bytes(8))
-    with pytest.raises(BaseModelError, match=r"x of shape \[3\] in F32 takes 8 bytes"):
+    with pytest.raises(BaseModelError, match=r"x of shape \[3\] in F32 takes up 8 bytes"):
         safetensors_header(file)
 
 

@@ -9,7 +9,7 @@ from embedding_adaptation.embedder.device import DeviceError, choose_device, cho
 
 def test_a_missing_device_is_named_with_what_there_is(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(DeviceError, match=r"'cuda' was asked for, but this machine has only: .*cpu"):
+    with pytest.raises(DeviceError, match=r"'cuda' is not available on this machine; choose from auto, .*cpu"):
         choose_device("cuda")
 
 

@@ -93,7 +93,7 @@ def test_sentence_transformers_sees_the_same_tokens_and_gives_the_same_vectors(t
 
 def test_a_prompt_beside_the_template_is_refused(tiny_embedder):
     model = tiny_embedder.sentence_transformer(STRATEGIES[3])
-    with pytest.raises(ValueError, match="beside the template 'one_word'"):
+    with pytest.raises(ValueError, match="in addition to template 'one_word'"):
         model.preprocess(["bus"], prompt="query: ")
 
 
@@ -123,9 +123,9 @@ def test_modules_save_their_configuration(tiny_embedder, tmp_path):
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        ("bus", r"single string; put it into a list"),
-        (["bus", None], r"texts\[1\] is None \(NoneType\), no string; 1 of 2"),
-        (["bus", float("nan"), 3], r"texts\[1\] is nan \(float\), no string; 2 of 3"),
+        ("bus", r"single string; pass a list instead"),
+        (["bus", None], r"texts\[1\] is None \(NoneType\), not a string \(1 such of 2\)"),
+        (["bus", float("nan"), 3], r"texts\[1\] is nan \(float\), not a string \(2 such of 3\)"),
         ([b"bus"], r"texts\[0\] is b'bus' \(bytes\)"),
     ],
 )
@@ -154,7 +154,7 @@ def test_odd_texts_have_finite_unit_vectors(tiny_embedder, pooling):
 
 
 def test_two_strategies_of_one_name_are_an_error(tiny_embedder):
-    with pytest.raises(ValueError, match="two strategies have the name 'bare_mean'"):
+    with pytest.raises(ValueError, match="two strategies are named 'bare_mean'"):
         tiny_embedder.encode_strategies(TEXTS, [STRATEGIES[0], STRATEGIES[0]])
 
 
@@ -238,7 +238,7 @@ def test_shards_of_an_older_format_are_told_of_once_and_made_again(tiny_embedder
     shards = tiny_embedder.encode_to_shards(TEXTS, tmp_path, shard_size=4, progress=False)
     assert made == TEXTS
     assert [message for message in caplog.messages if "format" in message] == [
-        f"{tmp_path} holds vectors of another format than 2: they are made again"
+        f"{tmp_path} contains vectors in another format than 2; they are computed again"
     ]
     assert all(load_file(shard)["vectors"].any() for shard in shards)
 
@@ -281,5 +281,5 @@ def test_a_trained_step_is_another_model(tiny_weights):
 
 
 def test_a_layer_the_model_does_not_have_is_refused_when_loading(tiny_weights):
-    with pytest.raises(ValueError, match="this model has 0 to 3"):
+    with pytest.raises(ValueError, match="this model has layers 0 to 3"):
         Embedder.load(tiny_weights, strategy=Strategy("a", BARE, "last", (9,)))

@@ -89,4 +89,4 @@ def test_an_exported_model_on_the_hub_is_loaded_with_its_prompt_put_once(serve_h
     np.testing.assert_allclose(found["vectors"], tiny_embedder.encode(["a text", ""], strategy, progress=False), atol=1e-5)
     del files["embedder.json"]
     found = ask_hub(LOAD, serve_hub("models", "team/mine", files, COMMIT), tmp_path / "cache2", "team/mine")
-    assert "is a model of sentence-transformers without embedder.json" in found["error"]
+    assert "is a sentence-transformers model without embedder.json" in found["error"]

@@ -97,7 +97,7 @@ def test_an_adapter_beside_the_weights_is_merged_and_said(folder, tmp_path, capl
     for file in (tmp_path / "adapter").glob("adapter_*"):
         shutil.copy(file, folder)
     np.testing.assert_allclose(vectors(str(folder)), expected, atol=1e-5)
-    assert "an adapter lies beside the weights and is merged into them" in caplog.text
+    assert "the folder also contains an adapter, which is merged into the weights" in caplog.text
     weights = converted(folder, tmp_path / "out")
     assert not (weights.base / "adapter_config.json").exists()
     np.testing.assert_allclose(vectors(weights), expected, atol=1e-5)
@@ -118,9 +118,9 @@ def change_json(file, **values):
             lambda a: change_json(a / "adapter_config.json", base_model_name_or_path="/no/such"),
             "base '/no/such' cannot be used .*adapter_config",
         ),
-        (lambda a: (a / "adapter_model.safetensors").unlink(), "there is an adapter_config.json but no adapter_model.safetensors"),
-        (lambda a: (a / "adapter_model.safetensors").write_bytes(b"12345678" * 9), "adapter_model.safetensors is no safetensors file"),
-        (lambda a: (a / "adapter_config.json").write_text("{"), "adapter_config.json is no valid JSON"),
+        (lambda a: (a / "adapter_model.safetensors").unlink(), "it contains adapter_config.json but no adapter_model.safetensors"),
+        (lambda a: (a / "adapter_model.safetensors").write_bytes(b"12345678" * 9), "adapter_model.safetensors is not a safetensors file"),
+        (lambda a: (a / "adapter_config.json").write_text("{"), "adapter_config.json is not valid JSON"),
     ],
 )
 def test_an_adapter_that_cannot_be_used_is_refused_with_the_way_out(folder, tmp_path, damage, message):
@@ -150,9 +150,9 @@ def test_an_adapter_of_another_model_is_not_put_on(folder, tmp_path, change):
     file = tmp_path / "adapter" / "adapter_model.safetensors"
     save_file(change(load_file(file)), file)
     (tmp_path / "out").mkdir()
-    with pytest.raises(BaseModelError, match="the adapter in adapter belongs to another model"):
+    with pytest.raises(BaseModelError, match="the adapter in adapter was trained on another model"):
         convert(check_source(str(tmp_path / "adapter")), tmp_path / "out")
-    with pytest.raises(BaseModelError, match=r"the adapter in adapter belongs to another model .*base=FOLDER"):
+    with pytest.raises(BaseModelError, match=r"the adapter in adapter was trained on another model .*base=FOLDER"):
         Embedder.load(tmp_path / "adapter")
 
 
@@ -262,7 +262,7 @@ def test_the_same_sentence_comes_from_the_library_and_from_the_catalog(folder, t
         ({"model_type": "mamba"}, "'mamba' is a state-space model"),
         ({"model_type": "granitemoehybrid", "layer_types": ["mamba", "attention"]}, "'granitemoehybrid' is a state-space model"),
         ({"model_type": "llava", "text_config": {"model_type": "jamba"}}, "'jamba' is a state-space model"),
-        ({"use_bidirectional_attention": True}, "looks both ways within a text"),
+        ({"use_bidirectional_attention": True}, "attends in both directions within a text"),
         ({"model_type": "bart"}, "'bart' is an encoder-decoder model"),
         ({"model_type": "qwen2_5_omni_thinker", "text_config": {"model_type": "qwen2_5_omni_text"}}, "no language model for its text part"),
     ],

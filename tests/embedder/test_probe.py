@@ -36,8 +36,8 @@ def decoder(kind, **changes):
         ("MistralConfig", {"sliding_window": 24}, 512, None),
         ("Gemma3TextConfig", {"head_dim": 8, "sliding_window": 24}, 512, None),
         ("Llama4TextConfig", LLAMA4, 20, None),
-        ("Llama4TextConfig", LLAMA4, 64, "the mask of layer 1 of Llama4TextModel is not that of packed rows"),
-        ("Gemma3TextConfig", {"head_dim": 8, "use_bidirectional_attention": True}, 64, "the mask of layer 1"),
+        ("Llama4TextConfig", LLAMA4, 64, "layer 1 of Llama4TextModel has a different mask from that of packed rows"),
+        ("Gemma3TextConfig", {"head_dim": 8, "use_bidirectional_attention": True}, 64, "layer 1 of Gemma3TextModel has a different mask"),
         ("LlamaConfig", {"max_position_embeddings": 32, "rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 2.0}}, 64, "rotary"),
         ("LlamaConfig", {"max_position_embeddings": 32, "rope_parameters": ROPE | {"rope_type": "dynamic", "factor": 2.0}}, 32, None),
     ],
@@ -109,5 +109,5 @@ def test_texts_are_cut_where_the_model_has_no_more_positions(config, limit, tiny
     embedder = Embedder(model, tiny_embedder.tokenizer, max_length=100)
     assert embedder.max_length == (limit or 100)
     if limit:
-        assert f"has positions for {limit} tokens only: max_length is {limit} instead of 100" in caplog.text
+        assert f"has positions for only {limit} tokens: max_length is set to {limit} instead of 100" in caplog.text
     assert np.isfinite(embedder.encode(["water " * 200, "bus"], Strategy("a", PromptTemplate("b", "{text}"), "mean"), progress=False)).all()

@@ -107,7 +107,7 @@ def test_a_tokenizer_that_begins_texts_by_itself_does_so_again(tiny_embedder, tm
 def test_an_exported_folder_without_its_settings_is_refused_however_it_is_given(exported):
     checksum_file(exported).unlink()
     (exported / "embedder.json").unlink()
-    with pytest.raises(BaseModelError, match=r"is a model of sentence-transformers without embedder\.json"):
+    with pytest.raises(BaseModelError, match=r"is a sentence-transformers model without embedder\.json"):
         Embedder.load(exported)
     with pytest.raises(BaseModelError, match=r"adds words to every text.* means in one word"):
         Embedder.load(exported, strategy=Strategy("mine", OWN, "last"))
@@ -120,11 +120,11 @@ def test_a_folder_of_sentence_transformers_is_loaded_only_under_a_strategy_of_th
     folder = tmp_path / "others"
     shutil.copytree(tiny_weights.base, folder)
     (folder / "modules.json").write_text("[]")
-    with pytest.raises(BaseModelError, match=r"SentenceTransformer.* loads it as it is meant"):
+    with pytest.raises(BaseModelError, match=r"load it with SentenceTransformer"):
         Embedder.load(folder)
     strategy = Strategy("mine", OWN, "mean")
     np.testing.assert_allclose(vectors_of(folder, strategy=strategy), vectors_of(tiny_weights, strategy=strategy), atol=1e-6)
-    with pytest.raises(BaseModelError, match="loads it as it is meant"):
+    with pytest.raises(BaseModelError, match="load it with SentenceTransformer"):
         TextEmbedding(folder).fit(TEXTS)
     step = TextEmbedding(folder, template="about {text}:", pooling="mean", device="cpu", dtype="float32").fit(TEXTS)
     expected = vectors_of(tiny_weights, strategy=Strategy("x", PromptTemplate("x", "about {text}:"), "mean"))
@@ -159,7 +159,7 @@ def test_an_adapter_takes_the_base_model_it_is_given(project_folder, pipeline_ve
         Embedder.load(alone)
     for base in (tiny_weights, tiny_weights.base, "random:tiny-llama"):
         np.testing.assert_allclose(vectors_of(alone, base=base), pipeline_vectors, atol=1e-5)
-    with pytest.raises(BaseModelError, match="is no adapter folder"):
+    with pytest.raises(BaseModelError, match="is not an adapter folder"):
         Embedder.load(tiny_weights.base, base=tiny_weights)
 
 
@@ -171,7 +171,7 @@ def test_an_adapter_on_other_weights_is_refused(project_folder, tiny_weights, tm
     save_file({name: tensor * 1.01 for name, tensor in tensors.items()}, other / "model.safetensors", metadata={"format": "pt"})
     (other / "card.json").unlink()
     adapter = adapter_of(project_folder)
-    with pytest.raises(BaseModelError, match=r"was trained on 'random:tiny-llama' \(sha256 .* holds other weights"):
+    with pytest.raises(BaseModelError, match=r"was trained on 'random:tiny-llama' \(sha256 .* contains different weights"):
         Embedder.load(adapter, base=other)
     with pytest.raises(BaseModelError, match="is an adapted embedder"):
         Embedder.load(adapter, base=adapter)
@@ -184,7 +184,7 @@ def test_an_adapter_whose_weights_have_no_place_in_the_base_is_refused(project_f
     tensors = load_file(file)
     renamed = {name.replace("base_model.model.layers", "base_model.model.model.layers"): tensor for name, tensor in tensors.items()}
     save_file(renamed, file, metadata={"format": "pt"})
-    with pytest.raises(BaseModelError, match=r"does not fit LlamaModel: (\d+) of its \1 weights have no place there"):
+    with pytest.raises(BaseModelError, match=r"does not fit LlamaModel: (\d+) of its \1 weights have no counterpart there"):
         Embedder.load(adapter_of(project_folder))
 
 
@@ -196,7 +196,7 @@ def test_an_adapter_of_which_a_layer_has_no_place_in_the_base_is_refused(project
     tensors = load_file(file)
     more = {name.replace("layers.1", "layers.9"): tensor.clone() for name, tensor in tensors.items() if "layers.1." in name}
     save_file(tensors | more, file, metadata={"format": "pt"})
-    said = rf"does not fit LlamaModel: {len(more)} of its {len(tensors) + len(more)} weights have no place there, and 0 places get none"
+    said = rf"does not fit LlamaModel: {len(more)} of its {len(tensors) + len(more)} weights have no counterpart there, and 0 are missing"
     for base in (None, tiny_weights):
         with pytest.raises(BaseModelError, match=said + r" \(such as '.*layers\.9\."):
             Embedder.load(adapter, base=base)
@@ -249,19 +249,19 @@ def test_a_folder_that_is_not_what_was_written_is_refused_with_the_way_out(proje
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("adapter_card.json", None, r"adapter: adapter_card\.json is no valid JSON"),
-        ("adapter_card.json", lambda card: [card], r"adapter: adapter_card\.json holds a list"),
+        ("adapter_card.json", None, r"adapter: adapter_card\.json is not valid JSON"),
+        ("adapter_card.json", lambda card: [card], r"adapter: adapter_card\.json contains a list"),
         ("adapter_card.json", without("base"), r"adapter_card\.json lacks 'base'"),
         ("adapter_card.json", without("template"), r"adapter_card\.json lacks 'template'"),
         ("adapter_card.json", lambda card: card | {"base": {"sha256": "x"}}, r"adapter_card\.json lacks 'source'"),
-        ("adapter_card.json", lambda card: card | {"base": "x"}, r"adapter_card\.json is not as it was written"),
-        ("adapter_card.json", lambda card: card | {"max_length": "long"}, r"adapter_card\.json is not as it was written .*long"),
+        ("adapter_card.json", lambda card: card | {"base": "x"}, r"adapter_card\.json has unexpected contents"),
+        ("adapter_card.json", lambda card: card | {"max_length": "long"}, r"adapter_card\.json has unexpected contents .*long"),
         (
             "adapter_card.json",
             lambda card: card | {"pooling": "best"},
-            r"adapter_card\.json is not as it was written .*pooling 'best'; take one",
+            r"adapter_card\.json has unexpected contents .*unknown pooling 'best'; choose from",
         ),
-        ("adapter_config.json", None, r"adapter: adapter_config\.json is no valid JSON"),
+        ("adapter_config.json", None, r"adapter: adapter_config\.json is not valid JSON"),
     ],
 )
 def test_a_damaged_adapter_is_named_in_one_sentence(project_folder, file, change, message):
@@ -275,13 +275,13 @@ def test_a_damaged_adapter_is_named_in_one_sentence(project_folder, file, change
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (None, r"adapted_embedder: embedder\.json is no valid JSON"),
-        (lambda settings: [settings], r"adapted_embedder: embedder\.json holds a list"),
+        (None, r"adapted_embedder: embedder\.json is not valid JSON"),
+        (lambda settings: [settings], r"adapted_embedder: embedder\.json contains a list"),
         (without("strategy"), r"embedder\.json lacks 'strategy'"),
         (without("max_length"), r"embedder\.json lacks 'max_length'"),
         (without("tokenizer"), r"embedder\.json lacks 'tokenizer'"),
-        (lambda settings: settings | {"strategy": None}, r"embedder\.json is not as it was written"),
-        (lambda settings: settings | {"max_length": "long"}, r"embedder\.json is not as it was written"),
+        (lambda settings: settings | {"strategy": None}, r"embedder\.json has unexpected contents"),
+        (lambda settings: settings | {"max_length": "long"}, r"embedder\.json has unexpected contents"),
     ],
 )
 def test_damaged_settings_are_named_in_one_sentence(exported, change, message):
@@ -302,7 +302,7 @@ def test_weights_that_the_configuration_does_not_count_are_refused(tiny_embedder
     tiny_embedder.save(folder) if kind == "saved" else export_sentence_transformer(tiny_embedder, folder)
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"num_hidden_layers": values["num_hidden_layers"] - 1}))
-    with pytest.raises(BaseModelError, match=r"the weights hold 9 tensors that the configuration has no place for: layers\."):
+    with pytest.raises(BaseModelError, match=r"the weights contain 9 tensors that the configuration has no place for: layers\."):
         Embedder.load(folder)
 
 
@@ -313,7 +313,9 @@ def test_an_embedder_with_an_adapter_is_saved_merged_under_the_same_strategy(pro
 
 @pytest.mark.parametrize("depth", ["adapter", "adapter/2026-01-01T00.00.00.000Z"])
 def test_a_folder_of_versions_names_the_model_below_it(project_folder, depth):
-    with pytest.raises(BaseModelError, match=r"holds no model itself; the newest below it is '.*2026-01-01T00.00.00.000Z/adapter'"):
+    with pytest.raises(
+        BaseModelError, match=r"contains no model itself; give the newest one below it, '.*2026-01-01T00.00.00.000Z/adapter'"
+    ):
         Embedder.load(project_folder / depth)
 
 

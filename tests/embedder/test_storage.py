@@ -30,7 +30,7 @@ def test_a_saved_embedder_comes_back_with_strategy_and_after_processing(tiny_emb
     vectors = loaded.encode(TEXTS, progress=False)
     assert vectors.shape == (6, 16)
     np.testing.assert_allclose(vectors, tiny_embedder.encode(TEXTS, progress=False), atol=1e-6)
-    with pytest.raises(FileExistsError, match="is already there"):
+    with pytest.raises(FileExistsError, match="already exists"):
         tiny_embedder.save(tmp_path / "saved")
 
 
@@ -72,7 +72,7 @@ def test_a_saved_embedder_of_a_later_format_is_refused(tiny_embedder, tmp_path):
     tiny_embedder.save(tmp_path / "saved")
     settings = json.loads((tmp_path / "saved" / "embedder.json").read_text()) | {"format": 3}
     (tmp_path / "saved" / "embedder.json").write_text(json.dumps(settings))
-    with pytest.raises(ValueError, match="has format 3, this version reads 1 and 2"):
+    with pytest.raises(ValueError, match="has format 3, but this version reads 1 and 2"):
         Embedder.load(tmp_path / "saved")
 
 

@@ -18,9 +18,9 @@ def test_layers_are_counted_from_either_end():
 @pytest.mark.parametrize(
     ("strategy", "message"),
     [
-        (Strategy("a", BARE, "last", (4,)), "strategy 'a' asks for layer 4 with pooling last; this model has 0 to 3, or -4 to -1"),
-        (Strategy("a", BARE, "value_weighted", (0,)), "this model has 1 to 3, or -3 to -1"),
-        (Strategy("a", BARE, "attention_weighted", attention_heads=(4,)), "attention head 4; this model has the heads 0 to 3"),
+        (Strategy("a", BARE, "last", (4,)), "strategy 'a' asks for layer 4 with pooling last; this model has layers 0 to 3, or -4 to -1"),
+        (Strategy("a", BARE, "value_weighted", (0,)), "this model has layers 1 to 3, or -3 to -1"),
+        (Strategy("a", BARE, "attention_weighted", attention_heads=(4,)), "attention head 4; this model has heads 0 to 3"),
     ],
 )
 def test_a_model_without_the_layer_or_head_is_an_error(strategy, message):

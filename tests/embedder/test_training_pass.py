@@ -124,7 +124,7 @@ def test_the_check_accepts_what_packs_and_names_what_does_not(monkeypatch):
     fast.check(rows)
     assert model.training
     monkeypatch.setattr(PaddedPass, "embed", lambda self, rows: torch.randn(len(rows), 32))
-    with pytest.raises(UnsupportedDecoderError, match=r"LlamaModel gives other vectors in packed rows \(cosine"):
+    with pytest.raises(UnsupportedDecoderError, match=r"LlamaModel gives different vectors in packed rows \(cosine"):
         fast.check(rows)
 
 

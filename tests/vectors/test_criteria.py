@@ -78,9 +78,9 @@ def test_ranks_are_averaged_and_criteria_without_values_left_out():
 @pytest.mark.parametrize(
     ("vectors", "clusters", "message"),
     [
-        ({"a": NOISE[:2]}, [5], "no number of clusters of"),
-        ({"a": NOISE}, [1, 300], r"no number of clusters of \[1, 300\] is between 2 and the 300 texts"),
-        ({"a": np.full((9, 3), np.nan)}, [2], "9 of 9 vectors hold values that are not finite"),
+        ({"a": NOISE[:2]}, [5], "no number of clusters in"),
+        ({"a": NOISE}, [1, 300], r"no number of clusters in \[1, 300\] is at least 2 and less than the 300 texts"),
+        ({"a": np.full((9, 3), np.nan)}, [2], "9 of 9 vectors contain NaN or infinite values"),
         ({}, [2], "no number of clusters"),
     ],
 )
@@ -90,7 +90,7 @@ def test_what_cannot_be_judged_is_an_error(vectors, clusters, message):
 
 
 def test_two_vectors_are_too_few():
-    with pytest.raises(ValueError, match="at least 3 vectors and got 2"):
+    with pytest.raises(ValueError, match="at least 3 vectors, but got 2"):
         criteria.checked_unit_vectors(NOISE[:2])
 
 
@@ -120,7 +120,7 @@ def test_ranking_by_criteria_without_values_is_an_error():
 def test_strategies_of_different_texts_or_without_pairs_are_an_error():
     with pytest.raises(ValueError, match="different numbers of vectors"):
         criteria_table({"a": BLOBS, "b": NOISE[:50]}, None, clusters=[5])
-    with pytest.raises(ValueError, match="pairs lack strategy 'b'"):
+    with pytest.raises(ValueError, match="pairs are missing for strategy 'b'"):
         criteria_table({"a": BLOBS, "b": NOISE}, {"a": (BLOBS, NOISE)}, clusters=[5])
 
 

@@ -1,4 +1,4 @@
-"""Base and adapted on the same texts: paired differences by layer, head and word."""
+"""Comparison of the base and the adapted model on the same texts: paired differences by layer, head and word."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ import pandas as pd
 from embedding_adaptation.attention.shares import DERIVED, KEYS
 from embedding_adaptation.attention.statistics import paired_bootstrap
 
-# What figures and reports call each measure.
+# Names of the measures in figures and reports.
 TITLES = {
     "sink": "first token (sink)",
     "prefix": "template before the text",
     "text": "the text",
-    "suffix": "template behind the text",
+    "suffix": "template after the text",
     "self": "the last token itself",
     "content": "content words",
     "function": "function words",
     "number": "numbers",
     "punctuation": "punctuation",
     "entropy": "entropy of the row",
-    "text_without_sink": "the text, sink left out",
+    "text_without_sink": "the text, excluding the sink",
 }
 ALL = "all"
 _HEAD_MEASURES = ("text", "content", "sink")
 
 
 class PairingError(ValueError):
-    """Measurements that do not belong together; the message says in what they differ."""
+    """Measurements that do not match; the message says how they differ."""
 
 
 def layer_values(shares: pd.DataFrame) -> tuple[np.ndarray, list[str], list[str]]:
-    """Measures of each text by layer, and over all layers.
+    """Measures of each text by layer, and averaged over all layers.
 
     Args:
-        shares: A row for each text, layer and head, as :func:`measure_rows` gives them.
+        shares: One row per text, layer and head, from :func:`measure_rows`.
 
     Returns:
-        ``[N, L + 1, M]``, the names of the layers (the last is ``all``) and of the measures, the :data:`DERIVED` ones included.
+        ``[N, L + 1, M]``, the names of the layers (the last is ``all``) and of the measures, including the :data:`DERIVED` ones.
     """
     values, layers, _, measures = _cube(shares)
     means = np.concatenate([values.mean(axis=2), values.mean(axis=(1, 2))[:, None]], axis=1)  # [N, L + 1, M]
@@ -51,27 +51,27 @@ def layer_values(shares: pd.DataFrame) -> tuple[np.ndarray, list[str], list[str]
 
 
 def compare_layers(base: pd.DataFrame, adapted: pd.DataFrame, **bootstrap: Any) -> pd.DataFrame:
-    """Mean shift of every measure in every layer.
+    """Compute the mean shift of every measure in every layer.
 
     Args:
-        base: Shares of the base model, a row for each text, layer and head.
+        base: Shares of the base model, one row per text, layer and head.
         adapted: Shares of the adapted model on the same texts.
         **bootstrap: Options of :func:`paired_bootstrap`.
 
     Returns:
-        A row for each layer (and ``all``) and measure: ``base`` and ``adapted``, means over texts and heads; ``shift``, the mean of the
-        paired differences, with its interval ``shift_low`` to ``shift_high``.
+        One row per layer (and ``all``) and measure: ``base`` and ``adapted``, means over texts and heads; ``shift``, the mean of the paired
+        differences, with its interval ``shift_low`` to ``shift_high``.
 
     Raises:
-        PairingError: If the two are not of the same texts, layers and heads.
+        PairingError: If the two differ in texts, layers or heads.
     """
     check_pairing(base, adapted)
     before, layers, measures = layer_values(base)
     after, _, _ = layer_values(adapted)
     shift, low, high = paired_bootstrap((after - before).reshape(len(before), -1), **bootstrap)
-    there = ~np.isnan(before) & ~np.isnan(after)  # [N, L + 1, M]
+    known = ~np.isnan(before) & ~np.isnan(after)  # [N, L + 1, M]
     with np.errstate(invalid="ignore"):
-        means = [np.where(there, side, 0).sum(axis=0) / there.sum(axis=0) for side in (before, after)]  # [L + 1, M]
+        means = [np.where(known, side, 0).sum(axis=0) / known.sum(axis=0) for side in (before, after)]  # [L + 1, M]
     return pd.DataFrame(
         {
             "layer": np.repeat(layers, len(measures)),
@@ -86,7 +86,7 @@ def compare_layers(base: pd.DataFrame, adapted: pd.DataFrame, **bootstrap: Any) 
 
 
 def compare_heads(base: pd.DataFrame, adapted: pd.DataFrame, **bootstrap: Any) -> pd.DataFrame:
-    """Heads by how much their attention to the text changed, the most first.
+    """Rank heads by how much their attention to the text changed, largest change first.
 
     Args:
         base: Shares of the base model.
@@ -94,11 +94,11 @@ def compare_heads(base: pd.DataFrame, adapted: pd.DataFrame, **bootstrap: Any) -
         **bootstrap: Options of :func:`paired_bootstrap`.
 
     Returns:
-        A row a head with ``layer`` and ``head``; for text, content and sink the means of base and adapted over texts, and the mean
+        One row per head with ``layer`` and ``head``; for text, content and sink the means of base and adapted over texts, and the mean
         shift with its interval.
 
     Raises:
-        PairingError: If the two are not of the same texts, layers and heads.
+        PairingError: If the two differ in texts, layers or heads.
     """
     check_pairing(base, adapted)
     before, layers, heads, measures = _cube(base)
@@ -114,20 +114,20 @@ def compare_heads(base: pd.DataFrame, adapted: pd.DataFrame, **bootstrap: Any) -
 
 
 def compare_words(base: pd.DataFrame, adapted: pd.DataFrame, *, min_texts: int = 3, **bootstrap: Any) -> pd.DataFrame:
-    """Words of the texts by the attention they gained, the largest gain first.
+    """Rank words of the texts by the attention they gained, largest gain first.
 
     Args:
-        base: Attention on each word under the base model, as :func:`measure_words` gives it.
-        adapted: The same under the adapted model.
-        min_texts: Words in fewer texts are left out.
+        base: Attention of the base model on each word, from :func:`measure_words`.
+        adapted: The same for the adapted model.
+        min_texts: Words in fewer texts are omitted.
         **bootstrap: Options of :func:`paired_bootstrap`.
 
     Returns:
-        A row a word in lower case: its commonest ``kind``, the number of ``texts``; ``base`` and ``adapted``, the mean attention on one
+        One row per word in lower case: its most common ``kind``, the number of ``texts``; ``base`` and ``adapted``, the mean attention per
         occurrence; ``shift`` with its interval.
 
     Raises:
-        PairingError: If the two are not of the same texts.
+        PairingError: If the two are of different texts.
     """
     words = paired_words(base, adapted)
     words = words[(words["part"] == "text") & ~words["example"] & (words["kind"] != "punctuation")]
@@ -136,45 +136,45 @@ def compare_words(base: pd.DataFrame, adapted: pd.DataFrame, *, min_texts: int =
         base=("base", "mean"), adapted=("adapted", "mean"), kind=("kind", "first")
     )
     rows = []
-    for word, found in by_text.groupby("word"):
-        if len(found) < min_texts:
+    for word, texts in by_text.groupby("word"):
+        if len(texts) < min_texts:
             continue
         shift, low, high = (
-            float(value[0]) for value in paired_bootstrap((found["adapted"] - found["base"]).to_numpy()[:, None], **bootstrap)
+            float(value[0]) for value in paired_bootstrap((texts["adapted"] - texts["base"]).to_numpy()[:, None], **bootstrap)
         )
-        means = found[["base", "adapted"]].mean()
-        rows.append((word, found["kind"].mode()[0], len(found), means["base"], means["adapted"], shift, low, high))
+        means = texts[["base", "adapted"]].mean()
+        rows.append((word, texts["kind"].mode()[0], len(texts), means["base"], means["adapted"], shift, low, high))
     table = pd.DataFrame(rows, columns=["word", "kind", "texts", "base", "adapted", "shift", "shift_low", "shift_high"])
     return table.round(5).sort_values(["shift", "word"], ascending=[False, True], ignore_index=True)
 
 
 def paired_words(base: pd.DataFrame, adapted: pd.DataFrame) -> pd.DataFrame:
-    """Words with the attention of both models: the columns of ``base`` without ``attention``, but ``base`` and ``adapted``.
+    """Words with the attention of both models: the columns of ``base``, with ``base`` and ``adapted`` in place of ``attention``.
 
     Raises:
-        PairingError: If the two are not of the same texts.
+        PairingError: If the two are of different texts.
     """
     same = len(base) == len(adapted) and all(np.array_equal(base[key], adapted[key]) for key in ("id", "place", "part", "word"))
     if not same:
-        msg = "words of base and adapted are not of the same texts; run attention_analysis as a whole"
+        msg = "the words of base and adapted come from different texts; run the whole attention_analysis pipeline"
         raise PairingError(msg)
     return base.rename(columns={"attention": "base"}).assign(adapted=adapted["attention"].to_numpy())
 
 
 def check_pairing(base: pd.DataFrame, adapted: pd.DataFrame) -> None:
-    """Check that two measurements are of the same texts, layers, heads and measures.
+    """Check that two measurements have the same texts, layers, heads and measures.
 
     Raises:
-        PairingError: If they are not; the message says in what they differ.
+        PairingError: If they do not; the message says how they differ.
     """
     if list(base.columns) != list(adapted.columns):
         differing = sorted(set(base.columns) ^ set(adapted.columns))
-        msg = f"base and adapted were measured differently ({', '.join(differing)}); run attention_analysis as a whole"
+        msg = f"base and adapted were measured differently ({', '.join(differing)}); run the whole attention_analysis pipeline"
         raise PairingError(msg)
     for key in KEYS:
         if len(base) != len(adapted) or not np.array_equal(base[key], adapted[key]):
             sizes = f"{base[key].nunique()} and {adapted[key].nunique()}"
-            msg = f"base and adapted were measured on different {key}s ({sizes}); run attention_analysis as a whole"
+            msg = f"base and adapted were measured on different {key}s ({sizes}); run the whole attention_analysis pipeline"
             raise PairingError(msg)
 
 

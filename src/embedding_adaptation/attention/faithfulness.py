@@ -1,4 +1,4 @@
-"""Does attention tell what matters? Words left out one by one, against the attention they get."""
+"""Does attention show what matters? The effect of removing words one by one, compared with the attention they get."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.template import PromptTemplate
 
 TOKENS = "tokens"
-# With fewer words there is hardly a rank to correlate; beyond, another text says more than another word.
+# Fewer words are too few to rank; beyond the maximum, another text is more informative than another word.
 _FEWEST_WORDS, _MOST_WORDS = 4, 12
 
 
@@ -36,20 +36,20 @@ def occlude_words(
     seed: int = 0,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """How far the last token's vector moves when a word of the text is left out.
+    """Measure how far the last token's vector moves when a word of the text is removed.
 
     Args:
         embedder: Base or adapted embedder.
         template: The template the texts are put into.
-        texts: Texts; those with fewer than four words are passed over.
+        texts: Texts; those with fewer than four words are skipped.
         ids: Their ids.
-        function_words: Words that are no content words.
-        seed: Seed of the draw where a text has more than twelve words: this many are left out, one at a time.
-        progress: Whether to show a bar on stderr.
+        function_words: Words that do not count as content words.
+        seed: Seed for drawing twelve words from a text that has more.
+        progress: Whether to show a progress bar on stderr.
 
     Returns:
-        A row for each word left out: ``id``, ``start``, ``end``, ``word``, ``kind`` and ``effect``, one minus the cosine of the vectors
-        with and without it.
+        One row per removed word: ``id``, ``start``, ``end``, ``word``, ``kind`` and ``effect``, one minus the cosine similarity of the
+        vectors with and without it.
 
     References:
         Occlusion: https://arxiv.org/abs/1311.2901; attention is not explanation: https://arxiv.org/abs/1902.10186
@@ -86,32 +86,32 @@ def _without(text: str, start: int, end: int) -> str:
 
 
 def word_ranks(rows: AttentionRows, occlusion: pd.DataFrame, spans: Spans) -> pd.DataFrame:
-    """For each text, how the ranking of its words by attention agrees with that by occlusion.
+    """Compute for each text how well the ranking of its words by attention agrees with that by occlusion.
 
     Args:
-        rows: The recording the texts are in.
-        occlusion: What :func:`occlude_words` gave for the same weights.
-        spans: What is sink and self.
+        rows: The recording that contains the texts.
+        occlusion: The result of :func:`occlude_words` for the same weights.
+        spans: Defines sink and self.
 
     Returns:
-        A row a text: ``id``, Spearman's rank correlation for each layer (mean over heads), for ``all`` layers, and for ``tokens``: that of
-        the number of tokens a word has, which needs no attention.
+        One row per text: ``id``, Spearman's rank correlation for each layer (averaged over heads), for ``all`` layers, and for ``tokens``:
+        that of a word's number of tokens, a baseline without attention.
 
     Raises:
         PairingError: If a text of the occlusion is not in the recording.
     """
-    by_text = {str(text_id): found for text_id, found in occlusion.groupby("id", sort=False)}
+    by_text = {str(text_id): effects for text_id, effects in occlusion.groupby("id", sort=False)}
     table = []
     for one in islice(rows, rows.examples, None):
         if one.id not in by_text:
             continue
-        found = by_text.pop(one.id)
+        occluded = by_text.pop(one.id)
         words = prompt_words(rows, one, spans.function_words, sink_tokens=spans.sink_tokens, separate_self=spans.separate_self)
         places = {(word.start, word.end): word for word in words if word.part == "text"}
-        # Words behind the cut are in no prompt.
+        # Words after the cut are not in the prompt.
         both = [
             (places[key], effect)
-            for *key_, effect in found[["start", "end", "effect"]].to_numpy()
+            for *key_, effect in occluded[["start", "end", "effect"]].to_numpy()
             if (key := tuple(map(int, key_))) in places
         ]
         if not both:
@@ -123,28 +123,28 @@ def word_ranks(rows: AttentionRows, occlusion: pd.DataFrame, spans: Spans) -> pd
         correlations[ALL] = rank_correlation(attention.mean(axis=0), effects)
         table.append({"id": one.id, **correlations, TOKENS: rank_correlation(weights.sum(axis=1), effects)})
     if by_text:
-        msg = f"text {next(iter(by_text))!r} was occluded but its attention was not recorded; run attention_analysis as a whole"
+        msg = f"text {next(iter(by_text))!r} was occluded but its attention was not recorded; run the whole attention_analysis pipeline"
         raise PairingError(msg)
     return pd.DataFrame(table, columns=["id", *map(str, rows.layers), ALL, TOKENS])
 
 
 def compare_faithfulness(base: pd.DataFrame, adapted: pd.DataFrame, **bootstrap: Any) -> pd.DataFrame:
-    """Mean rank correlation of attention and occlusion, base and adapted.
+    """Compute the mean rank correlation of attention and occlusion for base and adapted.
 
     Args:
-        base: What :func:`word_ranks` gave for the base model.
+        base: The result of :func:`word_ranks` for the base model.
         adapted: The same for the adapted model.
         **bootstrap: Options of :func:`paired_bootstrap`.
 
     Returns:
-        A row a layer, ``all`` and ``tokens``: number of ``texts``; ``base``, ``adapted`` and ``shift``, means over texts, each with its
+        One row per layer, ``all`` and ``tokens``: number of ``texts``; ``base``, ``adapted`` and ``shift``, means over texts, each with its
         interval (``_low``, ``_high``).
 
     Raises:
         PairingError: If the two are not of the same texts.
     """
     if base["id"].tolist() != adapted["id"].tolist():
-        msg = "base and adapted were occluded on different texts; run attention_analysis as a whole"
+        msg = "base and adapted were occluded on different texts; run the whole attention_analysis pipeline"
         raise PairingError(msg)
     names = [column for column in base.columns if column != "id"]
     before, after = base[names].to_numpy(np.float64), adapted[names].to_numpy(np.float64)  # [N, L + 2]

@@ -1,7 +1,7 @@
-"""The last token's attention in every layer and head, from packed rows or from padded batches.
+"""The last token's attention in every layer and head, from packed rows or padded batches.
 
-Packed rows hand it out themselves (:mod:`~embedding_adaptation.embedder.decoder_pass`). A model that cannot be packed is computed in padded
-batches with its own attention, and the last token's row is computed beside it.
+The pass over packed rows returns it directly (:mod:`~embedding_adaptation.embedder.decoder_pass`). A model that cannot be packed is
+computed in padded batches with its own attention, and the last token's row is computed separately.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 def packed_last_rows(
     embedder: Embedder, template: PromptTemplate, layers: Sequence[int], text_ids: Sequence[Sequence[int]]
 ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
-    """Attention of prompted texts' last tokens, from packed rows.
+    """Compute the attention of the last tokens of prompted texts in packed rows.
 
     Args:
         embedder: Base or adapted embedder that can pack.
@@ -49,7 +49,7 @@ def packed_last_rows(
         text_ids: Each text's ids.
 
     Yields:
-        Places of equally long texts in ``text_ids``, and ``[n, L, H, T]`` float32 over the tokens of the prompt.
+        Indices of equally long texts in ``text_ids``, and their attention ``[n, L, H, T]`` float32 to the tokens of the prompt.
     """
     tree = PromptTree((template.frame(embedder.tokenizer, embedder.max_length),))
     wanted = Wanted(hidden=frozenset(), last_rows=frozenset(layers))
@@ -68,7 +68,7 @@ def packed_last_rows(
 def padded_last_rows(
     embedder: Embedder, template: PromptTemplate, layers: Sequence[int], text_ids: Sequence[Sequence[int]]
 ) -> Iterator[tuple[Sequence[int], torch.Tensor]]:
-    """The same as :func:`packed_last_rows` from padded batches, for models that cannot be packed."""
+    """The same as :func:`packed_last_rows`, in padded batches, for models that cannot be packed."""
     decoder, backbone = embedder.decoder(template), decoder_of(embedder.backbone)
     frame = template.frame(embedder.tokenizer, embedder.max_length)
     prompts = [frame.around(ids) for ids in text_ids]
@@ -82,15 +82,15 @@ def padded_last_rows(
 
 
 class LastRowRecorder(AttentionPass):
-    """The model's own attention in one pass over a padded batch, and the last tokens' rows beside it.
+    """The model's own attention in one pass over a padded batch, with a record of the last tokens' rows.
 
     Args:
         implementation: The model's own attention implementation.
-        attention_mask: ``[B, T]``, 1 on real tokens.
+        attention_mask: ``[B, T]``, 1 for real tokens.
         layers: Layers to record, counted from 1.
 
     Attributes:
-        rows: For each of these layers ``[B, H, T]`` float32; zero at padding.
+        rows: ``[B, H, T]`` float32 for each of these layers; zero at padding.
     """
 
     def __init__(self, implementation: str, attention_mask: torch.Tensor, layers: Sequence[int]) -> None:
@@ -126,22 +126,22 @@ class LastRowRecorder(AttentionPass):
         else:
             row = call.mask[batch if len(call.mask) > 1 else 0, 0, self.last]  # [B, T]
             allowed = row if row.dtype == torch.bool else row >= 0
-        asked = call.query[batch, :, self.last][:, :, None]  # [B, H, 1, d]
-        mask = additive(allowed, asked)[:, None, None]  # [B, 1, 1, T]
-        return attention_weights(asked, call.key, mask, scale=call.scale, softcap=call.softcap)[:, :, 0]
+        query = call.query[batch, :, self.last][:, :, None]  # [B, H, 1, d]
+        mask = additive(allowed, query)[:, None, None]  # [B, 1, 1, T]
+        return attention_weights(query, call.key, mask, scale=call.scale, softcap=call.softcap)[:, :, 0]
 
 
 @contextmanager
 def recorded_last_rows(backbone: PreTrainedModel, attention_mask: torch.Tensor, layers: Sequence[int]) -> Iterator[LastRowRecorder]:
-    """Record within one pass over a padded batch; padding may stand left or right, and hidden states are what they would be without.
+    """Record one pass over a padded batch, with padding on either side, without changing its hidden states.
 
     Args:
         backbone: A decoder without vocabulary head (not a PEFT model around it).
-        attention_mask: ``[B, T]``, 1 on real tokens; the pass must get the same.
+        attention_mask: ``[B, T]``, 1 for real tokens; the pass must get the same one.
         layers: Layers to record, counted from 1.
 
     Raises:
-        AttentionError: If the model does not let its attention be replaced, or one of these layers has none that can be recorded.
+        AttentionError: If the model does not allow its attention to be replaced, or that of one of these layers cannot be recorded.
     """
     own = backbone.config._attn_implementation  # noqa: SLF001  there is no public getter
     recorder = LastRowRecorder(own, attention_mask, layers)
@@ -155,22 +155,22 @@ def recorded_last_rows(backbone: PreTrainedModel, attention_mask: torch.Tensor, 
 
 
 def check_softmax_attention(backbone: PreTrainedModel, layers: Sequence[int]) -> None:
-    """Check on two tokens that layers have softmax attention.
+    """Check with two tokens that layers have softmax attention.
 
     Args:
         backbone: A decoder without vocabulary head, or a PEFT model around one.
         layers: The layers, counted from 1.
 
     Raises:
-        AttentionError: If one has not.
+        AttentionError: If one does not.
     """
     decoder = decoder_of(backbone)
     ids = torch.zeros(1, 2, dtype=torch.long, device=decoder.device)  # [1, T]
     with torch.inference_mode(), recorded_last_rows(decoder, torch.ones_like(ids), ()) as recorder:
         decoder(input_ids=ids, use_cache=False)
-    able = sorted(layer + 1 for layer in recorder.calls)
-    missing = [layer for layer in layers if layer not in able]
+    usable = sorted(layer + 1 for layer in recorder.calls)
+    missing = [layer for layer in layers if layer not in usable]
     if missing:
-        advice = f"choose among the layers that have it: {', '.join(map(str, able))}" if able else "choose another model"
-        msg = f"{type(decoder).__name__} has no softmax attention in layer {missing[0]}, so there is no attention to look at; {advice}"
+        advice = f"choose from layers {', '.join(map(str, usable))}" if usable else "choose another model"
+        msg = f"{type(decoder).__name__} has no softmax attention in layer {missing[0]}, so there is nothing to record; {advice}"
         raise AttentionError(msg)

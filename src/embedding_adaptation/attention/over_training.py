@@ -1,4 +1,4 @@
-"""Attention over the checkpoints of one run, beside what is known of their quality."""
+"""Attention over the checkpoints of one run, compared with their quality."""
 
 from __future__ import annotations
 
@@ -40,39 +40,39 @@ def attention_over_training(
     progress: bool = True,
     **bootstrap: Any,
 ) -> pd.DataFrame:
-    """Every measure in every layer at every checkpoint, on the same texts. Only one checkpoint is in memory at a time.
+    """Compute every measure in every layer at every checkpoint on the same texts, with one checkpoint in memory at a time.
 
     Args:
         base: The base model, which is step 0.
-        checkpoints: PEFT folders by step.
-        load: Loads an embedder.
+        checkpoints: Adapter folders by step.
+        load: Loads an embedder with the given weights.
         template: The template the texts are put into.
-        texts: Texts to look at.
-        spans: What the rows are divided into; ``None`` is the default division.
-        layers: Layers to record; empty takes all.
-        heads: Heads to record; empty takes all.
-        progress: Whether to show a bar for each checkpoint.
+        texts: The texts.
+        spans: How the rows are divided; ``None`` is the default division.
+        layers: Layers to record; empty records all.
+        heads: Heads to record; empty records all.
+        progress: Whether to show a progress bar for each checkpoint.
         **bootstrap: Options of :func:`paired_bootstrap`.
 
     Returns:
-        A row for each ``step``, ``layer`` (and ``all``) and ``measure``: ``mean`` with its interval ``low`` to ``high`` over texts;
-        ``shift`` from step 0, of paired differences, with its interval.
+        One row per ``step``, ``layer`` (and ``all``) and ``measure``: ``mean`` over texts with its interval ``low`` to ``high``; ``shift``,
+        the mean paired difference from step 0, with its interval.
 
     Raises:
-        CheckpointError: If a checkpoint is not there, or there is none beside step 0.
+        CheckpointError: If a checkpoint is missing, or there is none other than step 0.
     """
-    wanted = {int(step): Path(path) for step, path in sorted(checkpoints.items()) if int(step) != 0}
-    if not wanted:
-        msg = "there is no checkpoint beside step 0, which is the base model; give at least one"
+    folders = {int(step): Path(path) for step, path in sorted(checkpoints.items()) if int(step) != 0}
+    if not folders:
+        msg = "there is no checkpoint other than step 0, the base model; give at least one"
         raise CheckpointError(msg)
-    for step, path in wanted.items():
+    for step, path in folders.items():
         if not (path / ADAPTER_CONFIG).is_file():
-            msg = f"the checkpoint of step {step} is not there: {path} holds no {ADAPTER_CONFIG}"
+            msg = f"the checkpoint of step {step} is missing: {path} contains no {ADAPTER_CONFIG}; train again, or choose other steps"
             raise CheckpointError(msg)
     tables, first = [], None
-    weights = {0: replace(base, adapter=None), **{step: replace(base, adapter=path) for step, path in wanted.items()}}
-    for step, chosen in weights.items():
-        embedder = load(chosen)
+    weights = {0: replace(base, adapter=None), **{step: replace(base, adapter=path) for step, path in folders.items()}}
+    for step, step_weights in weights.items():
+        embedder = load(step_weights)
         with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as work:
             rows = record_attention(
                 embedder, template, texts, Path(work) / "rows", layers=layers, heads=heads, progress=progress
@@ -97,33 +97,33 @@ def relate_to_quality(
     measures: Sequence[str] = ("text", "content", "text_without_sink", "text_relative", "sink", "entropy"),
     **bootstrap: Any,
 ) -> pd.DataFrame:
-    """Whether attention follows quality over the checkpoints, and what stopping by it would have cost.
+    """Relate attention to quality over the checkpoints, and compute what stopping by attention would have cost.
 
-    Each signal, a measure of attention over all layers or another column of the scores, is correlated with the quality over the steps that
-    both know, and its highest and lowest steps are looked up: the step a person would stop at who followed the signal.
+    Each signal, a measure of attention over all layers or another column of the scores, is correlated with the quality over their common
+    steps. The steps of its highest and lowest value are those at which training would stop if it followed the signal.
 
     Args:
-        over_training: What :func:`attention_over_training` gave.
-        scores: A row a checkpoint: ``step``, the quality, and any other numbers, such as label-free criteria.
-        quality: The column of ``scores`` that says how good a checkpoint is; higher is better.
+        over_training: The result of :func:`attention_over_training`.
+        scores: One row per checkpoint: ``step``, the quality, and any other numbers, such as label-free criteria.
+        quality: The column of ``scores`` with the quality of a checkpoint; higher is better.
         measures: Measures of attention to relate.
         **bootstrap: Options of :func:`bootstrapped_rank_correlation`.
 
     Returns:
-        A row a signal: ``signal``, ``kind`` (attention or score), number of ``steps``; ``rank_correlation`` with its interval ``low`` to
-        ``high``; ``highest_at`` and ``lowest_at``, the steps; ``lost_at_highest`` and ``lost_at_lowest``, how much quality they fall short
-        of the best step's.
+        One row per signal: ``signal``, ``kind`` (attention or score), number of ``steps``; ``rank_correlation`` with its interval ``low``
+        to ``high``; the steps ``highest_at`` and ``lowest_at``; ``lost_at_highest`` and ``lost_at_lowest``, by how much their quality falls
+        short of the best step's.
 
     Raises:
-        CheckpointError: If the scores have no such columns, name a step twice, or share fewer than three steps with the attention.
+        CheckpointError: If the scores lack a column, contain a step twice, or share fewer than three steps with the attention.
     """
     for column in ("step", quality):
         if column not in scores:
-            msg = f"the scores have no column {column!r}, only {', '.join(map(str, scores.columns))}; name the quality's column"
+            msg = f"the scores have no column {column!r}, only {', '.join(map(str, scores.columns))}; add it, or choose another quality"
             raise CheckpointError(msg)
     known = scores.dropna(subset=[quality])
     if known["step"].duplicated().any():
-        msg = f"the scores name step {known['step'][known['step'].duplicated()].iloc[0]} twice; give one row a step"
+        msg = f"the scores contain step {known['step'][known['step'].duplicated()].iloc[0]} twice; give one row per step"
         raise CheckpointError(msg)
     overall = over_training[over_training["layer"].astype(str) == ALL].pivot_table(index="step", columns="measure", values="mean")
     numbers = known.set_index("step").select_dtypes("number")
@@ -136,11 +136,11 @@ def relate_to_quality(
     signals |= {str(name): ("score", numbers.loc[steps, name]) for name in numbers.columns if name != quality}
     rows = []
     for name, (kind, values) in signals.items():
-        there = values.dropna()
-        if there.empty:
+        present = values.dropna()
+        if present.empty:
             continue
         correlation, low, high = bootstrapped_rank_correlation(values.to_numpy(float), best.to_numpy(float), **bootstrap)
-        top, bottom = there.index[int(there.to_numpy().argmax())], there.index[int(there.to_numpy().argmin())]
-        rows.append((name, kind, len(there), correlation, low, high, top, best.max() - best[top], bottom, best.max() - best[bottom]))
+        top, bottom = present.index[int(present.to_numpy().argmax())], present.index[int(present.to_numpy().argmin())]
+        rows.append((name, kind, len(present), correlation, low, high, top, best.max() - best[top], bottom, best.max() - best[bottom]))
     columns = ["signal", "kind", "steps", "rank_correlation", "low", "high", "highest_at", "lost_at_highest", "lowest_at", "lost_at_lowest"]
     return pd.DataFrame(rows, columns=columns).round(4)

@@ -1,7 +1,7 @@
 """Where the last token looks: its attention row in every layer and head, without T x T maps.
 
-``output_attentions=True`` needs the eager implementation and keeps ``L * H * T * T`` floats a text. Here the usual pass over packed rows
-also computes one row of each map, the last token's: ``L * H * T`` floats a text, written to disk batch by batch.
+``output_attentions=True`` needs the eager implementation and keeps ``L * H * T * T`` floats per text. Here the usual pass over packed rows
+also computes one row of each map, the last token's: ``L * H * T`` floats per text, written to disk batch by batch.
 """
 
 from __future__ import annotations
@@ -38,20 +38,20 @@ class _FittedText(NamedTuple):
 
 
 class AttentionRecording:
-    """A recording that is ready to be made: everything that can be wrong has been looked at, nothing has been computed.
+    """A recording that is checked and ready to be made; nothing has been computed yet.
 
     Args:
         embedder: Base or adapted embedder.
         template: The template the texts are put into.
-        texts: Texts to look at; a generator is read as it is needed.
+        texts: The texts; a generator is consumed lazily.
         ids: Their ids; ``None`` numbers them from 1.
-        layers: Layers, counted from 1 or, negative, from the last; empty takes all.
-        heads: Heads, counted from 0; empty takes all.
-        examples: Further texts that come before the others and are told apart from them.
-        progress: Whether to show a bar on stderr.
+        layers: Layers, counted from 1, or backwards from -1; empty records all.
+        heads: Heads, counted from 0; empty records all.
+        examples: Additional texts, which come first and are kept apart from the others.
+        progress: Whether to show a progress bar on stderr.
 
     Raises:
-        AttentionError: If the model has no softmax attention in a layer asked for, or no such layer or head.
+        AttentionError: If a requested layer has no softmax attention, or the model has no such layer or head.
         TemplateError: If the template leaves no room for a text.
 
     Example:
@@ -88,13 +88,13 @@ class AttentionRecording:
             last_rows.check_softmax_attention(embedder.backbone, self.layers)
 
     def write(self, folder: Path) -> AttentionRows:
-        """Make the recording, in memory that does not grow with the number of texts.
+        """Make the recording, with memory use independent of the number of texts.
 
         Args:
             folder: An existing folder.
 
         Returns:
-            What was recorded, memory-mapped.
+            The recording, memory-mapped.
 
         Raises:
             AttentionError: If there is no text.
@@ -130,18 +130,18 @@ class AttentionRecording:
                 index.write_table(pa.table(columns, schema=schema))
                 start, count, cut = int(starts[-1]), count + len(window), cut + sum(one.cut for one in fitted)
         if not count:
-            msg = "there is no text to record the attention of; give at least one"
+            msg = "there are no texts whose attention could be recorded; give at least one"
             raise AttentionError(msg)
         if cut:
             logger.warning(
-                "%d of %d texts are longer than max_length=%d leaves room for and were cut: words behind the cut get no attention",
+                "%d of %d texts do not fit into max_length=%d and were truncated: words after the cut get no attention",
                 cut, count, self.embedder.max_length,
             )  # fmt: skip
         self._write_card(folder)
         return AttentionRows(folder)
 
     def _write_rows(self, file: BinaryIO, starts: np.ndarray, text_ids: Sequence[Sequence[int]], bar: tqdm[Any]) -> None:
-        """Write texts' rows, each where it belongs: batches are made by length, and the file follows the texts."""
+        """Write each text's row to its place in the file, which follows the order of the texts, not that of the batches."""
         for places, rows in self._last_rows(self.embedder, self.template, self.layers, text_ids):
             values = rows[:, :, list(self.heads)].float().cpu().numpy()  # [n, L, H, T]
             for place, value in zip(places, values, strict=True):
@@ -150,7 +150,7 @@ class AttentionRecording:
             bar.update(len(places))
 
     def _fitted(self, ids: list[int], spans: list[tuple[int, int]], text: str) -> _FittedText:
-        """A text's tokens as far as there is room for them; an empty one is given a token where nothing stands before it."""
+        """A text's tokens, truncated to the available room; an empty text without a prefix gets one token."""
         if not ids and not self.frame.prefix:
             ids, spans = [fallback_id(self.embedder.tokenizer)], [(0, 0)]
         room = self.frame.room
@@ -170,7 +170,7 @@ class AttentionRecording:
         (folder / CARD_FILE).write_text(json.dumps(card, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def _side(self, words: str, ids: Sequence[int]) -> dict[str, Any]:
-        """The tokens of the prefix or suffix: special ones stand before the words' own or behind them."""
+        """The tokens of the prefix or suffix; special ones precede or follow those of the words."""
         tokenizer = self.embedder.tokenizer
         ((own, spans, words),) = encode_with_spans([words], tokenizer)
         leading = next((n for n in range(len(ids) - len(own) + 1) if list(ids[n : n + len(own)]) == own), 0) if own else len(ids)
@@ -187,8 +187,8 @@ def record_attention(
     Args:
         embedder: Base or adapted embedder.
         template: The template the texts are put into.
-        texts: Texts to look at.
-        folder: Where the recording goes; what is there is replaced.
+        texts: The texts.
+        folder: The folder for the recording; an existing one is replaced.
         **options: The other arguments of :class:`AttentionRecording`.
 
     Returns:
@@ -205,9 +205,9 @@ def record_attention(
 
 def _resolved_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
     resolved = [layer if layer > 0 else count + 1 + layer for layer in layers]
-    wrong = [given for given, layer in zip(layers, resolved, strict=True) if given == 0 or not 1 <= layer <= count]
+    wrong = [requested for requested, layer in zip(layers, resolved, strict=True) if requested == 0 or not 1 <= layer <= count]
     if wrong:
-        msg = f"layer {wrong[0]} was asked for; this model has the layers 1 to {count}, or -{count} to -1 from the last"
+        msg = f"unknown layer {wrong[0]}; this model has layers 1 to {count}, or -{count} to -1 counted from the end"
         raise AttentionError(msg)
     return tuple(sorted(set(resolved))) or tuple(range(1, count + 1))
 
@@ -215,6 +215,6 @@ def _resolved_layers(layers: Sequence[int], count: int) -> tuple[int, ...]:
 def _resolved_heads(heads: Sequence[int], count: int) -> tuple[int, ...]:
     wrong = [head for head in heads if not 0 <= head < count]
     if wrong:
-        msg = f"attention head {wrong[0]} was asked for; this model has the heads 0 to {count - 1}"
+        msg = f"unknown attention head {wrong[0]}; this model has heads 0 to {count - 1}"
         raise AttentionError(msg)
     return tuple(sorted(set(heads))) or tuple(range(count))

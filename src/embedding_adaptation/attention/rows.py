@@ -1,4 +1,4 @@
-"""Recorded attention on disk: the last token's attention row of every text, read text by text."""
+"""Recorded attention on disk: the last token's attention in every text, read one text at a time."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class AttentionError(ValueError):
 
 @dataclass(frozen=True)
 class TextAttention:
-    """Where the last token of one prompted text looks.
+    """The attention of the last token of one prompted text.
 
     Attributes:
         id: The text's id.
         text: The text, as it was tokenised.
-        row: ``[L, H, T]`` float32, attention of the last token to every token of the prompt; adds up to one over T. Memory-mapped.
-        text_start: Place of the text's first token in the prompt.
-        spans: For each of the text's tokens that fit into the window its half-open span of characters in ``text``.
+        row: ``[L, H, T]`` float32, attention of the last token to every token of the prompt, which sums to one over T; memory-mapped.
+        text_start: Index of the text's first token in the prompt.
+        spans: Half-open character span in ``text`` of each of its tokens that fit.
         cut: Whether the end of the text did not fit.
     """
 
@@ -40,7 +40,7 @@ class TextAttention:
 
     @property
     def text_end(self) -> int:
-        """Place behind the text's last token in the prompt."""
+        """Index after the text's last token in the prompt."""
         return self.text_start + len(self.spans)
 
 
@@ -50,8 +50,8 @@ class FrameTokens:
 
     Attributes:
         words: The characters of that side.
-        spans: For each token its half-open span in ``words``; a special token's is (-1, -1).
-        labels: For each token how to write it.
+        spans: Half-open span of each token in ``words``; (-1, -1) for a special token.
+        labels: How to display each token.
     """
 
     words: str
@@ -60,34 +60,34 @@ class FrameTokens:
 
 
 class AttentionRows:
-    """A recording on disk, read text by text; only what is looked at comes into memory.
+    """A recording on disk, read one text at a time.
 
     Args:
-        folder: A folder that :class:`AttentionRecording` wrote.
+        folder: A folder written by :class:`AttentionRecording`.
 
     Attributes:
         template: Name of the template.
-        layer_count: Layers of the model.
-        layers: Those recorded, counted from 1.
-        heads: Heads, counted from 0.
-        examples: How many of the first texts are examples.
+        layer_count: Number of layers of the model.
+        layers: The recorded layers, counted from 1.
+        heads: The recorded heads, counted from 0.
+        examples: Number of examples, which are the first texts.
         prefix: Tokens before each text.
-        suffix: Tokens behind it.
+        suffix: Tokens after each text.
 
     Raises:
-        AttentionError: If the folder holds no recording.
+        AttentionError: If the folder contains no recording.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
             card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-            found = card["format"]
+            version = card["format"]
         except (OSError, ValueError, KeyError) as error:
-            msg = f"{folder} holds no recorded attention of this project ({error}); run attention_analysis again"
+            msg = f"{folder} contains no attention recorded by this project ({error}); run attention_analysis again"
             raise AttentionError(msg) from error
-        if found != FORMAT:
-            msg = f"{folder} has format {found!r}, this version reads {FORMAT}; run attention_analysis again"
+        if version != FORMAT:
+            msg = f"{folder} has format {version!r}, but this version reads {FORMAT}; run attention_analysis again"
             raise AttentionError(msg)
         self.template: str = card["template"]
         self.layer_count: int = card["layer_count"]

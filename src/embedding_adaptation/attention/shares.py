@@ -1,4 +1,4 @@
-"""Shares of the last token's attention: per text, layer and head, and per word."""
+"""Shares of the last token's attention, by text, layer and head, and by word."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ if TYPE_CHECKING:
 
 PARTS = ("sink", "prefix", "text", "suffix", "self")
 KEYS = ("id", "layer", "head")
-# Ratios of shares: taken after the mean over heads, because a head that looks at the sink alone has none.
+# Ratios of shares, computed after averaging over heads, because they are undefined for a head that attends only to the sink.
 DERIVED = ("text_without_sink", "content_of_text")
 _PIECE = 256
 
 
 @dataclass(frozen=True)
 class Spans:
-    """What the row is divided into.
+    """How the row is divided.
 
     Attributes:
         sink_tokens: How many of the first tokens are the sink.
         separate_self: Whether the last token is a part of its own.
-        function_words: Words that are no content words, in lower case.
-        patterns: Further classes of the text's words by regular expression, matched against the whole word in any case.
-        top_k: How many of the heaviest tokens make up ``top_k``.
+        function_words: Words that do not count as content words, in lower case.
+        patterns: Additional classes of words, each a regular expression that matches the whole word, ignoring case.
+        top_k: Number of tokens with the most attention that make up ``top_k``.
     """
 
     sink_tokens: int = 1
@@ -57,18 +57,18 @@ class Spans:
 def row_measures(one: TextAttention, spans: Spans) -> np.ndarray:
     """All measures of one text in every layer and head.
 
-    - ``sink``, ``prefix``, ``text``, ``suffix``, ``self``: shares that add up to one;
-    - ``content``, ``function``, ``punctuation``, ``number``: shares that add up to that of the text. A token that belongs to two words
-      is divided by characters; spaces belong to the word behind them, line breaks count as punctuation;
+    - ``sink``, ``prefix``, ``text``, ``suffix``, ``self``: shares that sum to one;
+    - ``content``, ``function``, ``punctuation``, ``number``: shares that sum to that of the text. A token that belongs to two words is
+      divided by characters; spaces belong to the following word, and line breaks count as punctuation;
     - the classes of ``spans.patterns``, which may overlap with all others;
     - ``entropy`` of the row in nats, between 0 (one token) and the logarithm of the number of tokens;
-    - ``top_k``: share of the heaviest tokens other than the sink;
-    - ``text_relative``: the text's share over its share of the tokens: 1 where the last token does not tell text from template. NaN where
-      the text has no token.
+    - ``top_k``: share of the tokens with the most attention, other than the sink;
+    - ``text_relative``: the text's share of attention divided by its share of the tokens: 1 if the last token treats text and template
+      alike, NaN if the text has no tokens.
 
     Args:
         one: A recorded text.
-        spans: What the row is divided into.
+        spans: How the row is divided.
 
     Returns:
         ``[L, H, M]`` float32, M in the order of ``spans.measures``.
@@ -98,14 +98,14 @@ def row_measures(one: TextAttention, spans: Spans) -> np.ndarray:
 
 
 def measure_rows(rows: AttentionRows, spans: Spans) -> Iterator[pd.DataFrame]:
-    """Measures of a recording's texts (examples aside), some hundred texts at a time.
+    """Measures of a recording's texts, excluding examples, a few hundred texts at a time.
 
     Args:
         rows: The recording.
-        spans: What the rows are divided into.
+        spans: How the rows are divided.
 
     Yields:
-        Frames with ``id``, ``layer`` (from 1), ``head`` (from 0) and ``spans.measures``; a row for each text, layer and head in this order.
+        Frames with ``id``, ``layer`` (from 1), ``head`` (from 0) and ``spans.measures``; one row per text, layer and head, in this order.
     """
     layers, heads = np.array(rows.layers, np.int16), np.array(rows.heads, np.int16)
     size = len(layers) * len(heads)
@@ -120,29 +120,31 @@ def measure_rows(rows: AttentionRows, spans: Spans) -> Iterator[pd.DataFrame]:
 
 
 def measure_words(rows: AttentionRows, spans: Spans, layers: Sequence[int] = ()) -> Iterator[pd.DataFrame]:
-    """Attention on each word of each prompt, mean over layers and heads, some hundred texts at a time.
+    """Attention on each word of each prompt, averaged over layers and heads, a few hundred texts at a time.
 
     Args:
         rows: The recording.
-        spans: What is sink and self, and which words are function words.
-        layers: Recorded layers to average over, counted from 1; empty takes all.
+        spans: Defines sink, self and function words.
+        layers: Recorded layers to average over, counted from 1; empty averages over all.
 
     Yields:
-        Frames with ``id``, ``example``, ``place`` (the word's number in its prompt), ``part``, ``word``, ``kind``, ``start`` and
-        ``end`` (its characters in the text, -1 outside it), ``tokens``, ``attention`` and ``cut`` (whether the text's end did not fit).
+        Frames with ``id``, ``example``, ``place`` (the word's index in its prompt), ``part``, ``word``, ``kind``, ``start`` and ``end``
+        (its span of characters in the text, -1 outside it), ``tokens``, ``attention`` and ``cut`` (whether the text was truncated).
     """
-    chosen = [rows.layers.index(layer) for layer in layers] or list(range(len(rows.layers)))
+    indices = [rows.layers.index(layer) for layer in layers] or list(range(len(rows.layers)))
     texts = enumerate(rows)
     while piece := list(islice(texts, _PIECE)):
-        found: list[tuple[object, ...]] = []
+        entries: list[tuple[object, ...]] = []
         for number, one in piece:
-            row = np.asarray(one.row)[chosen].mean(axis=(0, 1), dtype=np.float64)  # [T]
+            row = np.asarray(one.row)[indices].mean(axis=(0, 1), dtype=np.float64)  # [T]
             words = prompt_words(
                 rows, one, spans.function_words, sink_tokens=spans.sink_tokens, separate_self=spans.separate_self
             )  # fmt: skip
-            found.extend(
+            entries.extend(
                 (one.id, number < rows.examples, place, word.part, word.text, word.kind, word.start, word.end, word.tokens,
                  float(row @ word.weights), one.cut)
                 for place, word in enumerate(words)
             )  # fmt: skip
-        yield pd.DataFrame(found, columns=["id", "example", "place", "part", "word", "kind", "start", "end", "tokens", "attention", "cut"])
+        yield pd.DataFrame(
+            entries, columns=["id", "example", "place", "part", "word", "kind", "start", "end", "tokens", "attention", "cut"]
+        )

@@ -1,4 +1,4 @@
-"""From tokens to words: what people read, and which kind of word it is."""
+"""From tokens to words: the words that people read, and their kinds."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Word:
 
     Attributes:
         text: The word as written.
-        start: Its first character's place in the text.
-        end: The place behind its last.
-        kind: Content word, function word, number, or punctuation (other symbols included).
+        start: Index of its first character in the text.
+        end: Index after its last character.
+        kind: Content word, function word, number, or punctuation (including other symbols).
     """
 
     text: str
@@ -45,11 +45,11 @@ class Word:
 
 
 def split_words(text: str, function_words: Collection[str] = FUNCTION_WORDS) -> list[Word]:
-    """Cut a text into words, numbers and runs of punctuation; white space is none of them.
+    """Split a text into words, numbers and runs of punctuation, without white space.
 
     Args:
         text: Any text.
-        function_words: Words that are no content words, in lower case.
+        function_words: Words that do not count as content words, in lower case.
 
     Example:
         >>> [(word.text, word.kind) for word in split_words("It's 20 quid!")]
@@ -59,7 +59,7 @@ def split_words(text: str, function_words: Collection[str] = FUNCTION_WORDS) -> 
 
 
 def word_kind(word: str, function_words: Collection[str] = FUNCTION_WORDS) -> WordKind:
-    """The kind of one word; a contraction is a function word where what stands before the apostrophe is one."""
+    """The kind of a word; a contraction is a function word if the part before the apostrophe is one."""
     if word[0].isdecimal():
         return "number"
     if not any(character.isalnum() for character in word):
@@ -70,17 +70,17 @@ def word_kind(word: str, function_words: Collection[str] = FUNCTION_WORDS) -> Wo
 
 
 def overlap(spans: Sequence[tuple[int, int]], words: Sequence[Word], text: str) -> np.ndarray:
-    """How each token divides among words, by characters.
+    """Divide each token among words by characters.
 
-    A token of spaces belongs to the word behind it: many tokenizers have one before each number.
+    A token of spaces belongs to the following word: many tokenizers put one before each number.
 
     Args:
-        spans: For each token its half-open span of characters.
+        spans: Half-open character span of each token.
         words: The text's words in order.
         text: The text.
 
     Returns:
-        ``[tokens, words + 1]`` float32, rows add up to one. The last column takes tokens that touch no word, such as line breaks.
+        ``[tokens, words + 1]`` float32, whose rows sum to one. The last column is for tokens outside any word, such as line breaks.
     """
     shared = np.zeros((len(spans), len(words) + 1), np.float32)  # [T, W + 1]
     if words and spans:
@@ -102,9 +102,8 @@ class PromptWord:
         part: ``sink``, ``prefix``, ``text``, ``suffix`` or ``self``.
         text: The word as written, or a special token's name.
         kind: The kind of a word of the text; ``template`` elsewhere.
-        start: First character in the text; -1 outside it.
-        end: Behind the last.
-        tokens: Share of tokens it is made of: 2 where it is two tokens.
+        start: Index of its first character in the text; -1 outside it.
+        end: Index after its last character; -1 outside the text.
         weights: ``[T]`` float32, how much of each token belongs to it.
     """
 
@@ -117,27 +116,27 @@ class PromptWord:
 
     @property
     def tokens(self) -> float:
-        """Number of tokens it is made of."""
+        """Number of tokens it consists of; a token shared with other words counts in part."""
         return float(self.weights.sum())
 
 
 def prompt_words(
     rows: AttentionRows, one: TextAttention, function_words: Collection[str], *, sink_tokens: int = 1, separate_self: bool = True
 ) -> list[PromptWord]:
-    """The words of a whole prompt in reading order; every token belongs to exactly one, or to several by characters.
+    """The words of a whole prompt in reading order; a token that belongs to several words is divided by characters.
 
-    The first tokens (sink) and the last (self) stand alone, whatever words they are part of.
+    The first tokens (sink) and the last (self) are separate entries, whatever words they are part of.
 
     Args:
         rows: The recording, for the words of the template.
-        one: One text of it.
-        function_words: Words that are no content words.
+        one: One of its texts.
+        function_words: Words that do not count as content words.
         sink_tokens: How many of the first tokens are the sink.
-        separate_self: Whether the last token stands alone.
+        separate_self: Whether the last token is a separate entry.
     """
     width = one.row.shape[-1]
     places = spans_of_parts(width, one.text_start, one.text_end, sink_tokens=sink_tokens, separate_self=separate_self)
-    found: list[PromptWord] = []
+    prompt: list[PromptWord] = []
     text_words = split_words(one.text, function_words)
     sides = (
         ("prefix", 0, rows.prefix, _words_of(rows.prefix.words)),
@@ -148,10 +147,10 @@ def prompt_words(
         spans = frame.spans if frame else one.spans
         shares = overlap(spans, words, frame.words if frame else one.text)  # [T', W + 1]
         labels = frame.labels if frame else [one.text[a:b] for a, b in spans]
-        own = np.isin(np.arange(first, first + len(spans)), places[part])  # [T'], what neither sink nor self has taken
+        own = np.isin(np.arange(first, first + len(spans)), places[part])  # [T'], tokens that are neither sink nor self
         for token in np.flatnonzero(~own).tolist():
             alone = "self" if first + token in places["self"] else "sink"
-            found.append(_at(width, first + token, alone, labels[token] or "∅"))
+            prompt.append(_at(width, first + token, alone, labels[token] or "∅"))
         for column in range(shares.shape[1]):
             weights = np.zeros(width, np.float32)
             weights[first : first + len(spans)] = shares[:, column] * own
@@ -159,32 +158,32 @@ def prompt_words(
                 continue
             word = words[column] if column < len(words) else None
             if word is None and frame:
-                found.extend(
+                prompt.extend(
                     _at(width, first + token, part, labels[token]) for token in np.flatnonzero(weights[first:][: len(spans)]).tolist()
                 )
                 continue
             inside = word is not None and part == "text"
-            found.append(
+            prompt.append(
                 PromptWord(
                     part, word.text if word else "␣", word.kind if word and inside else "punctuation" if part == "text" else "template",
                     word.start if word and inside else -1, word.end if word and inside else -1, weights,
                 )
             )  # fmt: skip
-    return sorted(found, key=lambda word: float(np.flatnonzero(word.weights)[0]) + (0.5 if word.text == "␣" else 0.0))
+    return sorted(prompt, key=lambda word: float(np.flatnonzero(word.weights)[0]) + (0.5 if word.text == "␣" else 0.0))
 
 
 def spans_of_parts(
     width: int, text_start: int, text_end: int, *, sink_tokens: int = 1, separate_self: bool = True
 ) -> dict[str, np.ndarray]:
-    """Which places of a prompt are sink, prefix, text, suffix and self; each place is one of them.
+    """The token indices of a prompt that are sink, prefix, text, suffix and self; each is exactly one of them.
 
     Args:
-        width: Tokens of the prompt.
-        text_start: Place of the text's first token.
-        text_end: Place behind its last.
-        sink_tokens: How many of the first tokens are the sink. They come before all else: where the sequence begins with the text, its
+        width: Number of tokens in the prompt.
+        text_start: Index of the text's first token.
+        text_end: Index after its last token.
+        sink_tokens: How many of the first tokens are the sink. The sink takes precedence: if the sequence begins with the text, the text's
             first token is the sink.
-        separate_self: Whether the last token is a part of its own. Where a template ends with the text it is the text's last token.
+        separate_self: Whether the last token is a part of its own. If a template ends with the text, it is the text's last token.
     """
     part = np.full(width, "suffix", "<U6")
     part[:text_start], part[text_start:text_end] = "prefix", "text"

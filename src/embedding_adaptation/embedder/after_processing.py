@@ -1,4 +1,4 @@
-"""After-processing: centring, removing common directions, whitening, cutting dimensions; fitted on unlabelled texts."""
+"""After-processing, fitted on unlabelled texts: centring, removal of common directions, whitening, and truncation of dimensions."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_FLOOR = 1e-6  # of the largest singular value: directions below it hold nothing but rounding
+_FLOOR = 1e-6  # relative to the largest singular value: directions below it contain nothing but rounding errors
 
 
 class AfterProcessingError(ValueError):
-    """Steps that these vectors do not allow; the message says what to change."""
+    """Steps that are impossible for these vectors; the message says what to change."""
 
 
 @dataclass(frozen=True)
 class AfterSteps:
-    """What to do with vectors after pooling, in this order.
+    """The steps applied to pooled vectors, in this order.
 
     Attributes:
         centre: Subtract the mean of the unlabelled texts' vectors.
-        remove_components: Remove this many of the strongest principal components, common to all texts (arXiv 1702.01417). Centres as well.
-        whiten: Give all principal directions the same variance (arXiv 2103.15316). Centres as well.
-        dimensions: Keep this many dimensions: the strongest principal ones where vectors are whitened, else the first ones.
+        remove_components: Remove this many of the strongest principal components, which all texts share (arXiv 1702.01417); also centres.
+        whiten: Give all principal directions the same variance (arXiv 2103.15316); also centres.
+        dimensions: Keep this many dimensions: the strongest principal ones if vectors are whitened, otherwise the first ones.
     """
 
     centre: bool = False
@@ -31,7 +31,7 @@ class AfterSteps:
 
     @property
     def fitted(self) -> bool:
-        """Whether unlabelled texts are needed."""
+        """Whether the steps need unlabelled texts."""
         return self.centre or self.remove_components > 0 or self.whiten
 
 
@@ -41,7 +41,7 @@ class AfterProcessing:
 
     Attributes:
         mean: ``[D]``, subtracted first.
-        matrix: ``[D, D']``, multiplied from the right; ``None`` where only the mean goes or dimensions are cut.
+        matrix: ``[D, D']``, multiplied from the right; ``None`` if only the mean is subtracted or dimensions are dropped.
         dimensions: Number of dimensions kept.
     """
 
@@ -54,17 +54,16 @@ class AfterProcessing:
         """Fit on vectors of unlabelled texts.
 
         Args:
-            vectors: ``[N, D]``, as the strategy gives them without after-processing.
-            steps: What to do.
+            vectors: ``[N, D]`` from the strategy without after-processing.
+            steps: The steps to fit.
 
         Raises:
-            AfterProcessingError: If there are fewer texts than the steps need, or more components or dimensions are asked
-                for than there are.
+            AfterProcessingError: If there are too few texts for the steps, or fewer components or dimensions than requested.
         """
         count, width = vectors.shape
         kept = steps.dimensions or width
         if not 1 <= kept <= width - (steps.remove_components if steps.whiten else 0):
-            msg = f"after-processing is to keep {kept} dimensions, but the vectors have {width}; lower dimensions"
+            msg = f"after-processing cannot keep {kept} dimensions of vectors that have {width}; lower dimensions"
             raise AfterProcessingError(msg)
         mean = vectors.mean(axis=0, dtype=np.float64) if steps.fitted else np.zeros(width)
         if not (steps.remove_components or steps.whiten):
@@ -72,8 +71,8 @@ class AfterProcessing:
         needed = max(steps.remove_components, kept if steps.whiten and steps.dimensions else 0) + 1
         if count <= needed or steps.remove_components >= width:
             msg = (
-                f"after-processing needs more than {needed} unlabelled texts and vectors wider than {steps.remove_components}; "
-                f"there are {count} texts and {width} dimensions: give more texts or lower remove_components or dimensions"
+                f"after-processing needs more than {needed} unlabelled texts and more than {steps.remove_components} dimensions, "
+                f"but got {count} texts and {width} dimensions; give more texts, or lower remove_components or dimensions"
             )
             raise AfterProcessingError(msg)
         _, strengths, directions = np.linalg.svd(vectors.astype(np.float64) - mean, full_matrices=False)  # [K], [K, D]

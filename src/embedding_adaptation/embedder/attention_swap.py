@@ -1,13 +1,13 @@
-"""A decoder's attention, replaced for a while: one swap, one guard and one mask builder for encoding, training, sampling and recording.
+"""Temporary replacement of a decoder's attention: one swap, one guard and one mask builder for encoding, training, sampling and recording.
 
-:func:`replaced_attention` puts one function in the place of the attention of all layers. What it computes is up to the
-:class:`AttentionPass` that is running, which also checks that every layer called it exactly once and with the tokens of the pass: a layer
-that mixes tokens in a way of its own would let texts see one another.
+:func:`replaced_attention` puts one function in place of the attention of all layers. What it computes is up to the running
+:class:`AttentionPass`, which also checks that every layer called it exactly once and with the tokens of the pass: a layer that mixes tokens
+in its own way would let texts see one another.
 
-Names and shapes are the same throughout. A *row* is what is computed for one text; a *group* is a run of rows of equal width; the *prefix*
-is what all rows have in front of them, computed once; a row's *layout* says which tokens of the prefix and which of its own each of its
-tokens sees. ``N`` tokens make up a packed sequence, ``n`` rows a group, ``R`` tokens a row and ``P`` the prefix; there are ``H`` heads of
-width ``d`` and ``KV`` key heads, each shared by ``G = H / KV`` heads.
+Terms and shapes are the same throughout. A *row* is what is computed for one text; a *group* is a run of rows of equal width; the *prefix*
+precedes all rows and is computed once; a row's *layout* says which tokens of the prefix and of the row each of its tokens sees. ``N`` is
+the number of tokens in a packed sequence, ``n`` the number of rows in a group, ``R`` the number of tokens in a row and ``P`` in the prefix;
+there are ``H`` heads of width ``d`` and ``KV`` key heads, each shared by ``G = H / KV`` heads.
 """
 
 from __future__ import annotations
@@ -31,40 +31,40 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.prompt_tree import RowLayout
 
 IMPLEMENTATION = "replaced_attention"
-# From this width on a fused kernel beats plain products on a CPU, and never holds all scores. Its backward pass is slow there.
+# From this width on, a fused kernel beats plain products on a CPU and never stores all scores; its backward pass is slow there.
 _LONG_ROW = 1024
 
 
 class UnsupportedDecoderError(RuntimeError):
-    """A model whose attention cannot be replaced, or that does not compute what its own attention would."""
+    """A model whose attention cannot be replaced, or that computes something else when it is."""
 
 
 @contextmanager
 def trying_out(name: str) -> Iterator[None]:
-    """Within, an error that a model raises because packed rows lack something it expects (a mask, a batch) says that it cannot be packed.
+    """Turn an error raised because packed rows lack something the model expects (a mask, a batch) into one that says so.
 
     Raises:
-        UnsupportedDecoderError: In its place.
+        UnsupportedDecoderError: In place of that error.
     """
     try:
         yield
     except (UnsupportedDecoderError, torch.OutOfMemoryError):
         raise
     except (TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError) as error:
-        msg = f"{name} does not compute packed rows ({type(error).__name__}: {str(error)[:200]})"
+        msg = f"{name} cannot compute packed rows ({type(error).__name__}: {str(error)[:200]})"
         raise UnsupportedDecoderError(msg) from error
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionCall:
-    """What one layer asks its attention for.
+    """One layer's call to its attention.
 
     Attributes:
         module: The layer's attention module.
         query: ``[B, H, T, d]``.
         key: ``[B, KV, T, d]``.
         value: ``[B, KV, T, d]``.
-        mask: What :meth:`AttentionPass.model_mask` made for this layer.
+        mask: The result of :meth:`AttentionPass.model_mask` for this layer.
         options: The other arguments of transformers' attention functions.
     """
 
@@ -88,7 +88,7 @@ class AttentionCall:
 
     @property
     def window(self) -> int | None:
-        """How many tokens back a token sees, itself included; ``None`` is all of them."""
+        """How many tokens back a token sees, including itself; ``None`` means all."""
         return self.options.get("sliding_window")
 
     @property
@@ -103,36 +103,36 @@ class AttentionCall:
 
 
 class AttentionPass(ABC):
-    """One pass through a decoder whose attention is replaced: what each layer gets, and a record of the layers that asked.
+    """One pass through a decoder whose attention is replaced, with a record of the layers that called it.
 
     Attributes:
-        calls: How often each layer, counted from 0, has asked.
+        calls: Number of calls by layer, counted from 0.
     """
 
     def __init__(self) -> None:
         self.calls: Counter[int] = Counter()
         self._shape = (0, 0)
-        self._masks: dict[tuple[int, int | None, int], torch.Tensor] = {}  # by identity of what is seen, window and repeats
+        self._masks: dict[tuple[int, int | None, int], torch.Tensor] = {}  # by identity of layout or lane, window and repeats
 
     @abstractmethod
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Attention of one layer, ``[B, T, H, d]``."""
 
     def model_mask(self, *_: Any, **__: Any) -> torch.Tensor | None:
-        """The mask that transformers hands to the layers; none where the pass itself knows what each token sees."""
+        """The mask that transformers passes to the layers; ``None`` if the pass itself knows what each token sees."""
         return None
 
     @contextmanager
     def running(self, decoder: PreTrainedModel, layers: Iterable[int], shape: tuple[int, int]) -> Iterator[None]:
-        """Within, this pass answers the decoder's attention; to be entered within :func:`replaced_attention`.
+        """Let this pass compute the decoder's attention; to be entered within :func:`replaced_attention`.
 
         Args:
             decoder: The decoder, for messages.
-            layers: The layers that must ask exactly once, counted from 0.
-            shape: Sequences of the pass and the tokens of each, ``(B, T)``.
+            layers: The layers that must call it exactly once, counted from 0.
+            shape: Number of sequences and of tokens in each, ``(B, T)``.
 
         Raises:
-            UnsupportedDecoderError: If a layer did not ask, asked more than once or for other tokens, or has learned sinks.
+            UnsupportedDecoderError: If a layer made no call, more than one or one for other tokens, or has learned attention sinks.
         """
         self._shape = shape
         token = _running.set(self)
@@ -144,16 +144,16 @@ class AttentionPass(ABC):
         once = sum(self.calls[layer] == 1 for layer in expected)
         if once != len(expected):
             msg = (
-                f"{type(decoder).__name__} used the attention given to it once in {once} of {len(expected)} layers; "
+                f"{type(decoder).__name__} used the replaced attention exactly once in {once} of {len(expected)} layers; "
                 "the others mix tokens in their own way"
             )
             raise UnsupportedDecoderError(msg)
 
     def answer(self, call: AttentionCall) -> torch.Tensor:
-        """Check a call, count it and :meth:`attend` to it."""
+        """Check and count a call, and compute its attention with :meth:`attend`."""
         name = type(call.module).__name__
         if call.options.get("s_aux") is not None:
-            msg = f"{name} has learned sinks, which belong to no token"
+            msg = f"{name} has learned attention sinks, which belong to no token"
             raise UnsupportedDecoderError(msg)
         for states in (call.query, call.key, call.value):
             if (states.shape[0], states.shape[2]) != self._shape:
@@ -163,7 +163,7 @@ class AttentionPass(ABC):
         return self.attend(call)
 
     def mask(self, layout: RowLayout, call: AttentionCall, *, repeats: int = 1) -> torch.Tensor:
-        """The additive mask of a layout's rows, ``[repeats * R, P + R]``, made once a pass."""
+        """The additive mask of a layout's rows, ``[repeats * R, P + R]``, computed once per pass."""
         key = (id(layout), call.window, repeats)
         if key not in self._masks:
             allowed = layout.allowed & visible(layout.positions[layout.shared :], layout.positions, call.window)  # [R, P + R]
@@ -171,16 +171,16 @@ class AttentionPass(ABC):
         return self._masks[key]
 
     def fuses(self, call: AttentionCall, layout: RowLayout) -> bool:
-        """Whether rows of a layout are computed by a fused kernel."""
+        """Whether a fused kernel computes the rows of a layout."""
         if call.softcap:
             return False
         return call.query.device.type != "cpu" or (layout.width >= _LONG_ROW and torch.is_inference_mode_enabled())
 
     def attend_rows(self, call: AttentionCall, layout: RowLayout, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """Attention of rows of one layout.
+        """Compute the attention of rows with one layout.
 
         Args:
-            call: What the layer asked for.
+            call: The layer's call.
             layout: What the rows see.
             q: ``[n, H, R, d]``.
             k: ``[n, KV, P + R, d]``.
@@ -197,16 +197,16 @@ class AttentionPass(ABC):
 
 @contextmanager
 def replaced_attention(decoder: PreTrainedModel) -> Iterator[None]:
-    """Within, the attention of all layers is that of the :class:`AttentionPass` that is running.
+    """Let the running :class:`AttentionPass` compute the attention of all layers.
 
     Raises:
-        UnsupportedDecoderError: If the model does not let its attention be replaced.
+        UnsupportedDecoderError: If the model does not allow its attention to be replaced.
     """
     before = decoder.config._attn_implementation  # noqa: SLF001  there is no public getter
     try:
         decoder.set_attn_implementation(IMPLEMENTATION)
     except (ValueError, AttributeError) as error:
-        msg = f"{type(decoder).__name__} does not let its attention be replaced ({error})"
+        msg = f"{type(decoder).__name__} does not allow its attention to be replaced ({error})"
         raise UnsupportedDecoderError(msg) from error
     try:
         yield
@@ -215,12 +215,12 @@ def replaced_attention(decoder: PreTrainedModel) -> Iterator[None]:
 
 
 def visible(queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> torch.Tensor:
-    """What causal attention lets a token see: itself and what comes before it, no further back than the window.
+    """What a token sees in causal attention: itself and the tokens before it, within the window.
 
     Args:
-        queries: Positions of the tokens that look, ``[..., Q]``.
-        keys: Positions of those that are looked at, ``[K]``.
-        window: How many tokens back a token sees, itself included; ``None`` is all of them.
+        queries: Positions of the querying tokens, ``[..., Q]``.
+        keys: Positions of the tokens that may be seen, ``[K]``.
+        window: How many tokens back a token sees, including itself; ``None`` means all.
 
     Returns:
         ``[..., Q, K]`` bool.
@@ -230,14 +230,14 @@ def visible(queries: torch.Tensor, keys: torch.Tensor, window: int | None) -> to
 
 
 def additive(allowed: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
-    """A mask to add to scores: 0 where a token is allowed, else minus infinity; in the number format and on the device of ``like``."""
+    """A mask to add to scores: 0 where allowed, minus infinity elsewhere, with the dtype and device of ``like``."""
     return torch.zeros(allowed.shape, dtype=like.dtype, device=allowed.device).masked_fill_(~allowed, float("-inf")).to(like.device)
 
 
 def plain_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor, *, scale: float, softcap: float | None
 ) -> torch.Tensor:
-    """Attention as plain products; heads that share keys are computed as one long query.
+    """Compute attention as plain products; heads that share keys form one long query.
 
     Args:
         query: ``[n, H, R, d]``.
@@ -262,12 +262,12 @@ def plain_attention(
 
 
 def attention_weights(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor, *, scale: float, softcap: float | None) -> torch.Tensor:
-    """Attention weights of a few tokens in float32.
+    """Compute the attention weights of a few tokens in float32.
 
     Args:
         query: ``[n, H, Q, d]``.
         key: ``[n, KV, K, d]``.
-        mask: Additive, anything that broadcasts to ``[n, H, Q, K]``.
+        mask: Additive; broadcasts to ``[n, H, Q, K]``.
         scale: Factor of the scores.
         softcap: Bound of the scores.
 
@@ -299,7 +299,7 @@ def _replaced_attention(
 ) -> tuple[torch.Tensor, None]:
     running = _running.get()
     if running is None:
-        msg = f"the attention of {type(module).__name__} is replaced, and no pass is running to answer for it"
+        msg = f"the attention of {type(module).__name__} is replaced, but no pass is running that could compute it"
         raise UnsupportedDecoderError(msg)
     return running.answer(AttentionCall(module, query, key, value, attention_mask, options)), None
 
@@ -309,6 +309,6 @@ def _model_mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     return running.model_mask(*args, **kwargs) if running else None
 
 
-# Both registries: without its mask function an implementation silently runs without a mask.
+# Both registries are needed: without a mask function, an implementation silently runs without a mask.
 AttentionInterface.register(IMPLEMENTATION, _replaced_attention)
 AttentionMaskInterface.register(IMPLEMENTATION, _model_mask)

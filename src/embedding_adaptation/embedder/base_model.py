@@ -1,18 +1,18 @@
-"""Resolve a base model setting to weights on disk.
+"""Resolving a base model setting to weights on disk.
 
-One setting names the base model, in one of these forms:
+The setting has one of these forms:
 
 - ``package:NAME/FILE.gguf`` - a GGUF file inside an installed Python package; the package is not imported;
 - ``path/to/FILE.gguf`` - a GGUF file;
-- ``path/to/folder`` - a folder written by transformers (configuration, safetensors weights, tokenizer), or one of a PEFT adapter, which is
+- ``path/to/folder`` - a folder written by transformers (configuration, safetensors weights, tokenizer), or that of a PEFT adapter, which is
   merged into the base it names;
 - ``ORGANISATION/NAME`` or ``ORGANISATION/NAME@REVISION`` - a Hugging Face Hub repository;
-- ``random:tiny-llama`` - a tiny Llama with random weights, made on the spot, to try things out in seconds.
+- ``random:tiny-llama`` - a tiny Llama with random weights, generated on the fly, for trying things out in seconds.
 
-A ``#sha256=...`` behind a GGUF file is checked before the file is read.
+A ``#sha256=...`` after a GGUF file is checked before the file is read.
 
-:func:`check_source` takes well under a second and finds what can be wrong before any work; :func:`convert` then writes a folder of
-safetensors, tokenizer and card. Of a multimodal model that is its text decoder. Nothing here runs code that comes with a model.
+:func:`check_source` takes well under a second and finds errors before any work starts; :func:`convert` then writes a folder with
+safetensors, tokenizer and card. Of a multimodal model, only the text decoder is written. Code that comes with a model is never run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _HUB_FILES = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt", "README.md")
-# The same weights once more in another layout, and what lies in subfolders: nothing of it is read.
+# Duplicates of the weights in another layout, and subfolders: none of them is read.
 _HUB_LEFT_OUT = ("consolidated*", "*/*")
 _RANDOM = "random:tiny-llama"
 _HUB_TIMEOUT_SECONDS = 10.0
@@ -69,18 +69,18 @@ _GGUF_TYPES = {"mamba": "mamba", "mamba2": "mamba2", "falcon-h1": "falcon_h1", "
 
 @dataclass(frozen=True)
 class BaseModelSource:
-    """A setting that has been looked at: what it is, and where.
+    """A checked setting: what it refers to, and where that is.
 
     Attributes:
-        setting: The setting as the user wrote it.
+        setting: The setting as written by the user.
         kind: ``gguf`` (a file), ``folder``, ``hub`` or ``random``.
-        path: The GGUF file or folder; ``None`` for the others.
+        path: The GGUF file or folder; ``None`` for other kinds.
         repository: Hub repository, or an empty string.
         revision: Hub commit, package version, or an empty string.
         licence: Licence as declared by the source, or ``unknown``.
-        stamp: Names, sizes and modification times (or the Hub commit): changes when the source does.
-        adapter: A folder with a PEFT adapter that belongs on top, or ``None``.
-        direct: Whether a folder's weights are the decoder's as they lie there; else they have to be converted before they can be loaded.
+        stamp: Names, sizes and modification times (or the Hub commit), which change when the source does.
+        adapter: The folder of a PEFT adapter to merge into the weights, or ``None``.
+        direct: Whether a folder's weights can be loaded as they are, without conversion.
     """
 
     setting: str
@@ -95,7 +95,11 @@ class BaseModelSource:
 
     @property
     def existing_path(self) -> Path:
-        """The path of a source that has one."""
+        """The path.
+
+        Raises:
+            BaseModelError: If there is none.
+        """
         if self.path is None:
             msg = f"base_model {self.setting!r} has no path"
             raise BaseModelError(msg)
@@ -103,19 +107,19 @@ class BaseModelSource:
 
 
 def check_source(setting: str, *, known_stamps: Collection[str] = (), relative_to: Path | None = None) -> BaseModelSource:
-    """Find out whether a base model can be used, without loading it.
+    """Check whether a base model can be used, without loading it.
 
     Args:
-        setting: The setting, see the module's text.
-        known_stamps: Stamps of sources that were converted before: hash and architecture of such a one are not looked at again.
-        relative_to: Where relative paths start; ``None`` is the current directory.
+        setting: The setting, in one of the forms above.
+        known_stamps: Stamps of sources that have already been converted; their hash and architecture are not checked again.
+        relative_to: The folder that relative paths start from; ``None`` is the current directory.
 
     Returns:
-        What :func:`convert` needs.
+        The source, for :func:`convert`.
 
     Raises:
-        BaseModelError: If the model is not there, its hash is wrong, the Hub does not answer, its architecture is no decoder that can be
-            computed here, or a file or tensor is missing, damaged, quantised or of another model.
+        BaseModelError: If the model does not exist, its hash is wrong, the Hub does not answer, its architecture is not supported, or a
+            file or tensor is missing, damaged, quantised or of another model.
     """
     with _about(setting):
         return _check_source(setting, known_stamps, relative_to)
@@ -136,7 +140,7 @@ def _check_source(setting: str, known_stamps: Collection[str], relative_to: Path
         source = _path_source(setting, path, relative_to)
     else:
         msg = (
-            f"base_model {setting!r} is not a GGUF file, a folder, a Hub id or a package: no such path, and a Hub id has the form "
+            f"base_model {setting!r} is not a GGUF file, a folder, a Hub id or a package: no such path exists, and a Hub id has the form "
             "ORGANISATION/NAME@REVISION; check base_model in conf/base/globals.yml"
         )
         raise BaseModelError(msg)
@@ -155,14 +159,14 @@ def _check_source(setting: str, known_stamps: Collection[str], relative_to: Path
 
 
 def is_hub_setting(setting: str, *, relative_to: Path | None = None) -> bool:
-    """Whether a setting names a Hub repository: it has the form of one and no such path exists."""
+    """Whether a setting names a Hub repository: it has the form of a Hub id, and no such path exists."""
     location, _ = _split_hash(setting, relative_to)
     is_path = location.endswith(".gguf") or _path(location, relative_to).exists()
     return not is_path and _HUB_ID.match(location.partition("@")[0]) is not None
 
 
 def _split_hash(setting: str, relative_to: Path | None) -> tuple[str, str]:
-    """What stands before and behind the ``#`` of a hash; a path may have one of its own."""
+    """The parts before and after the ``#`` of a hash; a path may itself contain a ``#``."""
     location, _, fragment = setting.rpartition("#")
     if not location or re.search(r"[\s./\\]", fragment) or _path(setting, relative_to).exists():
         return setting, ""
@@ -170,18 +174,18 @@ def _split_hash(setting: str, relative_to: Path | None) -> tuple[str, str]:
 
 
 def _path(location: str, relative_to: Path | None) -> Path:
-    return (relative_to or Path()) / os.path.expanduser(location)  # noqa: PTH111  that of pathlib fails where there is no such user
+    return (relative_to or Path()) / os.path.expanduser(location)  # noqa: PTH111  Path.expanduser fails if there is no such user
 
 
 def convert(source: BaseModelSource, target: Path) -> ModelCard:
-    """Write a checked source as a folder of safetensors, tokenizer and card.
+    """Write a checked source as a folder with safetensors, tokenizer and card.
 
     Args:
-        source: What :func:`check_source` returned.
+        source: The result of :func:`check_source`.
         target: An existing, empty folder.
 
     Returns:
-        The card, which is also in the folder.
+        The card, which is also written to the folder.
 
     Raises:
         BaseModelError: If the weights cannot be fetched or read.
@@ -199,7 +203,7 @@ def convert(source: BaseModelSource, target: Path) -> ModelCard:
         if source.adapter is not None:
             model = merge_adapter_folder(model, source.adapter)
             files = [*files, source.adapter / ADAPTER_WEIGHTS, source.adapter / ADAPTER_CONFIG]
-        # The place they came from would end up in the saved configuration.
+        # Otherwise the source path would end up in the saved configuration.
         model.config._name_or_path = ""  # noqa: SLF001  there is no public setter
         model.save_pretrained(target, safe_serialization=True)
         tokenizer.save_pretrained(target)
@@ -217,17 +221,18 @@ def convert(source: BaseModelSource, target: Path) -> ModelCard:
 
 
 def fetch(source: BaseModelSource, scratch: Path) -> tuple[BaseModelSource, Path, Contents | None]:
-    """Bring a checked source onto this machine.
+    """Fetch a checked source to this machine.
 
     Args:
-        source: What :func:`check_source` returned.
-        scratch: An empty folder for what is made on the spot.
+        source: The result of :func:`check_source`.
+        scratch: An empty folder for generated weights.
 
     Returns:
-        The source, with what is only known now; a folder that transformers can load from; and what is in it (``None`` for a GGUF file).
+        The source, completed with what is known only now; a folder that transformers can load from; and its contents (``None`` for a GGUF
+        file).
 
     Raises:
-        BaseModelError: If the weights cannot be fetched, or are not whole.
+        BaseModelError: If the weights cannot be fetched or are incomplete.
     """
     if source.kind == "gguf":
         return source, source.existing_path.parent, None
@@ -256,7 +261,7 @@ def _load(source: BaseModelSource, folder: Path, contents: Contents | None, scra
     if contents is None:
         from transformers import GgufConfig
 
-        # Without this configuration the dequantised weights could not be saved.
+        # Without this configuration, the dequantised weights could not be saved.
         quantisation = {"quantization_config": GgufConfig(dequantize=True)}
         return load_causal(folder, gguf_file=source.existing_path.name, trust_remote_code=False, **quantisation)
     if (folder / ADAPTER_CONFIG).is_file():
@@ -266,7 +271,7 @@ def _load(source: BaseModelSource, folder: Path, contents: Contents | None, scra
 
 @contextmanager
 def _about(setting: str) -> Iterator[None]:
-    """Within, messages begin with the setting they are about."""
+    """Prefix error messages with the setting they are about."""
     try:
         yield
     except BaseModelError as error:
@@ -287,8 +292,8 @@ def _package_source(setting: str, location: str) -> BaseModelSource:
         raise BaseModelError(msg)
     path = Path(next(iter(spec.submodule_search_locations))) / file_name
     if not path.is_file():
-        there = ", ".join(sorted(p.name for p in path.parent.glob("*.gguf"))) or "no GGUF file"
-        msg = f"base_model {setting!r}: the package {package!r} holds {there}, not {file_name!r}; correct the file name"
+        available = ", ".join(sorted(p.name for p in path.parent.glob("*.gguf"))) or "no GGUF file"
+        msg = f"base_model {setting!r}: the package {package!r} contains {available}, not {file_name!r}; correct the file name"
         raise BaseModelError(msg)
     distribution = _distribution_of(package)
     version = metadata.version(distribution) if distribution else ""
@@ -297,13 +302,13 @@ def _package_source(setting: str, location: str) -> BaseModelSource:
 
 
 def _distribution_of(package: str) -> str | None:
-    """The name of what installed a package. One of the same name is looked at first: looking at all takes half a second."""
+    """The distribution that installed a package. The one of the same name is tried first, because searching all takes half a second."""
     try:
-        same = metadata.distribution(package)
+        namesake = metadata.distribution(package)
     except metadata.PackageNotFoundError:
-        same = None
-    if same and any(file.parts[0] == package for file in same.files or []):
-        return str(same.metadata["Name"])
+        namesake = None
+    if namesake and any(file.parts[0] == package for file in namesake.files or []):
+        return str(namesake.metadata["Name"])
     return next(iter(metadata.packages_distributions().get(package, [])), None)
 
 
@@ -316,13 +321,13 @@ def _path_source(setting: str, path: Path, relative_to: Path | None) -> BaseMode
     if path.is_file():
         return BaseModelSource(setting, "gguf", path, stamp=_stamp([path]))
     if not path.is_dir():
-        msg = f"base_model {setting!r}: there is no file {path.absolute()}; correct the path in conf/base/globals.yml"
+        msg = f"base_model {setting!r}: the file {path.absolute()} does not exist; correct the path in conf/base/globals.yml"
         raise BaseModelError(msg)
     config = path / "config.json"
     if not config.is_file():
         if (path / ADAPTER_CONFIG).is_file():
             return _adapter_source(setting, path, relative_to)
-        msg = f"base_model {setting!r}: the folder holds no config.json; give a folder written by transformers' save_pretrained"
+        msg = f"base_model {setting!r}: the folder contains no config.json; give a folder written by transformers' save_pretrained"
         raise BaseModelError(msg)
     names = (INDEX, ADAPTER_CONFIG, ADAPTER_WEIGHTS)
     files = [*decisive_files(path), *(path / name for name in names if (path / name).is_file())]
@@ -331,26 +336,28 @@ def _path_source(setting: str, path: Path, relative_to: Path | None) -> BaseMode
 
 
 def _adapter_source(setting: str, path: Path, relative_to: Path | None) -> BaseModelSource:
-    """An adapter's folder: the base it names, and the adapter on top."""
-    named = check_adapter_files(path).get("base_model_name_or_path")
+    """An adapter folder: the base it names, with the adapter to merge into it."""
+    base_name = check_adapter_files(path).get("base_model_name_or_path")
     advice = f"write the path or Hub id of its base into base_model_name_or_path of {path / ADAPTER_CONFIG}"
-    if not named:
-        msg = f"base_model {setting!r}: the folder holds an adapter that does not name its base; {advice}"
+    if not base_name:
+        msg = f"base_model {setting!r}: the folder contains an adapter that does not name its base; {advice}"
         raise BaseModelError(msg)
     try:
-        base = _check_source(str(named), (), relative_to)
+        base = _check_source(str(base_name), (), relative_to)
     except BaseModelError as error:
-        msg = f"base_model {setting!r}: the folder holds an adapter whose base {str(named)!r} cannot be used ({error}); {advice}"
+        msg = f"base_model {setting!r}: the folder contains an adapter whose base {str(base_name)!r} cannot be used ({error}); {advice}"
         raise BaseModelError(msg) from error
     if base.adapter is not None:
-        msg = f"base_model {setting!r}: the folder holds an adapter whose base {str(named)!r} has an adapter itself; merge that one first"
+        msg = (
+            f"base_model {setting!r}: the base {str(base_name)!r} of the adapter in this folder is itself an adapter; merge that one first"
+        )
         raise BaseModelError(msg)
     stamp = f"{base.stamp};{_stamp([path / ADAPTER_CONFIG, path / ADAPTER_WEIGHTS])}"
     return replace(base, setting=setting, stamp=stamp, adapter=path, direct=False)
 
 
 def _checked_folder(source: BaseModelSource, folder: Path) -> tuple[BaseModelSource, Contents]:
-    """Look at everything in a folder that can be wrong."""
+    """Check everything in a folder that can be wrong."""
     from embedding_adaptation.embedder.loading import check_contents
 
     config = read_json_object(folder / "config.json")
@@ -365,7 +372,7 @@ def _checked_folder(source: BaseModelSource, folder: Path) -> tuple[BaseModelSou
     if adapter is None and (folder / ADAPTER_CONFIG).is_file():
         check_adapter_files(folder)
         logger.warning(
-            "base_model %r: an adapter lies beside the weights and is merged into them; remove %s for the plain base",
+            "base_model %r: the folder also contains an adapter, which is merged into the weights; remove %s to use the plain base",
             source.setting, ADAPTER_CONFIG,
         )  # fmt: skip
         adapter = folder
@@ -383,7 +390,7 @@ def _hub_source(setting: str, repository: str, revision: str) -> BaseModelSource
     )
     try:
         info = HfApi().model_info(repository, revision=revision, timeout=_HUB_TIMEOUT_SECONDS)
-        # By name, not by commit: so the cache knows the name when the Hub is out of reach.
+        # By name rather than by commit, so that the cache knows the name when the Hub cannot be reached.
         config = hf_hub_download(repository, "config.json", revision=revision)
         commit = info.sha or revision
         licence = str(getattr(info.card_data, "license", None) or "unknown")
@@ -391,11 +398,11 @@ def _hub_source(setting: str, repository: str, revision: str) -> BaseModelSource
         msg = f"base_model {setting!r}: access is gated; accept its terms on the Hub and log in with 'hf auth login' or HF_TOKEN"
         raise BaseModelError(msg) from error
     except hub_errors.RevisionNotFoundError as error:
-        msg = f"base_model {setting!r}: the repository has no revision {revision!r}; give a branch, tag or commit it has"
+        msg = f"base_model {setting!r}: the repository has no revision {revision!r}; give an existing branch, tag or commit"
         raise BaseModelError(msg) from error
     except hub_errors.RepositoryNotFoundError as error:
         msg = (
-            f"base_model {setting!r}: neither a local path nor a repository the Hub shows you; check the spelling, "
+            f"base_model {setting!r}: neither a local path nor a Hub repository that you have access to; check the spelling, "
             "or log in with 'hf auth login' if it is private"
         )
         raise BaseModelError(msg) from error
@@ -403,11 +410,11 @@ def _hub_source(setting: str, repository: str, revision: str) -> BaseModelSource
         raise BaseModelError(unreachable) from error
     except hub_errors.EntryNotFoundError as error:
         msg = (
-            f"base_model {setting!r}: the repository holds no config.json, so it is no whole transformers model; choose another (one of an "
-            "adapter alone: fetch it with 'hf download' and give the folder)"
+            f"base_model {setting!r}: the repository contains no config.json, so it is no complete transformers model; choose another "
+            "(if it contains only an adapter, fetch it with 'hf download' and give the folder)"
         )
         raise BaseModelError(msg) from error
-    except Exception as error:  # noqa: BLE001  what a broken connection raises belongs to the Hub client's HTTP library, which has changed
+    except Exception as error:  # noqa: BLE001  a broken connection raises an error of the Hub client's HTTP library, which has changed
         try:
             config = hf_hub_download(repository, "config.json", revision=revision, local_files_only=True)
         except (hub_errors.LocalEntryNotFoundError, OSError):
@@ -427,7 +434,7 @@ def _download(source: BaseModelSource) -> Path:
             source.repository, revision=source.revision, allow_patterns=list(_HUB_FILES), ignore_patterns=list(_HUB_LEFT_OUT)
         )
     except Exception as error:  # as above
-        msg = f"base_model {source.setting!r}: the download broke off ({error}); run the same command again, what is there is kept"
+        msg = f"base_model {source.setting!r}: the download failed ({error}); run the same command again: finished files are kept"
         raise BaseModelError(msg) from error
     return Path(folder)
 
@@ -457,17 +464,17 @@ def _expected_sha256(setting: str, fragment: str) -> str:
         return ""
     key, _, value = fragment.partition("=")
     if key != "sha256" or not re.fullmatch(r"[0-9a-f]{64}", value):
-        msg = f"base_model {setting!r}: after '#' comes sha256= and 64 hexadecimal digits in lower case"
+        msg = f"base_model {setting!r}: '#' must be followed by sha256= and 64 lower-case hexadecimal digits"
         raise BaseModelError(msg)
     return value
 
 
 def _check_hash(source: BaseModelSource, expected: str) -> None:
-    found = files_sha256([source.existing_path])
-    if found != expected:
+    sha256 = files_sha256([source.existing_path])
+    if sha256 != expected:
         msg = (
-            f"base_model {source.setting!r}: the file's sha256 is {found}; it is damaged or another version: "
-            "fetch it again, or correct the hash if the new file is the one you want"
+            f"base_model {source.setting!r}: the file's sha256 is {sha256}, so it is damaged or a different version; "
+            "fetch it again, or correct the hash if this is the file you want"
         )
         raise BaseModelError(msg)
 
@@ -479,7 +486,7 @@ def _stamp(files: list[Path]) -> str:
 def _folder_licence(folder: Path) -> str:
     readme = folder / "README.md"
     if readme.is_file():
-        found = re.search(r"^license:\s*(\S+)\s*$", readme.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
-        if found:
-            return found.group(1)
+        licence = re.search(r"^license:\s*(\S+)\s*$", readme.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        if licence:
+            return licence.group(1)
     return "unknown"

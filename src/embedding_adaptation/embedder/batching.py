@@ -1,4 +1,4 @@
-"""Token-budget batches: texts of like length together, as many as fit, results back in input order."""
+"""Batches of texts of similar length that fit a token budget."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ if TYPE_CHECKING:
 
 
 def token_budget_batches(lengths: Sequence[int], budget: int) -> list[list[int]]:
-    """Group sequences so that no batch, padded to its longest member, exceeds a number of tokens.
+    """Group sequences into batches that, padded to their longest member, do not exceed a number of tokens.
 
     Args:
         lengths: Token count of each sequence.
-        budget: Most tokens in a batch, padding included. A single sequence above it gets a batch of its own.
+        budget: Maximum tokens per batch, including padding. A sequence that exceeds it forms a batch of its own.
 
     Returns:
-        Batches of indices into ``lengths``, longest sequences first: whatever memory the run needs, it needs at the start.
+        Batches of indices into ``lengths``, longest sequences first, so that memory use peaks at the start.
     """
     batches: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):

@@ -1,4 +1,4 @@
-"""A decoder that writes: the model with its vocabulary head, and what its folder says of chat templates and ends."""
+"""A decoder that generates text: the model with its vocabulary head, its chat template and its end tokens."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ def has_chat_template(folder: Path) -> bool:
 
 def has_vocabulary_head(folder: Path) -> bool:
     """Whether a converted model was saved with the head that turns hidden states into tokens."""
-    named = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["ForCausalLM"]
-    return "LMHead" in str(named[0]) or not str(named[0]).endswith("Model")
+    architectures = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or ["ForCausalLM"]
+    return "LMHead" in str(architectures[0]) or not str(architectures[0]).endswith("Model")
 
 
 def load_chat_model(
     weights: DecoderWeights, *, device: DeviceName = "auto", dtype: DtypeName = "auto"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The base model with its vocabulary head, in evaluation mode, and its tokenizer."""
+    """Load the base model with its vocabulary head, in evaluation mode, and its tokenizer."""
     tokenizer = AutoTokenizer.from_pretrained(weights.base)
-    chosen = choose_device(device)
-    model = load_causal(weights.base, dtype=choose_dtype(dtype, chosen))
-    return model.to(chosen).eval(), tokenizer
+    resolved = choose_device(device)
+    model = load_causal(weights.base, dtype=choose_dtype(dtype, resolved))
+    return model.to(resolved).eval(), tokenizer
 
 
 def end_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:

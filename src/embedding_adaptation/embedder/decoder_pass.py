@@ -1,8 +1,8 @@
-"""One pass of a decoder over packed rows: no padding, no vocabulary logits, no layer and no hidden state that nobody asked for.
+"""One pass of a decoder over packed rows: no padding, no vocabulary logits, and no layers or hidden states that are not needed.
 
-All tokens of a batch go through the linear layers as one long sequence. Attention alone needs to know where a text begins and ends: the
-one put in its place (:mod:`~embedding_adaptation.embedder.attention_swap`, where the words are explained) cuts the sequence into groups of
-rows and lets each row see what its :class:`~embedding_adaptation.embedder.prompt_tree.RowLayout` allows.
+All tokens of a batch go through the linear layers as one long sequence. Only attention needs to know where a text begins and ends: its
+replacement (:mod:`~embedding_adaptation.embedder.attention_swap`, which explains the terms) divides the sequence into groups of rows and
+lets each row see what its :class:`~embedding_adaptation.embedder.prompt_tree.RowLayout` allows.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.embedder.prompt_tree import RowLayout
 
-# For each layer, counted from 0, keys and values of the prefix, ``[KV, P, d]``.
+# Keys and values of the prefix, each ``[KV, P, d]``, by layer counted from 0.
 KeysValues = dict[int, tuple[torch.Tensor, torch.Tensor]]
 
-# Scores of this many elements at most are computed at once on a CPU: they stay in the cache.
+# Maximum number of scores computed at once on a CPU, so that they stay in the cache.
 _SCORES_AT_ONCE = 1 << 20
 
 
 @dataclass
 class RowGroup:
-    """Rows of one width that lie one after the other in a packed sequence.
+    """Consecutive rows of equal width in a packed sequence.
 
     Attributes:
-        start: Number of the first token.
-        first: Number of the first row.
-        count: How many they are.
+        start: Index of the first token.
+        first: Index of the first row.
+        count: Number of rows.
         layout: What their tokens see.
     """
 
@@ -62,7 +62,7 @@ class RowGroup:
 
     @property
     def members(self) -> slice:
-        """Their numbers among all rows."""
+        """Their indices among all rows."""
         return slice(self.first, self.first + self.count)
 
     def rows(self, states: torch.Tensor) -> torch.Tensor:
@@ -71,11 +71,11 @@ class RowGroup:
 
 
 def row_groups(widths: Sequence[int], layout_of: Callable[[int], RowLayout]) -> list[RowGroup]:
-    """Divide rows into groups of equal width.
+    """Group consecutive rows of equal width.
 
     Args:
-        widths: Tokens of each row; equal ones side by side make one group.
-        layout_of: The layout of rows of a width.
+        widths: Number of tokens in each row.
+        layout_of: Returns the layout of rows of a given width.
     """
     groups: list[RowGroup] = []
     start = first = 0
@@ -87,11 +87,11 @@ def row_groups(widths: Sequence[int], layout_of: Callable[[int], RowLayout]) -> 
 
 @dataclass
 class Prefix:
-    """What the tokens before all rows left behind.
+    """The results for the tokens that precede all rows.
 
     Attributes:
-        keys_values: For each layer keys and values.
-        hidden: For each wanted layer the hidden states ``[P, D]``.
+        keys_values: Keys and values by layer.
+        hidden: Hidden states ``[P, D]`` by requested layer.
     """
 
     keys_values: KeysValues = field(default_factory=dict)
@@ -100,12 +100,12 @@ class Prefix:
 
 @dataclass
 class PassResult:
-    """What a pass was asked for.
+    """The results that a pass was asked for.
 
     Attributes:
-        hidden: For each wanted layer the hidden states ``[N, D]``.
-        attended: For each wanted layer the attention outputs ``[N, D]``.
-        last_rows: For each wanted layer and group the attention of every template's last token, ``[n, H, templates, P + R]`` float32.
+        hidden: Hidden states ``[N, D]`` by requested layer.
+        attended: Attention outputs ``[N, D]`` by requested layer.
+        last_rows: Attention of every template's last token, ``[n, H, templates, P + R]`` float32, by requested layer and group.
     """
 
     hidden: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -123,7 +123,7 @@ class Wanted:
 
     @property
     def highest(self) -> int:
-        """The highest layer that has to be computed."""
+        """The highest layer that must be computed."""
         return max((*self.hidden, *self.attended, *self.last_rows))
 
 
@@ -131,13 +131,13 @@ class RowAttention(AttentionPass):
     """Attention of rows to a prefix and to themselves, without gradients.
 
     Args:
-        groups: The rows. Tokens behind the last group only fill up the pass, and get zeros.
-        prefix: Keys and values of the prefix; empty where there is none.
-        last_rows: Layers, counted from 1, whose attention rows of the templates' last tokens are kept in :attr:`last_rows`.
-        keep: Given the layer (counted from 0), the group, and its keys and values ``[n, KV, R, d]``.
+        groups: The rows. Tokens after the last group are padding and get zeros.
+        prefix: Keys and values of the prefix; empty if there is none.
+        last_rows: Layers, counted from 1, for which the attention of the templates' last tokens is kept in :attr:`last_rows`.
+        keep: Called with the layer (counted from 0), the group, and its keys and values ``[n, KV, R, d]``.
 
     Attributes:
-        last_rows: For each of these layers and each group ``[n, H, templates, P + R]`` float32.
+        last_rows: ``[n, H, templates, P + R]`` float32 for each of these layers and each group.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ class RowAttention(AttentionPass):
         self.last_rows: dict[int, list[torch.Tensor]] = {layer: [] for layer in last_rows}
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
-        """Attention of all groups, ``[1, N, H, d]``."""
+        """Compute the attention of all groups, ``[1, N, H, d]``."""
         output = call.query.new_empty(call.query.shape[2], call.query.shape[1], call.value.shape[3])  # [N, H, d]
         output[self.groups[-1].span.stop :] = 0
         with torch.autocast(call.query.device.type, enabled=False):
@@ -167,7 +167,7 @@ class RowAttention(AttentionPass):
     def _attend_group(
         self, call: AttentionCall, layout: RowLayout, rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor], attended: torch.Tensor
     ) -> None:
-        """Write the attention of one group's queries, keys and values."""
+        """Write the attention of one group's queries, keys and values into ``attended``."""
         before = self.prefix.get(call.layer)
         wanted = self.last_rows.get(call.layer + 1)
         scores = call.query.shape[1] * layout.width * (layout.shared + layout.width)  # of one row
@@ -185,7 +185,7 @@ class RowAttention(AttentionPass):
 
 
 def prefix_attention(width: int, keys_values: KeysValues) -> RowAttention:
-    """Attention of a pass over a prefix of ``width`` tokens, whose keys and values are put into ``keys_values``."""
+    """Attention of a pass over a prefix of ``width`` tokens; its keys and values are stored in ``keys_values``."""
 
     def keep(layer: int, _: RowGroup, keys: torch.Tensor, values: torch.Tensor) -> None:
         keys_values[layer] = (keys[0].contiguous(), values[0].contiguous())
@@ -211,11 +211,11 @@ class PackedDecoder:
         self.decoder = decoder_of(backbone)
         self.layers = decoder_layers(self.decoder)
         self.attentions = [_attention_module(layer) for layer in self.layers]
-        # An adapter's weights are float32; autocast multiplies them in the base's format, which is twice as fast on a CPU.
+        # An adapter's weights are float32; autocast multiplies them in the dtype of the base, which is twice as fast on a CPU.
         self.mixed = len({parameter.dtype for parameter in self.decoder.parameters()}) > 1
 
     def packing(self) -> AbstractContextManager[None]:
-        """Within, the decoder's attention is that of packed rows.
+        """Give the decoder the attention of packed rows.
 
         Raises:
             UnsupportedDecoderError: If the model's attention cannot be replaced.
@@ -223,11 +223,11 @@ class PackedDecoder:
         return replaced_attention(self.decoder)
 
     def read_prefix(self, ids: Sequence[int], wanted: Wanted) -> Prefix:
-        """Compute the tokens before all rows; within :meth:`packing`.
+        """Compute the tokens that precede all rows; call within :meth:`packing`.
 
         Args:
             ids: Their ids.
-            wanted: What the rows will be asked for.
+            wanted: What will be requested of the rows.
         """
         prefix = Prefix()
         if ids:
@@ -237,16 +237,16 @@ class PackedDecoder:
         return prefix
 
     def run(self, rows: Sequence[Sequence[int]], groups: Sequence[RowGroup], prefix: Prefix, wanted: Wanted) -> PassResult:
-        """Compute rows; within :meth:`packing`.
+        """Compute rows; call within :meth:`packing`.
 
         Args:
             rows: Ids of each row, in the order of the groups.
-            groups: Where rows of one width lie.
-            prefix: What :meth:`read_prefix` returned.
+            groups: The groups of rows.
+            prefix: The result of :meth:`read_prefix`.
             wanted: What to return.
 
         Raises:
-            UnsupportedDecoderError: If a layer did not use the attention given to it, so that rows would have seen each other.
+            UnsupportedDecoderError: If a layer did not use the replaced attention, so that rows would have seen one another.
         """
         return self._run(rows, RowAttention(groups, prefix.keys_values, wanted.last_rows), wanted)
 
@@ -288,7 +288,7 @@ class PackedDecoder:
                     handle = module.register_forward_hook(lambda _m, _a, output, n=layer: keep(result.attended, n, output))
                     stack.callback(handle.remove)
             for layer, module in enumerate(self.layers, start=1):
-                inside = layer < len(self.layers)  # the last hidden state is the model's output, behind its final norm
+                inside = layer < len(self.layers)  # the last hidden state is the model's output, after its final norm
                 if inside and layer in wanted.hidden:
                     stack.callback(module.register_forward_hook(lambda _m, _a, output, n=layer: keep(result.hidden, n, output)).remove)
             top = wanted.highest
@@ -310,7 +310,7 @@ def decoder_of(backbone: PreTrainedModel) -> PreTrainedModel:
 
 
 def layers_name(decoder: PreTrainedModel) -> str:
-    """The name under which a decoder keeps its layers: ``layers``, ``h`` or, deeper inside, ``decoder.layers``.
+    """The name of the module list with a decoder's layers: ``layers``, ``h`` or, nested, ``decoder.layers``.
 
     Raises:
         UnsupportedDecoderError: If they cannot be found.
@@ -324,7 +324,7 @@ def layers_name(decoder: PreTrainedModel) -> str:
 
 
 def decoder_layers(decoder: PreTrainedModel) -> list[torch.nn.Module]:
-    """A decoder's layers, from the lowest.
+    """A decoder's layers, lowest first.
 
     Raises:
         UnsupportedDecoderError: If they cannot be found.

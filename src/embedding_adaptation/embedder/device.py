@@ -1,4 +1,4 @@
-"""Where and in which number format the model runs."""
+"""The device and number format in which the model runs."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ _MATRIX = 512  # large enough to reach the matrix units (AMX, AVX512-BF16), smal
 
 
 class DeviceError(RuntimeError):
-    """A device that was asked for and is not there."""
+    """A requested device that is not available."""
 
 
 def choose_device(requested: DeviceName = "auto") -> str:
-    """Pick the device: CUDA where there is one, else Apple's MPS, else the CPU.
+    """Choose the device: CUDA if available, otherwise Apple's MPS, otherwise the CPU.
 
     Raises:
-        DeviceError: If a device is asked for by name that this machine does not have.
+        DeviceError: If the requested device is not available.
     """
     import torch
 
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    chosen = next(name for name, there in available.items() if there) if requested == "auto" else requested
-    if not available[chosen]:
-        usable = ", ".join(name for name, there in available.items() if there)
-        msg = f"device {chosen!r} was asked for, but this machine has only: {usable}; set device to 'auto' or to one of these"
+    device = next(name for name, usable in available.items() if usable) if requested == "auto" else requested
+    if not available[device]:
+        choices = ", ".join(["auto", *(name for name, usable in available.items() if usable)])
+        msg = f"device {device!r} is not available on this machine; choose from {choices}"
         raise DeviceError(msg)
-    if chosen == "cpu":
-        # oneDNN reads it when it is first used. Packed batches have many shapes, and it would keep what it prepared for a thousand of them:
-        # half a gigabyte. A batch needs a few dozen.
+    if device == "cpu":
+        # oneDNN reads this on first use. Packed batches have many shapes, and by default it caches primitives for a thousand of them: half
+        # a gigabyte. A batch needs a few dozen.
         os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
-    return chosen
+    return device
 
 
 def choose_dtype(requested: DtypeName = "auto", device: str = "cpu") -> torch.dtype:
-    """Pick the number format of weights and activations.
+    """Choose the number format of weights and activations.
 
-    ``auto`` is bfloat16 on CUDA and MPS; on a CPU it is bfloat16 only where a measurement of about 50 ms shows it to be faster than
+    ``auto`` is bfloat16 on CUDA and MPS; on a CPU it is bfloat16 only if a measurement of about 50 ms shows it to be faster than
     float32 (CPUs without bfloat16 matrix instructions emulate it, many times slower).
     """
     import torch

@@ -1,4 +1,4 @@
-"""The embedder: one object that tokenises, truncates and pools in training, extraction, evaluation and attention analysis."""
+"""The embedder: one object that tokenises, truncates and pools for training, extraction, evaluation and attention analysis."""
 
 from __future__ import annotations
 
@@ -48,27 +48,26 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# On a CPU, activations that stay in the cache count for more than large matrices: 1,024 tokens measured 1.3 times the speed of 4,096.
+# On a CPU, keeping activations in the cache matters more than large matrices: 1,024 tokens ran at 1.3 times the speed of 4,096.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
-# Texts tokenised at once: what is kept of them does not grow with their number.
-_WINDOW = 2048
-_SHARD_FORMAT = 2  # counted up where a shard of the same identity begins to hold something else
-_NOT_DECIDING = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
+_WINDOW = 2048  # texts tokenised at once
+_SHARD_FORMAT = 2  # incremented when the contents of shards with the same identity change
+_IRRELEVANT = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
 DEFAULT_TEMPLATE = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
 
 
 class Embedder:
-    """Base model (and adapter) in memory, ready to embed texts under any strategy.
+    """A base model, with or without an adapter, in memory and ready to embed texts with any strategy.
 
     Args:
         backbone: The decoder without vocabulary head, or a PEFT model around it.
         tokenizer: Its tokenizer.
-        max_length: Longest sequence in tokens, prompt included.
-        batch_tokens: Token budget of a batch; memory grows with it. ``None`` takes what suits the device.
-        strategy: The strategy of :meth:`encode` where none is given.
+        max_length: Maximum sequence length in tokens, including the prompt.
+        batch_tokens: Token budget per batch, which determines memory use; ``None`` chooses one that suits the device.
+        strategy: The default strategy of :meth:`encode`.
 
     Attributes:
-        corpus: The corpus that the weights were adapted to; ``None`` for base weights, and where it is not known.
+        corpus: The corpus that the weights were adapted to; ``None`` for base weights or if it is unknown.
 
     Example:
         >>> from embedding_adaptation import Embedder
@@ -91,7 +90,7 @@ class Embedder:
         limit = position_limit(backbone)
         if limit is not None and max_length > limit:
             logger.warning(
-                "%s has positions for %d tokens only: max_length is %d instead of %d, and longer texts are cut there",
+                "%s has positions for only %d tokens: max_length is set to %d instead of %d, and longer texts are truncated",
                 type(backbone).__name__, limit, limit, max_length,
             )  # fmt: skip
             max_length = limit
@@ -119,38 +118,38 @@ class Embedder:
         """Load an embedder.
 
         Args:
-            source: A folder that :meth:`save` or the export wrote; or an adapter folder, whose adapter stays beside the base weights in
-                float32, as it was trained; or a base model as the setting ``base_model`` names it: a folder of transformers, a Hub id
-                with or without ``@REVISION``, a GGUF file, ``package:NAME/FILE.gguf``; or weights of the catalog.
-            device: Where to run.
-            dtype: In which number format.
-            max_length: Longest sequence in tokens, prompt included; ``None`` is the saved or exported embedder's or that of the adapter's
-                training, else 256.
-            batch_tokens: Token budget of a batch.
-            strategy: The strategy of :meth:`encode`; ``None`` is the saved or exported embedder's or that of the adapter's training, else
-                PromptEOL's template with the last token.
+            source: A folder written by :meth:`save` or by the export; an adapter folder, whose adapter stays separate from the base weights
+                in float32, as it was trained; a base model as in the setting ``base_model``: a folder written by transformers, a Hub id
+                with or without ``@REVISION``, a GGUF file, ``package:NAME/FILE.gguf``; or weights from the catalog.
+            device: The device to run on.
+            dtype: The number format.
+            max_length: Maximum sequence length in tokens, including the prompt; ``None`` is that of the saved or exported embedder or of
+                the adapter's training, otherwise 256.
+            batch_tokens: Token budget per batch.
+            strategy: The default strategy of :meth:`encode`; ``None`` is that of the saved or exported embedder or of the adapter's
+                training, otherwise PromptEOL's template with the last token.
             four_bit: Keep the linear layers in four bits (NF4); needs CUDA and bitsandbytes.
-            base: The base model of an adapter folder; ``None`` takes the one in a folder ``base_model`` beside it, as in the project's data
-                folder, or the one its card names.
+            base: The base model of an adapter folder; ``None`` uses the one in a folder ``base_model`` beside it, as in the project's data
+                folder, or the one named in its card.
 
         Raises:
-            BaseModelError: If the model is not there or cannot be used, an adapter does not belong to its base, or a model of
-                sentence-transformers does not say its strategy and none is given; the message says what to do.
-            StrategyError: If the strategy asks for a layer that the model does not have.
+            BaseModelError: If the model does not exist or cannot be used, an adapter does not match its base, or the strategy of a
+                sentence-transformers model is unknown and none is given; the message says what to do.
+            StrategyError: If the strategy uses a layer that the model does not have.
         """
         place = resolve_source(source, base=base, has_strategy=strategy is not None)
-        chosen_device = choose_device(device)
-        chosen_dtype = choose_dtype(dtype, chosen_device)
+        resolved_device = choose_device(device)
+        resolved_dtype = choose_dtype(dtype, resolved_device)
         loading: dict[str, Any] = {}
         if four_bit:
             from transformers import BitsAndBytesConfig
 
             loading["quantization_config"] = BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=chosen_dtype, bnb_4bit_use_double_quant=True
+                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=resolved_dtype, bnb_4bit_use_double_quant=True
             )
-            loading["device_map"] = {"": chosen_device}
+            loading["device_map"] = {"": resolved_device}
         try:
-            backbone = load_backbone(place.model, dtype=chosen_dtype, **loading)
+            backbone = load_backbone(place.model, dtype=resolved_dtype, **loading)
             tokenizer = place.tokenizer(int(backbone.get_input_embeddings().weight.shape[0]))
         except BaseModelError as error:
             msg = f"base_model {place.title!r}: {error}"
@@ -162,11 +161,11 @@ class Embedder:
             place.title,
             " with its adapter" if place.adapter else "",
             f", adapted to {place.corpus.title}," if place.corpus else "",
-            chosen_device,
-            str(chosen_dtype).removeprefix("torch."),
+            resolved_device,
+            str(resolved_dtype).removeprefix("torch."),
         )
         embedder = cls(
-            (backbone if four_bit else backbone.to(chosen_device)).eval(),
+            (backbone if four_bit else backbone.to(resolved_device)).eval(),
             tokenizer,
             max_length=max_length or place.max_length or 256,
             batch_tokens=batch_tokens,
@@ -178,26 +177,26 @@ class Embedder:
         return embedder
 
     def save(self, folder: str | Path) -> None:
-        """Write weights (with the adapter merged into them), tokenizer, strategy and after-processing; :meth:`load` reads them back.
+        """Write weights (with the adapter merged), tokenizer, strategy and after-processing, which :meth:`load` reads back.
 
         Raises:
-            FileExistsError: If there is something at that path.
+            FileExistsError: If the path already exists.
         """
         save_embedder(self, Path(folder))
 
     def decoder(self, template: PromptTemplate) -> PromptedDecoder:
-        """The decoder behind one template, sharing this embedder's weights."""
+        """The decoder with one template, sharing this embedder's weights."""
         from embedding_adaptation.embedder.modules import PromptedDecoder  # sentence-transformers takes seconds to import
 
         return PromptedDecoder(self.backbone, self.tokenizer, template, self.max_length)
 
     def sentence_transformer(self, strategy: Strategy | None = None) -> SentenceTransformer:
-        """This embedder under one strategy as a sentence-transformers model, sharing its weights: for training and for its tools.
+        """This embedder with one strategy as a sentence-transformers model that shares its weights.
 
         Raises:
-            StrategyError: If the strategy needs more than the last layer's token vectors under one template.
+            StrategyError: If the strategy needs more than the last layer's token vectors with one template.
         """
-        from sentence_transformers import SentenceTransformer  # takes seconds to import, and encoding does without
+        from sentence_transformers import SentenceTransformer  # takes seconds to import and is not needed for encoding
         from sentence_transformers.base.modules import Normalize
 
         from embedding_adaptation.embedder.modules import TokenPooling
@@ -205,8 +204,8 @@ class Embedder:
         strategy = strategy or self.strategy
         if strategy.is_attention_pooling or len(strategy.templates) > 1 or strategy.hidden_layers(self.layer_count) != (self.layer_count,):
             msg = (
-                f"strategy {strategy.name!r} cannot be trained or run as modules of sentence-transformers: these take one template, the "
-                f"last layer and one of the poolings {', '.join(POOLINGS)}; use another strategy"
+                f"strategy {strategy.name!r} cannot be trained or run as sentence-transformers modules, which support one template, the "
+                f"last layer and the poolings {', '.join(POOLINGS)}; use another strategy"
             )
             raise StrategyError(msg)
         decoder = self.decoder(strategy.templates[0])
@@ -217,16 +216,16 @@ class Embedder:
 
     @property
     def identity(self) -> str:
-        """What the weights are known by in every store, see :func:`~embedding_adaptation.identity.weights_identity`.
+        """The identity of the weights, by which every store knows them (see :func:`~embedding_adaptation.identity.weights_identity`).
 
-        It is that of the files they were loaded from; only weights that were made in memory, or changed there, are read for it.
+        It is that of the files they were loaded from; it is computed from the weights only if they were created or changed in memory.
         """
         if self._loaded is not None and self._loaded[1] == self._weights_state():
             return self._loaded[0].identity
         return self._identity_in_memory()
 
     def vectors_identity(self, strategy: Strategy) -> str:
-        """What a strategy's vectors are known by in every store: two embedders that agree in it give the same."""
+        """The identity of a strategy's vectors, by which every store knows them: embedders that agree in it give the same vectors."""
         in_four_bits = " in four bits" if getattr(self.backbone, "is_loaded_in_4bit", False) else ""
         dtype = str(self.backbone.dtype).removeprefix("torch.") + in_four_bits
         return vectors_identity(self.identity, strategy, max_length=self.max_length, dtype=dtype)
@@ -237,20 +236,20 @@ class Embedder:
         return int(self.backbone.config.num_hidden_layers)
 
     def dimension(self, strategy: Strategy) -> int:
-        """Width of a strategy's vectors before after-processing."""
+        """Dimension of a strategy's vectors before after-processing."""
         return int(self.backbone.config.hidden_size) * (2 if strategy.pooling == "last_mean" else 1)
 
     def check(self, strategies: Iterable[Strategy]) -> None:
-        """Check that the model has what strategies ask for.
+        """Check that strategies fit the model.
 
         Raises:
-            StrategyError: If it has not, or two strategies have the same name.
+            StrategyError: If one does not, or two strategies have the same name.
             TemplateError: If a template leaves no room for a text.
         """
         names: set[str] = set()
         for strategy in strategies:
             if strategy.name in names:
-                msg = f"two strategies have the name {strategy.name!r}; give them different ones"
+                msg = f"two strategies are named {strategy.name!r}; give them different names"
                 raise StrategyError(msg)
             names.add(strategy.name)
             strategy.check(self.layer_count, int(self.backbone.config.num_attention_heads))
@@ -258,56 +257,56 @@ class Embedder:
                 template.frame(self.tokenizer, self.max_length)
 
     def encode(self, texts: Iterable[str], strategy: Strategy | None = None, *, progress: bool = True) -> np.ndarray:
-        """Embed texts under one strategy.
+        """Embed texts with one strategy.
 
         Args:
-            texts: Texts to embed, in any order and length.
-            strategy: The way to embed them; ``None`` is the embedder's own.
-            progress: Whether to show a bar on stderr.
+            texts: Texts to embed, in any order and of any length.
+            strategy: The strategy; ``None`` is the embedder's own.
+            progress: Whether to show a progress bar on stderr.
 
         Returns:
             Float32 array ``[N, D]`` in input order.
 
         Raises:
-            TypeError: If a text is no string.
-            StrategyError: If the model has not what the strategy asks for.
+            TypeError: If a text is not a string.
+            StrategyError: If the strategy does not fit the model.
         """
         strategy = strategy or self.strategy
         return self.encode_strategies(texts, [strategy], progress=progress)[strategy.name]
 
     def encode_strategies(self, texts: Iterable[str], strategies: Iterable[Strategy], *, progress: bool = True) -> dict[str, np.ndarray]:
-        """Embed texts under several strategies, at little more than the cost of one.
+        """Embed texts with several strategies, at little more than the cost of one.
 
-        Every pooling and layer of a template comes from one pass; templates with the same words before the text share prefix and text, and
-        compute only their suffixes apart. Equal texts are embedded once. Layers above the highest one asked for are not computed.
+        All poolings and layers of a template come from one pass; templates with the same words before the text share the computation of
+        prefix and text, so that only their suffixes are computed separately. Equal texts are embedded once. Layers above the highest one
+        needed are not computed.
 
         Args:
-            texts: Texts to embed, in any order and length.
-            strategies: Ways to embed them.
-            progress: Whether to show a bar of texts and tokens per second on stderr.
+            texts: Texts to embed, in any order and of any length.
+            strategies: The strategies.
+            progress: Whether to show a progress bar on stderr.
 
         Returns:
-            For each strategy's name a float32 array ``[N, D]`` in input order.
+            A float32 array ``[N, D]`` in input order, by name of the strategy.
 
         Raises:
-            TypeError: If a text is no string.
-            StrategyError: If the model has not what a strategy asks for.
+            TypeError: If a text is not a string.
+            StrategyError: If a strategy does not fit the model.
         """
-        chosen = list(strategies)
-        self.check(chosen)
-        given = checked_texts(texts)
-        unique = list(dict.fromkeys(given))
-        vectors = {s.name: np.zeros((len(unique), self.dimension(s)), np.float32) for s in chosen}  # [U, D]
-        if unique and chosen:
+        strategies, texts = list(strategies), checked_texts(texts)
+        self.check(strategies)
+        unique = list(dict.fromkeys(texts))
+        vectors = {s.name: np.zeros((len(unique), self.dimension(s)), np.float32) for s in strategies}  # [U, D]
+        if unique and strategies:
             if self.can_pack():
-                self._encode_packed(unique, chosen, vectors, progress=progress)
+                self._encode_packed(unique, strategies, vectors, progress=progress)
             else:
-                encode_one_by_one(self, unique, chosen, vectors, progress=progress)
-        finished = {s.name: finish_vectors(vectors.pop(s.name), s) for s in chosen}
-        if len(unique) == len(given):
+                encode_one_by_one(self, unique, strategies, vectors, progress=progress)
+        finished = {s.name: finish_vectors(vectors.pop(s.name), s) for s in strategies}
+        if len(unique) == len(texts):
             return finished
         position = {text: index for index, text in enumerate(unique)}
-        order = [position[text] for text in given]
+        order = [position[text] for text in texts]
         return {name: matrix[order] for name, matrix in finished.items()}
 
     def encode_to_shards(
@@ -319,48 +318,47 @@ class Embedder:
         shard_size: int = 8192,
         progress: bool = True,
     ) -> list[Path]:
-        """Embed any number of texts in constant memory, writing as it goes.
+        """Embed any number of texts in constant memory, writing one shard at a time.
 
-        Equal texts are embedded once a shard. Shards that an interrupted call with the same texts, weights and strategy has finished are
-        kept, unless they are damaged.
+        Equal texts in a shard are embedded once. Intact shards of an interrupted call with the same texts, weights and strategy are kept.
 
         Args:
-            texts: Texts to embed; a generator is read as it is needed.
-            folder: Where the shards go.
-            strategy: The way to embed them; ``None`` is the embedder's own.
-            shard_size: Texts in a shard.
-            progress: Whether to show a bar for each shard.
+            texts: Texts to embed; a generator is consumed lazily.
+            folder: The folder for the shards.
+            strategy: The strategy; ``None`` is the embedder's own.
+            shard_size: Number of texts per shard.
+            progress: Whether to show a progress bar for each shard.
 
         Returns:
             The safetensors files in the order of the texts, each with a tensor ``vectors`` ``[n, D]``.
 
         Raises:
-            TypeError: If a text is no string.
+            TypeError: If a text is not a string.
         """
         strategy = strategy or self.strategy
         self.check([strategy])
         settings = self.vectors_identity(strategy)
-        told = False
+        has_warned = False
         stream = iter(texts)
         shards: list[Path] = []
         if isinstance(texts, str):
             checked_texts(texts)
         while chunk := list(itertools.islice(stream, shard_size)):
             chunk = checked_texts(chunk, first=len(shards) * shard_size)
-            wanted = {"format": str(_SHARD_FORMAT), "fingerprint": digest_of([settings, texts_in_order(chunk)])}
+            metadata = {"format": str(_SHARD_FORMAT), "fingerprint": digest_of([settings, texts_in_order(chunk)])}
             path = Path(folder) / f"shard-{len(shards):06d}.safetensors"
             shards.append(path)
             if path.exists() and is_intact(path):
                 with safe_open(path, framework="np") as file:
-                    present = file.metadata() or {}
-                if present == wanted:
+                    stored = file.metadata() or {}
+                if stored == metadata:
                     continue
-                if present.get("format") != wanted["format"] and not told:
-                    told = True
-                    logger.warning("%s holds vectors of another format than %d: they are made again", folder, _SHARD_FORMAT)
+                if stored.get("format") != metadata["format"] and not has_warned:
+                    has_warned = True
+                    logger.warning("%s contains vectors in another format than %d; they are computed again", folder, _SHARD_FORMAT)
             vectors = self.encode(chunk, strategy, progress=progress)
             with replacing_file(path, checksum=True) as work:
-                save_file({"vectors": np.ascontiguousarray(vectors)}, work, metadata=wanted)
+                save_file({"vectors": np.ascontiguousarray(vectors)}, work, metadata=metadata)
         return shards
 
     def fit(self, texts: Iterable[str], strategy: Strategy, steps: AfterSteps, *, progress: bool = True) -> Strategy:
@@ -368,9 +366,9 @@ class Embedder:
 
         Args:
             texts: Unlabelled texts.
-            strategy: The strategy whose vectors are to be processed.
-            steps: What to do with them.
-            progress: Whether to show a bar.
+            strategy: The strategy whose vectors are processed.
+            steps: The steps to fit.
+            progress: Whether to show a progress bar.
 
         Returns:
             The strategy with fitted after-processing.
@@ -379,7 +377,7 @@ class Embedder:
         return replace(strategy, after=AfterProcessing.fit(self.encode(texts, plain, progress=progress), steps))
 
     def can_pack(self) -> bool:
-        """Whether packed rows give this model's own results: tried out once on a few tokens."""
+        """Whether packed rows give this model's own results; tested once on a few tokens."""
         if self._packs is None:
             try:
                 self._packs = packing_is_exact(self)
@@ -412,7 +410,7 @@ class Embedder:
                         bar.update(count)
 
     def _readings(self, strategies: Sequence[Strategy]) -> list[_Reading]:
-        """What has to be read: one reading for all templates that begin alike."""
+        """One reading for each group of templates with the same beginning."""
         count = self.layer_count
         by_prefix: dict[tuple[int, ...], list[tuple[Strategy, Frame]]] = {}
         for strategy in strategies:
@@ -439,7 +437,7 @@ class Embedder:
     def _read_window(
         self, decoder: PackedDecoder, reading: _Reading, text_ids: Sequence[Sequence[int]], first: int, vectors: dict[str, np.ndarray]
     ) -> Iterator[int]:
-        """Read texts under one tree and add what the strategies want of them; yields the number of texts done."""
+        """Read texts with one tree and add their strategies' vectors; yields the number of texts done."""
         tree = reading.tree
         if not tree.frames[0].prefix:
             text_ids = [ids or [fallback_id(self.tokenizer)] for ids in text_ids]
@@ -457,7 +455,7 @@ class Embedder:
             yield len(batch)
 
     def _weights_state(self) -> int:
-        """A number that changes when weights are changed, added or replaced in memory: torch counts a tensor's changes."""
+        """A number that changes when weights are changed, added or replaced in memory, based on torch's version counters."""
         return hash((id(self.backbone), *(parameter._version for parameter in self.backbone.parameters())))  # noqa: SLF001
 
     def _identity_in_memory(self) -> str:
@@ -465,14 +463,14 @@ class Embedder:
             [name, str(tensor.dtype), tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()]
             for name, tensor in self.backbone.state_dict().items()
         ]
-        config = {name: str(value) for name, value in self.backbone.config.to_diff_dict().items() if name not in _NOT_DECIDING}
+        config = {name: str(value) for name, value in self.backbone.config.to_diff_dict().items() if name not in _IRRELEVANT}
         adapters = {name: adapter_settings(adapter.to_dict()) for name, adapter in getattr(self.backbone, "peft_config", {}).items()}
         return weights_identity(digest_of([weights, config, adapters, sorted(self.tokenizer.get_vocab().items())]))
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A strategy's share in a reading: which of the tree's frames, which layers."""
+    """A strategy's part in a reading: the frame of the tree and the layers that it uses."""
 
     strategy: Strategy
     frame: int
@@ -489,14 +487,14 @@ class _Reading:
 
 
 class _GroupPooler:
-    """Vectors of one group of rows under any strategy of its reading."""
+    """Vectors of one group of rows with any strategy of its reading."""
 
     def __init__(self, tree: PromptTree, group: RowGroup, number: int, result: PassResult, prefix: Prefix) -> None:
         self.tree, self.group, self.number, self.result, self.prefix = tree, group, number, result, prefix
         self._means: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def pool(self, part: _Part) -> torch.Tensor:
-        """The strategy's vectors, ``[n, D]`` float32; of an ensemble its share in the mean."""
+        """The strategy's vectors, ``[n, D]`` float32; for an ensemble, this template's share of the mean."""
         vectors = self._pool(part).float()  # [n, D]
         if part.strategy.normalise:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
@@ -523,7 +521,7 @@ class _GroupPooler:
         return POOLINGS[pooling](tokens, real, torch.zeros_like(real))  # [n, D]
 
     def _text_weights(self, part: _Part, text: slice) -> torch.Tensor:
-        """The last token's attention to the text's tokens, mean over layers and heads, ``[n, text]``."""
+        """The last token's attention to the text's tokens, averaged over layers and heads, ``[n, text]``."""
         shared = self.group.layout.shared
         columns = slice(shared + text.start, shared + text.stop)
         heads, layers = list(part.strategy.attention_heads), []
@@ -536,7 +534,7 @@ class _GroupPooler:
         return tokens[self.group.span].unflatten(0, (self.group.count, self.group.layout.width))  # [n, R, D]
 
     def _hidden(self, layers: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Token vectors of the rows ``[n, R, D]`` and of what is before them ``[P, D]``, mean over layers."""
+        """Token vectors of the rows ``[n, R, D]`` and of the prefix ``[P, D]``, averaged over layers."""
         if layers not in self._means:
             rows = [self._rows(self.result.hidden[layer]) for layer in layers]
             before = [self.prefix.hidden[layer] for layer in layers if layer in self.prefix.hidden]
@@ -548,39 +546,39 @@ class _GroupPooler:
 
 
 def checked_texts(texts: Iterable[Any], *, first: int = 0) -> list[str]:
-    """The texts as a list.
+    """Return the texts as a list.
 
     Args:
-        texts: What the caller gave.
-        first: Number of the first one, for messages.
+        texts: The caller's texts.
+        first: Index of the first one, for messages.
 
     Raises:
-        TypeError: If it is a single string, or one of them is none.
+        TypeError: If ``texts`` is a single string, or contains something other than strings.
     """
     if isinstance(texts, str):
-        msg = "texts is a single string; put it into a list: [text]"
+        msg = "texts is a single string; pass a list instead: [text]"
         raise TypeError(msg)
-    given = list(texts)
-    for index, text in enumerate(given):
+    listed = list(texts)
+    for index, text in enumerate(listed):
         if not isinstance(text, str):
-            wrong = sum(not isinstance(other, str) for other in given)
+            count = sum(not isinstance(other, str) for other in listed)
             msg = (
-                f"texts[{first + index}] is {text!r} ({type(text).__name__}), no string; {wrong} of {len(given)} are none: "
-                "drop them or put a string in their place"
+                f"texts[{first + index}] is {text!r} ({type(text).__name__}), not a string ({count} such of {len(listed)}); "
+                "drop these texts or replace them with strings"
             )
             raise TypeError(msg)
-    return given
+    return listed
 
 
 def finish_vectors(vectors: np.ndarray, strategy: Strategy) -> np.ndarray:
-    """What comes after all templates have been pooled: unit length, after-processing, unit length again.
+    """Finish vectors once all templates have been pooled: unit length, after-processing, unit length again.
 
     Args:
-        vectors: ``[N, D]``, the mean over the strategy's templates.
-        strategy: The strategy, with fitted after-processing or none.
+        vectors: ``[N, D]``, the mean over the strategy's templates; left unchanged.
+        strategy: The strategy; any after-processing is fitted.
 
     Returns:
-        ``[N, D']``; the given array is not changed.
+        ``[N, D']``.
     """
     if strategy.normalise and len(strategy.templates) > 1:
         vectors = unit_vectors(vectors)

@@ -1,8 +1,8 @@
-"""An embedder as a plain sentence-transformers folder, which loads without this package and without remote code.
+"""Export of an embedder as a plain sentence-transformers folder, which loads without this package and without remote code.
 
-The template becomes part of the tokenizer: prefix and suffix are special tokens of its post-processor, several ids each. So the exported
-model assembles prompts from tokens as :class:`~embedding_adaptation.embedder.template.PromptTemplate` does (a chat template would tokenise
-across the seams), and its truncation, which makes room for special tokens, shortens the text alone.
+The template becomes part of the tokenizer: prefix and suffix are special tokens of its post-processor, with several ids each. Thus the
+exported model assembles prompts from tokens as :class:`~embedding_adaptation.embedder.template.PromptTemplate` does (a chat template would
+tokenise across the boundaries), and truncation, which makes room for special tokens, shortens only the text.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# Our names of poolings, and sentence-transformers'.
+# sentence-transformers' names of our poolings.
 POOLING_MODES: dict[str, tuple[str, ...]] = {
     "last": ("lasttoken",),
     "eos": ("lasttoken",),
@@ -36,39 +36,39 @@ POOLING_MODES: dict[str, tuple[str, ...]] = {
 
 
 class ExportError(ValueError):
-    """A strategy that plain sentence-transformers modules cannot carry out; the message says which can."""
+    """A strategy that plain sentence-transformers modules do not support; the message says what they support."""
 
 
 def export_sentence_transformer(embedder: Embedder, folder: str | Path, strategy: Strategy | None = None) -> None:
-    """Write a folder that ``SentenceTransformer(folder)`` loads, with the same token ids and vectors.
+    """Write a folder that ``SentenceTransformer(folder)`` loads, giving the same token ids and vectors.
 
-    One text differs: an empty one under a template that begins with it, where the plain tokenizer has no token to begin with.
+    The only exception is an empty text with a template that begins with it: the plain tokenizer then has no first token.
 
     Args:
         embedder: Base or adapted embedder; an adapter is merged.
-        folder: Where to write; must not exist.
-        strategy: The way to embed; ``None`` is the embedder's own.
+        folder: The target folder, which must not exist.
+        strategy: The strategy; ``None`` is the embedder's own.
 
     Raises:
-        ExportError: If the strategy needs several templates, other layers than the last, after-processing, or a pooling that
-            sentence-transformers does not have; or the tokenizer is not a fast one.
-        FileExistsError: If there is something at that path.
+        ExportError: If the strategy needs several templates, a layer other than the last, after-processing, or a pooling that
+            sentence-transformers lacks; or the tokenizer is not a fast one.
+        FileExistsError: If the folder already exists.
     """
     strategy = strategy or embedder.strategy
     check_exportable(strategy, embedder.layer_count)
     target = Path(folder)
     if target.exists():
-        msg = f"{target} is already there; choose another folder or remove it"
+        msg = f"{target} already exists; choose another folder or remove it"
         raise FileExistsError(msg)
     with replacing_folder(target) as work:
         write_sentence_transformer(embedder, work, strategy)
 
 
 def write_sentence_transformer(embedder: Embedder, folder: Path, strategy: Strategy) -> None:
-    """Write the same into an empty folder that is there already.
+    """Write the same into an existing, empty folder.
 
     Raises:
-        ExportError: As :func:`export_sentence_transformer` does.
+        ExportError: As for :func:`export_sentence_transformer`.
     """
     from transformers import AutoTokenizer
 
@@ -85,34 +85,34 @@ def write_sentence_transformer(embedder: Embedder, folder: Path, strategy: Strat
     readable = write_config(folder, tokenizer.pad_token_id)
     if not readable:
         logger.warning(
-            "The export of a model of type %r needs transformers 5 and sentence-transformers 5.4 or later: whether older versions read its "
-            "configuration as these do is not known, so the folder is written such that they refuse it",
+            "The exported model (type %r) needs transformers 5 and sentence-transformers 5.4 or later: it is not known whether older "
+            "versions interpret its configuration in the same way, so the folder is written in a form that they reject",
             embedder.backbone.config.model_type,
         )
     write_tokenizer_config(folder, readable=readable)
-    # As sentence-transformers will load it: for some model types transformers rebuilds the tokenizer from its vocabulary. Before the
-    # weights are merged, which takes longest.
+    # Load it as sentence-transformers will: for some model types, transformers rebuilds the tokenizer from its vocabulary. Do so before
+    # merging the weights, which takes longest.
     _check_ids(AutoTokenizer.from_pretrained(folder, model_max_length=embedder.max_length), embedder, template)
     backbone = embedder.backbone
     if hasattr(backbone, "merge_and_unload"):
         backbone = copy.deepcopy(backbone).merge_and_unload()
     backbone.save_pretrained(folder, safe_serialization=True)
-    write_config(folder, tokenizer.pad_token_id)  # once more: save_pretrained has written its own over it
+    write_config(folder, tokenizer.pad_token_id)  # again, because save_pretrained has overwritten it
     for file in folder.glob("*.safetensors"):
-        file.chmod(0o644)  # safetensors writes for its own user only, and the folder is there to be passed on
+        file.chmod(0o644)  # safetensors restricts files to their owner, but the folder is meant to be shared
     write_modules(
         folder, POOLING_MODES[strategy.pooling], int(backbone.config.hidden_size), embedder.max_length, normalise=strategy.normalise
     )
-    # Where the added words end is not to be seen in the tokenizer; without them, Embedder.load finds the tokenizer as it was.
+    # The exported tokenizer does not reveal where the added words end; with its own post-processor, Embedder.load can restore it.
     own = json.loads(embedder.tokenizer.backend_tokenizer.to_str())["post_processor"]
     write_settings(folder, embedder, strategy, post_processor=own)
 
 
 def merge_adapter(embedder: Embedder, dtype: str = "float32") -> None:
-    """Merge an embedder's adapter into its base weights, in place: the adapter is gone afterwards, and no second copy is made.
+    """Merge an embedder's adapter into its base weights in place, without a second copy.
 
     Args:
-        embedder: The embedder, best in float32: an update that is added to 16-bit weights is rounded away in part.
+        embedder: The embedder, preferably in float32: in 16-bit weights, part of an update is lost to rounding.
         dtype: Number format of the weights afterwards.
     """
     import torch
@@ -130,8 +130,8 @@ def _check_ids(exported: PreTrainedTokenizerBase, embedder: Embedder, template: 
     for probe, our_ids, their_ids in zip(probes, ours, theirs, strict=True):
         if our_ids != their_ids:
             msg = (
-                f"{type(exported).__name__}, which transformers loads for model type {embedder.backbone.config.model_type!r}, gives other "
-                f"token ids than template {template.name!r} for {probe[:40]!r}; it cannot be exported, Embedder.save keeps it as it is"
+                f"{type(exported).__name__}, which transformers loads for model type {embedder.backbone.config.model_type!r}, gives "
+                f"different token ids from template {template.name!r} for {probe[:40]!r}, so it cannot be exported; use Embedder.save"
             )
             raise ExportError(msg)
 
@@ -144,18 +144,18 @@ def prompting_tokenizer(
     Args:
         tokenizer: The model's fast tokenizer, left as it is.
         frame: The template's ids.
-        max_length: Longest sequence in tokens; only the text is ever cut.
-        vocabulary: Number of rows of the model's embedding; ``None`` is any number.
+        max_length: Maximum sequence length in tokens; only the text is ever truncated.
+        vocabulary: Number of rows of the model's embedding; ``None`` means unlimited.
 
     Raises:
-        ExportError: If the tokenizer is not a fast one, or has nothing to pad with.
+        ExportError: If the tokenizer is not a fast one or has no token to pad with.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        msg = f"{type(tokenizer).__name__} is no fast tokenizer, and only these can hold a template; save the model with a tokenizer.json"
+        msg = f"{type(tokenizer).__name__} is not a fast tokenizer, so it cannot hold a template; save the model with a tokenizer.json"
         raise ExportError(msg)
     description = json.loads(backend.to_str())
     around = {"prefix": list(frame.prefix), "suffix": list(frame.suffix)}
@@ -174,14 +174,14 @@ def prompting_tokenizer(
         "special_tokens": special,
     }
     description["truncation"] = description["padding"] = None
-    # Padding is masked, so any special token will do that the model has a row for; an ordinary one would become special, and texts that
-    # hold it other ids.
+    # Padding is masked, so any special token with a row in the embedding will do; an ordinary token would become special, and texts that
+    # contain it would get other ids.
     known = [tokenizer.pad_token, tokenizer.eos_token, *sorted(added := tokenizer.get_added_vocab(), key=added.__getitem__)]
     fitting = (token for token in known if token and (vocabulary is None or tokenizer.convert_tokens_to_ids(token) < vocabulary))
     padding = next(fitting, None)
     if padding is None:
         msg = (
-            "the tokenizer has no special token to pad with that the model knows, which a batch of sentence-transformers needs; "
+            "the tokenizer has no special token to pad with that the model knows, and sentence-transformers pads its batches; "
             "give it a pad_token"
         )
         raise ExportError(msg)
@@ -200,14 +200,14 @@ def prompting_tokenizer(
 
 
 def check_exportable(strategy: Strategy, layer_count: int | None = None) -> None:
-    """Check that plain sentence-transformers modules can carry out a strategy.
+    """Check that plain sentence-transformers modules support a strategy.
 
     Args:
         strategy: The strategy.
-        layer_count: Number of layers of the model; where it is not known yet, only -1 counts as the last layer.
+        layer_count: Number of layers of the model; if ``None``, only -1 counts as the last layer.
 
     Raises:
-        ExportError: If they cannot; the message says why, and what can be exported.
+        ExportError: If they do not; the message says why, and what can be exported.
     """
     wrong = []
     last_layer = strategy.layers == (-1,) if layer_count is None else strategy.hidden_layers(layer_count) == (layer_count,)
@@ -221,8 +221,8 @@ def check_exportable(strategy: Strategy, layer_count: int | None = None) -> None
         wrong.append("after-processing")
     if wrong:
         msg = (
-            f"strategy {strategy.name!r} cannot be exported because of {' and '.join(wrong)}; plain sentence-transformers takes one "
-            f"template, the last layer, no after-processing and one of the poolings {', '.join(POOLING_MODES)}; "
-            "Embedder.save keeps any strategy"
+            f"strategy {strategy.name!r} cannot be exported because of {' and '.join(wrong)}; plain sentence-transformers supports one "
+            f"template, the last layer, no after-processing and the poolings {', '.join(POOLING_MODES)}; "
+            "use another strategy, or Embedder.save, which keeps any"
         )
         raise ExportError(msg)

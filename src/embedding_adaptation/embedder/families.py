@@ -1,6 +1,6 @@
-"""Which model types of transformers can be embedded with, by their configuration alone: the rest is refused by name.
+"""Which model types of transformers are supported, judged by their configuration alone: all others are refused by name.
 
-The table in docs/models.md is checked against a survey (tests/survey) that makes every family tiny and takes it through the whole chain.
+The table in docs/models.md is checked against a survey (tests/survey) that runs a tiny model of every family through the whole chain.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ STATE_SPACE = frozenset(
         "zamba2",
     }
 )  # fmt: skip
-# Parts of encoder-decoder models, which transformers lists as decoders of their own too.
+# Parts of encoder-decoder models, which transformers also lists as decoders in their own right.
 HALVES = frozenset(
     {
         "bart", "bert-generation", "bigbird_pegasus", "blenderbot", "blenderbot-small", "marian", "mbart", "moshi", "musicgen",
         "musicgen_melody", "mvp", "pegasus", "plbart", "prophetnet", "trocr", "whisper",
     }
 )  # fmt: skip
-# Decoders that do more than look back from token to token, with the reason.
+# Decoders that do more than attend to earlier tokens, with the reason for refusing them.
 OTHERS: dict[str, str] = {
     "blt": "reads bytes in patches that a second model chooses, not tokens",
     "deepseek_v4": "cannot be loaded by transformers without its vocabulary head",
-    "git": "is a model that describes images",
+    "git": "describes images",
     "hrm_text": "runs through its layers several times",
     "cpmant": "puts tokens of its own before every text",
-    "gemma3n": "carries several hidden states a token",
-    "gemma3n_text": "carries several hidden states a token",
-    "dots3_note": "has layers of different numbers of heads",
-    "dots3_note_text": "has layers of different numbers of heads",
-    "longcat_flash": "has two attentions in a layer",
-    "paligemma": "looks both ways within a text",
-    "hy_v4": "carries several hidden states a token",
+    "gemma3n": "has several hidden states per token",
+    "gemma3n_text": "has several hidden states per token",
+    "dots3_note": "has layers with different numbers of heads",
+    "dots3_note_text": "has layers with different numbers of heads",
+    "longcat_flash": "has two attentions per layer",
+    "paligemma": "attends in both directions within a text",
+    "hy_v4": "has several hidden states per token",
 }
-# Text decoders of multimodal models that transformers has no language model for, and the one that computes the same on text alone: the
-# three positions of a multimodal rotary embedding are equal there.
+# Text decoders of multimodal models for which transformers has no language model, and the one that computes the same on text alone, where
+# the three positions of a multimodal rotary embedding are equal.
 EQUIVALENTS = {
     "qwen2_vl_text": "qwen2",
     "qwen2_5_vl_text": "qwen2",
@@ -52,10 +52,10 @@ _ADVICE = "give a decoder-only language model, such as Llama, Qwen, Mistral or S
 
 
 def check_family(config: dict[str, Any]) -> None:
-    """Check by what config.json holds that a model is a decoder that can be embedded with.
+    """Check from the contents of config.json that a model is a supported decoder.
 
     Raises:
-        BaseModelError: If it is another kind of model, or one that this project cannot compute.
+        BaseModelError: If it is not.
     """
     from transformers.models.auto import modeling_auto
 
@@ -64,16 +64,16 @@ def check_family(config: dict[str, Any]) -> None:
     if any(
         part.get("use_bidirectional_attention") in {True, "all"} for part in (config, *(p for p in config.values() if isinstance(p, dict)))
     ):
-        _refuse(f"{model_type!r} with use_bidirectional_attention looks both ways within a text")
+        _refuse(f"{model_type!r} with use_bidirectional_attention attends in both directions within a text")
     for name in (model_type, *parts):
         if name in STATE_SPACE or _has_state_space_layers(config):
-            _refuse(f"{name!r} is a state-space model, or has state-space layers, whose states packed and padded rows do not keep apart")
+            _refuse(f"{name!r} is a state-space model, or has state-space layers, whose states would mix in packed and padded rows")
         if name in OTHERS:
             _refuse(f"{name!r} {OTHERS[name]}")
     if config.get("is_encoder_decoder") or model_type in HALVES:
         _refuse(f"{model_type!r} is an encoder-decoder model")
     if model_type in modeling_auto.MODEL_FOR_MASKED_LM_MAPPING_NAMES:
-        # BERT's family is listed as decoders too, for use inside encoder-decoder models.
+        # The BERT family is also listed as decoders, for use inside encoder-decoder models.
         _refuse(f"{model_type!r} is an encoder-only model")
     if model_type not in modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES and not _is_multimodal(model_type, config):
         remote = " (it brings its own code, which is not run)" if "auto_map" in config else ""
@@ -117,7 +117,7 @@ def _equivalent(text: PreTrainedConfig) -> PreTrainedConfig:
 
 def _has_state_space_layers(config: dict[str, Any]) -> bool:
     kinds = config.get("layer_types") or config.get("layers_block_type") or ()
-    if config.get("model_type") == "granitemoehybrid" and not kinds:  # all of them, where nothing is said
+    if config.get("model_type") == "granitemoehybrid" and not kinds:  # by default, all layers are
         return True
     return any("mamba" in str(kind) or "recurrent" in str(kind) for kind in kinds)
 

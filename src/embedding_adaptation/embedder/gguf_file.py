@@ -1,4 +1,4 @@
-"""The header of a GGUF file, and whether the file is whole: read in a fraction of a second however large it is.
+"""Reading the header of a GGUF file and checking that the file is complete, in a fraction of a second however large it is.
 
 Reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -25,11 +25,11 @@ _BLOCK = re.compile(r"^blk\.(\d+)\.(.+)$")
 
 @dataclass(frozen=True)
 class GgufHeader:
-    """What a GGUF file says of itself.
+    """The header of a GGUF file.
 
     Attributes:
-        keys: Scalars and strings by name; of an array its length.
-        tensors: Names of the tensors, and their shapes.
+        keys: Scalars and strings by name; for an array, its length.
+        tensors: Shapes of the tensors by name.
         end: Bytes the file must have.
     """
 
@@ -44,7 +44,7 @@ class GgufHeader:
 
 
 class _Cursor:
-    """Reads numbers and strings one after the other."""
+    """Reads consecutive numbers and strings."""
 
     def __init__(self, content: mmap.mmap | bytes) -> None:
         self.content, self.at = content, 0
@@ -57,7 +57,7 @@ class _Cursor:
     def text(self) -> str:
         length = self.number("Q")
         if self.at + length > len(self.content):
-            msg = "a string runs over the file's end"
+            msg = "a string extends beyond the end of the file"
             raise struct.error(msg)
         value = self.content[self.at : self.at + length]
         self.at += length
@@ -89,7 +89,7 @@ def read_gguf_header(file: Path) -> GgufHeader:
     """Read a GGUF file's header.
 
     Raises:
-        BaseModelError: If it is cut or no GGUF file.
+        BaseModelError: If the file is truncated or not a GGUF file.
     """
     check_no_pointer(file)
     broken = f"{file.name} is not a readable GGUF file; fetch it again"
@@ -102,7 +102,7 @@ def read_gguf_header(file: Path) -> GgufHeader:
         cursor.at = 4
         version = cursor.number("I")
         if version not in _VERSIONS:
-            msg = f"{file.name} is a GGUF file of version {version}; versions 2 and 3 are read: convert it again with a current tool"
+            msg = f"{file.name} is a GGUF file of version {version}, not 2 or 3; convert it again with a current tool"
             raise BaseModelError(msg)
         try:
             return _read(cursor)
@@ -131,10 +131,10 @@ def _read(cursor: _Cursor) -> GgufHeader:
 
 
 def check_gguf_file(file: Path, header: GgufHeader) -> None:
-    """Check that a GGUF file holds a whole model.
+    """Check that a GGUF file contains a complete model.
 
     Raises:
-        BaseModelError: If it is one of several parts, is cut, or lacks layers.
+        BaseModelError: If it is one of several parts, is truncated, or lacks layers.
     """
     if not header.architecture:
         msg = f"{file.name} does not name its architecture; convert it again with a current tool"
@@ -144,16 +144,16 @@ def check_gguf_file(file: Path, header: GgufHeader) -> None:
         first = re.sub(r"-\d{5}-of-", "-00001-of-", file.name)
         number = int(header.keys.get("split.no", 0)) + 1
         msg = (
-            f"{file.name} is part {number} of {parts} of a split model, and only whole ones are read; join "
-            f"them with llama.cpp's 'llama-gguf-split --merge {first} whole.gguf' and give whole.gguf"
+            f"{file.name} is part {number} of {parts} of a split model, but only whole files can be read; join "
+            f"the parts with llama.cpp's 'llama-gguf-split --merge {first} whole.gguf' and give whole.gguf"
         )
         raise BaseModelError(msg)
     size = file.stat().st_size
     if size < header.end:
-        msg = f"{file.name} is cut: it has {size:,} of {header.end:,} bytes; fetch it again"
+        msg = f"{file.name} is truncated: it has {size:,} of {header.end:,} bytes; fetch it again"
         raise BaseModelError(msg)
     if not header.tensors:
-        msg = f"{file.name} holds no tensors, only a vocabulary or nothing; give the file with the weights"
+        msg = f"{file.name} contains no tensors, at most a vocabulary; give the file with the weights"
         raise BaseModelError(msg)
     _check_blocks(file, header)
 
@@ -163,16 +163,16 @@ def _check_blocks(file: Path, header: GgufHeader) -> None:
     for name in header.tensors:
         if match := _BLOCK.match(name):
             blocks.setdefault(int(match[1]), set()).add(match[2])
-    said = header.keys.get(f"{header.architecture}.block_count")
-    if said is not None and "token_embd.weight" not in header.tensors:
-        msg = f"{file.name} has no token_embd.weight, so it is no whole language model; fetch it again"
+    declared = header.keys.get(f"{header.architecture}.block_count")
+    if declared is not None and "token_embd.weight" not in header.tensors:
+        msg = f"{file.name} has no token_embd.weight, so it is not a complete language model; fetch it again"
         raise BaseModelError(msg)
-    if said is None:
+    if declared is None:
         return
-    missing = [number for number in range(int(said)) if number not in blocks]
+    missing = [number for number in range(int(declared)) if number not in blocks]
     if missing:
         msg = (
-            f"{file.name} lacks {len(missing)} of the {said} layers it says it has, the first of them layer {missing[0]}; "
-            "it was cut or is one part of several: fetch the whole file"
+            f"{file.name} lacks {len(missing)} of the {declared} layers it declares, starting with layer {missing[0]}; "
+            "it is truncated or one of several parts: fetch the whole file"
         )
         raise BaseModelError(msg)

@@ -1,4 +1,4 @@
-"""Weights into memory, with nothing missing: a checkpoint is compared with its model before it is read, and again when it has been read."""
+"""Loading complete weights: a checkpoint is compared with its model before it is read, and again afterwards."""
 
 from __future__ import annotations
 
@@ -30,24 +30,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-# What older versions of transformers wrote beside the weights, computed anew today.
+# Written beside the weights by older versions of transformers, but now recomputed.
 _LEFT_OVER = re.compile(r"(rotary_emb\.inv_freq|\.attn\.(masked_)?bias|\.attention\.(masked_)?bias)$")
 _PROBE_TOKENS = 8
-# Weights of an adapter that belong to the vocabulary head or the embedding, which may be one tensor.
+# Adapter weights for the vocabulary head or the embedding, which may be the same tensor.
 _TIED = re.compile(r"\.(lm_head|embed_out|output|embed_tokens|wte|embed_in|word_embeddings)\.lora_")
-# Of one decoder inside the multimodal model and alone.
-_SAME = 1e-3
+_TOLERANCE = 1e-3  # between a decoder's results inside its multimodal model and alone
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What a folder holds, seen without loading it.
+    """The contents of a folder, read without loading its weights.
 
     Attributes:
         config: Its configuration.
         text: Configuration of its text decoder: the same, or a part of it.
-        headless: Whether the vocabulary head is missing: texts can be embedded, not written.
-        rows: Rows of the embedding.
+        headless: Whether the vocabulary head is missing, so that texts can be embedded but not generated.
+        rows: Number of rows of the embedding.
     """
 
     config: PreTrainedConfig
@@ -57,37 +56,37 @@ class Contents:
 
     @property
     def nested(self) -> bool:
-        """Whether the text decoder is a part of a larger model."""
+        """Whether the text decoder is part of a larger model."""
         return self.text is not self.config
 
 
 def read_configuration(folder: Path) -> PreTrainedConfig:
-    """The configuration of a folder, as transformers understands it.
+    """Read the configuration of a folder with transformers.
 
     Raises:
-        BaseModelError: If transformers does not.
+        BaseModelError: If transformers cannot read it.
     """
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:
-        msg = f"config.json cannot be used ({_first_line(error)}); fetch it again, or mend it there"
+        msg = f"config.json cannot be used ({_first_line(error)}); fetch it again or correct it"
         raise BaseModelError(msg) from error
 
 
 def check_contents(folder: Path, tensors: Mapping[str, TensorInfo]) -> Contents:
-    """Compare a folder's tensors with what its model asks for, without reading one.
+    """Compare a folder's tensors with those of its model, without reading them.
 
     Args:
         folder: A folder with a configuration.
         tensors: Names and shapes of its tensors, from the headers.
 
     Raises:
-        BaseModelError: If a tensor is missing, of another shape, or has no place in the model.
+        BaseModelError: If a tensor is missing, of a different shape or unexpected.
     """
     config = read_configuration(folder)
     text = text_configuration(config)
     kind = _whole_class(config) if text is not config else _causal_class(config)
-    # Tensors without content: the loader itself says what it would make of them, its renaming and joining of tensors included.
+    # With empty tensors, the loader itself reports what it would make of them, including renamed and merged tensors.
     empty = {
         name: torch.empty(info.shape, dtype=getattr(torch, _DTYPES.get(info.dtype, "float32")), device="meta")
         for name, info in tensors.items()
@@ -102,40 +101,40 @@ def check_contents(folder: Path, tensors: Mapping[str, TensorInfo]) -> Contents:
 
 
 def load_backbone(model: str | Path, **loading: Any) -> PreTrainedModel:
-    """A decoder without vocabulary head, with nothing missing.
+    """Load a complete decoder without vocabulary head.
 
     Args:
         model: A folder.
         **loading: Further arguments for transformers' ``from_pretrained``.
 
     Raises:
-        BaseModelError: If a tensor is missing or of another shape.
+        BaseModelError: If a tensor is missing or of a different shape.
     """
-    found, gaps = _load(AutoModel, str(model), **loading)
-    # The head, which is not asked for here, is unexpected; a layer that the configuration does not count is one too many.
-    inside, parts = f"{found.base_model_prefix}.", {name for name, _ in found.named_children()}
-    beside = frozenset(name for name in gaps.unexpected if name.removeprefix(inside).partition(".")[0] in parts)
-    _Gaps(gaps.missing, beside, gaps.mismatched).check()
-    return found
+    backbone, gaps = _load(AutoModel, str(model), **loading)
+    # The vocabulary head is expected to be surplus here, but a layer beyond those in the configuration is not.
+    prefix, parts = f"{backbone.base_model_prefix}.", {name for name, _ in backbone.named_children()}
+    surplus = frozenset(name for name in gaps.unexpected if name.removeprefix(prefix).partition(".")[0] in parts)
+    _Gaps(gaps.missing, surplus, gaps.mismatched).check()
+    return backbone
 
 
 def load_causal(model: str | Path, **loading: Any) -> PreTrainedModel:
-    """A decoder with its vocabulary head, with nothing missing.
+    """Load a complete decoder with its vocabulary head.
 
     Raises:
-        BaseModelError: If a tensor is missing, of another shape, or has no place in the model.
+        BaseModelError: If a tensor is missing, of a different shape or unexpected.
     """
-    found, gaps = _load(AutoModelForCausalLM, str(model), **loading)
+    loaded, gaps = _load(AutoModelForCausalLM, str(model), **loading)
     gaps.check()
-    return found
+    return loaded
 
 
 def load_contents(folder: Path, contents: Contents) -> PreTrainedModel:
-    """Load what :func:`check_contents` has looked at: of a multimodal model its text decoder alone.
+    """Load contents checked by :func:`check_contents`: of a multimodal model, only the text decoder.
 
     Raises:
-        BaseModelError: If a tensor is missing, of another shape, or has no place in the model; or the decoder alone computes something else
-            than inside its model.
+        BaseModelError: If a tensor is missing, of a different shape or unexpected; or the decoder gives different results alone and inside
+            its model.
     """
     if contents.nested:
         return _load_text_decoder(folder, contents)
@@ -145,7 +144,7 @@ def load_contents(folder: Path, contents: Contents) -> PreTrainedModel:
 
 
 def without_adapter(folder: Path, scratch: Path) -> Path:
-    """A folder of links to a folder's files but those of an adapter, which transformers would load by itself."""
+    """A folder of links to a folder's files except those of an adapter, which transformers would load automatically."""
     view = scratch / "base"
     view.mkdir()
     for file in folder.iterdir():
@@ -155,36 +154,36 @@ def without_adapter(folder: Path, scratch: Path) -> Path:
 
 
 def merge_adapter_folder(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
-    """A model with a PEFT adapter added to its weights, in float32, in which small updates are not rounded away.
+    """Merge a PEFT adapter into a model's weights in float32, so that small updates are not lost to rounding.
 
     Args:
-        model: The base model, with or without head; it is changed.
+        model: The base model, with or without head; it is modified.
         adapter: A folder with adapter_config.json and adapter_model.safetensors.
 
     Raises:
-        BaseModelError: If the adapter is of another model.
+        BaseModelError: If the adapter was trained on another model.
     """
-    from peft import PeftModel, get_peft_model_state_dict  # takes seconds to import, and a model without adapter does without
+    from peft import PeftModel, get_peft_model_state_dict  # takes seconds to import and is needed only for adapters
 
     check_adapter_files(adapter)
-    given = safetensors_header(adapter / ADAPTER_WEIGHTS)
+    stored = safetensors_header(adapter / ADAPTER_WEIGHTS)
     model = model.to(torch.float32)
-    if any(_TIED.search(name) for name in given):
+    if any(_TIED.search(name) for name in stored):
         _untie(model)
-    paths = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in given if ".lora_" in name}
-    # An adapter may have been trained with the vocabulary head around the decoder or without.
-    places = (model, inner_decoder(model))
-    target = next((place for place in places if paths & {name for name, _ in place.named_modules()}), model)
-    other = f"the adapter in {adapter.name} belongs to another model than the base it is put on"
+    paths = {name.removeprefix("base_model.model.").partition(".lora_")[0] for name in stored if ".lora_" in name}
+    # An adapter may have been trained with or without the vocabulary head around the decoder.
+    candidates = (model, inner_decoder(model))
+    target = next((candidate for candidate in candidates if paths & {name for name, _ in candidate.named_modules()}), model)
+    mismatch = f"the adapter in {adapter.name} was trained on another model than this base"
     try:
         adapted = PeftModel.from_pretrained(target, str(adapter))
-        found = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
+        shapes = {name: tuple(tensor.shape) for name, tensor in get_peft_model_state_dict(adapted).items()}
     except Exception as error:
-        msg = f"{other} ({_first_line(error)}); give the base it was trained on"
+        msg = f"{mismatch} ({_first_line(error)}); give the base it was trained on"
         raise BaseModelError(msg) from error
-    wrong = sorted(found.keys() ^ given.keys()) or [name for name, shape in found.items() if shape != given[name].shape]
+    wrong = sorted(shapes.keys() ^ stored.keys()) or [name for name, shape in shapes.items() if shape != stored[name].shape]
     if wrong:
-        msg = f"{other}: {wrong[0]} fits nothing ({len(wrong)} such tensors); give the base it was trained on"
+        msg = f"{mismatch}: {wrong[0]} has no counterpart ({len(wrong)} such tensors); give the base it was trained on"
         raise BaseModelError(msg)
     merged = adapted.merge_and_unload(safe_merge=True)
     return merged if target is model else model
@@ -214,14 +213,14 @@ def _load(kind: Any, name: str | None, **loading: Any) -> tuple[PreTrainedModel,
     if info.get("error_msgs"):
         msg = f"its weights cannot be loaded ({str(info['error_msgs'][0]).splitlines()[0]}); fetch or save the checkpoint again"
         raise BaseModelError(msg)
-    beside = frozenset(key for key in info["unexpected_keys"] if not _LEFT_OVER.search(key))
-    mismatched = frozenset((key, tuple(given), tuple(wanted)) for key, given, wanted in info["mismatched_keys"])
-    return model, _Gaps(frozenset(info["missing_keys"]), beside, mismatched)
+    surplus = frozenset(key for key in info["unexpected_keys"] if not _LEFT_OVER.search(key))
+    mismatched = frozenset((key, tuple(actual), tuple(expected)) for key, actual, expected in info["mismatched_keys"])
+    return model, _Gaps(frozenset(info["missing_keys"]), surplus, mismatched)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Within, transformers does not print its table of missing tensors: the caller refuses them."""
+    """Keep transformers from printing its table of missing tensors, which the caller refuses anyway."""
     before = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
@@ -255,7 +254,7 @@ def _whole_class(config: PreTrainedConfig) -> Any:
 
 
 def _untie(model: PreTrainedModel) -> None:
-    """Give the vocabulary head weights of its own: an update of the head or of the embedding is not to be added to both."""
+    """Give the vocabulary head its own weights, so that an update of the head or of the embedding does not change both."""
     head, tokens = model.get_output_embeddings(), model.get_input_embeddings()
     if head is not None and head.weight is tokens.weight:
         head.weight = torch.nn.Parameter(tokens.weight.detach().clone())
@@ -263,15 +262,14 @@ def _untie(model: PreTrainedModel) -> None:
 
 
 def inner_decoder(model: PreTrainedModel) -> PreTrainedModel:
-    """A language model's decoder without its vocabulary head; the model itself where it has none."""
+    """A language model's decoder without its vocabulary head; the model itself if it has none."""
     if model.base_model is not model:
         return model.base_model
-    # Where a class does not say under which name it keeps it.
-    return getattr(model, "model", model)
+    return getattr(model, "model", model)  # for classes that do not declare the name
 
 
 def _decoder_name(model: PreTrainedModel) -> str:
-    """What comes before the names of a language model's tensors but its head's, with a dot; empty for a model without a head."""
+    """The prefix, including the dot, of the names of a language model's tensors other than the head's; empty without a head."""
     decoder = inner_decoder(model)
     name = next((name for name, module in model.named_modules() if module is decoder), "")
     return f"{name}." if name else ""
@@ -282,7 +280,7 @@ def _load_text_decoder(folder: Path, contents: Contents) -> PreTrainedModel:
     gaps.check()
     decoder, head = whole.get_decoder(), whole.get_output_embeddings()
     if decoder is None or decoder is whole:
-        msg = f"{type(whole).__name__} does not tell its text decoder apart; give the language model it was made from"
+        msg = f"{type(whole).__name__} does not expose its text decoder; give the language model it was made from"
         raise BaseModelError(msg)
     kind = _causal_class(contents.text)
     text = contents.text
@@ -291,7 +289,7 @@ def _load_text_decoder(folder: Path, contents: Contents) -> PreTrainedModel:
     state = {f"{inside}{name}": tensor for name, tensor in decoder.state_dict().items()}
     if head is not None:
         state["lm_head.weight"] = head.weight
-        # The whole model's word counts: a part's configuration may not say.
+        # Taken from the whole model, because the configuration of a part may not say.
         text.tie_word_embeddings = head.weight.data_ptr() == decoder.get_input_embeddings().weight.data_ptr()
     text.dtype = decoder.dtype
     alone, gaps = _load(kind, None, config=text, state_dict=state, dtype=decoder.dtype)
@@ -301,10 +299,10 @@ def _load_text_decoder(folder: Path, contents: Contents) -> PreTrainedModel:
     with torch.inference_mode():
         inside = decoder.eval()(input_ids=ids, use_cache=False).last_hidden_state.float()  # [1, T, D]
         outside = inner_decoder(alone).eval()(input_ids=ids, use_cache=False).last_hidden_state.float()  # [1, T, D]
-    if not (inside - outside).norm() <= _SAME * inside.norm():
+    if not (inside - outside).norm() <= _TOLERANCE * inside.norm():
         msg = (
-            f"the text decoder of {type(whole).__name__} computes something else as {type(alone).__name__}; give the language model it was "
-            "made from"
+            f"the text decoder of {type(whole).__name__} gives different results when loaded as {type(alone).__name__}; "
+            "give the language model it was made from"
         )
         raise BaseModelError(msg)
     return alone

@@ -1,8 +1,8 @@
-"""The sentence-transformers modules that carry template and pooling.
+"""The sentence-transformers modules that implement template and pooling.
 
-sentence-transformers' own prompts are prefixes only, and its ``Transformer`` wraps plain strings in a chat template where the tokenizer
-has one. These two modules keep its trainer, losses and ``encode`` and replace just the step from text to token ids and from token vectors
-to one vector.
+The prompts of sentence-transformers are only prefixes, and its ``Transformer`` wraps plain strings in a chat template if the tokenizer has
+one. These two modules keep its trainer, losses and ``encode``, and replace only the steps from text to token ids and from token vectors to
+one vector.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 
 class PromptedDecoder(InputModule):
-    """A decoder behind a prompt template: texts in, token vectors and masks out.
+    """A decoder with a prompt template: texts in, token vectors and masks out.
 
     Args:
-        backbone: The decoder without its vocabulary head; its output has ``last_hidden_state``. A PEFT model does as well.
+        backbone: The decoder without its vocabulary head, whose output has ``last_hidden_state``, or a PEFT model around it.
         tokenizer: The decoder's tokenizer.
         template: The words around each text.
-        max_length: Longest sequence in tokens, prompt included; only the text is ever cut.
+        max_length: Maximum sequence length in tokens, including the prompt; only the text is ever truncated.
     """
 
     config_keys: ClassVar[list[str]] = ["template_name", "template_pattern", "max_length"]
@@ -63,7 +63,7 @@ class PromptedDecoder(InputModule):
         return self.backbone.config.hidden_size
 
     def tokenize_prompts(self, texts: Sequence[str]) -> list[TokenizedPrompt]:
-        """Prompted token ids of each text: the only way from text to ids in this project."""
+        """Prompted token ids of each text."""
         return self.template.tokenize(texts, self.tokenizer, self.max_length)
 
     def collate(self, prompts: Sequence[TokenizedPrompt]) -> dict[str, Tensor]:
@@ -74,20 +74,20 @@ class PromptedDecoder(InputModule):
         """Tokenise a batch of texts (the interface of sentence-transformers).
 
         Raises:
-            ValueError: If a sentence-transformers prompt is given: this module's template is the prompt.
+            ValueError: If a sentence-transformers prompt is given, because the template is the prompt.
         """
         if prompt:
-            msg = f"prompt {prompt!r} was given beside the template {self.template.name!r}; leave prompts out and change the template"
+            msg = f"prompt {prompt!r} was given in addition to template {self.template.name!r}; omit it and change the template instead"
             raise ValueError(msg)
         return self.collate(self.tokenize_prompts([str(text) for text in inputs]))
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:  # noqa: ARG002
         """Run the decoder; adds ``token_embeddings`` ``[B, T, D]``."""
         dtype = self.backbone.dtype
-        # An adapter's weights are float32; autocast multiplies them in the base's format, which is twice as fast on a CPU.
+        # An adapter's weights are float32; autocast multiplies them in the dtype of the base, which is twice as fast on a CPU.
         with torch.autocast(self.backbone.device.type, dtype=dtype, enabled=dtype != torch.float32):
             output = self.backbone(input_ids=features["input_ids"], attention_mask=features["attention_mask"], use_cache=False)
-        # A new dict: GradCache runs the same features twice, and the token vectors must not outlive their own pass.
+        # A new dict, because GradCache runs the same features twice, and the token vectors must not outlive their pass.
         return {**features, "token_embeddings": output.last_hidden_state}
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:  # noqa: ARG002
@@ -100,7 +100,7 @@ class PromptedDecoder(InputModule):
 
 
 class TokenPooling(Module):
-    """Token vectors to one vector, by the named pooling."""
+    """Combines token vectors into one vector by the named pooling."""
 
     config_keys: ClassVar[list[str]] = ["pooling", "embedding_dimension"]
 

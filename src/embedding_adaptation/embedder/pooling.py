@@ -1,11 +1,11 @@
-"""Pooling: how a sequence of token vectors becomes one vector.
+"""Pooling: combining a sequence of token vectors into one vector.
 
-Each function takes ``token_embeddings`` ``[B, T, D]``, ``attention_mask`` ``[B, T]`` (1 on real tokens) and ``text_mask`` ``[B, T]``
-(1 on the text's own tokens, 0 on the prompt's) and returns ``[B, D]`` in the dtype of its input; sums run in float32.
+Each function takes ``token_embeddings`` ``[B, T, D]``, ``attention_mask`` ``[B, T]`` (1 for real tokens) and ``text_mask`` ``[B, T]``
+(1 for the text's tokens, 0 for the prompt's) and returns ``[B, D]`` in the dtype of its input; sums are computed in float32.
 
-Two more poolings need what happened inside attention: ``attention_weighted`` (the mean of the text's token vectors weighted by the last
-token's attention to them) and ``value_weighted`` (the last token's attention output: value vectors weighted by its attention, through the
-output projection, arXiv 2602.01572). Their ingredients come from :mod:`embedding_adaptation.embedder.decoder_pass`.
+Two more poolings need the attention itself: ``attention_weighted`` (the mean of the text's token vectors, weighted by the last token's
+attention to them) and ``value_weighted`` (the last token's attention output, that is, value vectors weighted by its attention and passed
+through the output projection, arXiv 2602.01572). Their inputs come from :mod:`embedding_adaptation.embedder.decoder_pass`.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ def last_index(attention_mask: Tensor) -> Tensor:
 
 
 def last(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:  # noqa: ARG001
-    """The vector of the last real token: the only one that has seen the whole prompt."""
+    """The vector of the last real token, the only one that has seen the whole prompt."""
     index = last_index(attention_mask)[:, None, None].expand(-1, 1, token_embeddings.shape[2])  # [B, 1, D]
     return token_embeddings.gather(1, index).squeeze(1)  # [B, D]
 
 
 def mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:  # noqa: ARG001
-    """The mean over all real tokens, prompt included."""
+    """The mean over all real tokens, including the prompt."""
     return weighted_mean_of(token_embeddings, attention_mask)
 
 
 def text_mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:
-    """The mean over the text's own tokens, prompt excluded; over all tokens where the text has none."""
+    """The mean over the text's tokens, excluding the prompt; over all tokens if the text has none."""
     return weighted_mean_of(token_embeddings, text_mask + attention_mask * (text_mask.sum(dim=1, keepdim=True) == 0))
 
 
 def weighted_mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:  # noqa: ARG001
-    """The mean over all real tokens weighted by position, 1 for the first: later tokens have seen more (arXiv 2202.08904)."""
+    """The mean over all real tokens, weighted by position from 1, because later tokens have seen more (arXiv 2202.08904)."""
     return weighted_mean_of(token_embeddings, attention_mask.cumsum(dim=1) * attention_mask)
 
 
 def last_mean(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor) -> Tensor:
-    """The last token's vector and the mean over all tokens side by side, ``[B, 2 D]``."""
+    """The last token's vector and the mean over all tokens, concatenated, ``[B, 2 D]``."""
     import torch
 
     return torch.cat([pool(token_embeddings, attention_mask, text_mask) for pool in (last, mean)], dim=1)  # [B, 2 D]
@@ -60,13 +60,13 @@ def maximum(token_embeddings: Tensor, attention_mask: Tensor, text_mask: Tensor)
 
 
 def weighted_mean_of(token_embeddings: Tensor, weights: Tensor) -> Tensor:
-    """The mean over tokens with the given weights ``[B, T]``; a zero vector where all are zero."""
+    """The mean over tokens with the given weights ``[B, T]``; a zero vector if all weights are zero."""
     weights = weights.unsqueeze(-1).float()  # [B, T, 1]
     total = (token_embeddings.float() * weights).sum(dim=1)  # [B, D]
     return (total / weights.sum(dim=1).clamp(min=1e-20)).to(token_embeddings.dtype)  # [B, D]
 
 
-# "eos" is "last" that insists on a template with an end token.
+# "eos" is "last" with a template that must end with an end token.
 POOLINGS: dict[PoolingName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "last": last,
     "eos": last,
@@ -76,4 +76,4 @@ POOLINGS: dict[PoolingName, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "last_mean": last_mean,
     "max": maximum,
 }
-assert {*POOLINGS, *ATTENTION_POOLINGS} == set(get_args(PoolingName))  # noqa: S101  one list of names, kept in step
+assert {*POOLINGS, *ATTENTION_POOLINGS} == set(get_args(PoolingName))  # noqa: S101  keeps the lists of names in sync

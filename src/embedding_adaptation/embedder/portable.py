@@ -1,12 +1,11 @@
-"""Configuration files of an exported model that old and new versions of their readers understand alike.
+"""Configuration files of an exported model that old and new versions of their readers interpret in the same way.
 
-transformers 5 writes names that transformers 4 passes over in silence: without ``rope_theta`` it takes its own default, and every vector is
-another. sentence-transformers 6 writes module paths and pooling keys that sentence-transformers 4 and 5, text-embeddings-inference and vLLM
-do not know. What is written here holds the names of both, and :func:`write_config` makes sure that nothing changed for the installed
-version.
+transformers 5 writes names that transformers 4 silently ignores: without ``rope_theta``, it uses its own default, and every vector differs.
+sentence-transformers 6 writes module paths and pooling keys that sentence-transformers 4 and 5, text-embeddings-inference and vLLM do not
+know. The files written here contain the names of both, and :func:`write_config` makes sure that nothing changes for the installed version.
 
-A model type whose settings have not been compared across versions is written so that old versions refuse it: a tokenizer class that
-transformers 4 does not have.
+A model type whose settings have not been compared across versions is written with a tokenizer class that transformers 4 lacks, so that old
+versions reject it.
 
 References:
     https://huggingface.co/docs/transformers/main_classes/configuration
@@ -30,19 +29,19 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig
 
-# Model types whose tiny models give the same vectors in all versions of tests/clean_environments.py, or are refused there by name.
+# Model types whose tiny models give the same vectors in all versions of tests/clean_environments.py, or are rejected there by name.
 COMPARED_TYPES = frozenset({
     "bloom", "cohere", "cohere2", "exaone4", "falcon", "gemma", "gemma3_text", "glm", "glm4", "gpt2", "gpt_neo", "gpt_neox",
     "gptj", "granite", "llama", "mistral", "nemotron", "olmo", "olmo2", "olmo3", "opt", "phi", "phi3", "qwen2", "qwen3", "smollm3",
     "stablelm", "starcoder2",
 })  # fmt: skip
-# Of these, the ones with layers that see a window only: old versions go by layer_types, as new ones do, or by a period.
+# Those with layers limited to a window: old versions identify them by layer_types, as new ones do, or by a period.
 _BY_LAYER_TYPES, _BY_PERIOD = {"exaone4", "olmo3", "smollm3"}, {"cohere2", "gemma3_text"}
-# Kinds of scaled rotary embedding whose fields are the same in both; those of longrope are not.
+# Types of scaled rotary embedding whose fields are the same in both, unlike those of longrope.
 _ROPE_TYPES = {"default", "linear", "dynamic", "yarn", "llama3"}
-# The class that both know: a tokenizer that is what its tokenizer.json says.
+# The class that both know, which is fully defined by tokenizer.json; and one that only transformers 5 has.
 PLAIN_TOKENIZER, NEW_TOKENIZER = "PreTrainedTokenizerFast", "TokenizersBackend"
-# The release that brought the modules' present form; readers warn if it is newer than themselves.
+# The release that introduced this form of the modules; readers warn if it is newer than themselves.
 _FORMAT_VERSION = "4.1.0"
 _POOLING_KEYS = {
     "cls": "pooling_mode_cls_token",
@@ -55,13 +54,13 @@ _POOLING_KEYS = {
 
 
 def with_older_names(config: Mapping[str, Any]) -> dict[str, Any] | None:
-    """A configuration with the names of transformers 4 beside those of transformers 5.
+    """Add the names of transformers 4 to a configuration of transformers 5.
 
     Args:
-        config: What transformers 5 writes into ``config.json``.
+        config: The ``config.json`` of transformers 5.
 
     Returns:
-        The configuration, or ``None`` where transformers 4 cannot be told what it says.
+        The configuration, or ``None`` if transformers 4 cannot express it.
     """
     kind = config.get("model_type")
     if kind not in COMPARED_TYPES:
@@ -79,7 +78,7 @@ def with_older_names(config: Mapping[str, Any]) -> dict[str, Any] | None:
     if not isinstance(rope, dict):
         return values
     if "full_attention" in rope:
-        # Gemma 3: one frequency for layers with a window, another, perhaps scaled, for those without.
+        # Gemma 3: layers with a window have one frequency, those without have another, which may be scaled.
         local, rope = rope.get("sliding_attention") or {}, rope["full_attention"]
         values["rope_local_base_freq"] = local.get("rope_theta")
     scaling = {name: value for name, value in rope.items() if name not in {"rope_theta", "partial_rotary_factor"}}
@@ -88,12 +87,12 @@ def with_older_names(config: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
     values["rope_scaling"] = None if rope_type == "default" else scaling
     theta, part = ("rotary_emb_base", "rotary_pct") if kind == "gpt_neox" else ("rope_theta", "partial_rotary_factor")
-    given = {theta: rope.get("rope_theta"), part: rope.get("partial_rotary_factor")}
-    return values | {name: value for name, value in given.items() if value is not None}
+    older = {theta: rope.get("rope_theta"), part: rope.get("partial_rotary_factor")}
+    return values | {name: value for name, value in older.items() if value is not None}
 
 
 def _window_period(layers: list[str]) -> int | None:
-    """Every how many layers there is one without a window, counted from the first; ``None`` where there is no such number."""
+    """The period at which layers without a window recur, counted from the first layer; ``None`` if they are irregular."""
     if "full_attention" not in layers:
         return len(layers) + 1
     period = layers.index("full_attention") + 1
@@ -102,7 +101,7 @@ def _window_period(layers: list[str]) -> int | None:
 
 
 def is_read_alike(config: PreTrainedConfig) -> bool:
-    """Whether transformers 4 reads a model's configuration as transformers 5 does, once the older names are in it."""
+    """Whether transformers 4 reads a model's configuration as transformers 5 does, once the older names have been added."""
     return _with_names_of_both(config.to_dict(), type(config)) is not None
 
 
@@ -110,24 +109,24 @@ def write_config(folder: Path, padding_id: int | None) -> bool:
     """Add the older names to a folder's ``config.json``.
 
     Args:
-        folder: Where ``save_pretrained`` has written it.
-        padding_id: What batches are padded with: text-embeddings-inference wants a number there.
+        folder: The folder written by ``save_pretrained``.
+        padding_id: The padding token, which text-embeddings-inference requires.
 
     Returns:
-        Whether transformers 4 reads it as transformers 5 does. If not, it has no older names.
+        Whether transformers 4 reads it as transformers 5 does. If not, the older names are not added.
     """
     file = folder / "config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     if config.get("pad_token_id") is None:
         config["pad_token_id"] = padding_id
-    # A name of the model's origin, which transformers copies from GGUF files, and which says nothing about the export.
+    # The name of the original model, copied from GGUF files by transformers; meaningless in the export.
     config.pop("_model_name_or_path", None)
     if config.get("attn_logit_softcapping") is not None:
-        # Gemma 2: releases of transformers 5 before 5.23 would take a faster attention that leaves the capping out.
+        # Gemma 2: releases of transformers 5 before 5.23 would choose a faster attention that ignores the capping.
         config["attn_implementation"] = "eager"
     _write(file, config)
     read = AutoConfig.from_pretrained(folder)
-    # What equals this version's default may be left out, and old versions have their own.
+    # Values equal to this version's defaults may have been omitted, but old versions have other defaults.
     config |= {name: value for name in ("rope_parameters", "layer_types") if (value := getattr(read, name, None)) is not None}
     both = _with_names_of_both(config, type(read))
     _write(file, config if both is None else both)
@@ -135,45 +134,45 @@ def write_config(folder: Path, padding_id: int | None) -> bool:
 
 
 def _with_names_of_both(config: Mapping[str, Any], kind: type[PreTrainedConfig]) -> dict[str, Any] | None:
-    """The configuration with the older names, if there are some and the installed version reads it as without them."""
+    """The configuration with the older names, if they exist and do not change how the installed version reads it."""
     both = with_older_names(config)
     if both is None:
         return None
     before, after = (kind.from_dict(copy.deepcopy(dict(values))).to_dict() for values in (config, both))
-    # transformers keeps names that it does not know; only those it does know have to be as before.
+    # transformers keeps unknown names; only those it knows must be unchanged.
     return both if {name: after.get(name) for name in before} == before else None
 
 
 def write_tokenizer_config(folder: Path, *, readable: bool) -> None:
-    """Name the tokenizer's class by a name that all versions know, or by one that old versions refuse.
+    """Set the tokenizer class to one that all versions know, or to one that old versions reject.
 
     Args:
-        folder: Where ``save_pretrained`` has written it.
+        folder: The folder written by ``save_pretrained``.
         readable: Whether old versions read the model as new ones do.
     """
     file = folder / "tokenizer_config.json"
     config = json.loads(file.read_text(encoding="utf-8"))
     config["tokenizer_class"] = PLAIN_TOKENIZER if readable else NEW_TOKENIZER
-    # transformers 4 would tidy up blanks before punctuation when it decodes, and say so at every start.
+    # Otherwise transformers 4 removes spaces before punctuation when decoding, and warns about it at every start.
     config["clean_up_tokenization_spaces"] = False
     _write(file, config)
 
 
 def write_modules(folder: Path, pooling: tuple[str, ...], width: int, max_length: int, *, normalise: bool) -> None:
-    """Write what sentence-transformers reads beside the decoder.
+    """Write the files that sentence-transformers reads in addition to the decoder.
 
     Args:
         folder: The exported folder.
-        pooling: sentence-transformers' names of poolings; several are put side by side in this order.
+        pooling: sentence-transformers' names of poolings, concatenated in this order.
         width: Width of the token vectors.
-        max_length: Longest sequence in tokens.
+        max_length: Maximum sequence length in tokens.
         normalise: Whether vectors are scaled to unit length.
     """
-    # The length is said here, or it would be the model's max_position_embeddings where that is less.
+    # Without this, the length would be capped at the model's max_position_embeddings.
     _write(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
     kinds = ["Transformer", "Pooling"]
     (folder / "1_Pooling").mkdir()
-    # Nothing else in this file is true: readers look for the first key that is.
+    # Nothing else in this file may be true, because readers look for the first key that is.
     keys = {key: name in pooling for name, key in _POOLING_KEYS.items()}
     _write(folder / "1_Pooling" / "config.json", {"word_embedding_dimension": width, **keys})
     in_order = tuple(name for name in _POOLING_KEYS if name in pooling)
@@ -199,7 +198,7 @@ def write_modules(folder: Path, pooling: tuple[str, ...], width: int, max_length
 
 
 def _write_order(folder: Path, order: list[int], width: int) -> None:
-    """Put pooled vectors into another order: with keys that are true or false, sentence-transformers has an order of its own."""
+    """Reorder the concatenated vectors, because sentence-transformers uses an order of its own."""
     folder.mkdir()
     total = len(order) * width
     columns = torch.cat([torch.arange(place * width, (place + 1) * width) for place in order])  # [total]

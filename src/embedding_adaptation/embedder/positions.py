@@ -1,4 +1,4 @@
-"""How many tokens a decoder has positions for."""
+"""The maximum number of positions of a decoder."""
 
 from __future__ import annotations
 
@@ -13,26 +13,25 @@ if TYPE_CHECKING:
 
 
 def position_limit(backbone: PreTrainedModel) -> int | None:
-    """The longest sequence a decoder can compute at all, or ``None`` where positions are computed and not looked up.
+    """The longest sequence a decoder can compute, or ``None`` if positions are computed rather than looked up.
 
     Args:
         backbone: A decoder, or a PEFT model around one.
     """
     decoder = decoder_of(backbone)
     config = decoder.config
-    if config.model_type == "mpt":  # its biases are made for so many tokens
+    if config.model_type == "mpt":  # its biases have a fixed length
         return int(config.max_seq_len)
-    said = getattr(config, "max_position_embeddings", None)
+    declared = getattr(config, "max_position_embeddings", None)
     tokens = decoder.get_input_embeddings()
     sizes = []
     for name, module in decoder.named_modules():
         last = name.rpartition(".")[2]
         if isinstance(module, torch.nn.Embedding) and module is not tokens and ("position" in last or last == "wpe"):
-            # Some begin to count at an offset.
-            sizes.append(module.num_embeddings - int(getattr(module, "offset", 0)))
+            sizes.append(module.num_embeddings - int(getattr(module, "offset", 0)))  # some start counting at an offset
     for name, buffer in decoder.named_buffers():
         if name.rpartition(".")[2] in {"embed_positions", "pos_encoding"}:  # sines of every position, looked up
             sizes.append(buffer.shape[0])
     if not sizes:
         return None
-    return min([*sizes, int(said)] if said else sizes)
+    return min([*sizes, int(declared)] if declared else sizes)

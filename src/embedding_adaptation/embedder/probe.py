@@ -1,4 +1,4 @@
-"""Whether packed rows see what the model's own masks let them see: looked up in the masks, at the lengths at which they differ."""
+"""Checks that packed rows see what the model's own masks allow, at the lengths at which the masks may change."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedConfig, PreTrainedModel
 
-# Fields of configurations that say at which length attention or positions change.
+# Parts of names of configuration fields that give a length at which attention or positions change.
 _LIMITS = (
     "window",
     "chunk",
@@ -32,44 +32,44 @@ _LIMITS = (
     "compress",
     "local_attention",
 )
-# Rotary embeddings that change with the longest sequence computed at once: a text's vector would depend on its company.
+# Rotary embeddings that depend on the longest sequence in a batch: a text's vector would depend on the other texts.
 _CHANGING_ROPE = frozenset({"dynamic", "longrope"})
 _BEYOND = 16
 
 
 def limits_within(config: PreTrainedConfig, longest: int) -> list[int]:
-    """The lengths below ``longest`` at which a model may begin to compute in another way, by the names in its configuration."""
+    """The lengths below ``longest`` at which a model may change how it computes, according to its configuration."""
     return sorted({value for value in _limits(config.to_dict()) if 1 < value < longest})
 
 
 class _MaskProbe(AttentionPass):
-    """Keeps each layer's own mask and window, and computes nothing."""
+    """Records each layer's own mask and window, and computes nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self.masks: list[tuple[torch.Tensor | None, int | None]] = []
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
-        """Zeros in place of attention."""
+        """Return zeros in place of attention."""
         self.masks.append((call.mask, call.window))
         batch, heads, tokens, _ = call.query.shape
         return call.query.new_zeros(batch, tokens, heads, call.value.shape[3])
 
     def model_mask(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The model's own mask, also where it could be left out."""
+        """The model's own mask, even where it could be omitted."""
         mask: torch.Tensor = sdpa_mask(*args, **kwargs | {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False})
         return mask
 
 
 def check_masks(decoder: PreTrainedModel, longest: int) -> None:
-    """Check that a text may see in every layer what packed rows let it see: all that comes before, within the layer's window.
+    """Check that in every layer a text sees what packed rows let it see: all preceding tokens within the layer's window.
 
     Args:
         decoder: A decoder without vocabulary head.
         longest: The longest sequence that will be computed.
 
     Raises:
-        UnsupportedDecoderError: If a layer's own mask is another one, or the model's positions change with the length.
+        UnsupportedDecoderError: If a layer has a different mask, or the model's positions depend on the length.
     """
     config, name = decoder.config, type(decoder).__name__
     _check_rope(config, longest)
@@ -89,12 +89,12 @@ def check_masks(decoder: PreTrainedModel, longest: int) -> None:
         expected = visible(positions, positions, window)  # [T, T]
         own = visible(positions, positions, None) if mask is None else _allowed(mask)
         if own is None or own.shape[-2:] != expected.shape or not bool((own == expected).all()):
-            msg = f"the mask of layer {layer} of {name} is not that of packed rows within {width} tokens"
+            msg = f"layer {layer} of {name} has a different mask from that of packed rows within {width} tokens"
             raise UnsupportedDecoderError(msg)
 
 
 def _allowed(mask: torch.Tensor) -> torch.Tensor | None:
-    """Where a mask lets look, or ``None`` where it adds something in between (a bias of positions)."""
+    """What a mask allows, or ``None`` if it also adds other values, such as a position bias."""
     mask = mask.cpu()
     if mask.dtype == torch.bool:
         return mask
@@ -110,7 +110,7 @@ def _check_rope(config: PreTrainedConfig, longest: int) -> None:
             known = rope.get("original_max_position_embeddings") or getattr(config, "original_max_position_embeddings", None)
             limit = int(known or getattr(config, "max_position_embeddings", None) or 0)
             if limit < longest:
-                msg = f"its rotary embedding ({rope['rope_type']}) changes where a text is longer than {limit} tokens"
+                msg = f"its rotary embedding ({rope['rope_type']}) changes for texts longer than {limit} tokens"
                 raise UnsupportedDecoderError(msg)
 
 

@@ -1,8 +1,8 @@
-"""Templates that share their beginning, laid out so that the shared part is computed once.
+"""Templates with a common beginning, laid out so that it is computed once.
 
-Templates with the same prefix form a tree: the prefix stands before all texts and is read once for all of them, a text is read once for all
-templates, and each template's suffix is a branch that sees prefix, text and itself, but no other branch. Positions are those each prompt
-would have alone, so every branch gets what a pass of its own would have given it.
+Templates with the same prefix form a tree: the prefix is read once for all texts, a text is read once for all templates, and each
+template's suffix is a branch that sees prefix, text and itself, but no other branch. Positions are those that each prompt would have on its
+own, so every branch gives the same result as a separate pass.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.template import Frame
 
 
-# Layouts of texts up to this length are kept, half a megabyte each at most; a longer text takes far longer than its layout.
+# Layouts of texts up to this length are cached, at most half a megabyte each; for longer texts, the layout takes a negligible time.
 _KEPT_LENGTH = 512
 
 
 @dataclass(frozen=True)
 class PromptTree:
-    """Frames with one prefix.
+    """Frames with the same prefix.
 
-    A *row* is what is computed for one text: ``lead`` tokens of the prefix, the text, and all suffixes one after the other.
+    A *row* is what is computed for one text: ``lead`` tokens of the prefix, the text, and all suffixes in turn.
 
     Attributes:
         frames: The templates' token ids; all have the same prefix.
@@ -37,17 +37,17 @@ class PromptTree:
 
     @cached_property
     def lead(self) -> int:
-        """Prefix tokens computed in every row: one where a template ends with the text, which may be empty; else none."""
+        """Number of prefix tokens computed in every row: one if a template ends with the text, which may be empty, otherwise none."""
         return int(bool(self._prefix) and any(not frame.suffix for frame in self.frames))
 
     @cached_property
     def shared(self) -> tuple[int, ...]:
-        """Ids before every row, read once."""
+        """Ids that precede every row and are read once."""
         return self._prefix[: len(self._prefix) - self.lead]
 
     @cached_property
     def room(self) -> int:
-        """Most tokens of a text that any template sees."""
+        """Maximum number of tokens of a text that any template sees."""
         return max(frame.room for frame in self.frames)
 
     @cached_property
@@ -72,27 +72,27 @@ class PromptTree:
         return [*self._prefix[len(self.shared) :], *text_ids[: self.room], *self._suffixes]
 
     def layout(self, text_length: int) -> RowLayout:
-        """Positions and attention of the rows of texts with this many tokens."""
+        """The layout of rows of texts with this many tokens."""
         length = min(text_length, self.room)
         return _kept_layout(self, length) if length <= _KEPT_LENGTH else _layout(self, length)
 
     def layout_of_row(self, width: int) -> RowLayout:
-        """Positions and attention of rows of this width."""
+        """The layout of rows of this width."""
         return self.layout(width - self.lead - len(self._suffixes))
 
 
 @dataclass(frozen=True)
 class RowLayout:
-    """What all rows with equally long texts have in common.
+    """Positions and attention of rows with equally long texts.
 
     Attributes:
         width: Tokens in a row, ``R``.
         shared: Tokens of the prefix, ``P``.
         positions: ``[P + R]`` int64, position of each token in its own prompt.
         allowed: ``[R, P + R]`` bool, which tokens each token of the row sees.
-        text: For each template the text's span in the row.
-        suffix: For each template its suffix's span in the row.
-        last: For each template its last token's place in the row.
+        text: The span of the text in the row, for each template.
+        suffix: The span of its suffix in the row, for each template.
+        last: The index of its last token in the row, for each template.
     """
 
     width: int
@@ -105,7 +105,7 @@ class RowLayout:
 
 
 def causal_layout(width: int, shared: int = 0) -> RowLayout:
-    """The layout of plain rows, without templates: each token sees the prefix and what comes before it in its row.
+    """The layout of rows without templates: each token sees the prefix and the tokens before it in its row.
 
     Args:
         width: Tokens in a row.

@@ -1,8 +1,8 @@
-"""Sampling from a language model for many prompts at once: finished answers make room for the next prompt at every step.
+"""Sampling from a language model for many prompts at once: at every step, finished answers make room for the next prompts.
 
-The common prefix of a group's prompts is read and kept once. The tokens of all texts form one packed sequence without padding; attention
-keeps the texts apart, and the keys and values of each in a slot of its own. Every prompt brings its own random numbers, so that an answer
-does not depend on what is generated beside it (except for rounding: in bfloat16 a tie between two tokens may fall either way).
+The common prefix of a group's prompts is read and stored once. The tokens of all texts form one packed sequence without padding; attention
+keeps the texts apart and stores the keys and values of each in its own slot. Every prompt comes with its own random numbers, so an answer
+does not depend on what is generated at the same time (except for rounding: in bfloat16, a tie between two tokens may go either way).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedModel
 
-# Prompt tokens read at once, and free slots that are waited for: larger pieces use the processor better, smaller ones keep slots full.
+# Prompt tokens read at once, and share of slots that must be free: larger values use the processor better, smaller ones keep slots full.
 _READ_TOKENS = 1024
 _REFILL_SHARE = 0.125
-# Passes come in few sizes: a CPU's matrix kernels are made anew for every size they have not met.
+# Passes are padded to a few sizes, because a CPU prepares its matrix kernels again for every new size.
 _WRITE_STEP, _READ_STEP, _SEEN_STEP = 8, 64, 16
 # On two cores more texts at once are no faster; on a GPU they are.
 _MOST_SLOTS = {"cpu": 64, "cuda": 512, "mps": 64}
@@ -53,15 +53,15 @@ class _Active:
 
 @dataclass
 class _Lane:
-    """Prompts with a common prefix: those that wait, those under way, and a slot for the keys and values of each of these.
+    """Prompts with a common prefix: those waiting, those in progress, and a slot for the keys and values of each of the latter.
 
     Attributes:
         shared: Tokens of the prefix, ``P``.
-        waiting: Numbers of prompts, the shortest first.
+        waiting: Indices of prompts, shortest first.
         keys: ``[L, slots, KV, T, d]``.
         values: ``[L, slots, KV, T, d]``.
         prefix: Keys and values of the prefix.
-        active: Texts under way, in the order of their slots.
+        active: Texts in progress, in the order of their slots.
     """
 
     shared: int
@@ -76,12 +76,12 @@ class _Lane:
         return int(self.keys.shape[1]) - len(self.active)
 
     def reading_attention(self, lengths: Sequence[int]) -> RowAttention:
-        """Attention of a pass over the own tokens of prompts that take the next free slots; equal lengths stand side by side."""
+        """Attention of a pass that reads prompts, without their prefix, into the next free slots; equal lengths must be adjacent."""
         groups = row_groups(lengths, lambda length: causal_layout(length, self.shared))
-        taken = len(self.active)
+        used = len(self.active)
 
         def keep(layer: int, group: RowGroup, keys: torch.Tensor, values: torch.Tensor) -> None:
-            slots = slice(taken + group.members.start, taken + group.members.stop)
+            slots = slice(used + group.members.start, used + group.members.stop)
             self.keys[layer, slots, :, : group.layout.width] = keys
             self.values[layer, slots, :, : group.layout.width] = values
 
@@ -89,10 +89,10 @@ class _Lane:
 
 
 class _SlotAttention(AttentionPass):
-    """Attention of one new token in every slot to its lane's prefix and to what stands in its slot.
+    """Attention of one new token per slot to the prefix of its lane and to the contents of the slot.
 
     Args:
-        lanes: Lanes in the order of their tokens, and the tokens in each of their slots ``[B]``, the new ones left out.
+        lanes: Lanes in the order of their tokens, each with the number of tokens in its slots ``[B]``, excluding the new ones.
     """
 
     def __init__(self, lanes: list[tuple[_Lane, torch.Tensor]]) -> None:
@@ -100,7 +100,7 @@ class _SlotAttention(AttentionPass):
         self.lanes = lanes
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
-        """Attention of all lanes, ``[1, N, H, d]``; zero where tokens only fill up the pass."""
+        """Compute the attention of all lanes, ``[1, N, H, d]``; zero at padding."""
         output = call.query.new_zeros(call.query.shape[2], call.query.shape[1], call.value.shape[3])  # [N, H, d]
         start = 0
         for lane, lengths in self.lanes:
@@ -138,7 +138,7 @@ class _SlotAttention(AttentionPass):
         return attended.flatten(1, 2)  # [B, H, d]
 
     def _lane_mask(self, lane: _Lane, lengths: torch.Tensor, call: AttentionCall) -> torch.Tensor:
-        """Additive mask of a lane, ``[B, 1, 1, P + T]``, made once a pass."""
+        """The additive mask of a lane, ``[B, 1, 1, P + T]``, computed once per pass."""
         key = (id(lane), call.window, 1)
         if key not in self._masks:
             seen = -(-(int(lengths.max()) + 1) // _SEEN_STEP) * _SEEN_STEP
@@ -154,8 +154,8 @@ class AnswerSampler:
         model: A causal language model on its device.
         end_ids: Tokens that end an answer.
         sampling: How tokens are chosen.
-        batch_size: Texts generated at once; ``None`` fills the memory.
-        memory_mb: Memory for texts under way; ``None`` takes what suits the device.
+        batch_size: Number of texts generated at once; ``None`` uses as many as fit into memory.
+        memory_mb: Memory for texts in progress; ``None`` chooses what suits the device.
     """
 
     def __init__(
@@ -175,14 +175,14 @@ class AnswerSampler:
         self._fits: bool | None = None
 
     def answers(self, prompts: Sequence[Prompt], groups: Sequence[int] | None = None) -> Iterator[tuple[int, list[int], bool]]:
-        """Answer prompts, the shortest first.
+        """Answer prompts, shortest first.
 
         Args:
-            prompts: Prompts.
-            groups: For each prompt the number of its group, whose common prefix is read once. ``None`` puts all into one.
+            prompts: The prompts.
+            groups: The group of each prompt; the common prefix of a group is read once. ``None`` forms a single group.
 
         Yields:
-            As they are finished: a prompt's number, the tokens of its answer without the end token, and whether the model came to an end.
+            For each finished answer, the index of its prompt, its tokens without the end token, and whether it ended by itself.
         """
         if not prompts:
             return
@@ -194,7 +194,7 @@ class AnswerSampler:
             yield from self._plainly(prompts)
 
     def slots(self, tokens: int) -> int:
-        """How many texts of so many tokens are generated at once."""
+        """How many texts with this many tokens are generated at once."""
         device = self.model.device.type
         if self.batch_size is not None:
             return self.batch_size
@@ -221,7 +221,7 @@ class AnswerSampler:
                     yield from self._write([lane for lane in lanes if lane.active])
 
     def _lanes(self, prompts: Sequence[Prompt], groups: Sequence[int]) -> list[_Lane]:
-        """One lane for each group, with its share of the slots and its prefix read."""
+        """One lane per group, with its share of the slots and its prefix already read."""
         layers, heads, width = _shape(self.model)
         members: dict[int, list[int]] = {}
         for number, group in enumerate(groups):
@@ -249,21 +249,21 @@ class AnswerSampler:
         """Read prompts into free slots and choose the first token of each answer."""
         rows = [(number, prompt.draws, list(prompt.ids[lane.shared :])) for number, prompt in joined]
         while rows:
-            tokens, taken = 0, 0
-            while taken < len(rows) and (not taken or tokens + len(rows[taken][2]) <= _READ_TOKENS):
-                tokens += len(rows[taken][2])
-                taken += 1
-            batch, rows = rows[:taken], rows[taken:]
+            tokens, count = 0, 0
+            while count < len(rows) and (not count or tokens + len(rows[count][2]) <= _READ_TOKENS):
+                tokens += len(rows[count][2])
+                count += 1
+            batch, rows = rows[:count], rows[count:]
             lengths = [len(ids) for _, _, ids in batch]
             ends = list(itertools.accumulate(lengths))
             positions = [lane.shared + place for length in lengths for place in range(length)]
             ids = [token for _, _, own in batch for token in own]
             logits = self._pass(lane.reading_attention(lengths), ids, positions, [end - 1 for end in ends])  # [n, V]
             lane.active += [_Active(number, draws, len(own), []) for number, draws, own in batch]
-            yield from self._choose([(lane, len(lane.active) - taken)], logits)
+            yield from self._choose([(lane, len(lane.active) - count)], logits)
 
     def _write(self, lanes: list[_Lane]) -> Iterator[tuple[int, list[int], bool]]:
-        """Add one token to every answer under way."""
+        """Add one token to every answer in progress."""
         rows = [(lane, row) for lane in lanes for row in lane.active]
         lengths = [torch.tensor([row.length for row in lane.active], device=self.model.device) for lane in lanes]  # [B] each
         logits = self._pass(
@@ -278,7 +278,7 @@ class AnswerSampler:
         yield from self._choose([(lane, 0) for lane in lanes], logits)
 
     def _choose(self, lanes: list[tuple[_Lane, int]], logits: torch.Tensor) -> Iterator[tuple[int, list[int], bool]]:
-        """Choose a token for each lane's rows from its first one on; finished ones are given out, their slots filled from behind."""
+        """Choose a token for the rows of each lane from ``first`` on; finished ones are yielded, and the last row moves to their slot."""
         rows = [row for lane, first in lanes for row in lane.active[first:]]
         draws = torch.tensor([row.draws[len(row.answer)] for row in rows], device=logits.device)  # [B]
         for row, token in zip(rows, choose_tokens(logits, draws, self.sampling).tolist(), strict=True):
@@ -315,7 +315,7 @@ class AnswerSampler:
         return output.logits[0].float()
 
     def _plainly(self, prompts: Sequence[Prompt]) -> Iterator[tuple[int, list[int], bool]]:
-        """The same for models whose attention cannot be replaced, by transformers' own loop."""
+        """Answer with transformers' own loop, for models whose attention cannot be replaced."""
         order = sorted(range(len(prompts)), key=lambda number: (len(prompts[number].ids), number))
         size = self.slots(max((len(prompt.ids) for prompt in prompts), default=0) + self.sampling.max_new_tokens)
         for first in range(0, len(order), size):
@@ -325,7 +325,7 @@ class AnswerSampler:
 
 
 def slots_are_exact(model: PreTrainedModel) -> bool:
-    """Whether this model's next tokens from slots are its own: tried with a prefix, three prompts and two tokens."""
+    """Whether slots give this model's own next tokens, tested with a prefix, three prompts and two tokens."""
     vocabulary = int(model.config.get_text_config().vocab_size)
     prompts = [[token % vocabulary for token in ids] for ids in ([3, 5, 7, 11, 13, 17], [3, 5, 19, 23], [3, 5, 29, 31])]
     sampler = AnswerSampler(model, frozenset(), Sampling(0.0, 1.0, 2))
@@ -353,8 +353,8 @@ def slots_are_exact(model: PreTrainedModel) -> bool:
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-    """Number of tokens that all prompts begin with; at least one is left to each."""
-    first, last = min(map(list, prompts)), max(map(list, prompts))  # in dictionary order: what these share, all share
+    """Length of the longest common prefix of all prompts that leaves each at least one token."""
+    first, last = min(map(list, prompts)), max(map(list, prompts))  # in lexicographic order: what these share, all share
     limit = min(map(len, prompts)) - 1
     for position in range(limit):
         if first[position] != last[position]:
@@ -363,7 +363,7 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
 
 
 def _shape(model: PreTrainedModel) -> tuple[int, int, int]:
-    """Layers, key heads and width of a head."""
+    """Number of layers and of key heads, and width of a head."""
     config = model.config.get_text_config()
     heads = int(config.num_attention_heads)
     width = getattr(config, "head_dim", None) or int(config.hidden_size) // heads
@@ -371,7 +371,7 @@ def _shape(model: PreTrainedModel) -> tuple[int, int, int]:
 
 
 def _wants_more(lane: _Lane) -> bool:
-    """Whether it is time to read: nothing is under way, or enough slots are free."""
+    """Whether to read prompts now: some are waiting, and nothing is in progress or enough slots are free."""
     if not lane.waiting:
         return False
     enough = max(1, min(len(lane.waiting), round(lane.keys.shape[1] * _REFILL_SHARE)))

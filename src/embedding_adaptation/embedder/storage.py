@@ -1,4 +1,4 @@
-"""Embedders on disk, and where an embedder is loaded from."""
+"""Saving embedders, and finding out what an embedder is loaded from."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.embedder.embedder import Embedder
 
-# A reader that knows only the first would put the prompt around texts twice in a folder of the second.
+# A reader that knows only the first would add the prompt twice in a folder of the second.
 _FORMAT, _EXPORTED_FORMAT = 1, 2
 _SETTINGS = "embedder.json"
 _AFTER = "after_processing.safetensors"
-# Counted up where conversions come out otherwise than before, their cards included: those in the cache are not used any more then.
+# Incremented when conversions or their cards change, so that older ones in the cache are no longer used.
 _CONVERSION = 3
 _NO_POST_PROCESSOR = {
     "type": "TemplateProcessing",
@@ -67,24 +67,24 @@ _NO_POST_PROCESSOR = {
     "special_tokens": {},
 }
 _MODULES = "modules.json"
-# A folder of the adapter's versions lies beside that of the base model's: adapter/VERSION/adapter and base_model/VERSION/base_model.
+# The versions of adapter and base model are in neighbouring folders: adapter/VERSION/adapter and base_model/VERSION/base_model.
 _BASE_MODELS, _LEVELS = "base_model", 4
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where weights and settings of an embedder are.
+    """Where the weights and settings of an embedder are.
 
     Attributes:
-        title: What to call it.
+        title: Name for messages.
         model: A folder or Hub id for transformers.
         adapter: A PEFT folder, or ``None``.
         revision: Commit of a Hub repository, or an empty string.
-        strategy: The strategy these weights are for, or ``None``.
-        max_length: The longest sequence they are for, or ``None``.
-        post_processor: What the model's own tokenizer adds to a text, where the folder's adds a prompt; ``"own"`` elsewhere.
-        corpus: The corpus these weights were adapted to, or ``None``.
-        sha256: Hash of the base weights, where it is known without reading them.
+        strategy: The strategy that the weights are meant for, or ``None``.
+        max_length: The maximum sequence length that they are meant for, or ``None``.
+        post_processor: The post-processor of the model's own tokenizer if the folder's adds a prompt; otherwise ``"own"``.
+        corpus: The corpus that the weights were adapted to, or ``None``.
+        sha256: Hash of the base weights, if known without reading them.
     """
 
     title: str
@@ -99,22 +99,22 @@ class Place:
 
     @cached_property
     def identity(self) -> str:
-        """Identity of the weights, see :func:`~embedding_adaptation.identity.weights_identity`; the same wherever they lie."""
+        """Identity of the weights, independent of their location; see :func:`~embedding_adaptation.identity.weights_identity`."""
         return weights_identity(self.sha256 or base_sha256(Path(self.model)), self.adapter)
 
     def tokenizer(self, rows: int) -> PreTrainedTokenizerBase:
         """The model's own tokenizer, without a prompt.
 
         Args:
-            rows: Rows of the model's embedding.
+            rows: Number of rows of the model's embedding.
 
         Raises:
-            BaseModelError: If it gives texts ids beyond the embedding, or adds words to every text and what it did without is not known.
+            BaseModelError: If it gives texts ids beyond the embedding, or adds words to every text.
         """
         tokenizer = load_tokenizer(self.model, rows)
         if self.post_processor != "own":
             description = json.loads(tokenizer.backend_tokenizer.to_str())
-            # None would leave the one that is there; a template of the text alone does nothing.
+            # None would keep the existing one; a template with only the text does nothing.
             description["post_processor"] = self.post_processor or _NO_POST_PROCESSOR
             tokenizer.backend_tokenizer.post_processor = Tokenizer.from_str(json.dumps(description)).post_processor
         _check_adds_no_words(tokenizer, self.title)
@@ -124,16 +124,16 @@ class Place:
 def resolve_source(
     source: DecoderWeights | str | Path, *, base: DecoderWeights | str | Path | None = None, has_strategy: bool = False
 ) -> Place:
-    """Find out what an embedder is loaded from; see :meth:`Embedder.load`.
+    """Determine what an embedder is loaded from; see :meth:`Embedder.load`.
 
     Args:
-        source: What is to be loaded.
-        base: The base model of an adapter folder; ``None`` looks for it.
-        has_strategy: Whether the caller knows the strategy; if not, a folder that has another one of its own cannot be loaded without it.
+        source: What to load.
+        base: The base model of an adapter folder; ``None`` searches for it.
+        has_strategy: Whether the caller provides a strategy, without which a sentence-transformers model cannot be loaded.
 
     Raises:
-        BaseModelError: If the model is not there, is damaged or cannot be used.
-        ValueError: If a saved embedder is of a later format.
+        BaseModelError: If the model does not exist, is damaged or cannot be used.
+        ValueError: If a saved embedder has a later format.
     """
     if isinstance(source, DecoderWeights):
         place = Place(source.card.source, str(source.base), source.adapter, sha256=source.card.sha256)
@@ -144,7 +144,7 @@ def resolve_source(
     if (folder / ADAPTER_CONFIG).is_file() and not (folder / "config.json").is_file():
         return _adapted(folder, base)
     if base is not None:
-        msg = f"base is given, but {str(source)!r} is no adapter folder (it holds no {ADAPTER_CONFIG}); leave base out"
+        msg = f"base was given, but {str(source)!r} is not an adapter folder (it contains no {ADAPTER_CONFIG}); omit base"
         raise BaseModelError(msg)
     if (folder / _SETTINGS).is_file():
         return _saved(folder)
@@ -156,40 +156,40 @@ def resolve_source(
 
 
 def _check_intact(folder: Path) -> None:
-    """Compare a folder of the project's data with the checksums beside it."""
+    """Compare a folder with its checksums, if it has any."""
     try:
         check_intact(folder)
     except DamagedError as error:
-        way_out = f"run the pipeline that writes it again, or fetch it again (if it was changed on purpose, remove {checksum_file(folder)})"
+        way_out = f"rerun the pipeline that writes it, or fetch it again (if it was changed on purpose, remove {checksum_file(folder)})"
         msg = f"{error}; {way_out}"
         raise BaseModelError(msg) from error
 
 
 def _of_base_model(setting: str, *, has_strategy: bool) -> Place:
-    """A base model as the setting ``base_model`` names it, or an exported embedder on the Hub."""
-    found = check_source(setting)
-    if found.kind == "hub":
-        # An adapter's base may be an exported embedder too, which is not what is asked for.
-        exported = _exported_on_the_hub(found, has_strategy=has_strategy) if found.adapter is None else None
+    """A base model as in the setting ``base_model``, or an exported embedder on the Hub."""
+    checked = check_source(setting)
+    if checked.kind == "hub":
+        # The base of an adapter may itself be an exported embedder, which must not replace the adapter.
+        exported = _exported_on_the_hub(checked, has_strategy=has_strategy) if checked.adapter is None else None
         if exported is not None:
             return exported
-        found, weights, _ = fetch(found, Path())
-        if found.direct:
-            return Place(setting, str(weights), revision=found.revision)
-    if found.kind == "folder" and found.direct:
-        return Place(setting, str(found.existing_path))
-    # A GGUF file, an adapter or a part of a multimodal model is converted once for all later loads.
+        checked, weights, _ = fetch(checked, Path())
+        if checked.direct:
+            return Place(setting, str(weights), revision=checked.revision)
+    if checked.kind == "folder" and checked.direct:
+        return Place(setting, str(checked.existing_path))
+    # A GGUF file, an adapter or a part of a multimodal model is converted once and cached.
     cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "embedding-adaptation"
-    target = cache / format_folder(_CONVERSION) / digest_of([found.setting, found.stamp])
+    target = cache / format_folder(_CONVERSION) / digest_of([checked.setting, checked.stamp])
     if not is_intact(target):
         target.parent.parent.mkdir(parents=True, exist_ok=True)
         tell_of_other_formats(str(cache), (path.name for path in cache.glob("[!.]*")), _CONVERSION)
         target.parent.mkdir(exist_ok=True)
-        # The other of two processes waits for what the first converts, and finds it there.
+        # A second process waits for the conversion of the first and then uses it.
         with FileLock(target.with_name(f".{target.name}.lock")):
             if not is_intact(target):
                 with replacing_folder(target, checksum=True) as work:
-                    convert(found, work)
+                    convert(checked, work)
     return Place(setting, str(target))
 
 
@@ -197,27 +197,27 @@ def load_adapter(backbone: PreTrainedModel, folder: Path) -> PeftModel:
     """Put an adapter on a decoder.
 
     Raises:
-        BaseModelError: If a weight of the adapter has no place in the decoder, or the other way about: PEFT would leave it out, or leave it
-            as it is made, with a warning.
+        BaseModelError: If the weights of the adapter do not match the decoder; PEFT would only warn and ignore them or leave them at their
+            initial values.
     """
-    from peft import PeftModel, get_peft_model_state_dict  # takes seconds to import, and a model without adapter does without
+    from peft import PeftModel, get_peft_model_state_dict  # takes seconds to import and is needed only for adapters
 
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # said below, and refused
+        warnings.filterwarnings("ignore", message="Found missing adapter keys")  # refused below
         adapted = PeftModel.from_pretrained(backbone, str(folder))
-    given: set[str] = set()
+    stored: set[str] = set()
     for path in folder.glob("adapter_model*.safetensors"):
         with safe_open(path, framework="np") as file:
-            given |= set(file.keys())
-    taken = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
-    # An embedding that was saved whole beside the adapter has its place in the decoder itself.
-    over, lacking = given - taken - set(adapted.state_dict()), taken - given
-    if lacking or over or not given:
-        example = f" (such as {min(over or lacking)!r})" if over or lacking else ""
+            stored |= set(file.keys())
+    expected = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    # An embedding that was saved in full with the adapter belongs to the decoder itself.
+    surplus, lacking = stored - expected - set(adapted.state_dict()), expected - stored
+    if lacking or surplus or not stored:
+        example = f" (such as {min(surplus or lacking)!r})" if surplus or lacking else ""
         msg = (
-            f"the adapter {folder} does not fit {type(backbone).__name__}: {len(over)} of its {len(given)} weights have no place there, "
-            f"and {len(lacking)} places get none{example}; give the base model it was trained on, without a head (one that was trained "
-            f"with the head is loaded without base=, on the model that base_model_name_or_path in its {ADAPTER_CONFIG} names)"
+            f"the adapter {folder} does not fit {type(backbone).__name__}: {len(surplus)} of its {len(stored)} weights have no counterpart "
+            f"there, and {len(lacking)} are missing{example}; give the base model it was trained on, without its vocabulary head (load an "
+            f"adapter that was trained with the head without base=, on the model that base_model_name_or_path in {ADAPTER_CONFIG} names)"
         )
         raise BaseModelError(msg)
     return adapted
@@ -226,7 +226,7 @@ def load_adapter(backbone: PreTrainedModel, folder: Path) -> PeftModel:
 def save_embedder(embedder: Embedder, folder: Path) -> None:
     """Write an embedder; see :meth:`Embedder.save`."""
     if folder.exists():
-        msg = f"{folder} is already there; choose another folder or remove it"
+        msg = f"{folder} already exists; choose another folder or remove it"
         raise FileExistsError(msg)
     with replacing_folder(folder) as work:
         backbone = embedder.backbone
@@ -248,14 +248,14 @@ def write_settings(
     *,
     post_processor: dict[str, Any] | Literal["own"] | None = "own",
 ) -> None:
-    """Write what :meth:`Embedder.load` has to know beside weights and tokenizer.
+    """Write what :meth:`Embedder.load` needs to know in addition to weights and tokenizer.
 
     Args:
-        folder: A folder of transformers.
-        embedder: What is written there.
+        folder: A folder written by transformers.
+        embedder: The embedder saved there.
         strategy: The strategy of these weights; ``None`` is the embedder's own.
-        post_processor: What the model's own tokenizer adds to a text, as in ``tokenizer.json``, where the folder's adds the prompt instead;
-            ``"own"`` where the folder's is the model's own.
+        post_processor: The post-processor of the model's own tokenizer, as in ``tokenizer.json``, if the folder's tokenizer adds the prompt
+            instead; ``"own"`` if the folder's tokenizer is the model's own.
     """
     settings: dict[str, Any] = {
         "format": _FORMAT,
@@ -300,7 +300,7 @@ def _saved(folder: Path) -> Place:
         settings = read_json_object(folder / _SETTINGS)
     if settings.get("format") not in {_FORMAT, _EXPORTED_FORMAT}:
         msg = (
-            f"{folder / _SETTINGS} has format {settings.get('format')!r}, this version reads {_FORMAT} and {_EXPORTED_FORMAT}; "
+            f"{folder / _SETTINGS} has format {settings.get('format')!r}, but this version reads {_FORMAT} and {_EXPORTED_FORMAT}; "
             "use the version that wrote it"
         )
         raise ValueError(msg)
@@ -315,52 +315,52 @@ def _saved(folder: Path) -> Place:
     with reading(folder / _SETTINGS):
         own = settings["tokenizer"]["post_processor"] if settings["format"] == _EXPORTED_FORMAT else "own"
         strategy = _strategy_from_dict(settings["strategy"], after)
-        corpus, longest = CorpusIdentity.from_dict(settings.get("corpus")), int(settings["max_length"])
-    return Place(str(folder), str(folder), strategy=strategy, max_length=longest, post_processor=own, corpus=corpus)
+        corpus, max_length = CorpusIdentity.from_dict(settings.get("corpus")), int(settings["max_length"])
+    return Place(str(folder), str(folder), strategy=strategy, max_length=max_length, post_processor=own, corpus=corpus)
 
 
-def _exported_on_the_hub(found: BaseModelSource, *, has_strategy: bool) -> Place | None:
-    """An exported embedder on the Hub; ``None`` where the repository holds a model only."""
+def _exported_on_the_hub(source: BaseModelSource, *, has_strategy: bool) -> Place | None:
+    """An exported embedder on the Hub; ``None`` if the repository contains only a model."""
 
     def has(file: str) -> bool:
         try:
-            hf_hub_download(found.repository, file, revision=found.revision or None)
+            hf_hub_download(source.repository, file, revision=source.revision or None)
         except LocalEntryNotFoundError:
-            return False  # out of reach, and not among what was fetched before
+            return False  # the Hub cannot be reached, and the file is not in the cache
         except EntryNotFoundError:
             return False
         return True
 
     if has(_SETTINGS):
         return _saved(
-            Path(snapshot_download(found.repository, revision=found.revision or None, allow_patterns=["*.json", "*.safetensors"]))
+            Path(snapshot_download(source.repository, revision=source.revision or None, allow_patterns=["*.json", "*.safetensors"]))
         )
     if not has_strategy and has(_MODULES):
-        raise BaseModelError(_of_sentence_transformers(found.setting))
+        raise BaseModelError(_of_sentence_transformers(source.setting))
     return None
 
 
 def _of_sentence_transformers(source: str) -> str:
     return (
-        f"{source!r} is a model of sentence-transformers without {_SETTINGS}, so its prompt and pooling are not known here: "
-        "SentenceTransformer(...) loads it as it is meant, and Embedder.load(..., strategy=...) takes its decoder under a strategy of yours"
+        f"{source!r} is a sentence-transformers model without {_SETTINGS}, so its prompt and pooling are unknown here; load it with "
+        "SentenceTransformer(...), or use its decoder with a strategy of your own: Embedder.load(..., strategy=...)"
     )
 
 
 def _check_names_a_model(folder: Path, source: str) -> None:
-    """Refuse a folder above a model, such as one of versions, and name the model below it."""
+    """Refuse a folder that only contains models in subfolders, such as a folder of versions, and name the newest of them."""
     if not folder.is_dir() or (folder / "config.json").exists():
         return
     below = sorted(
         file.parent for depth in ("*", "*/*") for name in ("config.json", ADAPTER_CONFIG) for file in folder.glob(f"{depth}/{name}")
     )
     if below:
-        msg = f"{source!r} holds no model itself; the newest below it is {str(below[-1])!r}"
+        msg = f"{source!r} contains no model itself; give the newest one below it, {str(below[-1])!r}"
         raise BaseModelError(msg)
 
 
 def _check_adds_no_words(tokenizer: PreTrainedTokenizerBase, title: str) -> None:
-    """Refuse a tokenizer that puts a prompt around every text: a template would come on top of it."""
+    """Refuse a tokenizer that adds a prompt to every text, because a template would be added to it."""
     bare = list(tokenizer("a", add_special_tokens=False)["input_ids"])
     added = list(tokenizer("a")["input_ids"])
     for token_id in bare:
@@ -370,14 +370,14 @@ def _check_adds_no_words(tokenizer: PreTrainedTokenizerBase, title: str) -> None
     words = [token_id for token_id in added if token_id not in special]
     if words:
         msg = (
-            f"the tokenizer of {title!r} adds words to every text ({tokenizer.decode(added)!r}): it is that of an exported model, and a "
-            f"template would come on top of them. Give the exported folder itself, with its {_SETTINGS}, or the model it was made from"
+            f"the tokenizer of {title!r} adds words to every text ({tokenizer.decode(added)!r}): it belongs to an exported model, and a "
+            f"template would be added to them; give the exported folder itself, with its {_SETTINGS}, or the model it was made from"
         )
         raise BaseModelError(msg)
 
 
 def _trained_under(adapter: Path) -> dict[str, Any]:
-    """Strategy, longest sequence and corpus an adapter was trained with, as its card has them, by the names of :class:`Place`."""
+    """Strategy, maximum length and corpus with which an adapter was trained, from its card, as fields of :class:`Place`."""
     file = adapter / ADAPTER_CARD_FILE
     if not file.is_file():
         return {}
@@ -398,56 +398,56 @@ def _adapted(folder: Path, base: DecoderWeights | str | Path | None) -> Place:
     has_card = (folder / ADAPTER_CARD_FILE).is_file()
     if base is None and not has_card:
         return _merged(folder)
-    found = _base_of(folder) if base is None else resolve_source(base, has_strategy=True)
-    if found.adapter is not None or found.strategy is not None:
-        msg = f"base {found.title!r} is an adapted embedder; the base of an adapter is the model it was trained on, without an adapter"
+    place = _base_of(folder) if base is None else resolve_source(base, has_strategy=True)
+    if place.adapter is not None or place.strategy is not None:
+        msg = f"base {place.title!r} is an adapted embedder; give the model that the adapter was trained on, without an adapter"
         raise BaseModelError(msg)
     if has_card:
-        _check_base(folder, found)
-    title = f"{found.title} ({folder.name} {folder.parent.name})" if has_card else str(folder)
-    return replace(found, title=title, adapter=folder, **_trained_under(folder))
+        _check_base(folder, place)
+    title = f"{place.title} ({folder.name} {folder.parent.name})" if has_card else str(folder)
+    return replace(place, title=title, adapter=folder, **_trained_under(folder))
 
 
 def _merged(folder: Path) -> Place:
-    """An adapter that is not of this project, in the base it names, as the setting ``base_model`` takes it."""
+    """An adapter from outside this project, merged into the base it names, as in the setting ``base_model``."""
     try:
         return _of_base_model(str(folder), has_strategy=True)
     except BaseModelError as error:
-        msg = f"{error}; or say where its base is: Embedder.load(adapter, base=FOLDER)"
+        msg = f"{error}; or give its base: Embedder.load(adapter, base=FOLDER)"
         raise BaseModelError(msg) from error
 
 
 def _base_of(folder: Path) -> Place:
-    """Find the base model of an adapter with a card: beside the adapter, as in the project's data folder, or where it came from."""
-    wanted = read_adapter_base(folder)
+    """Find the base model of an adapter with a card: beside the adapter, as in the project's data folder, or at its source."""
+    card = read_adapter_base(folder)
     for parent in folder.resolve().parents[:_LEVELS]:
-        converted = find_converted(parent / _BASE_MODELS, wanted.sha256)
+        converted = find_converted(parent / _BASE_MODELS, card.sha256)
         if converted is not None:
-            return Place(wanted.source, str(converted))
-    source = f"{wanted.source.partition('@')[0]}@{wanted.revision}" if is_hub_setting(wanted.source) and wanted.revision else wanted.source
+            return Place(card.source, str(converted))
+    source = f"{card.source.partition('@')[0]}@{card.revision}" if is_hub_setting(card.source) and card.revision else card.source
     try:
         return resolve_source(source, has_strategy=True)
     except BaseModelError as error:
         msg = (
-            f"the base model of the adapter {folder} is {source!r}, which is neither in a folder {_BASE_MODELS} beside it nor to be had by "
-            f"that name ({error}); say where it is: Embedder.load(adapter, base=FOLDER)"
+            f"the base model of the adapter {folder} is {source!r}, which is neither in a folder {_BASE_MODELS} beside it nor available "
+            f"under that name ({error}); give its folder: Embedder.load(adapter, base=FOLDER)"
         )
         raise BaseModelError(msg) from error
 
 
-def _check_base(folder: Path, found: Place) -> None:
-    """Check that weights are those the adapter was trained on."""
-    wanted = read_adapter_base(folder)
-    place = Path(found.model)
-    if not place.is_dir():
-        same, what = found.revision == wanted.revision, f"revision {found.revision!r}"
-        pinned = f"revision {wanted.revision!r}"
+def _check_base(folder: Path, base: Place) -> None:
+    """Check that these are the weights on which the adapter was trained."""
+    card = read_adapter_base(folder)
+    model = Path(base.model)
+    if not model.is_dir():
+        same, actual = base.revision == card.revision, f"revision {base.revision!r}"
+        pinned = f"revision {card.revision!r}"
     else:
-        sha256 = base_sha256(place)
-        same, what, pinned = sha256 == wanted.sha256, f"sha256 {sha256[:12]}...", f"sha256 {wanted.sha256[:12]}..."
+        sha256 = base_sha256(model)
+        same, actual, pinned = sha256 == card.sha256, f"sha256 {sha256[:12]}...", f"sha256 {card.sha256[:12]}..."
     if not same:
         msg = (
-            f"the adapter {folder} was trained on {wanted.source!r} ({pinned}), and {found.title!r} holds other weights ({what}); "
+            f"the adapter {folder} was trained on {card.source!r} ({pinned}), but {base.title!r} contains different weights ({actual}); "
             "give the model it was trained on: Embedder.load(adapter, base=FOLDER)"
         )
         raise BaseModelError(msg)

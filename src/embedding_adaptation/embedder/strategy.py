@@ -1,4 +1,4 @@
-"""A strategy: one way from a text to a vector with given weights."""
+"""A strategy: one way to turn a text into a vector with given weights."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 
 
 class StrategyError(ValueError):
-    """A strategy that this model cannot carry out; the message names it and says what to change."""
+    """A strategy that does not fit the model; the message names it and says what to change."""
 
 
 @dataclass(frozen=True)
 class Strategy:
-    """One way from a text to a vector with given weights.
+    """One way to turn a text into a vector with given weights.
 
     Attributes:
         name: Name in tables and files.
         template: The words around the text, or several templates whose unit vectors are averaged (an ensemble).
-        pooling: How token vectors become one vector.
-        layers: Hidden states to pool, their mean where there are several. 0 is the input embeddings, 1 the first layer's output, and the
-            last has gone through the model's final norm; negative numbers count from the end, -1 is the last. For ``value_weighted``
-            the layers whose attention outputs are averaged, from 1.
+        pooling: How token vectors are combined into one vector.
+        layers: Hidden states to pool, averaged if there are several. 0 is the input embeddings, 1 the output of the first layer, and the
+            last includes the model's final norm; negative numbers count from the end, -1 being the last. For ``value_weighted``, the
+            layers whose attention outputs are averaged, counted from 1.
         normalise: Whether vectors are scaled to unit length.
-        attention_layers: For ``attention_weighted``: layers whose attention is averaged, from 1; empty takes ``layers``.
-        attention_heads: For ``attention_weighted``: heads, from 0; empty takes all.
+        attention_layers: For ``attention_weighted``: layers whose attention is averaged, counted from 1; empty uses ``layers``.
+        attention_heads: For ``attention_weighted``: heads, counted from 0; empty uses all.
         after: Fitted after-processing, or ``None``.
 
     Raises:
-        StrategyError: If pooling, templates and layers do not go together.
+        StrategyError: If pooling, templates and layers are incompatible.
     """
 
     name: str = field(metadata=A_NAME)
@@ -53,30 +53,30 @@ class Strategy:
         if len(self.templates) == 1:  # an ensemble of one is that one
             object.__setattr__(self, "template", self.templates[0])
         if not self.layers:
-            msg = f"strategy {self.name!r} has no layers; -1 is the last one"
+            msg = f"strategy {self.name!r} has no layers; give at least one, such as -1 for the last"
             raise StrategyError(msg)
         poolings = get_args(PoolingName)
         if self.pooling not in poolings:
-            msg = f"strategy {self.name!r} has pooling {self.pooling!r}; take one of {', '.join(poolings)}"
+            msg = f"strategy {self.name!r} has unknown pooling {self.pooling!r}; choose from {', '.join(poolings)}"
             raise StrategyError(msg)
         without_end = [template.name for template in self.templates if not template.eos]
         if self.pooling == "eos" and without_end:
             msg = (
                 f"strategy {self.name!r} pools the end token, but template {without_end[0]!r} has none; "
-                "set eos: true on the template or take pooling last"
+                "set eos: true on the template or choose pooling last"
             )
             raise StrategyError(msg)
         if (self.attention_layers or self.attention_heads) and self.pooling != "attention_weighted":
-            msg = f"strategy {self.name!r} has attention layers or heads, which only pooling attention_weighted uses; leave them out"
+            msg = f"strategy {self.name!r} has attention layers or heads, which only pooling attention_weighted uses; remove them"
             raise StrategyError(msg)
 
     @property
     def templates(self) -> tuple[PromptTemplate, ...]:
-        """The templates, one or several."""
+        """The templates, at least one."""
         return self.template if isinstance(self.template, tuple) else (self.template,)
 
     def hidden_layers(self, count: int) -> tuple[int, ...]:
-        """The strategy's layers as indices from the beginning.
+        """The strategy's layers as non-negative indices.
 
         Args:
             count: Number of layers of the model.
@@ -87,13 +87,13 @@ class Strategy:
         return self._resolve(self.layers, count, lowest=1 if self.pooling == "value_weighted" else 0)
 
     def weighting_layers(self, count: int) -> tuple[int, ...]:
-        """The layers whose attention weights the text's tokens; empty for other poolings."""
+        """The layers whose attention weights the text's tokens; empty for poolings other than ``attention_weighted``."""
         if self.pooling != "attention_weighted":
             return ()
         return self._resolve(self.attention_layers or self.layers, count, lowest=1)
 
     def highest_layer(self, count: int) -> int:
-        """The highest layer that has to be computed."""
+        """The highest layer that must be computed."""
         return max(*self.hidden_layers(count), *self.weighting_layers(count), 0)
 
     def check(self, layers: int, heads: int) -> None:
@@ -105,7 +105,7 @@ class Strategy:
         self.highest_layer(layers)
         wrong = [head for head in self.attention_heads if not 0 <= head < heads]
         if wrong:
-            msg = f"strategy {self.name!r} asks for attention head {wrong[0]}; this model has the heads 0 to {heads - 1}"
+            msg = f"strategy {self.name!r} asks for attention head {wrong[0]}; this model has heads 0 to {heads - 1}"
             raise StrategyError(msg)
 
     @property
@@ -115,11 +115,11 @@ class Strategy:
 
     def _resolve(self, layers: tuple[int, ...], count: int, lowest: int) -> tuple[int, ...]:
         resolved = tuple(layer if layer >= 0 else count + 1 + layer for layer in layers)
-        for asked, layer in zip(layers, resolved, strict=True):
+        for requested, layer in zip(layers, resolved, strict=True):
             if not lowest <= layer <= count:
                 msg = (
-                    f"strategy {self.name!r} asks for layer {asked} with pooling {self.pooling}; "
-                    f"this model has {lowest} to {count}, or {lowest - count - 1} to -1 counted from the end"
+                    f"strategy {self.name!r} asks for layer {requested} with pooling {self.pooling}; "
+                    f"this model has layers {lowest} to {count}, or {lowest - count - 1} to -1 counted from the end"
                 )
                 raise StrategyError(msg)
         return resolved

@@ -1,8 +1,8 @@
 """Prompt templates: words around a text, assembled at token level.
 
-A decoder's last token summarises everything before it, so the words *after* the text decide what it summarises. They must survive
-truncation, and they must tokenise the same way whatever the text is. Both hold here because prefix, text and suffix are tokenised
-apart and joined as ids: only the text is ever shortened.
+A decoder's last token summarises everything before it, so the words *after* the text determine what it summarises. They must survive
+truncation, and must be tokenised in the same way whatever the text is. Both are ensured because prefix, text and suffix are tokenised
+separately and joined as ids, and only the text is ever truncated.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ class TokenizedPrompt:
 
 @dataclass(frozen=True)
 class Frame:
-    """A template as token ids: what stands before and after every text, and how much room is left between."""
+    """A template as token ids: those before and after every text, and the room left between them."""
 
     prefix: tuple[int, ...]
     suffix: tuple[int, ...]
     room: int
 
     def around(self, text_ids: Sequence[int]) -> TokenizedPrompt:
-        """Put a text's ids into the frame, cut to the room there is."""
+        """Put a text's ids into the frame, truncated to the available room."""
         kept = tuple(text_ids[: self.room])
         return TokenizedPrompt((*self.prefix, *kept, *self.suffix), len(self.prefix), len(self.prefix) + len(kept))
 
@@ -59,13 +59,12 @@ class PromptTemplate:
 
     Args:
         name: The name strategies refer to.
-        pattern: The words, with exactly one ``{text}`` slot. ``"{text}"`` alone is the bare text. All other braces are literal.
-        bos: Whether a beginning-of-sequence token comes first. ``"auto"`` is as the model was trained: where the tokenizer adds what comes
-            first by itself.
+        pattern: The words, with exactly one ``{text}`` slot; ``"{text}"`` alone is the bare text. All other braces are literal.
+        bos: Whether a beginning-of-sequence token comes first; ``"auto"`` adds one if the tokenizer itself does, as in training.
         eos: Whether an end-of-sequence token comes last.
 
     Raises:
-        TemplateError: If the pattern does not hold exactly one slot.
+        TemplateError: If the pattern does not contain exactly one slot.
 
     Example:
         >>> PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "').suffix
@@ -80,9 +79,8 @@ class PromptTemplate:
     def __post_init__(self) -> None:
         count = self.pattern.count(SLOT)
         if count != 1:
-            found = "no" if count == 0 else f"{count}"
             msg = (
-                f"template {self.name!r} has {found} {SLOT} slot{'s' if count > 1 else ''}: {self.pattern!r}; "
+                f"template {self.name!r} has {count or 'no'} {SLOT} slot{'s' if count > 1 else ''}: {self.pattern!r}; "
                 f"write exactly one {SLOT} where the text belongs"
             )
             raise TemplateError(msg)
@@ -103,10 +101,10 @@ class PromptTemplate:
         Args:
             texts: Texts to put into the slot.
             tokenizer: The base model's tokenizer.
-            max_length: Longest sequence in tokens, prompt included. The end of the text is cut, never the prompt.
+            max_length: Maximum sequence length in tokens, including the prompt. Only the end of the text is truncated, never the prompt.
 
         Returns:
-            One :class:`TokenizedPrompt` a text, in input order.
+            One :class:`TokenizedPrompt` per text, in input order.
 
         Raises:
             TemplateError: If the prompt alone leaves no room for a single token of text.
@@ -115,7 +113,7 @@ class PromptTemplate:
         return [frame.around(text_ids) for text_ids in self.text_ids(texts, tokenizer)]
 
     def text_ids(self, texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-        """Token ids of the texts alone. Where nothing comes before the text, an empty one gets one token: a sequence needs a beginning."""
+        """Token ids of the texts alone. If nothing precedes the text, an empty text gets one token, because a sequence cannot be empty."""
         encoded = encode_texts(texts, tokenizer)
         if self.prefix or self._first_ids(tokenizer):
             return encoded
@@ -125,7 +123,7 @@ class PromptTemplate:
         """The template's own token ids.
 
         Raises:
-            TemplateError: If they leave no room for a single token of text, or a token is asked for that the tokenizer does not have.
+            TemplateError: If they leave no room for a single token of text, or the tokenizer lacks a requested token.
         """
         prefix, suffix = _encode(tokenizer, [self.prefix])[0], _encode(tokenizer, [self.suffix])[0]
         prefix = self._first_ids(tokenizer) + prefix
@@ -148,13 +146,13 @@ class PromptTemplate:
     def _special_id(self, tokenizer: PreTrainedTokenizerBase, kind: Literal["bos", "eos"]) -> int:
         token_id = getattr(tokenizer, f"{kind}_token_id")
         if token_id is None:
-            msg = f"template {self.name!r} asks for {kind}, but this model's tokenizer has no such token; leave {kind} out of the template"
+            msg = f"template {self.name!r} asks for {kind}, but this model's tokenizer has no such token; remove {kind} from the template"
             raise TemplateError(msg)
         return int(token_id)
 
 
 def leading_special_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The special ids this tokenizer puts before every text by itself (a BOS token, or nothing)."""
+    """The special ids that the tokenizer itself adds before every text (a BOS token, or none)."""
     bare = _encode(tokenizer, ["a"])[0]
     full = list(tokenizer("a", add_special_tokens=True)["input_ids"])
     for start in range(len(full) - len(bare) + 1):
@@ -168,10 +166,10 @@ def pad_prompts(prompts: Sequence[TokenizedPrompt], pad_id: int) -> dict[str, to
 
     Args:
         prompts: The prompts of one batch.
-        pad_id: Id written where a shorter sequence has ended; it is masked everywhere.
+        pad_id: Id for padding, which is masked everywhere.
 
     Returns:
-        ``input_ids``, ``attention_mask`` and ``text_mask`` (1 on the text's own tokens), each ``[B, T]`` int64.
+        ``input_ids``, ``attention_mask`` and ``text_mask`` (1 for the text's tokens), each ``[B, T]`` int64.
     """
     import torch
 
@@ -187,29 +185,29 @@ def pad_prompts(prompts: Sequence[TokenizedPrompt], pad_id: int) -> dict[str, to
 
 
 def padding_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """An id to pad with; its value never matters, because padding is masked."""
+    """An id to pad with; its value does not matter, because padding is masked."""
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else fallback_id(tokenizer)
 
 
 def fallback_id(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The id that stands for an empty text where nothing else comes first."""
+    """The id that represents an empty text if nothing precedes it."""
     return tokenizer.eos_token_id if tokenizer.eos_token_id is not None else 0
 
 
 def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Token ids of texts without any special token; lone surrogates, which no tokenizer takes, become U+FFFD."""
+    """Token ids of texts without special tokens; lone surrogates, which no tokenizer accepts, become U+FFFD."""
     return _encode(tokenizer, [_without_surrogates(text) for text in texts])
 
 
 def encode_with_spans(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[tuple[int, int]], str]]:
-    """The ids of :func:`encode_texts`, and where in the text each token stands.
+    """The ids of :func:`encode_texts`, and the span of each token in the text.
 
     Args:
         texts: Texts.
-        tokenizer: The base model's tokenizer. One that does not know where its tokens stand is asked to decode them one after the other.
+        tokenizer: The base model's tokenizer. If it cannot report spans, they are found by decoding the tokens one by one.
 
     Returns:
-        For each text its ids, the half-open span of characters of each token, and the text those spans are of.
+        For each text, its ids, the half-open character span of each token, and the text that these spans refer to.
     """
     cleaned = [_without_surrogates(text) for text in texts]
     if not cleaned:
@@ -230,7 +228,7 @@ def _without_surrogates(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        # Pairs are joined to the character they stand for, single ones replaced.
+        # Pairs become the character they represent; single ones are replaced.
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     return text
 
@@ -238,5 +236,5 @@ def _without_surrogates(text: str) -> str:
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[list[int]]:
     if not texts:
         return []
-    # verbose=False: texts longer than the model's context are cut right after, so the tokenizer's warning would mislead.
+    # verbose=False: texts longer than the model's context are truncated right afterwards, so the tokenizer's warning would mislead.
     return tokenizer(texts, add_special_tokens=False, return_attention_mask=False, verbose=False)["input_ids"]

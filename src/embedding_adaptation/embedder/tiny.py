@@ -1,4 +1,4 @@
-"""A tiny Llama with random weights, made on the spot: the whole project runs on it in seconds, and nothing is fetched."""
+"""A tiny Llama with random weights, generated on the fly: the whole project runs on it in seconds, without downloads."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _CHAT_TEMPLATE = (
 
 
 def write_tiny_llama(folder: Path, *, seed: int = 0, hidden_size: int = 32, layers: int = 3) -> None:
-    """Write a random Llama with tokenizer and chat template, about 40,000 parameters.
+    """Write a random Llama of about 40,000 parameters, with tokenizer and chat template.
 
     Args:
         folder: An existing folder.
         seed: Seed of the weights.
-        hidden_size: Width; a multiple of four.
+        hidden_size: Width of the hidden states; a multiple of four.
         layers: Number of layers.
     """
     tokenizer = Tokenizer(models.BPE())

@@ -1,4 +1,4 @@
-"""Which token comes next: temperature and nucleus sampling with random numbers that the caller brings."""
+"""Choosing the next token: temperature and nucleus sampling with random numbers supplied by the caller."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-# Nearly always the likeliest words up to any usual top_p are among this many; where they are not, all are sorted.
+# Number of most likely tokens that nearly always suffice for any usual top_p; otherwise all tokens are sorted.
 _LIKELIEST = 128
 
 
@@ -19,9 +19,9 @@ class Sampling:
     """How tokens are chosen.
 
     Attributes:
-        temperature: 0 takes the likeliest token.
-        top_p: The likeliest tokens up to this share are kept.
-        max_new_tokens: Longest answer.
+        temperature: 0 chooses the most likely token.
+        top_p: The most likely tokens that together reach this probability are kept.
+        max_new_tokens: Maximum length of an answer.
     """
 
     temperature: float
@@ -31,18 +31,18 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """Token ids, and a uniform number between 0 and 1 for each token of the answer."""
+    """Token ids, and one uniform random number between 0 and 1 for each token of the answer."""
 
     ids: Sequence[int]
     draws: Sequence[float]
 
 
 def choose_tokens(logits: torch.Tensor, draws: torch.Tensor, sampling: Sampling) -> torch.Tensor:
-    """Choose one token a row from the likeliest ones that together reach ``top_p``.
+    """Choose one token per row from the most likely ones that together reach ``top_p``.
 
     Args:
         logits: ``[B, V]`` float32.
-        draws: A number between 0 and 1 for each row, ``[B]``.
+        draws: One number between 0 and 1 per row, ``[B]``.
         sampling: Temperature and ``top_p``.
 
     Returns:

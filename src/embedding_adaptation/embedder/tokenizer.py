@@ -1,4 +1,4 @@
-"""A base model's tokenizer, with ids the model has and something to pad with."""
+"""A base model's tokenizer, with only ids that the model knows and with a padding token."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from embedding_adaptation.embedder.checkpoint import BaseModelError, beyond_mess
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# How byte-level and SentencePiece tokenizers write a space at a token's beginning.
+# How byte-level and SentencePiece tokenizers write a space at the beginning of a token.
 _SPACES = ("\u0120", "\u2581")
 _PROBES = ("the quick brown fox, 3.5 <b>Ünïcode</b> 🎉\n مرحبا", " a  b\tc", "")
 
 
 def load_tokenizer(folder: str | Path, rows: int, **loading: Any) -> PreTrainedTokenizerBase:
-    """Load a tokenizer whose every id has a row in the embedding, and that has a token to pad with.
+    """Load a tokenizer with a padding token, all of whose ids have a row in the embedding.
 
-    Special tokens beyond the embedding are left out: the model has no vector for them, so a text that spells one is read letter by letter.
+    Special tokens beyond the embedding are dropped: the model has no vector for them, so a text that contains one is split into ordinary
+    tokens.
 
     Args:
         folder: Its folder.
-        rows: Rows of the embedding.
+        rows: Number of rows of the embedding.
         **loading: Further arguments for transformers' ``from_pretrained``.
 
     Raises:
@@ -49,16 +50,16 @@ def load_tokenizer(folder: str | Path, rows: int, **loading: Any) -> PreTrainedT
             raise BaseModelError(beyond_message(still, rows))
         if any(number >= rows for ids in tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"] for number in ids):
             raise BaseModelError(beyond_message(beyond, rows))
-    tokenizer.name_or_path = ""  # where it came from would end up in what is saved
+    tokenizer.name_or_path = ""  # otherwise the source path would be saved with it
     give_padding(tokenizer)
     return tokenizer
 
 
 def give_padding(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a tokenizer without one a token to pad with, so that no text gets other ids.
+    """Set the padding token of a tokenizer that has none, without changing the ids of any text.
 
-    Padding is masked, so its vector never matters; but a token that is made special is found in texts before all others. The end token is
-    special already. Where there is none, it is the longest token that begins with the sign for a space: spelled out it is in no text.
+    Padding is masked, so its vector never matters; but a token that becomes special takes precedence over all others in texts. The end
+    token is already special. If there is none, the longest token that begins with the sign for a space is used: no text contains it.
     """
     if tokenizer.pad_token is not None:
         return
@@ -72,7 +73,7 @@ def give_padding(tokenizer: PreTrainedTokenizerBase) -> None:
     before = tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"]
     tokenizer.pad_token = max(unspelled, key=lambda token: (len(token), token))
     if tokenizer(list(_PROBES), add_special_tokens=False)["input_ids"] != before:
-        msg = "the tokenizer has no special token, and one to pad with changes the others; give it a pad_token"
+        msg = "the tokenizer has no special token to pad with, and adding one changes how texts are tokenised; give it a pad_token"
         raise BaseModelError(msg)
 
 
@@ -94,7 +95,7 @@ def _special_tokens(tokenizer: PreTrainedTokenizerBase) -> set[str]:
 
 
 def _leave_out(folder: Path, tokens: set[str]) -> None:
-    """Take tokens out of a saved tokenizer's files."""
+    """Remove tokens from a saved tokenizer's files."""
     for name in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"):
         file = folder / name
         if file.is_file():
@@ -105,7 +106,7 @@ def _leave_out(folder: Path, tokens: set[str]) -> None:
             else:
                 content = _without(content, tokens)
                 if name == "tokenizer_config.json":
-                    # A family's own class may add a token that it always has; this one holds what the file does.
+                    # The class of a model family may add tokens of its own; this one has only those in the file.
                     content["tokenizer_class"] = "PreTrainedTokenizerFast"
             file.write_text(json.dumps(content, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 

@@ -1,9 +1,9 @@
-"""A pass of a decoder over packed rows with gradients, beginning above the layers that never change.
+"""A decoder pass over packed rows with gradients, starting above the layers that never change.
 
-What :mod:`~embedding_adaptation.embedder.decoder_pass` is for inference, this is for training: the tokens of all texts of a chunk go
-through the linear layers as one sequence without padding; the template's words before the text are computed once for all of them, and
-gradients flow back into them; layers below the lowest adapted one are left out, and their output is put in from outside. All of it gives
-the gradients of the plain pass over padded prompts.
+The counterpart of :mod:`~embedding_adaptation.embedder.decoder_pass` for training: the tokens of all texts of a chunk go through the linear
+layers as one sequence without padding; the template's words before the text are computed once for all texts, and gradients flow back into
+them; layers below the lowest adapted one are skipped, and their output is supplied from outside. The gradients equal those of the plain
+pass over padded prompts.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.prompt_tree import RowLayout
     from embedding_adaptation.embedder.template import Frame
 
-# Rows that differ by no more than this share in length are padded to one width, in attention only.
+# Rows whose lengths differ by no more than this share are padded to the same width, in attention only.
 _PADDED_SHARE = 0.15
-# Of packed and padded vectors, by whether the decoder computes in float32.
+# Between packed and padded vectors; the key says whether the decoder computes in float32.
 _LEAST_COSINE = {True: 0.99999, False: 0.99}
 
 
@@ -45,8 +45,8 @@ class _PaddedGroup:
     start: int
     lengths: list[int]
     layout: RowLayout
-    padded: torch.Tensor | None  # [n R] int64, place of each padded token among the group's real ones
-    real: torch.Tensor | None  # [tokens] int64, place of each real token among the padded ones
+    padded: torch.Tensor | None  # [n R] int64, index of each padded token among the group's real ones
+    real: torch.Tensor | None  # [tokens] int64, index of each real token among the padded ones
 
     @property
     def span(self) -> slice:
@@ -56,7 +56,7 @@ class _PaddedGroup:
     def rows(self, states: torch.Tensor) -> torch.Tensor:
         """The group's part of a layer's queries, keys or values: ``[N, H, d]`` -> ``[n, H, R, d]``.
 
-        Behind a row's end its last token stands again, and nobody sees it.
+        Rows are padded with their last token, which no token sees.
         """
         tokens = states[self.span]  # [tokens, H, d]
         if self.padded is not None and self.real is not None:
@@ -64,7 +64,7 @@ class _PaddedGroup:
         return tokens.unflatten(0, (len(self.lengths), self.layout.width)).transpose(1, 2)
 
     def tokens(self, rows: torch.Tensor) -> torch.Tensor:
-        """The way back for attention's output: ``[n, H, R, d]`` -> ``[tokens, H, d]``."""
+        """The inverse for the attention output: ``[n, H, R, d]`` -> ``[tokens, H, d]``."""
         tokens = rows.transpose(1, 2).flatten(0, 1)  # [n R, H, d]
         if self.real is None:
             return tokens
@@ -73,11 +73,11 @@ class _PaddedGroup:
 
 
 class _TrainingAttention(AttentionPass):
-    """Attention of rows to a prefix, with which the sequence begins, and to themselves; gradients flow back into both.
+    """Attention of rows to the prefix at the beginning of the sequence and to themselves; gradients flow back into both.
 
     Args:
         shared: Tokens of the prefix.
-        groups: The rows behind it.
+        groups: The rows after it.
     """
 
     def __init__(self, shared: int, groups: Sequence[_PaddedGroup]) -> None:
@@ -86,7 +86,7 @@ class _TrainingAttention(AttentionPass):
         self.prefix = causal_layout(shared)
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
-        """Attention of the prefix and of all groups, ``[1, N, H, d]``."""
+        """Compute the attention of the prefix and of all groups, ``[1, N, H, d]``."""
         q, k, v = (states[0].transpose(0, 1) for states in (call.query, call.key, call.value))  # [N, H, d], [N, KV, d] twice
         before = [states[: self.prefix.width].transpose(0, 1) for states in (q, k, v)]  # [H, P, d], [KV, P, d] twice
         outputs = []
@@ -103,7 +103,7 @@ class _TrainingAttention(AttentionPass):
 
 
 class GradientPass(Protocol):
-    """Prompted texts to pooled vectors, with gradients: what training asks of a decoder.
+    """The interface of a decoder for training: pooled vectors of prompted texts, with gradients.
 
     Attributes:
         decoder: The decoder, inside its adapter.
@@ -116,15 +116,15 @@ class GradientPass(Protocol):
     first_layer: int
 
     def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids computed for one text, cut to the room the template leaves."""
+        """The ids computed for one text, truncated to the room that the template leaves."""
         ...
 
     def training(self) -> AbstractContextManager[None]:
-        """Within, :meth:`embed` may be called and its gradients taken."""
+        """The context in which :meth:`embed` is called and its gradients are computed."""
         ...
 
     def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Pooled vectors of rows that :meth:`row` made, ``[n, D]`` in the decoder's number format, not normalised."""
+        """Pooled vectors of rows from :meth:`row`, ``[n, D]`` in the decoder's dtype, not normalised."""
         ...
 
     def check(self, rows: Sequence[Sequence[int]]) -> None:
@@ -137,16 +137,16 @@ class GradientPass(Protocol):
 
 
 class TrainingPass:
-    """The fast pass: packed rows, begun above the layers that never change.
+    """The fast pass: packed rows, starting above the layers that never change.
 
     Args:
         backbone: A decoder without vocabulary head, or a PEFT model around one.
         frame: The template's token ids.
         pooling: How token vectors become one vector.
-        first_layer: Layers below this one (counted from 0) are never changed by training; their output comes from :attr:`lower_source`.
+        first_layer: Layers below this one (counted from 0) do not change in training; their output comes from :attr:`lower_source`.
 
     Attributes:
-        lower_source: Gives the output of the layers below for rows; :meth:`lower_states`, or a store in front of it.
+        lower_source: Returns the output of the layers below for rows: :meth:`lower_states`, or a cache in front of it.
 
     Raises:
         UnsupportedDecoderError: If the decoder's layers cannot be found.
@@ -163,11 +163,11 @@ class TrainingPass:
         self._lower_prefix: Prefix | None = None
 
     def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids computed for one text, cut to the room there is: everything but the template's shared beginning."""
+        """The ids computed for one text, truncated to the available room: everything but the template's shared beginning."""
         return tuple(self.tree.row(text_ids))
 
     def training(self) -> AbstractContextManager[None]:
-        """Within, the decoder's attention is that of packed rows.
+        """Give the decoder the attention of packed rows.
 
         Raises:
             UnsupportedDecoderError: If the model's attention cannot be replaced.
@@ -175,13 +175,13 @@ class TrainingPass:
         return self.packed.packing()
 
     def lower_states(self, rows: Sequence[Sequence[int]]) -> list[torch.Tensor]:
-        """What the layers below :attr:`first_layer` make of rows, without gradients.
+        """The output of the layers below :attr:`first_layer` for rows, without gradients.
 
         Args:
-            rows: Rows that :meth:`row` made.
+            rows: Rows from :meth:`row`.
 
         Returns:
-            For each row ``[R, D]`` in the decoder's number format.
+            For each row, ``[R, D]`` in the decoder's dtype.
         """
         wanted = Wanted(hidden=frozenset({self.first_layer}))
         with self.packed.packing(), torch.autocast(self.decoder.device.type, enabled=False):
@@ -198,16 +198,16 @@ class TrainingPass:
         return [state for state in states if state is not None]
 
     def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
-        """Pooled vectors of rows; within :meth:`training`, and with gradients where they are switched on.
+        """Pooled vectors of rows, with gradients if they are enabled; call within :meth:`training`.
 
         Args:
-            rows: Rows that :meth:`row` made. Rows of the same length side by side are fastest.
+            rows: Rows from :meth:`row`. Adjacent rows of the same length are fastest.
 
         Returns:
-            ``[n, D]`` in the decoder's number format, not normalised.
+            ``[n, D]`` in the decoder's dtype, not normalised.
 
         Raises:
-            UnsupportedDecoderError: If a layer did not use the attention given to it, so that rows would have seen each other.
+            UnsupportedDecoderError: If a layer did not use the replaced attention, so that rows would have seen one another.
         """
         lower = self.lower_source([tuple(row) for row in rows]) if self.first_layer else None
         device, shared = self.decoder.device, len(self.tree.shared)
@@ -241,7 +241,7 @@ class TrainingPass:
         return POOLINGS[self.pooling](padded, mask.to(hidden.device), text.to(hidden.device))  # [n, D]
 
     def _read_lower_prefix(self) -> Prefix:
-        """What the lower layers make of the words before all texts, computed once; within packing."""
+        """The output of the lower layers for the words before all texts, computed once."""
         if self._lower_prefix is None:
             shared = self.tree.shared
             self._lower_prefix = self.packed.read_prefix(shared, Wanted(hidden=frozenset({self.first_layer})))
@@ -261,34 +261,36 @@ class TrainingPass:
                     packed = self.embed(rows).float()  # [n, D]
             plain = PaddedPass(self.decoder, self.frame, self.pooling).embed(rows).float()  # [n, D]
         if (least := _least_cosine(packed, plain)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
-            msg = f"{type(self.decoder).__name__} gives other vectors in packed rows (cosine {least:.4f})"
+            msg = f"{type(self.decoder).__name__} gives different vectors in packed rows (cosine {least:.4f})"
             raise UnsupportedDecoderError(msg)
 
     @contextmanager
     def _starting_above(self, lower: Sequence[torch.Tensor] | None) -> Iterator[None]:
-        """Within, layers below the first trained one pass on what they get, and that one is given their stored output."""
+        """Skip the layers below the first trained one, and give that one their stored output."""
         if lower is None:
             yield
             return
         with self.packed.packing():
             prefix = self._read_lower_prefix()
         before = [prefix.hidden[self.first_layer].clone()] if self.tree.shared else []
-        given = torch.cat([*before, *lower])[None]  # [1, N, D]
+        states = torch.cat([*before, *lower])[None]  # [1, N, D]
 
-        def put_in(_module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-            return ((given, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": given})
+        def replace_input(
+            _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            return ((states, *args[1:]), kwargs) if args else (args, kwargs | {"hidden_states": states})
 
         with ExitStack() as stack:
             for layer in self.packed.layers[: self.first_layer]:
                 stack.enter_context(_passing_on(layer))
-            handle = self.packed.layers[self.first_layer].register_forward_pre_hook(put_in, with_kwargs=True)
+            handle = self.packed.layers[self.first_layer].register_forward_pre_hook(replace_input, with_kwargs=True)
             stack.callback(handle.remove)
             yield
 
 
 @contextmanager
 def _passing_on(layer: torch.nn.Module) -> Iterator[None]:
-    """Within, a layer returns its input."""
+    """Make a layer return its input."""
 
     def forward(hidden_states: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         return hidden_states
@@ -301,7 +303,7 @@ def _passing_on(layer: torch.nn.Module) -> Iterator[None]:
 
 
 class PaddedPass:
-    """The slow pass, for decoders whose attention cannot be replaced: padded batches through the whole decoder, as transformers does it.
+    """The slow pass, for decoders whose attention cannot be replaced: padded batches through the whole decoder, as in transformers.
 
     Args:
         backbone: A decoder without vocabulary head, or a PEFT model around one.
@@ -318,11 +320,11 @@ class PaddedPass:
         self.pooling = pooling
 
     def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
-        """The ids of one text behind the template's shared beginning, cut to the room there is."""
+        """The ids of one text after the template's shared beginning, truncated to the available room."""
         return tuple(self.tree.row(text_ids))
 
     def training(self) -> AbstractContextManager[None]:
-        """Nothing has to be prepared."""
+        """A context without effect."""
         return nullcontext()
 
     def embed(self, rows: Sequence[Sequence[int]]) -> torch.Tensor:
@@ -344,13 +346,13 @@ class PaddedPass:
             together = self.embed(rows).float()  # [n, D]
             alone = torch.cat([self.embed([row]) for row in rows]).float()  # [n, D]
         if (least := _least_cosine(together, alone)) < _LEAST_COSINE[self.decoder.dtype == torch.float32]:
-            msg = f"{type(self.decoder).__name__} gives other vectors in padded batches (cosine {least:.4f}), so it cannot be trained"
+            msg = f"{type(self.decoder).__name__} gives different vectors in padded batches (cosine {least:.4f}), so it cannot be trained"
             raise UnsupportedDecoderError(msg)
 
 
 @contextmanager
 def evaluating(decoder: torch.nn.Module) -> Iterator[None]:
-    """Within, there is no dropout and no gradient."""
+    """Disable dropout and gradients."""
     was_training = decoder.training
     decoder.eval()
     try:
@@ -361,17 +363,17 @@ def evaluating(decoder: torch.nn.Module) -> Iterator[None]:
 
 
 def _matching_formats(decoder: PreTrainedModel) -> AbstractContextManager[Any]:
-    """Within, an adapter's float32 weights are multiplied in the decoder's own format, which is twice as fast on a CPU."""
+    """Multiply an adapter's float32 weights in the decoder's own dtype, which is twice as fast on a CPU."""
     return torch.autocast(decoder.device.type, dtype=decoder.dtype, enabled=decoder.dtype != torch.float32)
 
 
 def _least_cosine(one: torch.Tensor, other: torch.Tensor) -> float:
-    """The lowest cosine of rows ``[n, D]`` with each other's; below every bound where one is not a number."""
+    """The lowest cosine similarity of corresponding rows ``[n, D]``; below every bound if one is NaN."""
     return float(torch.nn.functional.cosine_similarity(one, other).min().nan_to_num(nan=-2.0))
 
 
 def _padded_groups(lengths: Sequence[int], shared: int, device: torch.device) -> list[_PaddedGroup]:
-    """Consecutive rows of about the same length, behind a prefix of ``shared`` tokens."""
+    """Group consecutive rows of similar length, which follow a prefix of ``shared`` tokens."""
     layout_of = cache(lambda width: causal_layout(width, shared))
     groups: list[_PaddedGroup] = []
     start, at = shared, 0
@@ -383,21 +385,21 @@ def _padded_groups(lengths: Sequence[int], shared: int, device: torch.device) ->
             if new_high > new_low * (1 + _PADDED_SHARE) + 2:
                 break
             low, high, end = new_low, new_high, end + 1
-        chosen = list(lengths[at:end])
+        members = list(lengths[at:end])
         padded = real = None
         if low != high:
-            starts = torch.tensor([0, *chosen[:-1]]).cumsum(0)  # [n]
+            starts = torch.tensor([0, *members[:-1]]).cumsum(0)  # [n]
             within = torch.arange(high)[None, :]  # [1, R]
-            sizes = torch.tensor(chosen)[:, None]  # [n, 1]
+            sizes = torch.tensor(members)[:, None]  # [n, 1]
             padded = (starts[:, None] + within.minimum(sizes - 1)).flatten().to(device)  # [n R]
             real = (within < sizes).flatten().nonzero()[:, 0].to(device)  # [tokens]
-        groups.append(_PaddedGroup(start, chosen, layout_of(high), padded, real))
+        groups.append(_PaddedGroup(start, members, layout_of(high), padded, real))
         start, at = groups[-1].span.stop, end
     return groups
 
 
 class _Pad(torch.autograd.Function):
-    """``[tokens, H, d]`` -> ``[n R, H, d]``; its gradient is a plain copy, where torch's own would add up row by row."""
+    """``[tokens, H, d]`` -> ``[n R, H, d]``; its gradient is a plain copy, whereas torch's own would add row by row."""
 
     @staticmethod
     def forward(ctx: Any, states: torch.Tensor, padded: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
@@ -406,7 +408,7 @@ class _Pad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        return gradient.index_select(0, ctx.saved_tensors[0]), None, None  # padding has no gradient: nobody saw it
+        return gradient.index_select(0, ctx.saved_tensors[0]), None, None  # padding has no gradient, because no token sees it
 
 
 class _Unpad(torch.autograd.Function):

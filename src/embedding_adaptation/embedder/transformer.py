@@ -19,24 +19,24 @@ if TYPE_CHECKING:
 
 
 class TextEmbedding(TransformerMixin, BaseEstimator):
-    """Texts to vectors, as a step of a scikit-learn ``Pipeline``.
+    """Turns texts into vectors, as a step of a scikit-learn ``Pipeline``.
 
-    ``fit`` loads the model and fits the after-processing, where some is asked for, on the texts; labels are never looked at.
+    ``fit`` loads the model and fits any after-processing on the texts; labels are ignored.
 
     Args:
-        model: What :meth:`Embedder.load` takes: a saved or exported embedder, an adapter folder, a folder, a Hub id, a GGUF file.
-        template: The words around each text, with one ``{text}``; ``None`` is the saved embedder's, else PromptEOL's.
-        pooling: How token vectors become one vector; ``None`` is the saved embedder's, else ``last``.
-        layers: Hidden state, or several to be averaged; ``None`` is the saved embedder's, else the last.
+        model: Any source for :meth:`Embedder.load`: a saved or exported embedder, an adapter folder, a folder, a Hub id, a GGUF file.
+        template: The words around each text, with one ``{text}``; ``None`` is that of the saved embedder, otherwise PromptEOL's.
+        pooling: How token vectors are combined into one vector; ``None`` is that of the saved embedder, otherwise ``last``.
+        layers: Hidden state, or several to average; ``None`` is that of the saved embedder, otherwise the last.
         normalise: Whether vectors are scaled to unit length.
         centre: Subtract the mean vector of the texts given to ``fit``.
         remove_components: Remove this many of their strongest principal components.
         whiten: Give all their principal directions the same variance.
         dimensions: Keep this many dimensions; ``None`` keeps all.
-        device: Where to run.
-        dtype: In which number format.
-        max_length: Longest sequence in tokens; ``None`` is the saved embedder's, else 256.
-        progress: Whether to show a bar.
+        device: The device to run on.
+        dtype: The number format.
+        max_length: Maximum sequence length in tokens; ``None`` is that of the saved embedder, otherwise 256.
+        progress: Whether to show a progress bar.
 
     Example:
         >>> from sklearn.cluster import KMeans
@@ -81,18 +81,18 @@ class TextEmbedding(TransformerMixin, BaseEstimator):
 
         Args:
             X: Texts.
-            y: Not looked at.
+            y: Ignored.
         """
-        # A folder of sentence-transformers is loaded only where the caller says all that such a folder would say.
-        known = None
+        # A sentence-transformers folder can be loaded only if the caller gives both template and pooling.
+        requested = None
         if self.template is not None and self.pooling is not None:
-            known = Strategy("default", PromptTemplate("template", self.template), self.pooling)  # type: ignore[arg-type]
+            requested = Strategy("default", PromptTemplate("template", self.template), self.pooling)  # type: ignore[arg-type]
         embedder = Embedder.load(
             self.model,
             device=self.device,  # type: ignore[arg-type]
             dtype=self.dtype,  # type: ignore[arg-type]
             max_length=self.max_length,
-            strategy=known,
+            strategy=requested,
         )
         saved = embedder.strategy
         strategy = Strategy(
@@ -130,7 +130,7 @@ class TextEmbedding(TransformerMixin, BaseEstimator):
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        msg = "TextEmbedding does not pickle its model; save it with embedder_.save(folder) and give the folder as model"
+        msg = "TextEmbedding does not pickle its model; save it with embedder_.save(folder) and pass the folder as model"
         if "embedder_" in self.__dict__:
             raise TypeError(msg)
         return dict(super().__getstate__())

@@ -1,4 +1,4 @@
-"""Where a decoder's weights lie and where they came from."""
+"""Where a decoder's weights are stored and where they came from."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ ADAPTER_CARD_FILE = "adapter_card.json"
 
 @contextmanager
 def reading(file: Path) -> Iterator[None]:
-    """Within, values are taken out of a file that this project writes: one that lacks some, or holds others, is named.
+    """Turn errors while reading a file that this project writes into messages that name the file.
 
     Raises:
-        BaseModelError: If it is not as it is written.
+        BaseModelError: If values are missing or invalid.
     """
-    way_out = "fetch the folder again, or run the pipeline that writes it"
+    way_out = "fetch the folder again, or rerun the pipeline that writes it"
     try:
         yield
     except BaseModelError as error:
@@ -36,7 +36,7 @@ def reading(file: Path) -> Iterator[None]:
         msg = f"{file} lacks {error}; {way_out}"
         raise BaseModelError(msg) from error
     except (AttributeError, TypeError, ValueError) as error:
-        msg = f"{file} is not as it was written ({error}); {way_out}"
+        msg = f"{file} has unexpected contents ({error}); {way_out}"
         raise BaseModelError(msg) from error
 
 
@@ -46,13 +46,13 @@ class ModelCard:
 
     Attributes:
         source: The setting it was resolved from.
-        sha256: Hash of what decides the model's results: of the GGUF file, or of a folder's weights, configuration and tokenizer, and of
-            the adapter merged into them.
+        sha256: Hash of what determines the model's results: of the GGUF file, or of a folder's weights, configuration and tokenizer, and
+            of the adapter merged into them.
         revision: Commit of a Hub repository, version of a package, or an empty string.
         architecture: transformers' model type, for example ``llama``.
         parameters: Number of parameters.
-        licence: Licence as declared by the source, or ``unknown``.
-        stamp: Names, sizes and modification times of the source files: a cheap sign that the source is unchanged.
+        licence: Licence declared by the source, or ``unknown``.
+        stamp: Names, sizes and modification times of the source files: a cheap way to tell that the source is unchanged.
     """
 
     source: str
@@ -72,14 +72,14 @@ class ModelCard:
         """Read a model folder's card.
 
         Raises:
-            FileNotFoundError: If the folder holds no card.
+            FileNotFoundError: If the folder contains no card.
         """
         values = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
         return cls(**{field.name: values[field.name] for field in fields(cls)})
 
 
 def read_adapter_base(folder: Path) -> ModelCard:
-    """The card of the base model an adapter's card pins.
+    """The card of the base model recorded in an adapter's card.
 
     Raises:
         BaseModelError: If the adapter's card is damaged.
@@ -91,7 +91,7 @@ def read_adapter_base(folder: Path) -> ModelCard:
 
 
 def find_converted(root: Path, sha256: str) -> Path | None:
-    """The folder below ``root`` whose card has that hash, the newest version first; ``None`` where there is none that is not damaged."""
+    """The newest intact folder below ``root`` whose card has that hash, or ``None``."""
     for card_file in sorted(root.rglob(CARD_FILE), reverse=True):
         folder = card_file.parent
         try:
@@ -99,12 +99,12 @@ def find_converted(root: Path, sha256: str) -> Path | None:
                 check_intact(folder)
                 return folder
         except (ValueError, KeyError, TypeError):
-            continue  # damaged: what converts models says so, and converts it again
+            continue  # damaged: the conversion reports it and runs again
     return None
 
 
 def base_sha256(folder: Path) -> str:
-    """Hash of the base weights in a folder: as its card has it, or of its files where it has no card.
+    """Hash of the base weights in a folder: from its card, or of its files if it has none.
 
     Raises:
         BaseModelError: If the card is damaged.
@@ -115,14 +115,14 @@ def base_sha256(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class DecoderWeights:
-    """A decoder on disk: a folder of base weights and tokenizer, and a PEFT adapter on top of it or none."""
+    """A decoder on disk: a folder with base weights and tokenizer, and optionally a PEFT adapter."""
 
     base: Path
     card: ModelCard
     adapter: Path | None = None
 
     def fingerprint(self) -> str:
-        """The identity of base and adapter: what was trained, scored and exported is the same if these are equal."""
+        """The identity of base and adapter; equal for the same model, whether trained, scored or exported."""
         return weights_identity(self.card.sha256, self.adapter)
 
     def shares_base(self, other: DecoderWeights) -> bool:

@@ -1,1 +1,1 @@
-"""Vectors as matrices: neighbours, clusters, criteria, and stores that are read a block at a time."""
+"""Vectors as matrices: neighbours, clusters, criteria, and stores that are read one block at a time."""

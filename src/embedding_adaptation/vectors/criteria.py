@@ -1,6 +1,6 @@
-"""Criteria by which embeddings can be compared without labels; of each, higher is better.
+"""Criteria for comparing embeddings without labels; for all of them, higher is better.
 
-Vectors are ``[N, D]`` in any scale and compared by direction: every criterion scales them to unit length first.
+Vectors are ``[N, D]`` and compared by direction: every criterion scales them to unit length first.
 """
 
 from __future__ import annotations
@@ -42,20 +42,24 @@ CRITERIA: dict[str, str] = {
 
 
 class CriteriaError(ValueError):
-    """Vectors, texts or options from which no criterion can be computed; the message says what to change."""
+    """Vectors, texts or options that do not allow a criterion to be computed; the message says what to change."""
 
 
 def checked_unit_vectors(vectors: np.ndarray) -> np.ndarray:
-    """Vectors of unit length, as criteria compare them (see :func:`~embedding_adaptation.vectors.unit.unit_vectors`).
+    """Scale vectors to unit length (see :func:`~embedding_adaptation.vectors.unit.unit_vectors`).
 
     Raises:
         CriteriaError: If there are fewer than three, or a value is not finite.
     """
     if len(vectors) < 3:  # noqa: PLR2004  neighbours and clusters need company
-        msg = f"criteria need at least 3 vectors and got {len(vectors)}; give more texts"
+        msg = f"criteria need at least 3 vectors, but got {len(vectors)}; give more texts"
         raise CriteriaError(msg)
     if not np.isfinite(vectors).all():
-        msg = f"{int((~np.isfinite(vectors)).any(axis=1).sum())} of {len(vectors)} vectors hold values that are not finite"
+        wrong = int((~np.isfinite(vectors)).any(axis=1).sum())
+        msg = (
+            f"{wrong} of {len(vectors)} vectors contain NaN or infinite values; embed these texts again (embedder.dtype=float32), "
+            "or leave them out"
+        )
         raise CriteriaError(msg)
     return unit_vectors(vectors)
 
@@ -73,7 +77,7 @@ def effective_rank(vectors: np.ndarray) -> float:
 
 
 def uniformity(vectors: np.ndarray) -> float:
-    """Minus the logarithm of the mean Gaussian potential of all pairs, 0 where all vectors are one.
+    """Minus the logarithm of the mean Gaussian potential of all pairs; 0 if all vectors are equal.
 
     References:
         https://arxiv.org/abs/2005.10242
@@ -86,12 +90,12 @@ def uniformity(vectors: np.ndarray) -> float:
 
 
 def alignment(first: np.ndarray, second: np.ndarray) -> float:
-    """Minus the mean squared distance of the two vectors of a pair, at most 0 (arXiv 2005.10242)."""
+    """Minus the mean squared distance between the two vectors of a pair, at most 0 (arXiv 2005.10242)."""
     return float(-((checked_unit_vectors(first) - checked_unit_vectors(second)) ** 2).sum(axis=1).mean())
 
 
 def pair_accuracy(first: np.ndarray, second: np.ndarray) -> float:
-    """Share of vectors whose partner is the closest of all, both ways."""
+    """Share of vectors for which their partner is the closest of all, averaged over both directions."""
     scores = checked_unit_vectors(first) @ checked_unit_vectors(second).T  # [M, M]
     own = np.arange(len(scores))
     return float(((scores.argmax(axis=1) == own).mean() + (scores.argmax(axis=0) == own).mean()) / 2)
@@ -105,7 +109,7 @@ def pair_contrast(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def silhouette(vectors: np.ndarray, clusters: Sequence[int], seed: int = 0) -> float:
-    """Silhouette of k-means clusters by cosine, mean over numbers of clusters; between -1 and 1."""
+    """Silhouette of k-means clusters by cosine distance, averaged over numbers of clusters; between -1 and 1."""
     unit = checked_unit_vectors(vectors)
     values = []
     for count in usable_counts(clusters, len(unit)):
@@ -115,7 +119,7 @@ def silhouette(vectors: np.ndarray, clusters: Sequence[int], seed: int = 0) -> f
 
 
 def cluster_stability(vectors: np.ndarray, clusters: Sequence[int], seed: int = 0) -> float:
-    """Agreement (adjusted Rand index) of clusterings fitted on two resamples, over all texts; mean over numbers of clusters.
+    """Agreement (adjusted Rand index) over all texts of clusterings fitted on two resamples, averaged over numbers of clusters.
 
     References:
         https://doi.org/10.1162/089976604773717621
@@ -135,7 +139,7 @@ def cluster_stability(vectors: np.ndarray, clusters: Sequence[int], seed: int = 
 
 
 def neighbour_contrast(vectors: np.ndarray) -> float:
-    """How many standard deviations the ten nearest neighbours are closer than random pairs, by cosine; 0 where all vectors are one."""
+    """By how many standard deviations the ten nearest neighbours are more similar than random pairs; 0 if all vectors are equal."""
     unit = checked_unit_vectors(vectors)
     scores = unit @ unit.T  # [N, N]
     others = scores[~np.eye(len(unit), dtype=bool)]
@@ -156,9 +160,9 @@ def hubness(vectors: np.ndarray) -> float:
 
 
 def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """For each strategy the share of texts' neighbours that they also have under the mean of all other strategies' similarities.
+    """For each strategy, the share of neighbours that are also neighbours by the mean similarities of all other strategies.
 
-    A strategy whose vectors are all one has no neighbours: it gets 0 and no say.
+    A strategy whose vectors are all equal has no neighbours: it gets 0 and is not counted for others.
     """
 
     def standardised(matrix: np.ndarray) -> np.ndarray:
@@ -184,7 +188,7 @@ def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def partition_consensus(vectors: Mapping[str, np.ndarray], clusters: int, seed: int = 0) -> dict[str, float]:
-    """For each strategy the mean adjusted Rand index of its k-means clusters with those of all others; 0 where all vectors are one."""
+    """For each strategy, the mean adjusted Rand index of its k-means clusters with those of all others; 0 if all vectors are equal."""
     units = {name: checked_unit_vectors(matrix) for name, matrix in vectors.items()}
     assigned = {name: None if _is_one_point(unit) else _kmeans(unit, clusters, seed).labels_ for name, unit in units.items()}
     names = list(assigned)
@@ -205,36 +209,36 @@ def criteria_table(
     max_texts: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Every criterion of every strategy.
+    """Compute every criterion for every strategy.
 
     Args:
-        vectors: For each strategy vectors ``[N, D]`` of the same texts.
-        pairs: For each strategy the vectors ``[M, D]`` of both members of pairs that belong together; ``None`` where there are none.
-        clusters: Numbers of clusters for the criteria that cluster.
-        max_texts: Texts and pairs that are looked at; cost grows with its square.
+        vectors: Vectors ``[N, D]`` of the same texts by strategy.
+        pairs: Vectors ``[M, D]`` of the first and second members of positive pairs by strategy; ``None`` if there are none.
+        clusters: Numbers of clusters for the criteria based on clusters.
+        max_texts: Maximum number of texts and pairs; cost grows with its square.
         seed: Seed of the clusterings.
 
     Returns:
-        A row a strategy: ``strategy`` and the :data:`CRITERIA`; those of pairs are NaN where there are none.
+        One row per strategy: ``strategy`` and the :data:`CRITERIA`; those of pairs are NaN without pairs.
 
     Raises:
-        CriteriaError: If there are too few texts, no number of clusters fits them, a vector is not finite, or strategies differ in their
-            texts or lack pairs.
+        CriteriaError: If there are too few texts, no number of clusters fits, a vector is not finite, or strategies have different numbers
+            of texts or lack pairs.
     """
     sizes = {name: len(matrix) for name, matrix in vectors.items()}
     if len(set(sizes.values())) > 1:
-        msg = f"strategies have different numbers of vectors: {sizes}; embed the same texts under each"
+        msg = f"strategies have different numbers of vectors: {sizes}; embed the same texts with each"
         raise CriteriaError(msg)
     missing = [name for name in vectors if pairs is not None and name not in pairs]
     if missing:
-        msg = f"pairs lack strategy {missing[0]!r}; give its pairs, or None for all"
+        msg = f"pairs are missing for strategy {missing[0]!r}; add them, or pass pairs=None"
         raise CriteriaError(msg)
-    looked_at = {name: matrix[:max_texts] for name, matrix in vectors.items()}
-    counts = usable_counts(clusters, min((len(matrix) for matrix in looked_at.values()), default=0))
-    neighbours = neighbour_consensus(looked_at)
-    partitions = partition_consensus(looked_at, counts[len(counts) // 2], seed)
+    selected = {name: matrix[:max_texts] for name, matrix in vectors.items()}
+    counts = usable_counts(clusters, min((len(matrix) for matrix in selected.values()), default=0))
+    neighbours = neighbour_consensus(selected)
+    partitions = partition_consensus(selected, counts[len(counts) // 2], seed)
     rows = []
-    for name, matrix in looked_at.items():
+    for name, matrix in selected.items():
         row: dict[str, Any] = {
             "strategy": name,
             "effective_rank": effective_rank(matrix),
@@ -261,27 +265,27 @@ def criteria_table(
 
 
 def combined_rank(table: pd.DataFrame, criteria: Sequence[str]) -> pd.Series:
-    """The mean of the strategies' ranks under the given criteria, 1 the best; criteria without values are left out.
+    """The mean of the strategies' ranks by the given criteria, 1 being the best; criteria without values are ignored.
 
     Raises:
         CriteriaError: If none of the criteria has values.
     """
     ranks = table[list(criteria)].dropna(axis=1, how="all").rank(ascending=False, method="average")
     if ranks.empty:
-        msg = f"none of the criteria {list(criteria)} has values, as those of pairs have none without pairs; choose another one"
+        msg = f"none of the criteria {list(criteria)} has values (criteria of pairs need pairs); choose another one"
         raise CriteriaError(msg)
     return ranks.mean(axis=1).rename("rank")
 
 
 def usable_counts(clusters: Sequence[int], texts: int) -> list[int]:
-    """The numbers of clusters that fit a number of texts.
+    """The numbers of clusters that suit a number of texts.
 
     Raises:
         CriteriaError: If none does.
     """
     counts = [count for count in clusters if 2 <= count < texts]  # noqa: PLR2004  one cluster says nothing
     if not counts:
-        msg = f"no number of clusters of {list(clusters)} is between 2 and the {texts} texts; give smaller ones or more texts"
+        msg = f"no number of clusters in {list(clusters)} is at least 2 and less than the {texts} texts; give smaller ones or more texts"
         raise CriteriaError(msg)
     return counts
 
@@ -292,7 +296,7 @@ def _is_one_point(unit: np.ndarray) -> bool:
 
 
 def _nearest(scores: np.ndarray) -> np.ndarray:
-    """Columns of each row's largest scores, itself left out, ``[N, 10]``."""
+    """Columns of each row's largest scores, excluding itself, ``[N, 10]``."""
     scores = scores.copy()
     np.fill_diagonal(scores, -np.inf)
     return largest(scores, min(_NEIGHBOURS, len(scores) - 1))
@@ -300,5 +304,5 @@ def _nearest(scores: np.ndarray) -> np.ndarray:
 
 def _kmeans(unit: np.ndarray, count: int, seed: int) -> Any:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters: the criterion says so by itself
+        warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters, which the criterion itself shows
         return MiniBatchKMeans(count, batch_size=_BATCH, n_init=1, random_state=seed).fit(unit)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.vectors.store import VectorStore
 
-# Numbers in a block of vectors, or of their similarities to all centres: 64 MB.
+# Numbers in a block of vectors or of their similarities to all centres: 64 MB.
 _BLOCK_NUMBERS = 1 << 24
-# Texts a cluster from which mini-batches start.
+# Texts per cluster used to initialise mini-batches.
 _START_TEXTS = 50
 
 
@@ -29,9 +29,9 @@ class Assignment:
     """The nearest centre of each vector.
 
     Attributes:
-        labels: Number of the centre, int32 ``[N]``.
+        labels: Index of the centre, int32 ``[N]``.
         distances: Cosine distance to it, float32 ``[N]``.
-        sums: Sum of each centre's vectors, float64 ``[K, D]``.
+        sums: Sum of the vectors of each centre, float64 ``[K, D]``.
     """
 
     labels: np.ndarray
@@ -42,22 +42,22 @@ class Assignment:
 def cluster_by_cosine(
     vectors: VectorStore, clusters: int, seed: int, *, full_up_to: int, batch_size: int, epochs: int, starts: int
 ) -> np.ndarray:
-    """Centres of clusters.
+    """Compute the centres of clusters.
 
-    Squared Euclidean distance on unit vectors is twice the cosine distance, so that k-means groups by direction; the centres it finds are
-    scaled to unit length, and one round over all vectors makes them the mean directions of their own (spherical k-means).
+    The squared Euclidean distance of unit vectors is twice their cosine distance, so k-means groups them by direction; its centres are
+    scaled to unit length, and one pass over all vectors turns them into the mean directions of their clusters (spherical k-means).
 
     Args:
         vectors: The vectors.
-        clusters: How many centres are wanted.
-        seed: Seed of starts and batches.
-        full_up_to: Up to this many vectors all are clustered at once; more go through in mini-batches.
-        batch_size: Vectors in a mini-batch.
+        clusters: Number of centres.
+        seed: Seed of initialisations and batches.
+        full_up_to: Up to this many vectors are clustered at once, more of them in mini-batches.
+        batch_size: Number of vectors per mini-batch.
         epochs: How often mini-batches go through all vectors.
-        starts: Starts, of which the best is kept.
+        starts: Number of initialisations, the best of which is kept.
 
     Returns:
-        Unit vectors ``[K, D]``, the centre of the largest cluster first; fewer than asked for where some would be empty.
+        Unit vectors ``[K, D]``, the centre of the largest cluster first; fewer than requested if some would be empty.
 
     References:
         Sculley, Web-scale k-means clustering (WWW 2010); Dhillon and Modha, Concept decompositions for large sparse text data using
@@ -68,38 +68,38 @@ def cluster_by_cosine(
     else:
         means = _in_batches(vectors, clusters, seed, batch_size, epochs, starts)
     sums = assign(vectors, unit_vectors(means)).sums
-    found = assign(vectors, unit_vectors(sums[np.linalg.norm(sums, axis=1) > 0]))
-    sizes = np.bincount(found.labels, minlength=len(found.sums))
+    assignment = assign(vectors, unit_vectors(sums[np.linalg.norm(sums, axis=1) > 0]))
+    sizes = np.bincount(assignment.labels, minlength=len(assignment.sums))
     order = [cluster for cluster in np.argsort(-sizes, kind="stable") if sizes[cluster]]
-    return unit_vectors(found.sums[order])
+    return unit_vectors(assignment.sums[order])
 
 
 def labels_from_ward(points: np.ndarray, numbers: Sequence[int]) -> dict[int, np.ndarray]:
-    """Clusters of few points for many numbers of clusters at once: k-means, started from Ward's hierarchy.
+    """Cluster a few points into many numbers of clusters at once: k-means, initialised from Ward's hierarchy.
 
-    One hierarchy gives the starts of all numbers, and a start with nothing random in it: resamples that are clustered differently are
-    different, and not merely caught in other local minima.
+    One hierarchy initialises all numbers of clusters, without randomness: if resamples are clustered differently, they differ, and are not
+    merely stuck in different local minima.
 
     Args:
         points: ``[n, D]``; memory and time grow with the square of n.
         numbers: Numbers of clusters.
 
     Returns:
-        Labels ``[n]`` by number of clusters, from 0 on without gaps; fewer where points are equal.
+        Labels ``[n]`` by number of clusters, from 0 without gaps; fewer clusters if points are equal.
 
     References:
         Ward, Hierarchical grouping to optimize an objective function (JASA 58, 1963).
     """
     links = linkage(points, "ward")
-    found: dict[int, np.ndarray] = {}
+    labels_by_number: dict[int, np.ndarray] = {}
     for number in numbers:
         groups = fcluster(links, number, "maxclust") - 1
         sums = np.zeros((groups.max() + 1, points.shape[1]))
         add_to(sums, groups, points)
         centres = (sums / np.bincount(groups)[:, None]).astype(points.dtype)
         labels = KMeans(len(centres), init=centres, n_init=1).fit(points).labels_
-        found[number] = np.unique(labels, return_inverse=True)[1]
-    return found
+        labels_by_number[number] = np.unique(labels, return_inverse=True)[1]
+    return labels_by_number
 
 
 def assign(vectors: VectorStore, centres: np.ndarray) -> Assignment:
@@ -138,7 +138,7 @@ def _in_batches(vectors: VectorStore, clusters: int, seed: int, batch_size: int,
     with tqdm(total=epochs * vectors.rows, unit="text", unit_scale=True, desc="k-means") as bar:
         for _ in range(epochs):
             order = rng.permutation(vectors.rows)
-            # No batch is shorter than batch_size: scikit-learn wants as many texts as clusters in each.
+            # No batch is smaller than batch_size, because scikit-learn needs at least as many texts as clusters in each.
             for batch in np.array_split(order, max(1, len(order) // max(batch_size, clusters))):
                 model.partial_fit(vectors.take(batch))
                 bar.update(len(batch))

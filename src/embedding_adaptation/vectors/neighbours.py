@@ -12,20 +12,20 @@ if TYPE_CHECKING:
 
 # Similarities computed at once: 64 MB.
 _SCORES_AT_ONCE = 1 << 24
-# Neighbours looked at beyond those wanted, in case some are near-duplicates.
+# Additional neighbours to search for, in case some are near-duplicates.
 _SPARE = 5
 
 
 def nearest_neighbours(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest other rows of each row by cosine.
+    """Find the nearest other rows of each row by cosine similarity.
 
     Args:
         vectors: ``[N, D]`` of unit length.
-        count: How many, below ``N``.
+        count: Number of neighbours, less than ``N``.
 
     Returns:
-        Their numbers, int64 ``[N, count]``, and their cosine similarities in the vectors' type, the most similar first; of equals the one
-        with the lower number.
+        Their indices, int64 ``[N, count]``, and their cosine similarities in the vectors' dtype, most similar first; ties go to the lower
+        index.
     """
     rows = np.empty((len(vectors), count), np.int64)
     similarities = np.empty((len(vectors), count), vectors.dtype)
@@ -40,7 +40,7 @@ def nearest_neighbours(vectors: np.ndarray, count: int) -> tuple[np.ndarray, np.
 
 
 def largest(scores: np.ndarray, count: int) -> np.ndarray:
-    """Columns of each row's largest scores ``[n, count]``, the largest first, and of equals the one with the lower number."""
+    """Columns of each row's largest scores ``[n, count]``, largest first; ties go to the lower index."""
     if not count:
         return np.empty((len(scores), 0), np.int64)
     places = np.argpartition(-scores, count - 1, axis=1)[:, :count]
@@ -57,33 +57,32 @@ def mutual_neighbours(
     near_duplicate: float,
     max_pairs_per_text: int,
 ) -> list[tuple[int, int, float]]:
-    """Pairs of rows that are among each other's nearest, the most similar first.
+    """Find pairs of rows that are among each other's nearest neighbours, most similar first.
 
     Args:
         vectors: ``[N, D]`` of unit length.
-        texts: The texts they belong to: a near-duplicate takes no place among the nearest.
-        neighbours: How many nearest neighbours of a row are considered.
+        texts: Their texts; near-duplicates do not count as neighbours.
+        neighbours: Number of nearest neighbours considered per row.
         min_similarity: Lowest cosine similarity of a pair.
         near_duplicate: Edit similarity (Indel, 0 to 1) above which two texts are near-duplicates.
-        max_pairs_per_text: Largest number of pairs a row takes part in.
+        max_pairs_per_text: Maximum number of pairs per row; the most similar are kept.
 
     Returns:
-        Row, other row (the smaller first) and similarity. No text stands in more than ``max_pairs_per_text`` pairs; where there are
-        more, the most similar stay.
+        The two rows, the lower index first, and their similarity.
     """
     count = len(vectors)
     rows, similarities = nearest_neighbours(vectors, min(neighbours + _SPARE, count - 1))
     cleaned = [" ".join(text.casefold().split()) for text in texts]
     nearest: list[dict[int, float]] = []
     for row, columns in enumerate(rows.tolist()):
-        found: dict[int, float] = {}
+        own: dict[int, float] = {}
         for other, similarity in zip(columns, similarities[row].tolist(), strict=True):
-            if len(found) == neighbours or similarity < min_similarity:
+            if len(own) == neighbours or similarity < min_similarity:
                 break
             if Indel.normalized_similarity(cleaned[row], cleaned[other]) <= near_duplicate:
-                found[other] = similarity
-        nearest.append(found)
-    pairs = [(one, other, s) for one, found in enumerate(nearest) for other, s in found.items() if one < other and one in nearest[other]]
+                own[other] = similarity
+        nearest.append(own)
+    pairs = [(one, other, s) for one, own in enumerate(nearest) for other, s in own.items() if one < other and one in nearest[other]]
     pairs.sort(key=lambda pair: (-pair[2], pair[0], pair[1]))
     used = np.zeros(count, np.int64)
     kept = []

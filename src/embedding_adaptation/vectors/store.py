@@ -1,4 +1,4 @@
-"""Vectors on disk or in memory that are read a block at a time: memory does not grow with their number."""
+"""Vectors on disk or in memory, read one block at a time, so that memory use does not grow with their number."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from embedding_adaptation.vectors.unit import unit_and_direction
 
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2"}
-# Rows of a file that are mapped at once: what is mapped counts as the process's memory until it is let go.
+# Rows of a file mapped at once: mapped pages count as memory of the process until they are released.
 _WINDOW = 65_536
 _SHOWN = 5
 
@@ -24,13 +24,13 @@ class VectorError(ValueError):
 
 @dataclass(frozen=True)
 class MappedArray:
-    """A matrix in a file: mapped only while rows are read, so that no page of it stays in memory.
+    """A matrix in a file, mapped only while rows are read, so that its pages do not stay in memory.
 
     Attributes:
         path: The file.
         offset: Byte at which the matrix begins.
-        shape: Rows and columns.
-        dtype: The numbers' type, as numpy writes it.
+        shape: Number of rows and columns.
+        dtype: The dtype as a numpy string.
     """
 
     path: Path
@@ -44,15 +44,15 @@ class MappedArray:
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """Rows at sorted indices as a float32 copy."""
-        taken = np.empty((len(indices), self.shape[1]), np.float32)
+        rows = np.empty((len(indices), self.shape[1]), np.float32)
         done = 0
         while done < len(indices):
             start = int(indices[done])
             stop = min(start + _WINDOW, self.shape[0])
             count = int(np.searchsorted(indices[done:], stop))
-            taken[done : done + count] = self._map(start, stop)[indices[done : done + count] - start]
+            rows[done : done + count] = self._map(start, stop)[indices[done : done + count] - start]
             done += count
-        return taken
+        return rows
 
     def _map(self, start: int, stop: int) -> np.ndarray:
         row_bytes = self.shape[1] * np.dtype(self.dtype).itemsize
@@ -76,11 +76,11 @@ class _InMemory:
 
 
 class VectorStore:
-    """Vectors of any number, scaled to unit length as they are read.
+    """Any number of vectors, scaled to unit length as they are read.
 
     Args:
-        parts: Matrices of the same width, one behind another.
-        facts: What is known of them, for JSON: ``strategy``, ``weights`` and so on.
+        parts: Matrices of the same width, in order.
+        facts: Facts about the vectors, for JSON, such as ``strategy`` and ``weights``.
 
     Example:
         >>> import numpy as np
@@ -125,14 +125,14 @@ class VectorStore:
 
     @property
     def dimension(self) -> int:
-        """Their width."""
+        """Number of dimensions."""
         return int(self._parts[0].shape[1])
 
     def blocks(self, size: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Read all vectors in order: the first one's row and at most ``size`` unit vectors ``[n, D]`` at a time.
+        """Read all vectors in order, in blocks: the index of the first row, and at most ``size`` unit vectors ``[n, D]``.
 
         Raises:
-            VectorError: If a vector is no direction: it holds NaN or infinity, or is zero.
+            VectorError: If a vector has no direction: it contains NaN or infinity, or is zero.
         """
         for part, first in zip(self._parts, self._starts.tolist(), strict=False):
             for start in range(0, part.shape[0], size):
@@ -143,21 +143,21 @@ class VectorStore:
         """Unit vectors of the given rows, ``[n, D]``, in their order.
 
         Raises:
-            VectorError: If a vector is no direction.
+            VectorError: If a vector has no direction.
         """
         rows = np.asarray(rows, dtype=np.int64)
         order = np.argsort(rows, kind="stable")
-        given = rows[order]
-        taken = np.empty((len(rows), self.dimension), np.float32)
+        in_order = rows[order]
+        vectors = np.empty((len(rows), self.dimension), np.float32)
         for number, part in enumerate(self._parts):
-            low, high = np.searchsorted(given, self._starts[number : number + 2])
+            low, high = np.searchsorted(in_order, self._starts[number : number + 2])
             if high > low:
-                taken[order[low:high]] = part.take(given[low:high] - self._starts[number])
-        return _unit(taken, rows)
+                vectors[order[low:high]] = part.take(in_order[low:high] - self._starts[number])
+        return _unit(vectors, rows)
 
 
 def mapped_array(file: Path) -> MappedArray:
-    """Where the matrix in a ``.npy`` or ``.safetensors`` file lies.
+    """Locate the matrix in a ``.npy`` or ``.safetensors`` file.
 
     Raises:
         VectorError: If the file cannot be mapped; the message says why.
@@ -168,7 +168,7 @@ def mapped_array(file: Path) -> MappedArray:
     try:
         array = _of_npy(file) if file.suffix == ".npy" else _of_safetensors(file)
     except (ValueError, KeyError, TypeError) as error:
-        msg = f"{file} holds no matrix that can be read in blocks ({error}); write it with numpy.save or safetensors, float32 [N, D]"
+        msg = f"{file} contains no matrix that can be read in blocks ({error}); write it with numpy.save or safetensors, float32 [N, D]"
         raise VectorError(msg) from error
     if array.offset + array.shape[0] * array.shape[1] * np.dtype(array.dtype).itemsize > file.stat().st_size:
         msg = f"{file} is shorter than its header says; write it again"
@@ -199,7 +199,7 @@ def _of_safetensors(file: Path) -> MappedArray:
         tensors = json.loads(content.read(length))
     tensors.pop("__metadata__", None)
     if len(tensors) != 1:
-        msg = f"it holds {len(tensors)} tensors, not one"
+        msg = f"it contains {len(tensors)} tensors, not one"
         raise ValueError(msg)
     (tensor,) = tensors.values()
     if tensor["dtype"] not in _NUMPY:

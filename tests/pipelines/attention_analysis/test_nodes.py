@@ -85,7 +85,7 @@ def test_the_first_text_stands_in_for_missing_examples(run):
 
 
 def test_layers_that_are_shown_must_be_recorded(tiny_weights, embedder_options):
-    with pytest.raises(ValueError, match="shown_layers names layer 1, which is not recorded; there are: 2, 3"):
+    with pytest.raises(ValueError, match=r"layer 1 in attention_analysis\.shown_layers is not recorded; choose from 2, 3"):
         nodes.record_attention(tiny_weights, tiny_weights, TEXTS, options(layers=[2, -1], shown_layers=[-1, 1]), embedder_options())
 
 
@@ -100,16 +100,16 @@ def test_a_template_without_words_behind_the_text_is_remarked(tiny_weights, embe
     recording, _ = nodes.record_attention(
         tiny_weights, tiny_weights, TEXTS, options(), embedder_options(strategies=strategies, adapt="bare")
     )
-    assert "'bare' has no words behind the text" in caplog.text
+    assert "'bare' has no words after the text" in caplog.text
     assert recording.frame.suffix == ()
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"spans": {"patterns": {"text": "a"}}}, "the name 'text' is taken"),
-        ({"spans": {"patterns": {"layer": "a"}}}, "the name 'layer' is taken"),
-        ({"spans": {"patterns": {"x": "("}}}, "is no regular expression"),
+        ({"spans": {"patterns": {"text": "a"}}}, "the name 'text' is reserved"),
+        ({"spans": {"patterns": {"layer": "a"}}}, "the name 'layer' is reserved"),
+        ({"spans": {"patterns": {"x": "("}}}, "is not a valid regular expression"),
         ({"examples": ["ok", "  "]}, "example 2 is empty"),
         ({"max_texts": 0}, "max_texts"),
         ({"spans": {"sink": 3}}, "Extra inputs"),

@@ -42,7 +42,7 @@ def test_attention_is_followed_from_the_base_model_on_and_related_to_the_history
 def test_steps_can_be_chosen_and_must_be_there(tiny_weights, checkpoints, embedder_options):
     table = measure_checkpoints(tiny_weights, checkpoints, TEXTS, OverTrainingOptions(steps=(0, 4)), ATTENTION, embedder_options())
     assert table["step"].unique().tolist() == [0, 4]
-    with pytest.raises(CheckpointError, match="names step 3, of which there is no checkpoint; there are: 2, 4"):
+    with pytest.raises(CheckpointError, match=r"unknown step 3 in attention_over_training\.steps; choose from the checkpoints 2, 4"):
         measure_checkpoints(tiny_weights, checkpoints, TEXTS, OverTrainingOptions(steps=(3,)), ATTENTION, embedder_options())
 
 

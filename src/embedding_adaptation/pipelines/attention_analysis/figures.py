@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _CURVES = ("text", "content", "function", "prefix", "suffix", "self", "sink", "entropy")
 _COLUMNS = ("sink", "prefix", "text", "suffix", "self", "content", "function", "number", "punctuation")
-# Perceptually even and told apart with every common colour vision deficiency: one for amounts, one for signed changes.
+# Perceptually uniform and suitable for all common colour vision deficiencies: one map for amounts, one for signed changes.
 _AMOUNTS, _CHANGES = "cividis", "PuOr_r"
 _TEXT_SHADE, _GREY = "#F0F0F0", "#555555"
 _MOST_BARS, _MOST_EXAMPLES, _MARKED_HEADS, _RANKED_WORDS = 70, 6, 8, 15
@@ -27,18 +27,18 @@ _LIGHT = 0.65
 
 
 def layer_curves(layers: pd.DataFrame) -> Figure:
-    """Mean shares over the layers, base and adapted; the band is the interval of the paired shift, drawn around the adapted curve."""
+    """Mean shares by layer, base and adapted; the band is the interval of the paired shift, drawn around the adapted curve."""
     figure = Figure(figsize=(11, 5.4), layout="constrained")
     axes = figure.subplots(2, 4).ravel()
     table = _by_layer(layers)
     for axis, measure in zip(axes, _CURVES, strict=True):
-        found = table[table["measure"] == measure]
+        rows = table[table["measure"] == measure]
         axis.fill_between(
-            found["layer"], found["base"] + found["shift_low"], found["base"] + found["shift_high"],
+            rows["layer"], rows["base"] + rows["shift_low"], rows["base"] + rows["shift_high"],
             color=ADAPTED_COLOUR, alpha=0.25, linewidth=0,
         )  # fmt: skip
-        axis.plot(found["layer"], found["base"], color=BASE_COLOUR, label="base")
-        axis.plot(found["layer"], found["adapted"], color=ADAPTED_COLOUR, label="adapted", linestyle="--")
+        axis.plot(rows["layer"], rows["base"], color=BASE_COLOUR, label="base")
+        axis.plot(rows["layer"], rows["adapted"], color=ADAPTED_COLOUR, label="adapted", linestyle="--")
         axis.set_title(TITLES[measure], fontsize=10)
         axis.set_ylabel("nats" if measure == "entropy" else "share of attention", fontsize=8)
         axis.set_ylim(bottom=0)
@@ -106,11 +106,11 @@ def head_map(heads: pd.DataFrame) -> Figure:
 
 
 def word_bars(words: pd.DataFrame, ids: Sequence[str], *, layers: str = "all layers") -> Figure:
-    """The attention on each word of a prompt, base and adapted, a panel a text; the sink is a number in the title.
+    """The attention on each word of a prompt, base and adapted, one panel per text; the sink is given in the title.
 
     Args:
-        words: Words with the attention of both models, as :func:`paired_words` gives them.
-        ids: The texts to draw, six at most.
+        words: Words with the attention of both models, from :func:`paired_words`.
+        ids: The texts to draw, at most six.
         layers: Which layers were averaged, for the axis.
     """
     shown = [words[words["id"] == text_id] for text_id in list(ids)[:_MOST_EXAMPLES]]
@@ -149,7 +149,7 @@ def _draw_words(axis: Axes, found: pd.DataFrame, full: pd.DataFrame, layers: str
 
 
 def word_changes(words: pd.DataFrame, *, layers: str = "all layers") -> Figure:
-    """Words whose attention rose and fell most: mean share on one occurrence, base and adapted."""
+    """The words whose attention rose or fell most: mean share per occurrence, base and adapted."""
     gained = words[words["shift"] > 0].head(_RANKED_WORDS)
     lost = words[words["shift"] < 0].tail(_RANKED_WORDS).iloc[::-1]
     figure = Figure(figsize=(9, 1.8 + 0.24 * max(len(gained), len(lost), 1)), layout="constrained")
@@ -175,7 +175,7 @@ def word_changes(words: pd.DataFrame, *, layers: str = "all layers") -> Figure:
 
 
 def faithfulness_curves(table: pd.DataFrame) -> Figure:
-    """Rank correlation of attention and occlusion over the layers; the dotted lines need no attention, only the length of words."""
+    """Rank correlation of attention and occlusion by layer; the dotted lines are a baseline from the length of words alone."""
     figure = Figure(figsize=(6.2, 3.6), layout="constrained")
     axis = figure.subplots()
     layers = table[~table["layer"].isin([ALL, TOKENS])]
@@ -197,10 +197,10 @@ def faithfulness_curves(table: pd.DataFrame) -> Figure:
 
 
 def _by_layer(layers: pd.DataFrame) -> pd.DataFrame:
-    found = layers[layers["layer"].astype(str) != ALL]
-    return found.assign(layer=found["layer"].astype(int))
+    single = layers[layers["layer"].astype(str) != ALL]
+    return single.assign(layer=single["layer"].astype(int))
 
 
 def _plain(word: str) -> str:
-    """A word as a label: short, and with no sign that matplotlib reads as a formula."""
+    """A word as a label, shortened, and escaped so that matplotlib does not read it as a formula."""
     return textwrap.shorten(word, 24, placeholder="…").replace("$", r"\$") or "␣"

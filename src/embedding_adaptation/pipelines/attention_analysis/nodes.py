@@ -23,17 +23,17 @@ logger = logging.getLogger(__name__)
 def record_attention(
     model: DecoderWeights, base_model: DecoderWeights, texts: pd.DataFrame, options: AttentionOptions, embedder_options: EmbedderOptions
 ) -> tuple[AttentionRecording, pd.DataFrame]:
-    """Prepare the recording of the last token's attention, and leave words out of some texts, under the template that fine-tuning trains.
+    """Prepare the recording of the last token's attention, and measure the effect of removing words, with the template used in fine-tuning.
 
     Args:
         model: Base weights, or base weights with an adapter.
-        base_model: The base weights, with which those of an adapter are compared.
+        base_model: The base weights, which must be those of the adapter.
         texts: Texts with ``id`` and ``text``.
-        options: Which texts, layers and heads are looked at.
+        options: Which texts, layers and heads to record.
         embedder_options: Template, device and number format.
 
     Returns:
-        The recording, which is made when it is saved; and the effect of each word that was left out.
+        The recording, which is made when it is saved; and the effect of each removed word.
 
     Raises:
         AttentionError: If the adapter belongs to another base model.
@@ -43,14 +43,14 @@ def record_attention(
 
     if not model.shares_base(base_model):
         msg = (
-            f"the adapter belongs to {model.card.source!r}, not to {base_model.card.source!r}, so that the comparison would be of two base "
-            "models; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
+            f"the adapter belongs to {model.card.source!r}, not to {base_model.card.source!r}, so two different base models "
+            "would be compared; set base_model to the first, or run 'kedro run --pipelines=data_augmentation,contrastive_finetuning' first"
         )
         raise AttentionError(msg)
     template = build_strategy(embedder_options.adapt, embedder_options).templates[0]
     if not template.suffix and not template.eos:
         logger.warning(
-            "template %r has no words behind the text: its last token is the text's own last one, and there is no suffix to look at",
+            "template %r has no words after the text: its last token is that of the text, and there is no suffix to measure",
             template.name,
         )
     drawn = options.draw(texts)
@@ -72,10 +72,10 @@ def measure_attention(rows: AttentionRows, options: AttentionOptions) -> tuple[T
 
     Args:
         rows: Recorded attention.
-        options: What it is divided into.
+        options: How it is divided.
 
     Returns:
-        Shares and other measures, a row for each text, layer and head; and the attention on each word of each prompt.
+        Shares and other measures, one row per text, layer and head; and the attention on each word of each prompt.
     """
     from embedding_adaptation.attention.shares import measure_rows, measure_words
 
@@ -89,15 +89,15 @@ def measure_attention(rows: AttentionRows, options: AttentionOptions) -> tuple[T
 def compare_attention(
     base_attention: pd.DataFrame, adapted_attention: pd.DataFrame, options: AttentionOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
-    """Put base and adapted side by side, text by text.
+    """Compare base and adapted text by text.
 
     Args:
         base_attention: Shares of the base model.
-        adapted_attention: Shares of the adapted model, of the same texts.
+        adapted_attention: Shares of the adapted model on the same texts.
         options: Resamples and confidence of the intervals.
 
     Returns:
-        A row for each layer and measure; those over all layers, a row a measure; and the heads, those that changed most first.
+        One row per layer and measure; one row per measure over all layers; and the heads, those that changed most first.
     """
     from embedding_adaptation.attention.comparison import ALL, compare_heads, compare_layers
 
@@ -107,7 +107,7 @@ def compare_attention(
 
 
 def compare_words(base_words: pd.DataFrame, adapted_words: pd.DataFrame, options: AttentionOptions) -> pd.DataFrame:
-    """Rank words by what they gained or lost over the texts."""
+    """Rank words by how much attention they gained or lost over the texts."""
     from embedding_adaptation.attention import comparison
 
     return comparison.compare_words(base_words, adapted_words, min_texts=options.min_texts_of_word, **_bootstrap(options))
@@ -120,17 +120,17 @@ def compare_with_occlusion(
     adapted_occlusion: pd.DataFrame,
     options: AttentionOptions,
 ) -> pd.DataFrame:
-    """Compare the ranking of words by attention with that by leaving them out, base and adapted.
+    """Compare the ranking of words by attention with that by the effect of removing them, for base and adapted.
 
     Args:
         base_rows: Recorded attention of the base model.
         adapted_rows: That of the adapted model.
-        base_occlusion: Effects of words left out under the base model.
-        adapted_occlusion: Those under the adapted model.
+        base_occlusion: Effects of removed words with the base model.
+        adapted_occlusion: Those with the adapted model.
         options: Resamples and confidence of the intervals.
 
     Returns:
-        Mean rank correlations, a row a layer.
+        Mean rank correlations, one row per layer.
     """
     from embedding_adaptation.attention.faithfulness import compare_faithfulness, word_ranks
 
@@ -160,7 +160,7 @@ def plot_words(
     Args:
         base_words: Attention of the base model on each word.
         adapted_words: That of the adapted model.
-        attention_words: Words by what they gained.
+        attention_words: Words ranked by the attention they gained.
         options: Which texts to show.
         embedder_options: The template, for the page's heading.
     """
@@ -194,10 +194,12 @@ def _bootstrap(options: AttentionOptions) -> dict[str, Any]:
 
 def _shown_layers(recorded: tuple[int, ...], count: int, options: AttentionOptions) -> list[int]:
     """The layers to show, counted from 1."""
-    found = [layer if layer > 0 else count + 1 + layer for layer in options.shown_layers]
-    missing = [given for given, layer in zip(options.shown_layers, found, strict=True) if layer not in recorded]
+    resolved = [layer if layer > 0 else count + 1 + layer for layer in options.shown_layers]
+    missing = [given for given, layer in zip(options.shown_layers, resolved, strict=True) if layer not in recorded]
     if missing:
-        there = ", ".join(map(str, recorded))
-        msg = f"attention_analysis.shown_layers names layer {missing[0]}, which is not recorded; there are: {there}"
+        msg = (
+            f"layer {missing[0]} in attention_analysis.shown_layers is not recorded; choose from {', '.join(map(str, recorded))}, "
+            "or add it to attention_analysis.layers"
+        )
         raise AttentionError(msg)
-    return found
+    return resolved

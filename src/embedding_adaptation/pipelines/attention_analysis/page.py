@@ -1,4 +1,4 @@
-"""A page of texts coloured by attention, base and adapted one above the other."""
+"""A page of texts coloured by attention, base above adapted."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pandas as pd
 from embedding_adaptation.attention.shares import PARTS
 from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
 
-_STRONGEST = 0.75  # opacity of the heaviest word: black letters stay readable on it
+_STRONGEST = 0.75  # opacity of the word with the most attention, on which black letters stay readable
 _STYLE = """
 body { font: 16px/1.9 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #111; background: #fff; }
 h1 { font-size: 1.4rem; line-height: 1.3; }
@@ -27,19 +27,20 @@ p { margin: .1rem 0; }
 
 
 def attention_page(words: pd.DataFrame, ids: Sequence[str], *, template: str, layers: str = "all layers") -> str:
-    """Texts coloured by the last token's attention; the number shows when the pointer rests on a word.
+    """Colour texts by the last token's attention; hovering over a word shows its share.
 
-    A word's colour is its share over that of the text's heaviest word under either model, so that base and adapted can be compared within
-    a text, and not texts with one another. Words of the template that are heavier have the full colour; sink and last token have none.
+    A word's colour is its share relative to the largest share of any word of the text in either model, so that base and adapted can be
+    compared within a text, but not across texts. Words of the template with a larger share have the full colour; sink and last token have
+    none.
 
     Args:
-        words: Words with the attention of both models, as :func:`paired_words` gives them.
+        words: Words with the attention of both models, from :func:`paired_words`.
         ids: The texts to show, in this order.
         template: The template's words, for the heading.
         layers: Which layers were averaged.
 
     Returns:
-        One HTML document that needs nothing else. Whatever stands in the texts is escaped.
+        A self-contained HTML document in which all texts are escaped.
     """
     sections = [_section(text_id, words[words["id"] == text_id]) for text_id in ids]
     legend = " ".join(
@@ -51,9 +52,9 @@ def attention_page(words: pd.DataFrame, ids: Sequence[str], *, template: str, la
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Attention of the last token</title><style>{_STYLE}</style></head><body>\n"
         "<h1>Attention of the last token</h1>\n"
-        f"<p>Template: <code>{escape(template)}</code>. Mean over heads and {escape(layers)}. Rest the pointer on a word for its share "
-        "of the attention. The colour is the share over that of the text's heaviest word, base or adapted; words of the template, small, "
-        "may be heavier. The first token (sink) and the last token itself are not coloured.</p>\n"
+        f"<p>Template: <code>{escape(template)}</code>. Mean over heads and {escape(layers)}. Hover over a word to see its share "
+        "of the attention. The colour is the share relative to the largest of any word of the text, base or adapted; words of the template "
+        "(small) may have a larger share. The first token (sink) and the last token itself are not coloured.</p>\n"
         f'<p class="legend">{legend}</p>\n' + "\n".join(sections) + "\n</body></html>\n"
     )
 
@@ -64,7 +65,7 @@ _SIDES = (("base", BASE_COLOUR), ("adapted", ADAPTED_COLOUR))
 def _section(text_id: str, words: pd.DataFrame) -> str:
     inside = words[words["part"] == "text"]
     heaviest = float(inside[[side for side, _ in _SIDES]].to_numpy().max()) if len(inside) else 0.0
-    cut = " (its end did not fit into the window)" if bool(words["cut"].any()) else ""
+    cut = " (truncated)" if bool(words["cut"].any()) else ""
     lines = [f"<section><h2>{escape(str(text_id))}{cut}</h2>"]
     for side, colour in _SIDES:
         sums = words.groupby("part")[side].sum()

@@ -1,4 +1,4 @@
-"""The attention analysis pipeline: one measurement under two namespaces, and their comparison."""
+"""The attention analysis pipeline: the same measurement in two namespaces, and their comparison."""
 
 from __future__ import annotations
 

@@ -12,15 +12,15 @@ _TRAINING = ("text", "content", "prefix", "suffix", "sink", "entropy")
 
 
 def training_shares(over_training: pd.DataFrame, scores: pd.DataFrame, quality: str) -> Figure:
-    """Shares over the optimiser steps with intervals over texts, and the quality of the same checkpoints; step 0 is the base model."""
+    """Shares by optimiser step with intervals over texts, and the quality of the same checkpoints; step 0 is the base model."""
     figure = Figure(figsize=(9.5, 5.6), layout="constrained")
     axes = figure.subplots(2, 4, sharex=True).ravel()
     overall = over_training[over_training["layer"].astype(str) == ALL]
     for axis, measure in zip(axes, _TRAINING, strict=False):
-        found = overall[overall["measure"] == measure].sort_values("step")
-        axis.fill_between(found["step"], found["low"], found["high"], color=ADAPTED_COLOUR, alpha=0.2, linewidth=0)
-        axis.plot(found["step"], found["mean"], color=ADAPTED_COLOUR, marker="D", markersize=3)
-        axis.plot(found["step"].iloc[:1], found["mean"].iloc[:1], "o", color=BASE_COLOUR)
+        rows = overall[overall["measure"] == measure].sort_values("step")
+        axis.fill_between(rows["step"], rows["low"], rows["high"], color=ADAPTED_COLOUR, alpha=0.2, linewidth=0)
+        axis.plot(rows["step"], rows["mean"], color=ADAPTED_COLOUR, marker="D", markersize=3)
+        axis.plot(rows["step"].iloc[:1], rows["mean"].iloc[:1], "o", color=BASE_COLOUR)
         axis.set_title(TITLES[measure], fontsize=9)
         axis.set_ylabel("nats" if measure == "entropy" else "share of attention", fontsize=8)
     known = scores.dropna(subset=[quality]) if quality in scores else pd.DataFrame({"step": [], quality: []})

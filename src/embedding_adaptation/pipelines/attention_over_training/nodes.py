@@ -28,12 +28,12 @@ def measure_checkpoints(
         base_model: The model that was adapted: step 0.
         checkpoints: Adapters by step.
         texts: Texts with ``id`` and ``text``.
-        options: Which checkpoints are looked at.
+        options: Which checkpoints to measure.
         attention_options: Which texts, layers, heads and spans.
         embedder_options: Template, device and number format.
 
     Returns:
-        A row for each step, layer and measure, with intervals.
+        One row per step, layer and measure, with intervals.
     """
     from embedding_adaptation.attention.over_training import attention_over_training
     from embedding_adaptation.checkpoint_folders import CheckpointError
@@ -41,8 +41,7 @@ def measure_checkpoints(
 
     missing = [step for step in options.steps if step and step not in checkpoints]
     if missing:
-        there = ", ".join(map(str, checkpoints))
-        msg = f"attention_over_training.steps names step {missing[0]}, of which there is no checkpoint; there are: {there}"
+        msg = f"unknown step {missing[0]} in attention_over_training.steps; choose from the checkpoints {', '.join(map(str, checkpoints))}"
         raise CheckpointError(msg)
     return attention_over_training(
         base_model,
@@ -71,7 +70,7 @@ def relate_attention(
         attention_options: Resamples and confidence of the intervals.
 
     Returns:
-        A row a signal.
+        One row per signal.
     """
     from embedding_adaptation.attention.over_training import relate_to_quality
 
@@ -86,7 +85,7 @@ def relate_attention(
 
 
 def plot_over_training(attention_by_step: pd.DataFrame, scores: pd.DataFrame, options: OverTrainingOptions) -> Figure:
-    """Draw shares and quality over the steps."""
+    """Draw shares and quality by step."""
     from embedding_adaptation.pipelines.attention_over_training.figures import training_shares
 
     return training_shares(attention_by_step, scores, options.quality)

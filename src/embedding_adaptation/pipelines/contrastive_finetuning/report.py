@@ -56,12 +56,13 @@ def describe_training(
         },
         "options": options.model_dump(mode="json"),
         "history": _history(training_history, int(card["steps"])),
-        "cost": {
-            name: round(float(training_history[name].max()), 1)
-            for name in _COSTS
-            if name in training_history and training_history[name].notna().any()
-        },
+        "cost": {name: round(total, 1) for name, total in _costs(training_history).items()},
     }
+
+
+def _costs(history: pd.DataFrame) -> dict[str, float]:
+    """Running totals after the last step; those that were not measured are left out."""
+    return {name: float(history[name].max()) for name in _COSTS if name in history and history[name].notna().any()}
 
 
 def corpus_of(pairs: pd.DataFrame, report: dict[str, Any]) -> CorpusIdentity | None:

@@ -31,7 +31,7 @@ def model_card(facts: Mapping[str, Any]) -> str:
     """Write the card.
 
     Args:
-        facts: What :func:`~embedding_adaptation.pipelines.model_export.facts.gather_facts` returns, with ``dimensions`` and
+        facts: What :func:`~embedding_adaptation.pipelines.model_export.facts.describe_model` returns, with ``dimensions`` and
             ``older_versions``.
 
     Returns:
