@@ -16,7 +16,9 @@ from embedding_adaptation.pipelines.clustering_evaluation.comparison import (
     pivot,
 )
 from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
+from embedding_adaptation.pipelines.clustering_evaluation.report import describe_evaluation
 from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines
+from embedding_adaptation.pipelines.model_export.facts import describe_model
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 NO_PUBLISHED = pd.DataFrame({"model": [], "tasks": [], "score": [], "source": []})
