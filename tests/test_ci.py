@@ -1,4 +1,4 @@
-"""What GitHub runs: verbs of the Makefile, on every Python that is promised, between the bounds of the dependencies."""
+"""What GitHub runs: targets of the Makefile, on every Python that is promised, between the bounds of the dependencies."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ def lowest(project):
     return runpy.run_path(str(project / ".ci/lowest.py"))["lowest"]
 
 
-def test_the_workflow_only_calls_verbs_of_the_makefile(project, jobs):
-    verbs = set(re.findall(r"^([a-z-]+):.*## ", (project / "Makefile").read_text(), re.MULTILINE))
+def test_the_workflow_only_calls_targets_of_the_makefile(project, jobs):
+    targets = set(re.findall(r"^([a-z-]+):.*## ", (project / "Makefile").read_text(), re.MULTILINE))
     commands = [step["run"] for job in jobs.values() for step in job["steps"] if "run" in step]
     assert commands
     for command in commands:
-        (verb,) = re.fullmatch(r"make (\S+|\$\{\{ matrix\.verb \}\})", command).groups()
-        assert verb == "${{ matrix.verb }}" or verb in verbs
-    assert {cell["verb"] for cell in jobs["tests"]["strategy"]["matrix"]["include"]} == {"test", "lowest", "newest"} <= verbs
+        (target,) = re.fullmatch(r"make (\S+|\$\{\{ matrix\.target \}\})", command).groups()
+        assert target == "${{ matrix.target }}" or target in targets
+    assert {cell["target"] for cell in jobs["tests"]["strategy"]["matrix"]["include"]} == {"test", "lowest", "newest"} <= targets
 
 
 def test_every_promised_python_is_tested(project, jobs):
     oldest = tomllib.loads((project / "pyproject.toml").read_text())["project"]["requires-python"]
-    tested = {cell["python"] for cell in jobs["tests"]["strategy"]["matrix"]["include"] if cell["verb"] == "test"}
+    tested = {cell["python"] for cell in jobs["tests"]["strategy"]["matrix"]["include"] if cell["target"] == "test"}
     assert tested == {"3.11", "3.12", "3.13"}
     assert oldest == ">=3.11"
 
