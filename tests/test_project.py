@@ -393,7 +393,7 @@ def test_scores_survive_a_killed_process_and_none_is_made_twice(finished, tmp_pa
     ("parameters", "message"),
     [
         ("clustering_evaluation.tasks=TwentyNewsgroupClustering.v2", "did you mean 'TwentyNewsgroupsClustering.v2'"),
-        ("mirror=/nowhere", "the mirror /nowhere is no folder"),
+        ("mirror=/nowhere", "the mirror /nowhere is not a folder"),
         ("corpus=/nowhere/mine.txt", "/nowhere/mine.txt does not exist"),
         ("label_column=topic", "has no column 'topic' for the labels, only 'text', 'label'"),
         ("base_model=no/such/thing/x", "not a GGUF file, a folder, a Hub id or a package"),
