@@ -51,7 +51,7 @@ def test_a_repository_is_pinned_to_its_commit_and_stays_usable_offline(resolve, 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("team/other", "neither a local path nor a repository the Hub shows you"),
+        ("team/other", "neither a local path nor a Hub repository that you have access to"),
         ("team/tiny@nowhere", "no revision 'nowhere'"),
         ("gated/model", "accept its terms on the Hub and log in"),
     ],
