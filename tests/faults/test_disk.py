@@ -36,7 +36,7 @@ def test_a_full_disk_is_named_and_costs_nothing(pipeline, node, stages, small_di
     full = kedro(project, *stage.arguments, fault=FillDisk(node, disk))
     assert full.code > 0, full.output[-2000:]
     assert f"No space left on the disk of {project}" in full.output, full.output[-2000:]
-    assert "give the same command again" in full.output
+    assert "run the same command again" in full.output
     assert not leftovers(project)
     (disk / "ballast").unlink()
     again = kedro(project, *stage.arguments)
