@@ -7,11 +7,12 @@ import torch
 from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
 from embedding_adaptation.embedder.training_pass import TrainingPass
 from embedding_adaptation.pipelines.contrastive_finetuning import setup as module
+from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
 from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import TrainingState
 from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
 from embedding_adaptation.pipelines.contrastive_finetuning.loop import contrastive_loss
-from embedding_adaptation.pipelines.contrastive_finetuning.setup import TokenRows, prepare
+from embedding_adaptation.pipelines.contrastive_finetuning.setup import Round, TokenRows, prepare
 
 
 def test_rows_of_tokens_are_kept_as_they_are():
@@ -19,6 +20,19 @@ def test_rows_of_tokens_are_kept_as_they_are():
     kept = TokenRows(iter(rows))
     assert [kept[place] for place in range(len(kept))] == rows
     assert len(TokenRows([])) == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_each_process_has_its_part_of_a_batch_in_order_of_length(monkeypatch, processes):
+    groups, lengths = np.arange(16).reshape(8, 2), np.array([5, 3, 9, 1, 7, 3, 2, 8])
+    plain = PairBatches(groups, batch_size=8, steps=2, seed=0)
+    monkeypatch.setattr(module, "world_size", lambda: processes)
+    sorted_batches = list(Round(0, 2, (), groups, lengths, plain).batches(0))
+    size = 8 // processes
+    for batch, drawn in zip(sorted_batches, plain, strict=True):
+        for start in range(0, 8, size):
+            assert set(batch[start : start + size]) == set(drawn[start : start + size])
+            assert np.all(np.diff(lengths[batch[start : start + size]]) >= 0)
 
 
 def test_the_loss_of_a_batch_has_the_gradients_of_one_plain_pass(job_of, pairs, tmp_path):

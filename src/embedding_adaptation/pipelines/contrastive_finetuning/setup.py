@@ -88,6 +88,7 @@ class Round:
         last_step: Steps when it ends.
         columns: Token rows of all anchors, all positives and, where there are any, all hard negatives.
         groups: ``[N, 2]``, groups of both sides of each pair.
+        characters: ``[N]``, characters of each pair's texts.
         all_batches: Rows of pairs for each of its steps.
     """
 
@@ -95,11 +96,18 @@ class Round:
     last_step: int
     columns: tuple[TokenRows, ...]
     groups: np.ndarray
+    characters: np.ndarray
     all_batches: PairBatches
 
     def batches(self, step: int) -> Iterator[list[int]]:
-        """The pairs of each step from the given step of the run on, ``[B]``."""
-        return islice(self.all_batches, step - self.first_step, None)
+        """The pairs of each step from the given step of the run on, ``[B]``; each process's part is in order of length.
+
+        The loss does not depend on the order, and texts of similar length fill chunks and padded batches better.
+        """
+        for batch in islice(self.all_batches, step - self.first_step, None):
+            size = len(batch) // world_size()
+            parts = (batch[start : start + size] for start in range(0, len(batch), size))
+            yield [place for part in parts for place in sorted(part, key=self.characters.__getitem__)]
 
     def rows(self, batch: Sequence[int]) -> list[list[Row]]:
         """This process's part of a batch, ``b`` token rows per column."""
@@ -172,7 +180,8 @@ class Setup:
         first, last = state.first_step, min(job.options.steps, state.first_step + every)
         batches = PairBatches(groups, batch_size=job.options.batch_size, steps=last - first, seed=job.options.seed + first)
         texts = [*_TEXTS, *([_NEGATIVES] if _NEGATIVES in pairs else [])]
-        return Round(first, last, tuple(TokenRows(self.rows(pairs[name].tolist())) for name in texts), groups, batches)
+        characters = np.sum([pairs[name].str.len() for name in texts], axis=0)  # [N]
+        return Round(first, last, tuple(TokenRows(self.rows(pairs[name].tolist())) for name in texts), groups, characters, batches)
 
     def next_round(self, state: TrainingState) -> Round:
         """Mine pairs again; keep the old ones if that is no longer worthwhile."""
