@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embedding_adaptation.vectors.unit import unit_vectors
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -42,8 +44,8 @@ def mined_negatives(
     candidates = corpus.head(options.texts)
     ids, texts = candidates["id"].astype(str).to_numpy(), candidates["text"].tolist()
     rng = np.random.default_rng(seed)
-    of_texts = _unit(encode(texts))  # [M, D]
-    anchors, positives = (_unit(encode(pairs[column].tolist())) for column in ("source_text", "generated_text"))  # [N, D] each
+    of_texts = unit_vectors(encode(texts))  # [M, D]
+    anchors, positives = (unit_vectors(encode(pairs[column].tolist())) for column in ("source_text", "generated_text"))  # [N, D] each
     limits = (anchors * positives).sum(axis=1) * (1 - options.relative_margin)  # [N]
     own = [pairs["source_id"].astype(str), pairs["other_id"].astype(str)] if "other_id" in pairs else [pairs["source_id"].astype(str)]
     chosen: list[str] = []
@@ -63,7 +65,3 @@ def mined_negatives(
         chosen.append(texts[usable[int(rng.integers(len(usable)))]])
     logger.info("hard negatives for %d of %d pairs; a random text for the others", len(chosen) - missing, len(chosen))
     return chosen
-
-
-def _unit(vectors: np.ndarray) -> np.ndarray:
-    return np.asarray(vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12))

@@ -8,6 +8,8 @@ import numpy as np
 from scipy.special import logsumexp
 
 from embedding_adaptation.vectors import criteria
+from embedding_adaptation.vectors.neighbours import nearest_neighbours
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -83,7 +85,7 @@ class Judge:
         """
         vectors = encode([*self.anchors, *self.positives, *self.texts])  # [2 M + N, D]
         count = len(self.anchors)
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        unit = unit_vectors(vectors)
         anchors, positives, texts = unit[:count], unit[count : 2 * count], unit[2 * count :]
         loss, accuracy = validation_scores(anchors, positives, self.temperature)
         metrics = {"validation_loss": loss, "validation_accuracy": accuracy}
@@ -105,12 +107,7 @@ class Judge:
 
 def nearest(vectors: np.ndarray) -> np.ndarray:
     """The ten nearest other rows of each by cosine of centred vectors, ``[N, 10]``, or fewer if there are fewer rows."""
-    centred = vectors - vectors.mean(axis=0)
-    unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
-    scores = unit @ unit.T  # [N, N]
-    np.fill_diagonal(scores, -np.inf)
-    count = min(_NEIGHBOURS, len(vectors) - 1)
-    return np.argpartition(-scores, count - 1, axis=1)[:, :count]
+    return nearest_neighbours(unit_vectors(vectors - vectors.mean(axis=0)), min(_NEIGHBOURS, len(vectors) - 1))[0]
 
 
 def best_step(rows: Sequence[Mapping[str, float]], criterion: str | None) -> int:

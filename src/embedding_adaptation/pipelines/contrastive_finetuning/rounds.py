@@ -10,6 +10,7 @@ import pandas as pd
 
 from embedding_adaptation.vectors.criteria import effective_rank
 from embedding_adaptation.vectors.neighbours import mutual_neighbours
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from embedding_adaptation.pipelines.contrastive_finetuning.options import RoundsOptions
@@ -52,10 +53,10 @@ class NeighbourRounds:
             logger.warning("mining of neighbours ends: the effective rank fell from %.1f to %.1f", self.first_rank, rank)
             return None
         centred = vectors - vectors.mean(axis=0)
-        unit = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
+        unit = unit_vectors(centred)
         ids, texts = self.corpus["id"].astype(str).tolist(), self.corpus["text"].tolist()
         neighbour_pairs = mutual_neighbours(
-            unit.astype(np.float32),
+            unit,
             texts,
             neighbours=self.options.neighbours,
             min_similarity=self.options.min_similarity,
