@@ -11,7 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from embedding_adaptation.embedder.after_processing import AfterSteps
 from embedding_adaptation.embedder.device import DeviceName, DtypeName
 from embedding_adaptation.embedder.pooling import ATTENTION_POOLINGS, PoolingName
-from embedding_adaptation.embedder.strategy import Strategy
+from embedding_adaptation.embedder.strategy import Combination, Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.identity import base_twin, canonical, digest_of
 
@@ -57,7 +57,9 @@ class AfterOptions(Options):
     centre: bool = Field(False, description="Subtract the corpus's mean vector.")
     remove_components: int = Field(0, ge=0, description="Remove this many of the corpus's strongest principal components.")
     whiten: bool = Field(False, description="Equalise the variance of the corpus's principal components.")
-    dimensions: int | None = Field(None, ge=1, description="Keep this many dimensions; null keeps all.")
+    dimensions: int | None = Field(
+        None, ge=1, description="Keep this many dimensions (of concatenated vectors, the principal ones); null keeps all."
+    )
 
     @property
     def steps(self) -> AfterSteps:
@@ -80,7 +82,8 @@ class StrategyOptions(Options):
     """A strategy: the weights, the template, and how token vectors become one vector."""
 
     weights: Literal["base", "adapted"] = Field(description="Before or after fine-tuning.")
-    template: Names = Field(min_length=1, description="Name of a template, or several names to average their vectors.")
+    template: Names = Field(min_length=1, description="Name of a template, or several names to combine their vectors.")
+    combine: Combination = Field("mean", description="How vectors of several templates are combined: mean, or concatenate (side by side).")
     pooling: PoolingName = Field(description="How token vectors become one vector.")
     layers: Layers = Field((-1,), min_length=1, description="Hidden state, or several to average; -1 is the last, 0 the embeddings.")
     normalise: bool = Field(True, description="Scale vectors to unit length.")
@@ -154,6 +157,7 @@ class EmbedderOptions(Options):
             normalise=chosen.normalise,
             attention_layers=chosen.attention_layers,
             attention_heads=chosen.attention_heads,
+            combine=chosen.combine,
         )
 
     def definition(self, name: str) -> dict[str, Any]:

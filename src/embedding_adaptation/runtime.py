@@ -53,6 +53,6 @@ def fitted_strategies(
         return list(unfitted.values())
     vectors = embedder.encode_strategies(fitting_texts(), [unfitted[name] for name in to_fit])
     return [
-        replace(strategy, after=AfterProcessing.fit(vectors[name], to_fit[name])) if name in to_fit else strategy
+        replace(strategy, after=AfterProcessing.fit(vectors[name], to_fit[name], strategy.parts)) if name in to_fit else strategy
         for name, strategy in unfitted.items()
     ]

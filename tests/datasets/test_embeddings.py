@@ -65,7 +65,7 @@ def test_after_processing_comes_back_with_the_vectors(tmp_path, names):
 def test_a_file_of_an_earlier_version_is_recognised(tmp_path):
     path = tmp_path / "e.safetensors"
     save_file(VALUE.vectors, path, metadata={"ids": '["1", "2"]', "weights": "ab" * 32})
-    with pytest.raises(DatasetError, match="is not in format 3, the only one this version reads; run embedding_extraction again"):
+    with pytest.raises(DatasetError, match="is not in format 4, the only one this version reads; run embedding_extraction again"):
         EmbeddingsDataset(filepath=str(path)).load()
 
 

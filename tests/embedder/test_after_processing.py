@@ -47,3 +47,41 @@ def test_cut_dimensions_are_the_first_ones():
 def test_too_few_texts_or_dimensions_are_an_error(steps, count, message):
     with pytest.raises(ValueError, match=message):
         AfterProcessing.fit(VECTORS[:count], steps)
+
+
+def test_each_part_is_centred_and_has_unit_length():
+    after = AfterProcessing.fit(VECTORS, AfterSteps(centre=True), parts=2)
+    parts = [VECTORS[:, :4] - VECTORS[:, :4].mean(axis=0), VECTORS[:, 4:] - VECTORS[:, 4:].mean(axis=0)]
+    by_hand = np.concatenate([part / np.linalg.norm(part, axis=1, keepdims=True) for part in parts], axis=1) / np.sqrt(2)
+    np.testing.assert_allclose(after.apply(VECTORS), by_hand, atol=1e-5)
+
+
+def test_components_are_removed_from_each_part():
+    processed = AfterProcessing.fit(VECTORS, AfterSteps(remove_components=1), parts=2).apply(VECTORS)
+    alone = AfterProcessing.fit(VECTORS[:, 4:], AfterSteps(remove_components=1)).apply(VECTORS[:, 4:])
+    unit = alone / np.linalg.norm(alone, axis=1, keepdims=True) / np.sqrt(2)
+    np.testing.assert_allclose(processed[:, 4:], unit, atol=1e-5)
+
+
+def test_fewer_dimensions_of_several_parts_keep_as_much_of_the_similarities_as_possible():
+    whole = AfterProcessing.fit(VECTORS, AfterSteps(centre=True), parts=2).apply(VECTORS)
+    after = AfterProcessing.fit(VECTORS, AfterSteps(centre=True, dimensions=3), parts=2)
+    projected = after.apply(VECTORS)
+    assert projected.shape == (200, 3)
+    assert after.dimensions == 3
+    strengths = np.linalg.svd(whole, compute_uv=False)
+    lost = np.linalg.norm(whole @ whole.T - projected @ projected.T)
+    np.testing.assert_allclose(lost, np.sqrt((strengths[3:] ** 4).sum()), rtol=1e-3)  # Eckart and Young: no rank 3 loses less
+
+
+def test_more_dimensions_than_there_are_vectors_of_several_parts_are_an_error():
+    with pytest.raises(ValueError, match="keep 5 principal dimensions of 4 vectors"):
+        AfterProcessing.fit(VECTORS[:4], AfterSteps(centre=True, dimensions=5), parts=2)
+
+
+@pytest.mark.parametrize("steps", [AfterSteps(centre=True), AfterSteps(whiten=True, dimensions=3)])
+@pytest.mark.parametrize("parts", [1, 2])
+def test_restored_after_processing_is_the_same(steps, parts):
+    after = AfterProcessing.fit(VECTORS, steps, parts)
+    restored = AfterProcessing.restored(after.arrays(), {name: str(value) for name, value in after.settings().items()})
+    np.testing.assert_array_equal(restored.apply(VECTORS), after.apply(VECTORS))

@@ -54,6 +54,7 @@ def grid() -> list[Strategy]:
         Strategy("embeddings", TEMPLATES[1], "mean", (0,)),
         Strategy("eos", TEMPLATES[4], "eos"),
         Strategy("ensemble", TEMPLATES[:4], "last"),
+        Strategy("consensus", TEMPLATES[:4], "value_weighted", layers=(-1, -2), combine="concatenate"),
         Strategy("raw", TEMPLATES[1], "mean", normalise=False),
         Strategy("heads", TEMPLATES[1], "attention_weighted", (1,), attention_layers=(2, -1), attention_heads=(0, 3)),
     ]

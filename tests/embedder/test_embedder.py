@@ -60,6 +60,26 @@ def test_batched_vectors_equal_one_text_at_a_time(tiny_embedder, batch_tokens):
         np.testing.assert_allclose(encoded[strategy.name], expected, atol=1e-5)
 
 
+def test_concatenated_vectors_are_those_of_the_templates_side_by_side(tiny_embedder):
+    consensus = Strategy("consensus", (BARE, ONE_WORD), "last", combine="concatenate")
+    alone = [Strategy("one", BARE, "last"), Strategy("two", ONE_WORD, "last")]
+    encoded = tiny_embedder.encode_strategies(TEXTS, [consensus, *alone], progress=False)
+    side_by_side = np.concatenate([encoded["one"], encoded["two"]], axis=1) / np.sqrt(2)
+    assert tiny_embedder.dimension(consensus) == side_by_side.shape[1]
+    np.testing.assert_allclose(encoded["consensus"], side_by_side, atol=1e-6)
+
+
+def test_fitted_consensus_is_saved_and_loaded(tiny_embedder, tmp_path):
+    consensus = Strategy("consensus", (BARE, ONE_WORD), "last", combine="concatenate")
+    fitted = tiny_embedder.fit(TEXTS, consensus, AfterSteps(centre=True, dimensions=4), progress=False)
+    assert tiny_embedder.encode(TEXTS, fitted, progress=False).shape == (len(TEXTS), 4)
+    tiny_embedder.strategy = fitted
+    tiny_embedder.save(tmp_path / "saved")
+    loaded = Embedder.load(tmp_path / "saved", device="cpu", dtype="float32")
+    assert loaded.strategy == consensus
+    np.testing.assert_allclose(loaded.encode(TEXTS, progress=False), tiny_embedder.encode(TEXTS, progress=False), atol=1e-5)
+
+
 def test_results_are_in_input_order_and_equal_texts_are_embedded_once(tiny_embedder, monkeypatch):
     import embedding_adaptation.embedder.embedder as module
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # incremented when the same identity means different vectors
+_FORMAT = 3  # incremented when the same identity means different vectors
 _DIGEST_BYTES = 16
 _DIGESTS, _VECTORS = "digests", "vectors"
 

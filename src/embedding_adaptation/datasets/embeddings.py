@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 3  # incremented when the same header changes its meaning
+_FORMAT = 4  # incremented when the same header changes its meaning
 _IDS, _WEIGHTS, _IDENTITIES, _FORMAT_FIELD = "ids", "weights", "identities", "format"
-# Tensors of fitted after-processing and, in the header, the dimensions each keeps.
-_MEAN, _MATRIX, _DIMENSIONS = "after/mean/", "after/matrix/", "after_dimensions"
+# Tensors of fitted after-processing, after/ARRAY/STRATEGY, and the numbers that belong to them in the header.
+_AFTER, _AFTER_SETTINGS = "after/", "after_processing"
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,11 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
         except (SafetensorError, KeyError) as error:
             msg = f"{path} is not an embeddings file of this project ({error}); run embedding_extraction again"
             raise DatasetError(msg) from error
-        dimensions = json.loads(header[_DIMENSIONS])
-        after = {
-            name: AfterProcessing(vectors.pop(_MEAN + name), vectors.pop(_MATRIX + name, None), kept) for name, kept in dimensions.items()
-        }
+        arrays: dict[str, dict[str, np.ndarray]] = {}
+        for tensor in [tensor for tensor in vectors if tensor.startswith(_AFTER)]:
+            kind, _, name = tensor.removeprefix(_AFTER).partition("/")
+            arrays.setdefault(name, {})[kind] = vectors.pop(tensor)
+        after = {name: AfterProcessing.restored(arrays[name], settings) for name, settings in json.loads(header[_AFTER_SETTINGS]).items()}
         return Embeddings(tuple(ids), vectors, header[_WEIGHTS], json.loads(header[_IDENTITIES]), after)
 
     def save(self, data: Embeddings) -> None:
@@ -125,14 +126,13 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
         from safetensors.numpy import save_file
 
         tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}
-        tensors |= {_MEAN + name: after.mean for name, after in data.after.items()}
-        tensors |= {_MATRIX + name: after.matrix for name, after in data.after.items() if after.matrix is not None}
+        tensors |= {f"{_AFTER}{kind}/{name}": array for name, after in data.after.items() for kind, array in after.arrays().items()}
         header = {
             _FORMAT_FIELD: str(_FORMAT),
             _IDS: json.dumps(list(data.ids)),
             _WEIGHTS: data.weights,
             _IDENTITIES: json.dumps(data.identities),
-            _DIMENSIONS: json.dumps({name: after.dimensions for name, after in data.after.items()}),
+            _AFTER_SETTINGS: json.dumps({name: after.settings() for name, after in data.after.items()}),
         }
         with self.replacing() as work:
             save_file(tensors, work, metadata=header)

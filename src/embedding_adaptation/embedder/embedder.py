@@ -237,7 +237,7 @@ class Embedder:
 
     def dimension(self, strategy: Strategy) -> int:
         """Dimension of a strategy's vectors before after-processing."""
-        return int(self.backbone.config.hidden_size) * (2 if strategy.pooling == "last_mean" else 1)
+        return int(self.backbone.config.hidden_size) * (2 if strategy.pooling == "last_mean" else 1) * strategy.parts
 
     def check(self, strategies: Iterable[Strategy]) -> None:
         """Check that strategies fit the model.
@@ -374,7 +374,7 @@ class Embedder:
             The strategy with fitted after-processing.
         """
         plain = replace(strategy, after=None)
-        return replace(strategy, after=AfterProcessing.fit(self.encode(texts, plain, progress=progress), steps))
+        return replace(strategy, after=AfterProcessing.fit(self.encode(texts, plain, progress=progress), steps, strategy.parts))
 
     def can_pack(self) -> bool:
         """Whether packed rows give this model's own results; tested once on a few tokens."""
@@ -412,17 +412,17 @@ class Embedder:
     def _readings(self, strategies: Sequence[Strategy]) -> list[_Reading]:
         """One reading for each group of templates with the same beginning."""
         count = self.layer_count
-        by_prefix: dict[tuple[int, ...], list[tuple[Strategy, Frame]]] = {}
+        by_prefix: dict[tuple[int, ...], list[tuple[Strategy, Frame, slice]]] = {}
         for strategy in strategies:
-            for template in strategy.templates:
+            for template, columns in zip(strategy.templates, part_columns(strategy, self.dimension(strategy)), strict=True):
                 frame = template.frame(self.tokenizer, self.max_length)
-                by_prefix.setdefault(frame.prefix, []).append((strategy, frame))
+                by_prefix.setdefault(frame.prefix, []).append((strategy, frame, columns))
         readings = []
         for pairs in by_prefix.values():
-            tree = PromptTree(tuple(dict.fromkeys(frame for _, frame in pairs)))
+            tree = PromptTree(tuple(dict.fromkeys(frame for _, frame, _ in pairs)))
             parts = [
-                _Part(strategy, tree.frames.index(frame), strategy.hidden_layers(count), strategy.weighting_layers(count))
-                for strategy, frame in pairs
+                _Part(strategy, tree.frames.index(frame), strategy.hidden_layers(count), strategy.weighting_layers(count), columns)
+                for strategy, frame, columns in pairs
             ]
             values = [part for part in parts if part.strategy.pooling == "value_weighted"]
             others = [part for part in parts if part.strategy.pooling != "value_weighted"]
@@ -451,7 +451,7 @@ class Embedder:
                 places = [first + index for index in batch[group.members]]
                 pooler = _GroupPooler(tree, group, number, result, reading.prefix)
                 for part in reading.parts:
-                    vectors[part.strategy.name][places] += pooler.pool(part).cpu().numpy()
+                    vectors[part.strategy.name][places, part.columns] += pooler.pool(part).cpu().numpy()
             yield len(batch)
 
     def _weights_state(self) -> int:
@@ -470,12 +470,13 @@ class Embedder:
 
 @dataclass(frozen=True)
 class _Part:
-    """A strategy's part in a reading: the frame of the tree and the layers that it uses."""
+    """A strategy's part in a reading: the frame of the tree and the layers that it uses, and its columns of the strategy's vectors."""
 
     strategy: Strategy
     frame: int
     layers: tuple[int, ...]
     weighting_layers: tuple[int, ...]
+    columns: slice
 
 
 @dataclass
@@ -494,11 +495,11 @@ class _GroupPooler:
         self._means: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor | None]] = {}
 
     def pool(self, part: _Part) -> torch.Tensor:
-        """The strategy's vectors, ``[n, D]`` float32; for an ensemble, this template's share of the mean."""
+        """The strategy's vectors, ``[n, D]`` float32; for an ensemble, this template's share of the mean, or its part."""
         vectors = self._pool(part).float()  # [n, D]
         if part.strategy.normalise:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        return vectors / len(part.strategy.templates)
+        return vectors if part.strategy.parts > 1 else vectors / len(part.strategy.templates)
 
     def _pool(self, part: _Part) -> torch.Tensor:
         layout, pooling = self.group.layout, part.strategy.pooling
@@ -570,11 +571,19 @@ def checked_texts(texts: Iterable[Any], *, first: int = 0) -> list[str]:
     return listed
 
 
+def part_columns(strategy: Strategy, dimension: int) -> list[slice]:
+    """For each template, the columns of a strategy's vectors that it contributes to."""
+    if strategy.parts == 1:
+        return [slice(None)] * len(strategy.templates)
+    width = dimension // strategy.parts
+    return [slice(start, start + width) for start in range(0, dimension, width)]
+
+
 def finish_vectors(vectors: np.ndarray, strategy: Strategy) -> np.ndarray:
     """Finish vectors once all templates have been pooled: unit length, after-processing, unit length again.
 
     Args:
-        vectors: ``[N, D]``, the mean over the strategy's templates; left unchanged.
+        vectors: ``[N, D]``, the mean over the strategy's templates, or their vectors side by side; left unchanged.
         strategy: The strategy; any after-processing is fitted.
 
     Returns:

@@ -49,13 +49,17 @@ def encode_one_by_one(
         progress: Whether to show a progress bar.
     """
     for strategy in strategies:
-        for template in strategy.templates:
+        width = embedder.dimension(strategy) // strategy.parts
+        for number, template in enumerate(strategy.templates):
             prompts = template.tokenize(texts, embedder.tokenizer, embedder.max_length)
             for row, prompt in enumerate(tqdm(prompts, unit="text", desc=f"embed ({strategy.name})", disable=not progress)):
                 vector = _pool(embedder, prompt, strategy).float()  # [D]
                 if strategy.normalise:
                     vector = torch.nn.functional.normalize(vector, dim=0)
-                vectors[strategy.name][row] += vector.cpu().numpy() / len(strategy.templates)
+                if strategy.parts > 1:
+                    vectors[strategy.name][row, number * width : (number + 1) * width] = vector.cpu().numpy()
+                else:
+                    vectors[strategy.name][row] += vector.cpu().numpy() / len(strategy.templates)
 
 
 def _pool(embedder: Embedder, prompt: TokenizedPrompt, strategy: Strategy) -> torch.Tensor:

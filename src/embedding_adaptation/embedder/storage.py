@@ -236,8 +236,7 @@ def save_embedder(embedder: Embedder, folder: Path) -> None:
         embedder.tokenizer.save_pretrained(work)
         after = embedder.strategy.after
         if after is not None:
-            tensors = {"mean": after.mean} if after.matrix is None else {"mean": after.mean, "matrix": after.matrix}
-            save_file(tensors, work / _AFTER, metadata={"dimensions": str(after.dimensions)})
+            save_file(after.arrays(), work / _AFTER, metadata={name: str(value) for name, value in after.settings().items()})
         write_settings(work, embedder)
 
 
@@ -278,6 +277,7 @@ def strategy_to_dict(strategy: Strategy) -> dict[str, Any]:
         "normalise": strategy.normalise,
         "attention_layers": list(strategy.attention_layers),
         "attention_heads": list(strategy.attention_heads),
+        "combine": strategy.combine,
     }
 
 
@@ -292,6 +292,7 @@ def _strategy_from_dict(values: dict[str, Any], after: AfterProcessing | None = 
         attention_layers=tuple(values["attention_layers"]),
         attention_heads=tuple(values["attention_heads"]),
         after=after,
+        combine=values.get("combine", "mean"),
     )
 
 
@@ -310,7 +311,7 @@ def _saved(folder: Path) -> Place:
             safetensors_header(folder / _AFTER)
             with safe_open(folder / _AFTER, framework="np") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a safetensors file is no dict
-                after = AfterProcessing(tensors["mean"], tensors.get("matrix"), int(file.metadata()["dimensions"]))
+                after = AfterProcessing.restored(tensors, file.metadata())
     own: dict[str, Any] | Literal["own"] | None
     with reading(folder / _SETTINGS):
         own = settings["tokenizer"]["post_processor"] if settings["format"] == _EXPORTED_FORMAT else "own"

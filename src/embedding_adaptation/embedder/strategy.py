@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 from embedding_adaptation.embedder.pooling import ATTENTION_POOLINGS, PoolingName
 from embedding_adaptation.identity import A_NAME
@@ -11,6 +11,9 @@ from embedding_adaptation.identity import A_NAME
 if TYPE_CHECKING:
     from embedding_adaptation.embedder.after_processing import AfterProcessing
     from embedding_adaptation.embedder.template import PromptTemplate
+
+
+Combination = Literal["mean", "concatenate"]
 
 
 class StrategyError(ValueError):
@@ -23,7 +26,7 @@ class Strategy:
 
     Attributes:
         name: Name in tables and files.
-        template: The words around the text, or several templates whose unit vectors are averaged (an ensemble).
+        template: The words around the text, or several templates whose unit vectors are combined (an ensemble).
         pooling: How token vectors are combined into one vector.
         layers: Hidden states to pool, averaged if there are several. 0 is the input embeddings, 1 the output of the first layer, and the
             last includes the model's final norm; negative numbers count from the end, -1 being the last. For ``value_weighted``, the
@@ -32,6 +35,8 @@ class Strategy:
         attention_layers: For ``attention_weighted``: layers whose attention is averaged, counted from 1; empty uses ``layers``.
         attention_heads: For ``attention_weighted``: heads, counted from 0; empty uses all.
         after: Fitted after-processing, or ``None``.
+        combine: How the vectors of several templates are combined: ``mean`` averages them; ``concatenate`` puts them side by side, so that
+            the cosine of two texts is the mean of their cosines under the templates (a consensus).
 
     Raises:
         StrategyError: If pooling, templates and layers are incompatible.
@@ -45,6 +50,7 @@ class Strategy:
     attention_layers: tuple[int, ...] = ()
     attention_heads: tuple[int, ...] = ()
     after: AfterProcessing | None = field(default=None, compare=False)
+    combine: Combination = "mean"
 
     def __post_init__(self) -> None:
         if not self.templates:
@@ -66,6 +72,14 @@ class Strategy:
                 "set eos: true on the template or choose pooling last"
             )
             raise StrategyError(msg)
+        if self.combine not in get_args(Combination):
+            msg = f"strategy {self.name!r} has unknown combine {self.combine!r}; choose from {', '.join(get_args(Combination))}"
+            raise StrategyError(msg)
+        if len(self.templates) == 1:  # one template is combined with nothing
+            object.__setattr__(self, "combine", "mean")
+        elif self.combine == "concatenate" and not self.normalise:
+            msg = f"strategy {self.name!r} concatenates vectors, which must have unit length; set normalise: true, or combine: mean"
+            raise StrategyError(msg)
         if (self.attention_layers or self.attention_heads) and self.pooling != "attention_weighted":
             msg = f"strategy {self.name!r} has attention layers or heads, which only pooling attention_weighted uses; remove them"
             raise StrategyError(msg)
@@ -74,6 +88,11 @@ class Strategy:
     def templates(self) -> tuple[PromptTemplate, ...]:
         """The templates, at least one."""
         return self.template if isinstance(self.template, tuple) else (self.template,)
+
+    @property
+    def parts(self) -> int:
+        """The number of vectors that stand side by side, one for each template if they are concatenated."""
+        return len(self.templates) if self.combine == "concatenate" else 1
 
     def hidden_layers(self, count: int) -> tuple[int, ...]:
         """The strategy's layers as non-negative indices.

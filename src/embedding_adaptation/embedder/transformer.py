@@ -102,6 +102,7 @@ class TextEmbedding(TransformerMixin, BaseEstimator):
             layers=saved.layers if self.layers is None else (self.layers,) if isinstance(self.layers, int) else tuple(self.layers),
             normalise=self.normalise,
             after=saved.after,
+            combine=saved.combine,
         )
         embedder.check([strategy])
         steps = AfterSteps(self.centre, self.remove_components, self.whiten, self.dimensions)

@@ -99,7 +99,7 @@ def embed_for_ranking(
     for name, strategy in strategies.items():
         matrix = encoded[numbered[unfitted[name]].name]  # [N + 2 M, D]
         if strategy.after.title:
-            fitted = AfterProcessing.fit(matrix[: len(texts)], strategy.after.steps)
+            fitted = AfterProcessing.fit(matrix[: len(texts)], strategy.after.steps, unfitted[name].parts)
             matrix = finish_vectors(matrix, dataclasses.replace(unfitted[name], after=fitted))
         vectors[name] = matrix[: len(texts)]
         pairs[name] = (matrix[len(texts) : len(texts) + len(first)], matrix[len(texts) + len(first) :])
