@@ -54,7 +54,7 @@ class TemplateOptions(Options):
 class AfterOptions(Options):
     """After-processing of pooled vectors; everything except truncation is fitted on the corpus."""
 
-    centre: bool = Field(False, description="Subtract the corpus's mean vector.")
+    centre: float = Field(0.0, ge=0.0, le=1.0, description="Subtract this share of the corpus's mean vector; true is all of it.")
     remove_components: int = Field(0, ge=0, description="Remove this many of the corpus's strongest principal components.")
     whiten: bool = Field(False, description="Equalise the variance of the corpus's principal components.")
     dimensions: int | None = Field(
@@ -70,12 +70,16 @@ class AfterOptions(Options):
     def title(self) -> str:
         """A short name: the steps, joined by plus signs; empty if there are none."""
         parts = (
-            "centre" * (self.centre and not self.remove_components and not self.whiten),
+            self._centre_title if not self.remove_components and not self.whiten else "",
             f"remove{self.remove_components}" if self.remove_components else "",
             "whiten" * self.whiten,
             f"first{self.dimensions}" if self.dimensions else "",
         )
         return "+".join(part for part in parts if part)
+
+    @property
+    def _centre_title(self) -> str:
+        return f"centre{self.centre:g}" if 0 < self.centre < 1 else "centre" * bool(self.centre)
 
 
 class StrategyOptions(Options):

@@ -13,6 +13,11 @@ def test_centring_moves_the_mean_to_zero():
     np.testing.assert_allclose(after.apply(VECTORS).mean(axis=0), 0, atol=1e-5)
 
 
+def test_a_share_of_the_mean_can_be_subtracted():
+    after = AfterProcessing.fit(VECTORS, AfterSteps(centre=0.25))
+    np.testing.assert_allclose(after.apply(VECTORS), VECTORS - 0.25 * VECTORS.mean(axis=0), atol=1e-5)
+
+
 def test_removed_components_are_gone_and_the_rest_stays():
     processed = AfterProcessing.fit(VECTORS, AfterSteps(remove_components=2)).apply(VECTORS)
     before = np.linalg.svd(VECTORS - VECTORS.mean(axis=0), compute_uv=False)

@@ -22,14 +22,15 @@ class AfterSteps:
     """The steps applied to pooled vectors, in this order.
 
     Attributes:
-        centre: Subtract the mean of the unlabelled texts' vectors.
+        centre: Subtract this share of the mean of the unlabelled texts' vectors: ``True`` or 1 all of it. If one class makes up most of the
+            texts, the mean is mostly that class's, and subtracting all of it takes away what sets the class apart.
         remove_components: Remove this many of the strongest principal components, which all texts share (arXiv 1702.01417); also centres.
         whiten: Give all principal directions the same variance (arXiv 2103.15316); also centres.
         dimensions: Keep this many dimensions: the strongest principal ones if vectors are whitened or consist of several parts, otherwise
             the first ones.
     """
 
-    centre: bool = False
+    centre: float | bool = False
     remove_components: int = 0
     whiten: bool = False
     dimensions: int | None = None
@@ -37,7 +38,7 @@ class AfterSteps:
     @property
     def fitted(self) -> bool:
         """Whether the steps need unlabelled texts."""
-        return self.centre or self.remove_components > 0 or self.whiten
+        return self.centre > 0 or self.remove_components > 0 or self.whiten
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,7 @@ def _affine(vectors: np.ndarray, steps: AfterSteps) -> tuple[np.ndarray, np.ndar
         raise AfterProcessingError(msg)
     mean = vectors.mean(axis=0, dtype=np.float64) if steps.fitted else np.zeros(width)
     if not (steps.remove_components or steps.whiten):
-        return mean.astype(np.float32), None, kept
+        return (float(steps.centre) * mean).astype(np.float32), None, kept
     needed = max(steps.remove_components, kept if steps.whiten and steps.dimensions else 0) + 1
     if count <= needed or steps.remove_components >= width:
         msg = (

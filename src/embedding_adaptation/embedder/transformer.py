@@ -29,7 +29,7 @@ class TextEmbedding(TransformerMixin, BaseEstimator):
         pooling: How token vectors are combined into one vector; ``None`` is that of the saved embedder, otherwise ``last``.
         layers: Hidden state, or several to average; ``None`` is that of the saved embedder, otherwise the last.
         normalise: Whether vectors are scaled to unit length.
-        centre: Subtract the mean vector of the texts given to ``fit``.
+        centre: Subtract the mean vector of the texts given to ``fit``, or this share of it.
         remove_components: Remove this many of their strongest principal components.
         whiten: Give all their principal directions the same variance.
         dimensions: Keep this many dimensions; ``None`` keeps all.
@@ -53,7 +53,7 @@ class TextEmbedding(TransformerMixin, BaseEstimator):
         pooling: str | None = None,
         layers: int | tuple[int, ...] | None = None,
         normalise: bool = True,
-        centre: bool = False,
+        centre: float | bool = False,
         remove_components: int = 0,
         whiten: bool = False,
         dimensions: int | None = None,
