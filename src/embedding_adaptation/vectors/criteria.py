@@ -6,7 +6,7 @@ Vectors are ``[N, D]`` and compared by direction: every criterion scales them to
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,27 +164,40 @@ def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
 
     A strategy whose vectors are all equal has no neighbours: it gets 0 and is not counted for others.
     """
-
-    def standardised(matrix: np.ndarray) -> np.ndarray:
-        unit = checked_unit_vectors(matrix)
-        if _is_one_point(unit):
-            return np.zeros((len(unit), len(unit)), np.float32)
-        scores = unit @ unit.T
-        return (scores - scores.mean()) / max(float(scores.std()), 1e-6)
-
     total: np.ndarray | float = 0.0
     for matrix in vectors.values():
-        total = total + standardised(matrix)
+        total = total + _standardised(matrix)
     agreement = {}
     for name, matrix in vectors.items():
-        own = standardised(matrix)
-        if not own.any():
-            agreement[name] = 0.0
-            continue
-        mine, theirs = _nearest(own), _nearest(total - own)
-        both = [len(set(a) & set(b)) for a, b in zip(mine.tolist(), theirs.tolist(), strict=True)]
-        agreement[name] = float(np.mean(both)) / mine.shape[1]
+        own = _standardised(matrix)
+        agreement[name] = float(_shared(own, total - own).mean())
     return agreement
+
+
+def outside_agreement(candidates: Iterable[tuple[str, np.ndarray]], references: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+    """For each candidate, how far its neighbours are those of references that judge all candidates alike.
+
+    Unlike in :func:`neighbour_consensus`, candidates have no say in the judgement of one another, so that many alike ones do not praise
+    themselves. That is so only if the references share nothing with the candidates, such as a template.
+
+    Args:
+        candidates: Names, and vectors ``[N, D]``, read one at a time.
+        references: Vectors ``[N, D']`` of the same texts, read one at a time; of any width each.
+
+    Returns:
+        By candidate, float64 ``[N]``: for each text, the share of its ten nearest neighbours that are also among its ten nearest by the
+        mean standardised similarities of the references; 0 if all vectors of the candidate, or of all references, are equal.
+
+    Raises:
+        CriteriaError: If there is no reference, there are fewer than three texts, or a vector is not finite.
+    """
+    total: np.ndarray | None = None
+    for matrix in references:
+        total = _standardised(matrix) if total is None else total + _standardised(matrix)
+    if total is None:
+        msg = "there is no reference to agree with; give at least one"
+        raise CriteriaError(msg)
+    return {name: _shared(_standardised(matrix), total) for name, matrix in candidates}
 
 
 def partition_consensus(vectors: Mapping[str, np.ndarray], clusters: int, seed: int = 0) -> dict[str, float]:
@@ -293,6 +306,24 @@ def usable_counts(clusters: Sequence[int], texts: int) -> list[int]:
 def _is_one_point(unit: np.ndarray) -> bool:
     exact = unit.astype(np.float64)
     return bool((exact**2).sum(axis=1).mean() - (exact.mean(axis=0) ** 2).sum() < _ONE_POINT)
+
+
+def _standardised(vectors: np.ndarray) -> np.ndarray:
+    """Similarities ``[N, N]`` with mean 0 and standard deviation 1; all 0 if the vectors are equal."""
+    unit = checked_unit_vectors(vectors)
+    if _is_one_point(unit):
+        return np.zeros((len(unit), len(unit)), np.float32)
+    scores = unit @ unit.T
+    return (scores - scores.mean()) / max(float(scores.std()), 1e-6)
+
+
+def _shared(own: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """For each row, the share of its nearest by its own similarities that are its nearest by others, too, ``[N]``; 0 without either."""
+    if not own.any() or not other.any():
+        return np.zeros(len(own))
+    mine, theirs = _nearest(own), _nearest(other)
+    both = [len(set(a) & set(b)) for a, b in zip(mine.tolist(), theirs.tolist(), strict=True)]
+    return np.array(both) / mine.shape[1]
 
 
 def _nearest(scores: np.ndarray) -> np.ndarray:

@@ -65,7 +65,7 @@ def test_the_size_of_shards_and_batches_changes_no_candidate(made, generators):
     [
         {"noise": {}},
         {"rewrite": REWRITE},
-        {"neighbours": {"templates": ["one_word"], "pooling": "last", "layers": -1, "min_similarity": -1, "near_duplicate": 1}},
+        {"neighbours": {"strategy": "prompted_last", "min_similarity": -1, "near_duplicate": 1}},
     ],
 )
 def test_what_a_crash_left_is_kept_and_the_rest_is_made(made, generators):
@@ -107,7 +107,7 @@ def test_folders_change_with_everything_that_decides_and_nothing_else(tiny_weigh
 
     rewrite = name("rewrite", **REWRITE)
     assert rewrite == name("rewrite", **REWRITE, batch_size=3, memory_mb=100, weight=2)
-    neighbours = {"templates": ["one_word"]}
+    neighbours = {"strategy": "prompted_last"}
     folders = [
         rewrite,
         name("rewrite", seed=1, **REWRITE),
@@ -117,23 +117,25 @@ def test_folders_change_with_everything_that_decides_and_nothing_else(tiny_weigh
         name("noise", delete_words=0.2),
         name("neighbours", **neighbours),
         name("neighbours", **neighbours, weight=0.5),
-        name("neighbours", templates=["bare"]),
-        name("neighbours", **neighbours, pooling="last"),
+        name("neighbours", **neighbours, min_similarity=0.6),
+        name("neighbours", strategy="bare_mean"),
     ]
     assert len(set(folders)) == len(folders)
 
 
-def test_a_template_by_another_name_makes_no_other_neighbours_and_other_words_do(tiny_weights, embedder_options):
+def test_a_strategy_by_another_name_makes_no_other_neighbours_and_another_definition_does(tiny_weights, embedder_options):
     corpus = TextStream.of(TABLE)
 
-    def name(title, words="{text} is about"):
-        chosen = options({"neighbours": {"templates": [title]}})
-        templates = {"bare": "{text}", "one_word": 'This sentence: "{text}" means in one word: "', title: words}
-        context = make_context(tiny_weights, chosen, embedder_options(templates=templates))
+    def name(title, **changes):
+        chosen = options({"neighbours": {"strategy": title}})
+        strategies = embedder_options().model_dump()["strategies"]
+        strategies[title] = {"weights": "base", "template": ["bare", "one_word"], "pooling": "last"} | changes
+        context = make_context(tiny_weights, chosen, embedder_options(strategies=strategies))
         return folder_name("neighbours", chosen.generators.neighbours, corpus, context)
 
-    assert name("about") == name("subject")
-    assert name("about") != name("about", "{text} says")
+    assert name("family") == name("relatives")
+    changes = [{"combine": "concatenate"}, {"after": {"centre": True}}, {"layers": [-2]}, {"template": "bare"}, {"pooling": "mean"}]
+    assert len({name("family"), *(name("family", **change) for change in changes)}) == len(changes) + 1
 
 
 def test_rewritten_candidates_are_where_earlier_versions_kept_them(tiny_weights, embedder_options):
@@ -149,9 +151,7 @@ def test_rewritten_candidates_are_where_earlier_versions_kept_them(tiny_weights,
 
 
 def test_neighbours_of_an_older_format_are_told_of_and_made_again(made, caplog):
-    chosen = options(
-        {"neighbours": {"templates": ["one_word"], "pooling": "last", "layers": -1, "min_similarity": -1, "near_duplicate": 1}, "noise": {}}
-    )
+    chosen = options({"neighbours": {"strategy": "prompted_last", "min_similarity": -1, "near_duplicate": 1}, "noise": {}})
     older = {"neighbours-0123456789ab/000000": pd.DataFrame(), f"neighbours-0123456789ab/{COMPLETE}": pd.DataFrame()}
     shards = made(chosen, done=older)
     assert any(name.startswith("format-2/neighbours-") for name in shards)
@@ -205,7 +205,7 @@ def test_a_generator_that_fails_loses_nothing_it_has_made(made, monkeypatch, tin
 
 def test_neighbours_are_complete_or_made_again(made):
     chosen = options(
-        {"neighbours": {"templates": ["one_word"], "pooling": "last", "layers": -1, "min_similarity": -1, "near_duplicate": 1}},
+        {"neighbours": {"strategy": "prompted_last", "min_similarity": -1, "near_duplicate": 1}},
         shard_size=3,
     )
     shards = made(chosen)
@@ -225,7 +225,7 @@ def test_no_generator_is_refused():
     "generators",
     [
         {"noise": {}},
-        {"neighbours": {"templates": ["one_word"], "pooling": "last", "layers": -1, "min_similarity": -1, "near_duplicate": 1}},
+        {"neighbours": {"strategy": "prompted_last", "min_similarity": -1, "near_duplicate": 1}},
     ],
 )
 def test_damaged_shards_are_made_again_under_their_names(made, generators, tmp_path):

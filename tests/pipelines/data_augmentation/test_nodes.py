@@ -28,7 +28,7 @@ def options(**changes):
         "generators": {
             "rewrite": {"system_prompt": "rewrite", "styles": STYLES, "max_new_tokens": 3},
             "noise": {},
-            "neighbours": {"templates": ["one_word"], "pooling": "last", "layers": -1, "min_similarity": -1.0},
+            "neighbours": {"strategy": "prompted_last", "min_similarity": -1.0},
         },
         "filters": OFF,
         "shard_size": 5,

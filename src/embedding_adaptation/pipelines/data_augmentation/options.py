@@ -8,9 +8,8 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-from embedding_adaptation.embedder.pooling import PoolingName
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.options import EmbedderOptions, Layers, Names, Options, StrategyOptions
+from embedding_adaptation.options import EmbedderOptions, Options
 
 GeneratorName = Literal["rewrite", "back_translation", "span_pairs", "neighbours", "noise", "identity", "given"]
 _WRITTEN: tuple[GeneratorName, ...] = ("rewrite", "back_translation")
@@ -161,25 +160,14 @@ class SpanPairsOptions(GeneratorOptions):
 class NeighboursOptions(GeneratorOptions):
     """Texts of the corpus that are each other's nearest neighbours."""
 
-    templates: Names = Field(min_length=1, description="Templates of the embedder whose similarities are averaged.")
-    pooling: PoolingName = Field("value_weighted", description="How token vectors of the base model become one vector.")
-    layers: Layers = Field(tuple(range(-1, -9, -1)), min_length=1, description="Hidden state, or several to average.")
-    centre: bool = Field(True, description="First centre the vectors of each template on the corpus.")
+    strategy: str = Field("consensus", description="Strategy with base weights; its after-processing is fitted on the corpus.")
     neighbours: int = Field(3, ge=1, description="Number of nearest neighbours to consider.")
     min_similarity: float = Field(0.5, ge=-1.0, le=1.0, description="Leave out pairs that are less similar.")
     max_pairs_per_text: int = Field(3, ge=1, description="Maximum number of pairs with the same text.")
     near_duplicate: Share = Field(0.9, description="Never pair texts with a higher edit similarity than this.")
 
-    # The wording of the templates matters, not their names.
-    irrelevant: ClassVar[frozenset[str]] = frozenset({"weight", "templates"})
-
-    @property
-    def strategies(self) -> dict[str, StrategyOptions]:
-        """The strategy of each template."""
-        return {
-            template: StrategyOptions(weights="base", template=(template,), pooling=self.pooling, layers=self.layers)
-            for template in self.templates
-        }
+    # The definition of the strategy matters, not its name.
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"weight", "strategy"})
 
 
 class NoiseOptions(GeneratorOptions):
@@ -339,15 +327,16 @@ class AugmentationOptions(Options):
     seed: int = Field(ge=0, description="Seed of every random choice.")
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  interface of all options
-        """Check that templates and strategies exist; see :meth:`Options.check`."""
+        """Check that strategies exist and have base weights; see :meth:`Options.check`."""
         neighbours, drift = self.generators.neighbours, self.filters.drift
-        if neighbours:
-            try:
-                embedder.check_strategies(neighbours.strategies)
-            except ValueError as error:
-                msg = f"data_augmentation.generators.neighbours: {error}"
-                raise ValueError(msg) from error
-        usable = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base" and not strategy.after.title]
+        of_base = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base"]
+        if neighbours and neighbours.strategy not in of_base:
+            msg = (
+                f"unusable strategy {neighbours.strategy!r} in data_augmentation.generators.neighbours.strategy: it must have base "
+                f"weights; choose from {', '.join(of_base) or 'none'}"
+            )
+            raise ValueError(msg)
+        usable = [name for name in of_base if not embedder.every_strategy[name].after.title]
         if drift and drift.strategy not in usable:
             msg = (
                 f"unusable strategy {drift.strategy!r} in data_augmentation.filters.drift.strategy: it must have base weights and no "

@@ -43,6 +43,30 @@ def rank_strategies(
     )
 
 
+def rank_families(
+    base_model: DecoderWeights, corpus: TextStream, options: SelectionOptions, embedder_options: EmbedderOptions
+) -> pd.DataFrame:
+    """Rank families of templates of the base model on unlabelled texts, judged by templates that no family has.
+
+    Args:
+        base_model: The weights.
+        corpus: Unlabelled texts.
+        options: Families, references and number of texts.
+        embedder_options: Templates.
+
+    Returns:
+        One row per strategy of a family, the best first, see :func:`.families.family_table`; no rows if there are no families.
+
+    Raises:
+        SelectionError: If there are too few texts.
+    """
+    from embedding_adaptation.pipelines.strategy_selection import families
+
+    options.check(embedder_options, lambda _: True)
+    texts = corpus.sample(options.max_texts, options.seed)["text"].tolist() if options.families else []
+    return families.rank_families(base_model, texts, options, embedder_options)
+
+
 def plot_ranking(strategy_ranking: pd.DataFrame, options: SelectionOptions) -> Figure:
     """Plot the ranks of the best strategies under each criterion."""
     from embedding_adaptation.pipelines.strategy_selection.figures import ranking_map

@@ -90,17 +90,30 @@ def embed_for_ranking(
         For each strategy, vectors ``[N, D]``; and vectors of the halves, ``[M, D]`` each, or ``None`` if too few texts are long enough.
     """
     first, second = halves(texts)
-    unfitted = {name: options.strategy("unfitted", strategy) for name, strategy in strategies.items()}
-    # Strategies that differ only in after-processing share their vectors.
-    distinct = list(dict.fromkeys(unfitted.values()))
-    numbered = {strategy: dataclasses.replace(strategy, name=str(number)) for number, strategy in enumerate(distinct)}
-    encoded = embedder.encode_strategies([*texts, *first, *second], list(numbered.values()))
+    unprocessed = unprocessed_vectors(embedder, [*texts, *first, *second], strategies, options)
     vectors, pairs = {}, {}
     for name, strategy in strategies.items():
-        matrix = encoded[numbered[unfitted[name]].name]  # [N + 2 M, D]
-        if strategy.after.title:
-            fitted = AfterProcessing.fit(matrix[: len(texts)], strategy.after.steps, unfitted[name].parts)
-            matrix = finish_vectors(matrix, dataclasses.replace(unfitted[name], after=fitted))
+        matrix = processed(unprocessed[name], strategy, options, fitted_on=len(texts))  # [N + 2 M, D]
         vectors[name] = matrix[: len(texts)]
         pairs[name] = (matrix[len(texts) : len(texts) + len(first)], matrix[len(texts) + len(first) :])
     return vectors, pairs if len(first) >= _MIN_TEXTS else None
+
+
+def unprocessed_vectors(
+    embedder: Embedder, texts: Sequence[str], strategies: Mapping[str, StrategyOptions], options: EmbedderOptions
+) -> dict[str, np.ndarray]:
+    """Vectors ``[N, D]`` under every strategy without after-processing; strategies that differ only in that share one array."""
+    unfitted = {name: options.strategy("unfitted", strategy) for name, strategy in strategies.items()}
+    distinct = list(dict.fromkeys(unfitted.values()))
+    numbered = {strategy: dataclasses.replace(strategy, name=str(number)) for number, strategy in enumerate(distinct)}
+    encoded = embedder.encode_strategies(texts, list(numbered.values()))
+    return {name: encoded[numbered[strategy].name] for name, strategy in unfitted.items()}
+
+
+def processed(matrix: np.ndarray, strategy: StrategyOptions, options: EmbedderOptions, *, fitted_on: int) -> np.ndarray:
+    """Vectors with the strategy's after-processing, fitted on the first ``fitted_on`` of them."""
+    if not strategy.after.title:
+        return matrix
+    unfitted = options.strategy("unfitted", strategy)
+    fitted = AfterProcessing.fit(matrix[:fitted_on], strategy.after.steps, unfitted.parts)
+    return finish_vectors(matrix, dataclasses.replace(unfitted, after=fitted))

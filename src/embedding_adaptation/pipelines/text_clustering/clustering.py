@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from embedding_adaptation.pipelines.text_clustering.corpus import (
     smallest_cluster,
 )
 from embedding_adaptation.pipelines.text_clustering.density import cluster_by_density, density_count, density_labels, reduced
+from embedding_adaptation.pipelines.text_clustering.smoothing import Smoothing
 from embedding_adaptation.pipelines.text_clustering.stability import Choice, agreement_curve, choose_number
 from embedding_adaptation.vectors.kmeans import assign, cluster_by_cosine
 from embedding_adaptation.vectors.unit import unit_vectors
@@ -35,8 +37,8 @@ def cluster_vectors(vectors: VectorStore, options: TextClusteringOptions) -> tup
     """Cluster vectors according to the options.
 
     Args:
-        vectors: The vectors.
-        options: Method, and number of clusters or how to choose it.
+        vectors: The vectors, which are smoothed first if the options say so.
+        options: Smoothing, method, and number of clusters or how to choose it.
 
     Returns:
         The clusters, and the curve of :func:`.stability.choose_number` with the columns ``chosen`` and ``hdbscan_clusters``.
@@ -45,15 +47,21 @@ def cluster_vectors(vectors: VectorStore, options: TextClusteringOptions) -> tup
         ClusteringError: If there are too few different vectors, or all of them are noise.
         VectorError: If vectors have no direction.
     """
+    smoothing = Smoothing.of(vectors.rows, options.smoothing)
+    smoothing.log()
     limit = options.hdbscan.max_texts if options.method == "hdbscan" else options.stability.max_texts
     drawn = draw(vectors.rows, limit, options.seed)
+    unsmoothed, vectors = vectors, smoothing.store(vectors)
     matrix = vectors.take(drawn)
     distinct = len(np.unique(matrix.round(_DIGITS), axis=0))
     by_stability = options.method == "kmeans" and options.clusters is None
     if distinct < 2 or by_stability or len(drawn) == vectors.rows:  # noqa: PLR2004  a draw does not show how many are distinct in all
         check_number(distinct, options, "vector")
-    cluster = _by_density if options.method == "hdbscan" else _by_means
-    return cluster(vectors, drawn, matrix, distinct, options)
+    if options.method == "hdbscan":
+        clusters, curve = _by_density(vectors, drawn, matrix, distinct, options)
+    else:
+        clusters, curve = _by_means(vectors, unsmoothed.take(drawn), matrix, distinct, smoothing, options)
+    return dataclasses.replace(clusters, facts=clusters.facts | smoothing.facts), curve
 
 
 def draw(rows: int, limit: int, seed: int) -> np.ndarray:
@@ -64,7 +72,7 @@ def draw(rows: int, limit: int, seed: int) -> np.ndarray:
 
 
 def _by_means(
-    vectors: VectorStore, _: np.ndarray, matrix: np.ndarray, distinct: int, options: TextClusteringOptions
+    vectors: VectorStore, unsmoothed: np.ndarray, matrix: np.ndarray, distinct: int, smoothing: Smoothing, options: TextClusteringOptions
 ) -> tuple[Clusters, pd.DataFrame]:
     matrix = unit_vectors(matrix)
     if options.clusters is not None:
@@ -78,7 +86,7 @@ def _by_means(
     if too_few(max(numbers), matrix, options):
         curve = _unmeasured(numbers)
     else:
-        choice, curve = choose_number(matrix, numbers, options.stability, options.seed)
+        choice, curve = choose_number(unit_vectors(unsmoothed), numbers, options.stability, options.seed, smoothing)
     number = options.clusters or (choice.clusters if choice else numbers[0])
     density = _count_by_density(matrix, distinct, options) if options.clusters is None else None
     centres = cluster_by_cosine(vectors, number, options.seed, **options.kmeans.model_dump())

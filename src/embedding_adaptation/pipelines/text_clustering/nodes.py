@@ -277,14 +277,16 @@ def map_texts(
     from embedding_adaptation.pipelines.text_clustering.figures import text_map
     from embedding_adaptation.pipelines.text_clustering.layout import umap_coordinates
     from embedding_adaptation.pipelines.text_clustering.profiles import nearest_rows
+    from embedding_adaptation.pipelines.text_clustering.smoothing import Smoothing
 
     census = count_texts(corpus)
     _check_vectors(census, corpus_vectors)
     _check_clusters(census, text_clusters)
     drawn = draw(corpus_vectors.rows, options.map.max_texts, options.seed)
     rows = np.unique(np.concatenate([drawn, *nearest_rows(text_clusters, 1)]))
+    vectors = Smoothing.recorded(text_clusters.facts).store(corpus_vectors)  # the space in which they were clustered
     coordinates = umap_coordinates(
-        corpus_vectors.take(rows), 2, neighbours=options.map.neighbours, min_distance=options.map.min_distance, seed=options.seed
+        vectors.take(rows), 2, neighbours=options.map.neighbours, min_distance=options.map.min_distance, seed=options.seed
     )
     texts = texts_at(corpus, rows.tolist())
     return text_map(
@@ -324,7 +326,7 @@ def report_clustering(text_clusters: Clusters, cluster_summary: pd.DataFrame) ->
         cluster_summary: Their descriptions.
 
     Returns:
-        Model, strategy, method, numbers of texts and clusters, share of noise, mean cohesion, agreement of resamples, names by source.
+        Model, strategy, smoothing, method, numbers of texts and clusters, share of noise, mean cohesion, agreement of resamples, names by source.
     """
     members = text_clusters.labels != NOISE
     sources = cluster_summary["name_source"].value_counts()

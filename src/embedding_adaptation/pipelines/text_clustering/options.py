@@ -15,8 +15,16 @@ TEXTS_SLOT = "{texts}"
 class StrategyNames(Options):
     """The strategy of the embedder to use, by weights."""
 
-    base: str = Field("prompted_values", description="Strategy with base weights.")
-    adapted: str = Field("prompted_values_adapted", description="Strategy with adapted weights.")
+    base: str = Field("consensus", description="Strategy with base weights.")
+    adapted: str = Field("consensus_adapted", description="Strategy with adapted weights.")
+
+
+class SmoothingOptions(Options):
+    """Each vector averaged with its nearest neighbours, before anything is done with the vectors."""
+
+    neighbours: int = Field(10, ge=1, description="Number of nearest neighbours; at most a fiftieth of the texts are used.")
+    rounds: int = Field(1, ge=1, le=10, description="How often; each round finds the neighbours anew.")
+    max_texts: int = Field(20_000, ge=1, description="Vectors of more texts are not smoothed: time grows with the square of their number.")
 
 
 class StabilityOptions(Options):
@@ -110,6 +118,7 @@ class TextClusteringOptions(Options):
     weights: Literal["base", "adapted"] | None = Field(None, description="null uses adapted if the adapter was trained on these texts.")
     strategies: StrategyNames = Field(StrategyNames(), description="Strategy of the embedder for each kind of weights.")
     fitting_texts: int = Field(1000, ge=2, description="Texts drawn to fit after-processing, if the strategy has any.")
+    smoothing: SmoothingOptions | None = Field(SmoothingOptions(), description="Average vectors with their neighbours; null: do not.")
     method: Literal["kmeans", "hdbscan"] = Field("kmeans", description="The clustering algorithm.")
     clusters: int | None = Field(None, ge=2, description="Number of clusters of k-means; null chooses it by stability.")
     stability: StabilityOptions = Field(description="How to choose the number of clusters.")

@@ -3,13 +3,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from embedding_adaptation.pipelines.data_augmentation.generators.neighbours import ensemble_vectors, generate
+from embedding_adaptation.options import StrategyOptions
+from embedding_adaptation.pipelines.data_augmentation.generators.neighbours import generate, strategy_vectors
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, GenerationError, Request
 from embedding_adaptation.pipelines.data_augmentation.options import NeighboursOptions
 
+ONE = {"weights": "base", "template": "one_word", "pooling": "last"}
+CONSENSUS = ONE | {"template": ["one_word", "bare"], "combine": "concatenate", "after": {"centre": True}}
+
 
 def options(**changes):
-    return NeighboursOptions.model_validate({"templates": ["one_word"], "pooling": "last", "layers": -1} | changes)
+    return NeighboursOptions.model_validate({"strategy": "prompted_last"} | changes)
 
 
 def unit(count=60, width=8, seed=0):
@@ -22,19 +26,27 @@ def words(count):
 
 
 def context(tiny_embedder, embedder_options):
-    return Context(0, None, embedder_options(), lambda: tiny_embedder, progress=False)
+    strategies = embedder_options().model_dump()["strategies"] | {"consensus": CONSENSUS}
+    return Context(0, None, embedder_options(strategies=strategies), lambda: tiny_embedder, progress=False)
 
 
-def test_the_ensemble_is_the_mean_of_the_strategies_similarities(tiny_embedder, embedder_options):
+def test_similarity_is_the_mean_over_the_templates_each_centred_on_the_corpus(tiny_embedder, embedder_options):
     texts = [f"the bus number {n} is late" for n in range(8)]
-    chosen = options(templates=["one_word", "bare"])
-    vectors = ensemble_vectors(texts, chosen, context(tiny_embedder, embedder_options))
+    vectors = strategy_vectors(texts, options(strategy="consensus"), context(tiny_embedder, embedder_options))
     means = []
-    for name in chosen.templates:
-        part = ensemble_vectors(texts, options(templates=[name]), context(tiny_embedder, embedder_options))
-        assert np.allclose(np.linalg.norm(part, axis=1), 1.0, atol=1e-5)
+    for template in CONSENSUS["template"]:
+        part = tiny_embedder.encode(texts, embedder_options().strategy("one", StrategyOptions(**ONE | {"template": template})))
+        part -= part.mean(axis=0)
+        part /= np.linalg.norm(part, axis=1, keepdims=True)
         means.append(part @ part.T)
-    assert np.allclose(vectors @ vectors.T, np.mean(means, axis=0), atol=1e-5)
+    np.testing.assert_allclose(vectors @ vectors.T, np.mean(means, axis=0), atol=1e-4)
+
+
+def test_vectors_have_unit_length_even_if_the_strategy_leaves_them_long(tiny_embedder, embedder_options):
+    strategies = {"long": ONE | {"normalise": False}, "adapted": ONE | {"weights": "adapted"}}
+    made = Context(0, None, embedder_options(strategies=strategies, adapt="adapted"), lambda: tiny_embedder, progress=False)
+    vectors = strategy_vectors(["the bus", "the house"], options(strategy="long"), made)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
 
 
 def test_pairs_name_both_texts_and_a_weight_takes_a_share(tiny_embedder, embedder_options):
@@ -56,3 +68,13 @@ def test_pairs_name_both_texts_and_a_weight_takes_a_share(tiny_embedder, embedde
 def test_too_few_texts_are_refused(tiny_embedder, embedder_options):
     with pytest.raises(GenerationError, match=r"needs at least 5 texts \(neighbours \+ 2\), but there are 1; give a larger corpus"):
         list(generate([Request.of("1", "only one")], options(), context(tiny_embedder, embedder_options)))
+
+
+def test_too_few_texts_for_the_after_processing_are_refused(tiny_embedder, embedder_options):
+    strategies = {"cut": CONSENSUS | {"after": {"centre": True, "dimensions": 40}}, "adapted": ONE | {"weights": "adapted"}}
+    made = Context(0, None, embedder_options(strategies=strategies, adapt="adapted"), lambda: tiny_embedder, progress=False)
+    requests = [Request.of(str(n), f"the bus number {n} is late") for n in range(8)]
+    with pytest.raises(
+        GenerationError, match="generator 'neighbours' cannot use strategy 'cut': after-processing cannot keep 40 principal"
+    ):
+        list(generate(requests, options(strategy="cut"), made))

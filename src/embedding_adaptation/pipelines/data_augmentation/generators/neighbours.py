@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from embedding_adaptation.embedder.after_processing import AfterProcessing, AfterProcessingError
+from embedding_adaptation.embedder.embedder import finish_vectors
 from embedding_adaptation.identity import texts_in_order
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
@@ -23,6 +24,8 @@ from embedding_adaptation.vectors.unit import unit_vectors
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
+    import numpy as np
+
     from embedding_adaptation.pipelines.data_augmentation.options import NeighboursOptions
     from embedding_adaptation.texts.stream import TextStream
 
@@ -32,19 +35,20 @@ logger = logging.getLogger(__name__)
 def generate(requests: Iterable[Request], options: NeighboursOptions, context: Context) -> Iterator[Candidate]:
     """Pair texts that are among each other's nearest neighbours.
 
-    Similarity is the mean over templates of the cosine of (centred) vectors: neighbours under a single template may be due to chance, those
-    under several rarely are. Time grows with the square of the number of texts, memory linearly.
+    Similarity is the cosine under one strategy. Under a consensus of several templates it is the mean of their cosines: neighbours under a
+    single template may be due to chance, those under several rarely are. Time grows with the square of the number of texts, memory
+    linearly.
 
     Args:
         requests: Texts; all are read before the first pair is yielded.
-        options: Templates and limits.
+        options: The strategy and limits.
         context: The embedder and the seed.
 
     Yields:
         Pairs, the most similar first.
 
     Raises:
-        GenerationError: If there are too few texts.
+        GenerationError: If there are too few texts for the options, or for the strategy's after-processing.
     """
     texts = {request.source_text: request for request in requests if request.turn == 0}
     rows = list(texts.values())
@@ -54,7 +58,11 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
             "larger corpus, or use another generator"
         )
         raise GenerationError(msg)
-    vectors = ensemble_vectors([row.source_text for row in rows], options, context)
+    try:
+        vectors = strategy_vectors([row.source_text for row in rows], options, context)
+    except AfterProcessingError as error:
+        msg = f"generator 'neighbours' cannot use strategy {options.strategy!r}: {error}"
+        raise GenerationError(msg) from error
     pairs = mutual_neighbours(
         vectors,
         [row.source_text for row in rows],
@@ -72,22 +80,15 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
         yield Candidate(key, first.source_id, first.source_text, second.source_text, other_id=second.source_id, own_score=similarity)
 
 
-def ensemble_vectors(texts: Sequence[str], options: NeighboursOptions, context: Context) -> np.ndarray:
-    """One vector per text, such that dot products are the mean similarities over all templates.
-
-    Returns:
-        ``[N, S * D]`` float32: each template's part is centred (if requested), scaled to unit length, and divided by the square root of the
-        number of templates.
-    """
-    strategies = [context.embedder_options.strategy(name, strategy) for name, strategy in options.strategies.items()]
-    embedded = context.embedder().encode_strategies(texts, strategies, progress=context.progress)
-    parts = []
-    for name in options.strategies:
-        part = embedded.pop(name).astype(np.float32)
-        if options.centre:
-            part = part - part.mean(axis=0)
-        parts.append(unit_vectors(part))
-    return np.concatenate(parts, axis=1) / np.float32(np.sqrt(len(parts)))
+def strategy_vectors(texts: Sequence[str], options: NeighboursOptions, context: Context) -> np.ndarray:
+    """Unit vectors ``[N, D]`` of the texts, with after-processing fitted on these very texts."""
+    chosen = context.embedder_options.every_strategy[options.strategy]
+    strategy = context.embedder_options.strategy(options.strategy, chosen)
+    vectors = context.embedder().encode_strategies(texts, [strategy], progress=context.progress)[options.strategy]
+    if chosen.after.title:
+        after = AfterProcessing.fit(vectors, chosen.after.steps, strategy.parts)
+        vectors = finish_vectors(vectors, dataclasses.replace(strategy, after=after))
+    return unit_vectors(vectors)
 
 
 def _identity(options: NeighboursOptions, corpus: TextStream, context: Context) -> list[Any]:
@@ -96,7 +97,7 @@ def _identity(options: NeighboursOptions, corpus: TextStream, context: Context) 
         context.base_model.card.sha256,
         used.max_length,
         options.weight,
-        [used.strategy(name, strategy) for name, strategy in options.strategies.items()],
+        used.definition(options.strategy),
         texts_in_order(text for _, text in corpus.rows()),
     ]
 
