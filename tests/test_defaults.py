@@ -18,8 +18,10 @@ EXCEPTIONS = {
     "strategy_selection.families*": "they name templates of the file",
     "strategy_selection.family_references": "it names templates of the file",
     "data_augmentation.generators.rewrite": "it needs styles, which are text for a model and stand in the file only",
+    "data_augmentation.generators.rewrite.weight": "code that names rewriting wants it; the file only shows how it is set",
     "data_augmentation.generators.rewrite.use": "it names styles of the file",
     "data_augmentation.generators.rewrite.styles.*": "text for a model",
+    "data_augmentation.generators.neighbours": "it names a strategy of the file",
     "attention_analysis.examples": "a sentence to be shown",
     "text_clustering.naming.examples": "text for a model",
 }

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from embedding_adaptation.options import StrategyOptions
-from embedding_adaptation.runtime import build_strategy, fitted_strategies, load_embedder
+from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
+from embedding_adaptation.pipelines.contrastive_finetuning.options import LoraOptions
+from embedding_adaptation.runtime import build_strategy, fitted_strategies, load_embedder, teacher_targets
 
 
 def test_after_processing_is_fitted_only_where_a_strategy_asks_for_it(tiny_weights, embedder_options):
@@ -29,3 +32,34 @@ def test_the_embedder_follows_the_options(tiny_weights, embedder_options):
     embedder = load_embedder(tiny_weights, embedder_options(max_length=32, batch_tokens=77))
     assert (embedder.max_length, embedder.batch_tokens) == (32, 77)
     assert load_embedder(tiny_weights, embedder_options()).batch_tokens == 1024
+
+
+TEXTS = [f"{word} number {row}" for row in range(6) for word in ("apple", "train", "cloud")]
+
+
+def distilled(pooling: str = "last") -> dict[str, StrategyOptions]:
+    chosen = {"weights": "base", "template": "one_word", "pooling": pooling, "after": {"distil": True}}
+    return {"distilled": StrategyOptions.model_validate(chosen)}
+
+
+def test_a_distilled_strategy_comes_closer_to_the_teacher(tiny_weights, embedder_options):
+    options = embedder_options(teacher={"strategy": "bare_mean", "neighbours": 3})
+    embedder = load_embedder(tiny_weights, options)
+    (strategy,) = fitted_strategies(embedder, distilled(), options, lambda: TEXTS)
+    targets = teacher_targets(embedder, TEXTS, options, progress=False)
+    plain, mapped = (embedder.encode(TEXTS, one, progress=False) for one in (build_strategy("prompted_last", options), strategy))
+    wanted = targets @ targets.T
+    assert np.corrcoef((mapped @ mapped.T).ravel(), wanted.ravel())[0, 1] > np.corrcoef((plain @ plain.T).ravel(), wanted.ravel())[0, 1]
+
+
+def test_the_teacher_has_base_weights_whatever_the_adapter(tiny_weights, embedder_options):
+    options = embedder_options(teacher={"strategy": "bare_mean", "neighbours": 3})
+    embedder = load_embedder(tiny_weights, options)
+    before = teacher_targets(embedder, TEXTS, options, progress=False)
+    add_adapter(embedder, LoraOptions(layers="all"))
+    with torch.no_grad():
+        for name, weight in embedder.backbone.named_parameters():
+            if "lora_B" in name:
+                weight.normal_()
+    assert not np.allclose(embedder.encode(TEXTS, progress=False), load_embedder(tiny_weights, options).encode(TEXTS, progress=False))
+    np.testing.assert_allclose(teacher_targets(embedder, TEXTS, options, progress=False), before, atol=1e-5)

@@ -57,13 +57,14 @@ class AfterOptions(Options):
     centre: float = Field(0.0, ge=0.0, le=1.0, description="Subtract this share of the corpus's mean vector; true is all of it.")
     remove_components: int = Field(0, ge=0, description="Remove this many of the corpus's strongest principal components.")
     whiten: bool = Field(False, description="Equalise the variance of the corpus's principal components.")
+    distil: bool = Field(False, description="Map vectors linearly to the teacher's (embedder.teacher), fitted on the corpus; also centres.")
     dimensions: int | None = Field(
-        None, ge=1, description="Keep this many dimensions (of concatenated vectors, the principal ones); null keeps all."
+        None, ge=1, description="Keep this many dimensions (of distilled or concatenated vectors, the principal ones); null keeps all."
     )
 
     @property
     def steps(self) -> AfterSteps:
-        """The steps as the library's type."""
+        """The steps as the library's type, without distilling, whose strength is the teacher's."""
         return AfterSteps(self.centre, self.remove_components, self.whiten, self.dimensions)
 
     @property
@@ -73,6 +74,7 @@ class AfterOptions(Options):
             self._centre_title if not self.remove_components and not self.whiten else "",
             f"remove{self.remove_components}" if self.remove_components else "",
             "whiten" * self.whiten,
+            "distil" * self.distil,
             f"first{self.dimensions}" if self.dimensions else "",
         )
         return "+".join(part for part in parts if part)
@@ -80,6 +82,23 @@ class AfterOptions(Options):
     @property
     def _centre_title(self) -> str:
         return f"centre{self.centre:g}" if 0 < self.centre < 1 else "centre" * bool(self.centre)
+
+
+class TeacherOptions(Options):
+    """The views of a corpus that strategies learn from, in training and by ``after: {distil: true}``: base weights and words, no labels."""
+
+    strategy: str = Field("consensus", description="Strategy of the base weights; its after-processing is fitted on the same texts.")
+    words: float = Field(0.5, ge=0.0, le=10.0, description="Weight of the texts' words (TF-IDF) beside the strategy; 0 leaves them out.")
+    neighbours: int = Field(10, ge=1, description="Each vector is averaged with this many nearest neighbours.")
+    rounds: int = Field(2, ge=0, le=10, description="How often; more makes a coarser teacher.")
+    ridge: float = Field(
+        1.0, gt=0.0, description="Penalty of the linear map to the teacher; the higher, the closer it stays to the vectors."
+    )
+
+    @property
+    def steps(self) -> dict[str, Any]:
+        """The arguments of :func:`~embedding_adaptation.vectors.teacher.teacher_vectors`."""
+        return {"words": self.words, "neighbours": self.neighbours, "rounds": self.rounds}
 
 
 class StrategyOptions(Options):
@@ -136,6 +155,7 @@ class EmbedderOptions(Options):
     templates: dict[str, str | TemplateOptions] = Field(min_length=1, description="Named templates, each with one {text} slot.")
     strategies: dict[str, StrategyOptions] = Field(min_length=1, description="Named strategies to extract and compare.")
     grid: GridOptions | None = Field(None, description="More strategies: every combination of templates, poolings and layers.")
+    teacher: TeacherOptions = TeacherOptions()
     adapt: str = Field(description="The strategy whose template and pooling fine-tuning trains and attention analysis examines.")
 
     @property
@@ -167,7 +187,15 @@ class EmbedderOptions(Options):
     def definition(self, name: str) -> dict[str, Any]:
         """The definition of a strategy, for JSON; equal definitions mean the same strategy, whatever names it and its templates have."""
         options = self.every_strategy[name]
-        return options.model_dump(mode="json") | {"template": [canonical(self.template(template)) for template in options.template]}
+        defined = options.model_dump(mode="json") | {"template": [canonical(self.template(template)) for template in options.template]}
+        if options.after.distil:
+            defined["teacher"] = self.teacher_definition
+        return defined
+
+    @property
+    def teacher_definition(self) -> dict[str, Any]:
+        """The definition of the teacher, for JSON."""
+        return self.teacher.model_dump(mode="json") | {"strategy": self.definition(self.teacher.strategy)}
 
     @property
     def identities(self) -> dict[str, str]:
@@ -205,6 +233,14 @@ class EmbedderOptions(Options):
             msg = (
                 f"strategy {self.adapt!r} in adapt cannot be trained: training needs one template, the last layer and a pooling without "
                 f"attention, and this one has {adapted.title}, layers {list(adapted.layers)} and {adapted.pooling}; choose another"
+            )
+            raise ValueError(msg)
+        learned = [name for name, strategy in self.every_strategy.items() if strategy.after.distil]
+        usable = [name for name, strategy in self.every_strategy.items() if strategy.weights == "base" and not strategy.after.distil]
+        if learned and self.teacher.strategy not in usable:
+            msg = (
+                f"unknown strategy {self.teacher.strategy!r} in embedder.teacher, which {learned[0]!r} is distilled from; choose one of "
+                f"the base weights that is not distilled itself ({', '.join(usable) or 'there is none'})"
             )
             raise ValueError(msg)
         if RANDOM_STRATEGY in self.strategies:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from embedding_adaptation.embedder.after_processing import AfterProcessing
-from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
+from embedding_adaptation.vectors.teacher import teacher_vectors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    import numpy as np
 
     from embedding_adaptation.embedder.strategy import Strategy
     from embedding_adaptation.embedder.weights import DecoderWeights
-    from embedding_adaptation.options import EmbedderOptions, StrategyOptions
+    from embedding_adaptation.options import AfterOptions, EmbedderOptions, StrategyOptions
 
 
 def load_embedder(weights: DecoderWeights, options: EmbedderOptions, *, four_bit: bool = False) -> Embedder:
@@ -41,18 +45,56 @@ def fitted_strategies(
     Args:
         embedder: The weights to fit with.
         strategies: Strategies by name.
-        options: The templates.
+        options: The templates, and the teacher of strategies that are distilled.
         fitting_texts: Returns unlabelled texts; called only if a strategy needs them.
 
     Returns:
         The strategies, in the order given.
     """
     unfitted = {name: options.strategy(name, strategy) for name, strategy in strategies.items()}
-    to_fit = {name: strategy.after.steps for name, strategy in strategies.items() if strategy.after.title}
+    to_fit = {name: strategy.after for name, strategy in strategies.items() if strategy.after.title}
     if not to_fit:
         return list(unfitted.values())
-    vectors = embedder.encode_strategies(fitting_texts(), [unfitted[name] for name in to_fit])
-    return [
-        replace(strategy, after=AfterProcessing.fit(vectors[name], to_fit[name], strategy.parts)) if name in to_fit else strategy
-        for name, strategy in unfitted.items()
-    ]
+    texts = list(dict.fromkeys(fitting_texts()))
+    targets = teacher_targets(embedder, texts, options) if any(after.distil for after in to_fit.values()) else None
+    vectors = embedder.encode_strategies(texts, [unfitted[name] for name in to_fit])
+    fitted = {name: fit_after(vectors[name], after, options, unfitted[name].parts, targets) for name, after in to_fit.items()}
+    return [replace(strategy, after=fitted[name]) if name in fitted else strategy for name, strategy in unfitted.items()]
+
+
+def fit_after(
+    vectors: np.ndarray, after: AfterOptions, options: EmbedderOptions, parts: int, targets: np.ndarray | None = None
+) -> AfterProcessing:
+    """Fit a strategy's after-processing.
+
+    Args:
+        vectors: ``[N, D]`` of unlabelled texts, without after-processing.
+        after: What to fit.
+        options: The teacher's penalty.
+        parts: Number of parts of the vectors.
+        targets: The teacher's vectors of the same texts, for a strategy that is distilled.
+
+    Raises:
+        AfterProcessingError: If there are too few texts.
+    """
+    steps = replace(after.steps, distil=options.teacher.ridge) if after.distil else after.steps
+    return AfterProcessing.fit(vectors, steps, parts, targets)
+
+
+def teacher_targets(embedder: Embedder, texts: Sequence[str], options: EmbedderOptions, *, progress: bool = True) -> np.ndarray:
+    """The teacher's vectors of texts, ``[N, T]``: always those of the base weights, whatever adapter the embedder has."""
+    chosen = options.every_strategy[options.teacher.strategy]
+    strategy = options.strategy(options.teacher.strategy, chosen)
+    with base_weights(embedder):
+        vectors = embedder.encode(texts, strategy, progress=progress)
+    if chosen.after.title:
+        vectors = finish_vectors(vectors, replace(strategy, after=fit_after(vectors, chosen.after, options, strategy.parts)))
+    return teacher_vectors(vectors, texts, **options.teacher.steps)
+
+
+@contextmanager
+def base_weights(embedder: Embedder) -> Iterator[None]:
+    """Switch an embedder's adapter off, if it has one."""
+    disabled = embedder.backbone.disable_adapter() if hasattr(embedder.backbone, "peft_config") else nullcontext()
+    with disabled:
+        yield

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from embedding_adaptation.embedder.after_processing import AfterProcessing, AfterSteps
+from embedding_adaptation.vectors.head import fit_head
 
 VECTORS = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32) * np.arange(1, 9, dtype=np.float32) + 3
 
@@ -90,3 +91,37 @@ def test_restored_after_processing_is_the_same(steps, parts):
     after = AfterProcessing.fit(VECTORS, steps, parts)
     restored = AfterProcessing.restored(after.arrays(), {name: str(value) for name, value in after.settings().items()})
     np.testing.assert_array_equal(restored.apply(VECTORS), after.apply(VECTORS))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_distilled_vectors_come_close_to_the_teacher(parts):
+    targets = VECTORS[:, [2, 5, 6]] - VECTORS[:, [2, 5, 6]].mean(axis=0)
+    after = AfterProcessing.fit(VECTORS, AfterSteps(distil=0.01), parts, targets)
+    wanted, plain, found = (
+        (unit := rows / np.linalg.norm(rows, axis=1, keepdims=True)) @ unit.T
+        for rows in (targets, VECTORS - VECTORS.mean(axis=0), after.apply(VECTORS))
+    )
+    assert after.dimensions == after.apply(VECTORS).shape[1] <= 3
+    assert np.abs(found - wanted).mean() < 0.6 * np.abs(plain - wanted).mean()
+
+
+def test_distilling_follows_the_other_steps():
+    targets = VECTORS[:, :3]
+    steps = AfterSteps(remove_components=2, distil=1.0)
+    before = AfterProcessing.fit(VECTORS, AfterSteps(remove_components=2)).apply(VECTORS)
+    np.testing.assert_allclose(
+        AfterProcessing.fit(VECTORS, steps, targets=targets).apply(VECTORS), before @ fit_head(before, targets), atol=1e-3
+    )
+
+
+@pytest.mark.parametrize(
+    ("steps", "targets", "message"),
+    [
+        (AfterSteps(distil=1.0), None, "needs a teacher's vectors of the same texts; give targets"),
+        (AfterSteps(distil=1.0), VECTORS[:7], "distilling 200 vectors needs a teacher's vectors"),
+        (AfterSteps(distil=1.0, dimensions=9), VECTORS, "cannot keep 9 of the 8 dimensions"),
+    ],
+)
+def test_a_head_without_a_teacher_is_an_error(steps, targets, message):
+    with pytest.raises(ValueError, match=message):
+        AfterProcessing.fit(VECTORS, steps, targets=targets)

@@ -1,4 +1,4 @@
-"""After-processing, fitted on unlabelled texts: centring, removal of common directions, whitening, and fewer dimensions."""
+"""After-processing, fitted on unlabelled texts: centring, removal of common directions, whitening, a learned map, fewer dimensions."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from embedding_adaptation.vectors.head import fit_head
 from embedding_adaptation.vectors.unit import unit_vectors
 
 _FLOOR = 1e-6  # relative to the largest singular value: directions below it contain nothing but rounding errors
@@ -26,19 +27,22 @@ class AfterSteps:
             texts, the mean is mostly that class's, and subtracting all of it takes away what sets the class apart.
         remove_components: Remove this many of the strongest principal components, which all texts share (arXiv 1702.01417); also centres.
         whiten: Give all principal directions the same variance (arXiv 2103.15316); also centres.
-        dimensions: Keep this many dimensions: the strongest principal ones if vectors are whitened or consist of several parts, otherwise
-            the first ones.
+        dimensions: Keep this many dimensions: the strongest principal ones if vectors are whitened, distilled or consist of several parts,
+            otherwise the first ones.
+        distil: Map vectors linearly to those of a teacher, as closely as a penalty of this strength allows (see
+            :func:`~embedding_adaptation.vectors.head.fit_head`); also centres. ``None`` does not.
     """
 
     centre: float | bool = False
     remove_components: int = 0
     whiten: bool = False
     dimensions: int | None = None
+    distil: float | None = None
 
     @property
     def fitted(self) -> bool:
         """Whether the steps need unlabelled texts."""
-        return self.centre > 0 or self.remove_components > 0 or self.whiten
+        return self.centre > 0 or self.remove_components > 0 or self.whiten or self.distil is not None
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,8 @@ class AfterProcessing:
             or dimensions are dropped.
         dimensions: Number of dimensions kept.
         parts: Number of equal parts that vectors consist of.
-        projection: ``[D', dimensions]``, multiplied from the right at the end; ``None`` if there are no fewer dimensions, or one part.
+        projection: ``[D', dimensions]``, multiplied from the right once the parts stand side by side; ``None`` if there is nothing to do
+            then, or only one part.
     """
 
     mean: np.ndarray
@@ -61,17 +66,20 @@ class AfterProcessing:
     projection: np.ndarray | None = None
 
     @classmethod
-    def fit(cls, vectors: np.ndarray, steps: AfterSteps, parts: int = 1) -> AfterProcessing:
+    def fit(cls, vectors: np.ndarray, steps: AfterSteps, parts: int = 1, targets: np.ndarray | None = None) -> AfterProcessing:
         """Fit on vectors of unlabelled texts.
 
         Args:
             vectors: ``[N, D]`` from the strategy without after-processing.
             steps: The steps to fit.
             parts: Number of equal parts that vectors consist of, each of which is centred and processed by itself.
+            targets: A teacher's vectors of the same texts, ``[N, T]``, if the steps distil.
 
         Raises:
             AfterProcessingError: If there are too few texts for the steps, or fewer components or dimensions than requested.
         """
+        if steps.distil is not None:
+            return _distilled(vectors, steps, parts, targets)
         if parts == 1:
             return cls(*_affine(vectors, steps))
         width = vectors.shape[1]
@@ -118,6 +126,27 @@ class AfterProcessing:
         return cls(
             arrays["mean"], arrays.get("matrix"), int(settings["dimensions"]), int(settings.get("parts", 1)), arrays.get("projection")
         )
+
+
+def _distilled(vectors: np.ndarray, steps: AfterSteps, parts: int, targets: np.ndarray | None) -> AfterProcessing:
+    """All steps but the last, and then the map to the teacher's vectors."""
+    if targets is None or len(targets) != len(vectors):
+        msg = f"distilling {len(vectors)} vectors needs a teacher's vectors of the same texts; give targets, or set distil to false"
+        raise AfterProcessingError(msg)
+    before = AfterProcessing.fit(vectors, AfterSteps(steps.centre or True, steps.remove_components, steps.whiten), parts)
+    processed = before.apply(vectors)
+    mean = before.mean
+    if steps.dimensions is not None and steps.dimensions > min(len(vectors), processed.shape[1]):
+        msg = (
+            f"after-processing cannot keep {steps.dimensions} of the {min(len(vectors), processed.shape[1])} dimensions that "
+            f"{len(vectors)} distilled vectors have; lower dimensions, or give more texts"
+        )
+        raise AfterProcessingError(msg)
+    head = fit_head(processed, targets, ridge=float(steps.distil or 0.0), dimensions=steps.dimensions)  # [D', K]
+    if parts > 1:
+        return AfterProcessing(mean, before.matrix, head.shape[1], parts, head)
+    matrix = head if before.matrix is None else (before.matrix @ head).astype(np.float32)  # [D, K]
+    return AfterProcessing(mean, matrix, head.shape[1])
 
 
 def _affine(vectors: np.ndarray, steps: AfterSteps) -> tuple[np.ndarray, np.ndarray | None, int]:

@@ -361,20 +361,24 @@ class Embedder:
                 save_file({"vectors": np.ascontiguousarray(vectors)}, work, metadata=metadata)
         return shards
 
-    def fit(self, texts: Iterable[str], strategy: Strategy, steps: AfterSteps, *, progress: bool = True) -> Strategy:
+    def fit(
+        self, texts: Iterable[str], strategy: Strategy, steps: AfterSteps, *, targets: np.ndarray | None = None, progress: bool = True
+    ) -> Strategy:
         """Fit after-processing on unlabelled texts.
 
         Args:
             texts: Unlabelled texts.
             strategy: The strategy whose vectors are processed.
             steps: The steps to fit.
+            targets: A teacher's vectors of the texts, ``[N, T]``, if the steps distil (see
+                :func:`~embedding_adaptation.vectors.teacher.teacher_vectors`).
             progress: Whether to show a progress bar.
 
         Returns:
             The strategy with fitted after-processing.
         """
-        plain = replace(strategy, after=None)
-        return replace(strategy, after=AfterProcessing.fit(self.encode(texts, plain, progress=progress), steps, strategy.parts))
+        vectors = self.encode(texts, replace(strategy, after=None), progress=progress)
+        return replace(strategy, after=AfterProcessing.fit(vectors, steps, strategy.parts, targets))
 
     def can_pack(self) -> bool:
         """Whether packed rows give this model's own results; tested once on a few tokens."""

@@ -8,7 +8,6 @@ from embedding_adaptation.pipelines.clustering_evaluation.comparators import (
     SentenceModel,
     random_source,
     tfidf_source,
-    tfidf_vectors,
 )
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.options import ModelOptions
@@ -23,26 +22,6 @@ def test_random_vectors_are_unit_vectors_that_follow_from_seed_and_text():
     assert abs(vectors[0] @ vectors[1]) < 0.5
     np.testing.assert_array_equal(random_source(3)(["b"])[0], vectors[1])
     assert not np.array_equal(random_source(4)(["b"])[0], vectors[1])
-
-
-def test_texts_that_share_rare_words_have_similar_counts():
-    # Five dimensions hold all there is. Animals and food share a singular value, so that four would be an arbitrary choice, which differs
-    # between processors.
-    vectors = tfidf_vectors(TEXTS, 5, 0)
-    assert vectors.shape == (9, 5)
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, rtol=1e-5)
-    similarity = vectors @ vectors.T
-    assert similarity[0, 1] > similarity[0, 4]  # cat and bread: another food of the cat, another animal with another food
-
-
-@pytest.mark.parametrize(
-    ("texts", "width"), [(["", "!?"], 1), (["word", "word word"], 1), (["one two", "two three"], 1), (["a b c d"] * 3, 1)]
-)
-def test_too_few_words_still_give_finite_vectors(texts, width):
-    vectors = tfidf_vectors(texts, 256, 0)
-    assert vectors.shape[0] == len(texts)
-    assert vectors.shape[1] >= width
-    assert np.isfinite(vectors).all()
 
 
 def test_counts_are_fitted_once_a_task():

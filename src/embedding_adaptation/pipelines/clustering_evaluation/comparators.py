@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from huggingface_hub import snapshot_download
-from sklearn.decomposition import TruncatedSVD
-from sklearn.feature_extraction.text import TfidfVectorizer
 
 from embedding_adaptation.identity import digest_of, files_sha256, text_digest
 from embedding_adaptation.paths import project_path
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.vectors.unit import unit_vectors
+from embedding_adaptation.vectors.words import tfidf_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,20 +40,6 @@ def random_source(seed: int) -> VectorSource:
         return unit_vectors(matrix, out=matrix)
 
     return source
-
-
-def tfidf_vectors(texts: Sequence[str], dimensions: int, seed: int) -> np.ndarray:
-    """Words weighted by TF-IDF, reduced by SVD to unit vectors ``[N, D]`` float32 (latent semantic analysis); fitted on these texts."""
-    try:
-        counts = TfidfVectorizer(sublinear_tf=True, dtype=np.float32).fit_transform(texts)  # [N, V]
-    except ValueError:  # no text has a word
-        return np.zeros((len(texts), 1), np.float32)
-    # The randomised SVD wants fewer dimensions than there are words.
-    kept = max(1, min(dimensions, counts.shape[1] - 1, len(texts) - 1))
-    if counts.shape[1] == 1:
-        return counts.toarray()
-    vectors = TruncatedSVD(kept, random_state=seed).fit_transform(counts).astype(np.float32)
-    return unit_vectors(vectors)
 
 
 def tfidf_source(dimensions: int, seed: int) -> VectorSource:

@@ -32,7 +32,8 @@ def rank_strategies(
 
     every = dict(embedder_options.strategies) | (options.grid.strategies if options.grid else {})
     embedder_options.check_strategies(every)
-    base = {name: strategy for name, strategy in every.items() if strategy.weights == "base"}
+    # A distilled strategy repeats what its teacher says: its agreement with the others tells nothing about it.
+    base = {name: strategy for name, strategy in every.items() if strategy.weights == "base" and not strategy.after.distil}
     names = chosen_names(options.strategies, base, "strategy_selection.strategies")
     return rank(
         base_model,

@@ -326,7 +326,8 @@ def report_clustering(text_clusters: Clusters, cluster_summary: pd.DataFrame) ->
         cluster_summary: Their descriptions.
 
     Returns:
-        Model, strategy, smoothing, method, numbers of texts and clusters, share of noise, mean cohesion, agreement of resamples, names by source.
+        Model, strategy, smoothing, method, numbers of texts and clusters, share of noise, mean cohesion, agreement of resamples, names by
+        source.
     """
     members = text_clusters.labels != NOISE
     sources = cluster_summary["name_source"].value_counts()
