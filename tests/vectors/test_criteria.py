@@ -58,6 +58,49 @@ def test_consensus_is_highest_for_those_that_agree():
         assert agreement["odd"] < min(agreement["a"], agreement["b"])
 
 
+def slow_outside_agreement(candidate, references):
+    def neighbours(scores):
+        nearest = []
+        for own, row in enumerate(scores):
+            others = sorted((other for other in range(len(row)) if other != own), key=lambda other, row=row: -row[other])
+            nearest.append(set(others[:10]))
+        return nearest
+
+    def standardised(vectors):
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        scores = unit @ unit.T
+        return (scores - scores.mean()) / scores.std()
+
+    theirs = neighbours(np.mean([standardised(reference) for reference in references], axis=0))
+    return [len(a & b) / 10 for a, b in zip(neighbours(standardised(candidate)), theirs, strict=True)]
+
+
+def test_agreement_with_outsiders_is_that_of_the_obvious_loop():
+    candidates = {"blobs": BLOBS + 0.2 * NOISE, "noise": NOISE}
+    references = [BLOBS, BLOBS + 0.1 * NOISE]
+    agreement = criteria.outside_agreement(candidates, references)
+    for name, candidate in candidates.items():
+        np.testing.assert_allclose(agreement[name], slow_outside_agreement(candidate, references), atol=1e-9)
+    assert agreement["blobs"].mean() > agreement["noise"].mean()
+
+
+def test_candidates_that_are_alike_do_not_praise_one_another():
+    other = RANDOM.normal(size=BLOBS.shape)
+    many = {f"copy {n}": other for n in range(9)}
+    agreement = criteria.outside_agreement({"right": BLOBS, **many}, [BLOBS])
+    assert agreement["right"].mean() == 1.0
+    consensus = criteria.neighbour_consensus({"right": BLOBS, **many})
+    assert consensus["copy 0"] > consensus["right"] + 0.5
+    assert agreement["copy 0"].mean() < 0.3
+
+
+def test_who_has_no_neighbours_agrees_with_nobody():
+    assert criteria.outside_agreement({"one": ONE, "blobs": BLOBS}, [BLOBS])["one"].tolist() == [0.0] * len(ONE)
+    assert not criteria.outside_agreement({"blobs": BLOBS}, [ONE])["blobs"].any()
+    with pytest.raises(ValueError, match="there is no reference to agree with; give at least one"):
+        criteria.outside_agreement({"blobs": BLOBS}, [])
+
+
 def test_the_table_has_every_criterion_of_every_strategy():
     vectors = {"blobs": BLOBS, "noise": NOISE, "one": ONE}
     table = criteria_table(vectors, None, clusters=[5, 999])

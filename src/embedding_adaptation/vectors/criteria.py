@@ -174,15 +174,15 @@ def neighbour_consensus(vectors: Mapping[str, np.ndarray]) -> dict[str, float]:
     return agreement
 
 
-def outside_agreement(candidates: Iterable[tuple[str, np.ndarray]], references: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
+def outside_agreement(candidates: Mapping[str, np.ndarray], references: Iterable[np.ndarray]) -> dict[str, np.ndarray]:
     """For each candidate, how far its neighbours are those of references that judge all candidates alike.
 
     Unlike in :func:`neighbour_consensus`, candidates have no say in the judgement of one another, so that many alike ones do not praise
-    themselves. That is so only if the references share nothing with the candidates, such as a template.
+    themselves. That is so only if the references share no template with the candidates.
 
     Args:
-        candidates: Names, and vectors ``[N, D]``, read one at a time.
-        references: Vectors ``[N, D']`` of the same texts, read one at a time; of any width each.
+        candidates: Vectors ``[N, D]`` by name.
+        references: Vectors ``[N, D']`` of the same texts, of any width each.
 
     Returns:
         By candidate, float64 ``[N]``: for each text, the share of its ten nearest neighbours that are also among its ten nearest by the
@@ -197,7 +197,7 @@ def outside_agreement(candidates: Iterable[tuple[str, np.ndarray]], references: 
     if total is None:
         msg = "there is no reference to agree with; give at least one"
         raise CriteriaError(msg)
-    return {name: _shared(_standardised(matrix), total) for name, matrix in candidates}
+    return {name: _shared(_standardised(matrix), total) for name, matrix in candidates.items()}
 
 
 def partition_consensus(vectors: Mapping[str, np.ndarray], clusters: int, seed: int = 0) -> dict[str, float]:

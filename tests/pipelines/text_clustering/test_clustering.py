@@ -65,6 +65,25 @@ def test_candidates_beyond_the_texts_are_left_out_with_a_word(groups, make_optio
     assert "numbers of clusters too large for resamples of 40 texts: 50" in caplog.text
 
 
+def test_smoothing_makes_clusters_tighter_but_has_no_say_in_their_number(groups, make_options):
+    vectors, labels = groups((90, 80, 70, 60), dimension=24, spread=0.28)
+    found = {}
+    for name, smoothing in {"without": None, "with": {"neighbours": 10, "rounds": 2}}.items():
+        clusters, curve = cluster_vectors(VectorStore.of(vectors), make_options(smoothing=smoothing))
+        assert adjusted_rand_score(labels, clusters.labels) > 0.9
+        found[name] = (clusters.distances.mean(), curve, clusters.facts)
+    assert found["with"][0] < 0.5 * found["without"][0]
+    np.testing.assert_array_equal(found["with"][1].to_numpy(float), found["without"][1].to_numpy(float))
+    assert found["with"][2]["smoothing"] == "averaged with nearest neighbours (6, rounds: 2)"
+    assert found["without"][2]["smoothing"] == "none"
+
+
+def test_smoothing_does_not_find_structure_where_there_is_none(make_options):
+    vectors = np.random.default_rng(1).normal(size=(300, 24)).astype(np.float32) / np.sqrt(np.arange(1, 25, dtype=np.float32))
+    clusters, _ = cluster_vectors(VectorStore.of(vectors), make_options(smoothing={"neighbours": 10}))
+    assert clusters.facts["structure"] == "none found"
+
+
 def test_hdbscan_finds_groups_and_noise_and_says_how_stable_they_are(groups, make_options):
     vectors, labels = groups((60, 40, 30))
     options = make_options(method="hdbscan", hdbscan={"dimensions": None, "min_cluster_size": 10})

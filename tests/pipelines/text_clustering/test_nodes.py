@@ -12,10 +12,11 @@ import pytest
 from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE
 from embedding_adaptation.datasets.clusters import NOISE, Clusters, ClustersDataset
 from embedding_adaptation.datasets.vectors import VectorsDataset
-from embedding_adaptation.pipelines.text_clustering import nodes
+from embedding_adaptation.pipelines.text_clustering import layout, nodes
 from embedding_adaptation.pipelines.text_clustering.corpus import Census
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.texts.stream import TextStream
+from embedding_adaptation.vectors.smoothing import smoothed
 from embedding_adaptation.vectors.store import VectorStore
 
 
@@ -189,8 +190,10 @@ def test_the_tree_leaves_noise_out_and_the_report_holds_no_text(clustered):
     table, figure = nodes.grow_tree(clusters, summary)
     assert table["texts"].tolist() == [16, 24]
     assert len(figure.axes[0].get_yticklabels()) == 3
-    report = nodes.report_clustering(clusters, summary)
+    said = dataclasses.replace(clusters, facts=clusters.facts | {"smoothing": "none"})
+    report = nodes.report_clustering(said, summary)
     assert report["clusters"] == 3
+    assert report["smoothing"] == "none"
     assert report["noise_share"] == pytest.approx(2 / 26)
     assert report["named_by_words"] == 3
     assert report["named_by_model"] == 0
@@ -213,3 +216,16 @@ def test_the_map_shows_a_draw_in_which_every_cluster_is(clustered, make_options)
     assert min(shown[1:]) >= 1
     assert 10 <= sum(shown) <= 13
     assert set(figure.data[1].text) <= set(corpus.table()["text"].iloc[:8])
+
+
+def test_the_map_shows_the_vectors_that_were_clustered(clustered, make_options, monkeypatch):
+    corpus, clusters = clustered
+    shown = []
+    monkeypatch.setattr(layout, "umap_coordinates", lambda matrix, *_, **__: shown.append(matrix) or np.zeros((len(matrix), 2)))
+    store = VectorStore.of(np.random.default_rng(0).normal(size=(26, 6)).astype(np.float32))
+    for facts in ({}, {"smoothing_neighbours": 3, "smoothing_rounds": 1}):
+        made = dataclasses.replace(clusters, facts=facts)
+        nodes.map_texts(corpus, store, made, named(0, 1, 2, NOISE), make_options())
+    plain = store.take(np.arange(26))
+    np.testing.assert_array_equal(shown[0], plain)
+    np.testing.assert_allclose(shown[1], smoothed(plain, neighbours=3), atol=1e-6)

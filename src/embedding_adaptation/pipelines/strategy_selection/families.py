@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,20 +11,31 @@ import pandas as pd
 
 from embedding_adaptation.pipelines.strategy_selection.selection import draw_texts, processed, unprocessed_vectors
 from embedding_adaptation.runtime import load_embedder
+from embedding_adaptation.texts.words import word_vectors
 from embedding_adaptation.vectors.criteria import outside_agreement
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.weights import DecoderWeights
-    from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.options import EmbedderOptions, StrategyOptions
     from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("family", "strategy", "templates", "layers", "after", "agreement", "behind", "standard_error")
+COLUMNS = (
+    "family", "strategy", "templates", "layers", "after", "word_agreement", "template_agreement", "behind", "standard_error",
+)  # fmt: skip
 _ERRORS = 2.0  # differences of fewer standard errors may be due to the draw of the texts
+
+
+@dataclass(frozen=True)
+class FamilyVectors:
+    """Vectors of texts under the strategies of all families and under the references, ``[N, D]`` each, by name."""
+
+    candidates: dict[str, np.ndarray]
+    references: dict[str, np.ndarray]
 
 
 def rank_families(
@@ -33,52 +45,71 @@ def rank_families(
     if not options.families:
         return pd.DataFrame(columns=list(COLUMNS))
     drawn = draw_texts(texts, options.max_texts, options.seed)
-    table = family_table(load_embedder(weights, embedder_options), drawn, options, embedder_options)
+    vectors = family_vectors(load_embedder(weights, embedder_options), drawn, options, embedder_options)
+    table = family_table(vectors, drawn, options)
     best, others = table.iloc[0], table[table["family"] != table["family"].iloc[0]]
     logger.info(
-        "best family of templates for these texts: %s (%s, layers %s, after %s); "
-        "it shares %.1f of a text's ten neighbours with the references",
-        *(best["family"], best["templates"], best["layers"], best["after"], 10 * best["agreement"]),
+        "best family of templates for these texts: %s (%s; layers %s; after-processing: %s)",
+        *(best["family"], best["templates"], best["layers"], best["after"]),
     )
-    if len(others) and others["behind"].iloc[0] <= _ERRORS * others["standard_error"].iloc[0]:
+    if len(others):
+        second = others.iloc[0]
         logger.info(
-            "family %s is no worse beyond chance (behind by %.3f, standard error %.3f)",
-            *(others["family"].iloc[0], others["behind"].iloc[0], others["standard_error"].iloc[0]),
+            "the next best family is %s, behind by %.3f (standard error %.3f)%s",
+            *(second["family"], second["behind"], second["standard_error"]),
+            "" if second["behind"] > _ERRORS * second["standard_error"] else ": no difference is shown",
         )
     return table
 
 
-def family_table(embedder: Embedder, texts: Sequence[str], options: SelectionOptions, embedder_options: EmbedderOptions) -> pd.DataFrame:
-    """Rank the families' strategies by their agreement with the references, from one call of the embedder.
-
-    Returns:
-        One row per strategy of a family, the best first: ``family``, ``strategy``, ``templates``, ``layers``, ``after``; ``agreement`` (see
-        :func:`~embedding_adaptation.vectors.criteria.outside_agreement`), how far it is ``behind`` the best, and the ``standard_error`` of
-        that difference over the texts.
-    """
+def family_vectors(embedder: Embedder, texts: Sequence[str], options: SelectionOptions, embedder_options: EmbedderOptions) -> FamilyVectors:
+    """Embed the texts for :func:`family_table`, in one call of the embedder; after-processing is fitted on the texts themselves."""
     candidates = {name: strategy for strategies in options.candidates.values() for name, strategy in strategies.items()}
     references = options.references
     vectors = unprocessed_vectors(embedder, texts, references | candidates, embedder_options)
-    count = len(texts)
-    agreements = outside_agreement(
-        ((name, processed(vectors[name], strategy, embedder_options, fitted_on=count)) for name, strategy in candidates.items()),
-        (processed(vectors[name], strategy, embedder_options, fitted_on=count) for name, strategy in references.items()),
-    )
-    best = max(agreements, key=lambda name: agreements[name].mean())
-    family_of = {name: family for family, strategies in options.candidates.items() for name in strategies}
+
+    def finished(strategies: Mapping[str, StrategyOptions]) -> dict[str, np.ndarray]:
+        return {name: processed(vectors[name], strategy, embedder_options, fitted_on=len(texts)) for name, strategy in strategies.items()}
+
+    return FamilyVectors(finished(candidates), finished(references))
+
+
+def family_table(vectors: FamilyVectors, texts: Sequence[str], options: SelectionOptions) -> pd.DataFrame:
+    """Rank the families' strategies by how far a text's neighbours are those that outsiders see.
+
+    Outsiders have no template in common with any family, or no template at all: otherwise a family would praise itself.
+
+    Args:
+        vectors: The result of :func:`family_vectors`.
+        texts: The texts.
+        options: The families, and what judges them.
+
+    Returns:
+        One row per strategy of a family, the best first: ``family``, ``strategy``, ``templates``, ``layers``, ``after``; the shares of ten
+        neighbours that are also neighbours by the words that texts share (``word_agreement``) and by the mean similarity of the reference
+        templates (``template_agreement``, NaN without references), see :func:`~embedding_adaptation.vectors.criteria.outside_agreement`;
+        by the one of these that judges, how far it is ``behind`` the best, and the ``standard_error`` of that difference over the texts.
+    """
+    by = {"words": outside_agreement(vectors.candidates, [word_vectors(texts)])}
+    if vectors.references:
+        by["templates"] = outside_agreement(vectors.candidates, vectors.references.values())
+    judged = by[options.family_judge]
+    best = max(judged, key=lambda name: judged[name].mean())
     rows = []
-    for name, strategy in candidates.items():
-        behind = agreements[best] - agreements[name]  # [N]
-        rows.append(
-            {
-                "family": family_of[name],
-                "strategy": name,
-                "templates": strategy.title,
-                "layers": " + ".join(map(str, strategy.layers)),
-                "after": strategy.after.title or "none",
-                "agreement": float(agreements[name].mean()),
-                "behind": float(behind.mean()),
-                "standard_error": float(behind.std(ddof=1) / np.sqrt(len(behind))),
-            }
-        )
-    return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("agreement", ascending=False, kind="stable").reset_index(drop=True)
+    for family, strategies in options.candidates.items():
+        for name, strategy in strategies.items():
+            behind = judged[best] - judged[name]  # [N]
+            rows.append(
+                {
+                    "family": family,
+                    "strategy": name,
+                    "templates": strategy.title,
+                    "layers": " + ".join(map(str, strategy.layers)),
+                    "after": strategy.after.title or "none",
+                    "word_agreement": float(by["words"][name].mean()),
+                    "template_agreement": float(by["templates"][name].mean()) if vectors.references else np.nan,
+                    "behind": float(behind.mean()),
+                    "standard_error": float(behind.std(ddof=1) / np.sqrt(len(behind))),
+                }
+            )
+    return pd.DataFrame(rows, columns=list(COLUMNS)).sort_values("behind", kind="stable").reset_index(drop=True)

@@ -47,7 +47,7 @@ def rank_strategies(
 def rank_families(
     base_model: DecoderWeights, corpus: TextStream, options: SelectionOptions, embedder_options: EmbedderOptions
 ) -> pd.DataFrame:
-    """Rank families of templates of the base model on unlabelled texts, judged by templates that no family has.
+    """Rank families of templates of the base model on unlabelled texts, judged by what no family has a part in.
 
     Args:
         base_model: The weights.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -45,7 +45,8 @@ class SelectionOptions(Options):
     clusters: tuple[int, ...] = Field((10, 20, 50), min_length=1, description="Numbers of clusters for the criteria that cluster.")
     criteria: Names = Field(min_length=1, description="The criteria whose ranks are averaged into the combined rank.")
     families: dict[str, FamilyOptions] | None = Field(None, description="Families of templates to rank, by name; null ranks none.")
-    family_references: Names = Field((), description="Templates that judge the families; none may belong to a family.")
+    family_judge: Literal["words", "templates"] = Field("words", description="What judges families: shared words, or family_references.")
+    family_references: Names = Field((), description="Templates that judge families; none may belong to a family; () leaves them out.")
     family_pooling: PoolingName = Field("value_weighted", description="How token vectors become one vector, in families and references.")
     seed: int = Field(ge=0, description="Seed of the draw and of the clusterings.")
 
@@ -53,10 +54,10 @@ class SelectionOptions(Options):
     def _check_references(self) -> Self:
         if not self.families:
             return self
-        if len(set(self.family_references)) < _FEWEST_REFERENCES:
+        if self.family_judge == "templates" and len(set(self.family_references)) < _FEWEST_REFERENCES:
             msg = (
                 f"families need at least {_FEWEST_REFERENCES} templates to judge them, not {list(self.family_references)}; name more in "
-                "family_references, or set families to null"
+                "family_references, or set family_judge to words"
             )
             raise ValueError(msg)
         for family, members in self.families.items():
@@ -78,6 +79,8 @@ class SelectionOptions(Options):
     def references(self) -> dict[str, StrategyOptions]:
         """Every reference template alone, with each combination of layers and after-processing that a candidate has."""
         named: dict[str, StrategyOptions] = {}
+        if not self.family_references:
+            return named
         for strategies in self.candidates.values():
             for chosen in strategies.values():
                 alone = GridOptions(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -37,8 +36,8 @@ def cluster_vectors(vectors: VectorStore, options: TextClusteringOptions) -> tup
     """Cluster vectors according to the options.
 
     Args:
-        vectors: The vectors, which are smoothed first if the options say so.
-        options: Smoothing, method, and number of clusters or how to choose it.
+        vectors: The vectors.
+        options: Method, number of clusters or how to choose it, and smoothing of what k-means gets.
 
     Returns:
         The clusters, and the curve of :func:`.stability.choose_number` with the columns ``chosen`` and ``hdbscan_clusters``.
@@ -47,21 +46,15 @@ def cluster_vectors(vectors: VectorStore, options: TextClusteringOptions) -> tup
         ClusteringError: If there are too few different vectors, or all of them are noise.
         VectorError: If vectors have no direction.
     """
-    smoothing = Smoothing.of(vectors.rows, options.smoothing)
-    smoothing.log()
     limit = options.hdbscan.max_texts if options.method == "hdbscan" else options.stability.max_texts
     drawn = draw(vectors.rows, limit, options.seed)
-    unsmoothed, vectors = vectors, smoothing.store(vectors)
     matrix = vectors.take(drawn)
     distinct = len(np.unique(matrix.round(_DIGITS), axis=0))
     by_stability = options.method == "kmeans" and options.clusters is None
     if distinct < 2 or by_stability or len(drawn) == vectors.rows:  # noqa: PLR2004  a draw does not show how many are distinct in all
         check_number(distinct, options, "vector")
-    if options.method == "hdbscan":
-        clusters, curve = _by_density(vectors, drawn, matrix, distinct, options)
-    else:
-        clusters, curve = _by_means(vectors, unsmoothed.take(drawn), matrix, distinct, smoothing, options)
-    return dataclasses.replace(clusters, facts=clusters.facts | smoothing.facts), curve
+    cluster = _by_density if options.method == "hdbscan" else _by_means
+    return cluster(vectors, drawn, matrix, distinct, options)
 
 
 def draw(rows: int, limit: int, seed: int) -> np.ndarray:
@@ -72,7 +65,7 @@ def draw(rows: int, limit: int, seed: int) -> np.ndarray:
 
 
 def _by_means(
-    vectors: VectorStore, unsmoothed: np.ndarray, matrix: np.ndarray, distinct: int, smoothing: Smoothing, options: TextClusteringOptions
+    vectors: VectorStore, _: np.ndarray, matrix: np.ndarray, distinct: int, options: TextClusteringOptions
 ) -> tuple[Clusters, pd.DataFrame]:
     matrix = unit_vectors(matrix)
     if options.clusters is not None:
@@ -86,16 +79,20 @@ def _by_means(
     if too_few(max(numbers), matrix, options):
         curve = _unmeasured(numbers)
     else:
-        choice, curve = choose_number(unit_vectors(unsmoothed), numbers, options.stability, options.seed, smoothing)
+        choice, curve = choose_number(matrix, numbers, options.stability, options.seed)
     number = options.clusters or (choice.clusters if choice else numbers[0])
     density = _count_by_density(matrix, distinct, options) if options.clusters is None else None
+    # Only now: smoothing makes lumps of any cloud, so the number of clusters is chosen, and their stability measured, without it.
+    smoothing = Smoothing.of(vectors.rows, options)
+    smoothing.log()
+    vectors = smoothing.store(vectors)
     centres = cluster_by_cosine(vectors, number, options.seed, **options.kmeans.model_dump())
     if len(centres) < number:
         logger.warning("%d of %d clusters would be empty and are left out", number - len(centres), number)
     assignment = assign(vectors, centres)
     curve["chosen"] = curve["clusters"] == number
     curve["hdbscan_clusters"] = np.nan if density is None else density
-    facts = _facts(curve, number, options) | _structure(choice, density, curve, number, options)
+    facts = _facts(curve, number, options) | smoothing.facts | _structure(choice, density, curve, number, options)
     return Clusters(assignment.labels, assignment.distances, centres, facts), curve
 
 
@@ -164,6 +161,9 @@ def _by_density(
     curve["chosen"] = True
     curve["hdbscan_clusters"] = len(centres)
     facts = _facts(curve, len(centres), options) | {"min_cluster_size": smallest, "noise_share": float((all_labels == NOISE).mean())}
+    smoothing = Smoothing.of(vectors.rows, options)
+    smoothing.log()
+    facts |= smoothing.facts
     return Clusters(all_labels, distances, centres, facts), curve
 
 

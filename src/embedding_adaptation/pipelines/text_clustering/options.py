@@ -20,7 +20,7 @@ class StrategyNames(Options):
 
 
 class SmoothingOptions(Options):
-    """Each vector averaged with its nearest neighbours, before anything is done with the vectors."""
+    """Each vector averaged with its nearest neighbours, for k-means, words and map; not for the choice of the number of clusters."""
 
     neighbours: int = Field(10, ge=1, description="Number of nearest neighbours; at most a fiftieth of the texts are used.")
     rounds: int = Field(1, ge=1, le=10, description="How often; each round finds the neighbours anew.")

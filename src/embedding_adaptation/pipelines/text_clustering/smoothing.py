@@ -12,7 +12,7 @@ from embedding_adaptation.vectors.smoothing import smoothed
 from embedding_adaptation.vectors.store import VectorStore
 
 if TYPE_CHECKING:
-    from embedding_adaptation.pipelines.text_clustering.options import SmoothingOptions
+    from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
 
 logger = logging.getLogger(__name__)
 
@@ -35,16 +35,19 @@ class Smoothing:
     reason: str = ""
 
     @classmethod
-    def of(cls, texts: int, options: SmoothingOptions | None) -> Smoothing:
+    def of(cls, texts: int, options: TextClusteringOptions) -> Smoothing:
         """What the options mean for a number of texts."""
-        if options is None:
+        wanted = options.smoothing
+        if wanted is None:
             return cls()
-        if texts > options.max_texts:
-            return cls(reason=f"{texts:,} texts are more than text_clustering.smoothing.max_texts ({options.max_texts:,})")
-        neighbours = min(options.neighbours, texts // _TEXTS_PER_NEIGHBOUR)
+        if options.method == "hdbscan":
+            return cls(reason="hdbscan decides itself which texts form groups, and smoothing would make groups of any texts")
+        if texts > wanted.max_texts:
+            return cls(reason=f"{texts:,} texts are more than text_clustering.smoothing.max_texts ({wanted.max_texts:,})")
+        neighbours = min(wanted.neighbours, texts // _TEXTS_PER_NEIGHBOUR)
         if not neighbours:
             return cls(reason=f"{texts:,} texts are fewer than {_TEXTS_PER_NEIGHBOUR}")
-        return cls(neighbours, options.rounds)
+        return cls(neighbours, wanted.rounds)
 
     @classmethod
     def recorded(cls, facts: dict[str, Any]) -> Smoothing:
@@ -61,9 +64,9 @@ class Smoothing:
     def log(self) -> None:
         """Log what is done."""
         if self.neighbours:
-            logger.info("each vector is averaged with its %d nearest (rounds: %d) before clustering", self.neighbours, self.rounds)
+            logger.info("each vector is averaged with its %d nearest (rounds: %d) before k-means", self.neighbours, self.rounds)
         elif self.reason:
-            logger.warning("vectors are not smoothed: %s", self.reason)
+            logger.info("vectors are not smoothed: %s", self.reason)
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
         """Unit vectors ``[n, D]``, smoothed among themselves."""

@@ -159,13 +159,7 @@ def log_dispersion(points: np.ndarray, numbers: Sequence[int]) -> np.ndarray:
     return np.log(np.maximum(sums, _NO_VARIANCE))  # [numbers]
 
 
-def choose_number(
-    matrix: np.ndarray,
-    numbers: Sequence[int],
-    options: StabilityOptions,
-    seed: int,
-    prepare: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> tuple[Choice, pd.DataFrame]:
+def choose_number(matrix: np.ndarray, numbers: Sequence[int], options: StabilityOptions, seed: int) -> tuple[Choice, pd.DataFrame]:
     """Choose the number of clusters by corrected stability.
 
     In any data, few clusters agree more easily than many: two halves of a long cloud recur again and again although there are no groups.
@@ -181,8 +175,6 @@ def choose_number(
         numbers: Candidates.
         options: Pairs of resamples, their share, principal components.
         seed: Seed of all draws.
-        prepare: What is done to vectors before they are clustered, such as smoothing. It is done to the vectors without groups as well:
-            smoothing makes lumps of any cloud, and only what exceeds these is structure.
 
     Returns:
         The choice, and one row per candidate: ``clusters``, ``agreement``, ``standard_error``, ``pairs``; ``reference`` (agreement without
@@ -192,10 +184,8 @@ def choose_number(
     References:
         Tibshirani, Walther and Hastie, Estimating the number of clusters in a data set via the gap statistic (JRSS B 63, 2001).
     """
-    prepared = prepare or (lambda vectors: vectors)
-    ready = prepared(matrix)
-    components = Components.of(ready, options.dimensions)
-    points = components(ready)
+    components = Components.of(matrix, options.dimensions)
+    points = components(matrix)
 
     def measure(draws: Iterable[np.ndarray], candidates: list[int], title: str, key: int) -> pd.DataFrame:
         bar = tqdm(draws, total=options.pairs, unit="pair", desc=f"stability, {title}")
@@ -212,7 +202,7 @@ def choose_number(
 
         def draws(model: GroupsOnly = model, last: int = last) -> Iterable[np.ndarray]:
             rng = np.random.default_rng([seed, last])
-            return (components(prepared(model.draw(rng))) for _ in range(options.pairs))
+            return (components(model.draw(rng)) for _ in range(options.pairs))
 
         reference = measure(draws(), candidates, f"reference with {last}", last)
         expected, observed = reference["agreement"].to_numpy(), curve.loc[candidates, "agreement"].to_numpy()  # [candidates] both
