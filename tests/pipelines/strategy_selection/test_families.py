@@ -10,7 +10,7 @@ from embedding_adaptation.pipelines.strategy_selection.families import COLUMNS, 
 from embedding_adaptation.pipelines.strategy_selection.nodes import rank_families
 from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
 from embedding_adaptation.texts.stream import TextStream
-from embedding_adaptation.texts.words import word_vectors
+from embedding_adaptation.vectors.words import tfidf_vectors
 
 RANDOM = np.random.default_rng(0)
 WORDS = ["bus", "house", "water", "street", "garden", "school", "council", "letter", "library"]
@@ -36,7 +36,7 @@ def options(**changes):
 def test_vectors_of_a_family_are_those_of_the_embedder(tiny_embedder, embedder_options):
     chosen, embedder = options(), embedder_options(templates=TEMPLATES)
     vectors = family_vectors(tiny_embedder, TEXTS, chosen, embedder)
-    assert set(vectors.candidates) == {"one.-1", "one.-1.centre", "two.-1+-2.centre"}
+    assert set(vectors.candidates) == {"one.-1", "one.-1.centre", "two.-1+-2.centre0.7"}
     assert len(vectors.references) == 2 * 3
     for strategies in chosen.candidates.values():
         for name, strategy in strategies.items():
@@ -49,9 +49,9 @@ def test_vectors_of_a_family_are_those_of_the_embedder(tiny_embedder, embedder_o
 
 def known(**changes):
     """Words that know the right neighbours, templates that know the wrong ones, and a family for each."""
-    right, wrong = word_vectors(TEXTS), RANDOM.normal(size=(len(TEXTS), 16)).astype(np.float32)
+    right, wrong = tfidf_vectors(TEXTS, 128, 0), RANDOM.normal(size=(len(TEXTS), 16)).astype(np.float32)
     noise = RANDOM.normal(size=right.shape).astype(np.float32)
-    candidates = {"one.-1": right + 0.05 * noise, "one.-1.centre": noise, "two.-1+-2.centre": wrong}
+    candidates = {"one.-1": right + 0.05 * noise, "one.-1.centre": noise, "two.-1+-2.centre0.7": wrong}
     return FamilyVectors(candidates, {"topic": wrong} | changes)
 
 
@@ -63,7 +63,7 @@ def test_the_family_that_outsiders_agree_with_is_first():
     assert by_words["word_agreement"].is_monotonic_decreasing
     np.testing.assert_allclose(by_words["behind"], by_words["word_agreement"].iloc[0] - by_words["word_agreement"], atol=1e-12)
     by_templates = family_table(known(), TEXTS, options(family_judge="templates"))
-    assert by_templates["strategy"].iloc[0] == "two.-1+-2.centre"
+    assert by_templates["strategy"].iloc[0] == "two.-1+-2.centre0.7"
     assert by_templates["template_agreement"].iloc[0] == 1.0
 
 

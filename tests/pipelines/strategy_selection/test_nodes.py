@@ -11,6 +11,7 @@ from embedding_adaptation.pipelines.strategy_selection import create_pipeline
 from embedding_adaptation.pipelines.strategy_selection.nodes import rank_strategies
 from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
 from embedding_adaptation.pipelines.strategy_selection.selection import draw_texts, embed_for_ranking, halves
+from embedding_adaptation.runtime import fitted_strategies
 from embedding_adaptation.texts.stream import TextStream
 
 WORDS = ["bus", "house", "water", "street", "garden", "school", "council", "letter", "library"]
@@ -56,6 +57,17 @@ def test_vectors_for_ranking_are_those_of_the_embedder(tiny_embedder, embedder_o
     )
     np.testing.assert_allclose(vectors["one_word.last.-1.remove2"], tiny_embedder.encode(texts, fitted, progress=False), atol=1e-4)
     assert pairs["one_word.last.-1"][0].shape == (30, 32)
+
+
+def test_a_distilled_strategy_is_ranked_as_it_is_used(tiny_embedder, embedder_options):
+    strategies = embedder_options().model_dump()["strategies"] | {
+        "distilled": {"weights": "base", "template": "one_word", "pooling": "last", "after": {"distil": True}}
+    }
+    given = embedder_options(strategies=strategies, teacher={"strategy": "bare_mean", "neighbours": 3})
+    texts = TABLE["text"].head(30).tolist()
+    vectors, _ = embed_for_ranking(tiny_embedder, texts, {"distilled": given.strategies["distilled"]}, given)
+    (fitted,) = fitted_strategies(tiny_embedder, {"distilled": given.strategies["distilled"]}, given, lambda: texts)
+    np.testing.assert_allclose(vectors["distilled"], tiny_embedder.encode(texts, fitted, progress=False), atol=1e-4)
 
 
 def test_halves_are_those_of_texts_that_are_long_enough():

@@ -17,7 +17,7 @@ def test_a_family_has_a_candidate_for_each_combination_and_is_centred_by_default
     assert list(candidates["one"]) == ["one.-1", "one.-1.centre", "one.-1+-2", "one.-1+-2.centre"]
     assert all(strategy.template == ("a", "b") and strategy.combine == "concatenate" for strategy in candidates["one"].values())
     (two,) = candidates["two"].values()
-    assert (two.pooling, two.after.centre, two.layers) == ("value_weighted", True, tuple(range(-1, -9, -1)))
+    assert (two.pooling, two.after.centre, two.layers) == ("value_weighted", 0.7, tuple(range(-1, -9, -1)))
 
 
 def test_references_are_single_templates_with_all_layers_and_after_processing_of_the_families():
@@ -39,6 +39,11 @@ def test_references_are_single_templates_with_all_layers_and_after_processing_of
 def test_references_that_cannot_judge_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         options(**changes)
+
+
+def test_a_family_that_learnt_from_its_judge_is_refused():
+    with pytest.raises(ValueError, match="a family cannot be distilled: its teacher knows the words that judge families"):
+        options(families={"one": {"templates": ["a"], "after": [{"distil": True}]}})
 
 
 @pytest.mark.parametrize("changes", [{}, {"families": {"one": {"templates": ["bare"]}}, "family_references": ["bare2"]}])

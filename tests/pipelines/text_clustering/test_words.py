@@ -1,7 +1,29 @@
 from __future__ import annotations
 
+import pytest
+
 from embedding_adaptation.datasets.clusters import NOISE
-from embedding_adaptation.pipelines.text_clustering.words import WordCounts
+from embedding_adaptation.pipelines.text_clustering.words import WordCounts, words_of
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("The bus, the BUS!", ["the", "bus", "the", "bus"]),
+        ("don’t re-open 1984 a b2b", ["don't", "re-open", "b2b"]),
+        ("Straße Ölpreis", ["straße", "ölpreis"]),
+        ("हिन्दी भाषा", ["हिन्दी", "भाषा"]),
+        ("cafe\u0301", ["café"]),
+        ("天気 は", ["天気", "は"]),
+        ("コーヒー・時々", ["コー", "ーヒ", "ヒー", "時々"]),
+        ("ภาษา", ["ภา", "าษ", "ษา"]),
+        ("iPhone手机坏了", ["iphone", "手机", "机坏", "坏了"]),
+        ("Москва 12 🙂", ["москва"]),
+        ("!?", []),
+    ],
+)
+def test_words_of_any_script(text, words):
+    assert words_of(text) == words
 
 
 def counted(*clusters):

@@ -11,8 +11,8 @@ import pandas as pd
 
 from embedding_adaptation.pipelines.strategy_selection.selection import draw_texts, processed, unprocessed_vectors
 from embedding_adaptation.runtime import load_embedder
-from embedding_adaptation.texts.words import word_vectors
 from embedding_adaptation.vectors.criteria import outside_agreement
+from embedding_adaptation.vectors.words import tfidf_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 COLUMNS = (
     "family", "strategy", "templates", "layers", "after", "word_agreement", "template_agreement", "behind", "standard_error",
 )  # fmt: skip
+_WORD_DIMENSIONS = 128
 _ERRORS = 2.0  # differences of fewer standard errors may be due to the draw of the texts
 
 
@@ -69,7 +70,7 @@ def family_vectors(embedder: Embedder, texts: Sequence[str], options: SelectionO
     vectors = unprocessed_vectors(embedder, texts, references | candidates, embedder_options)
 
     def finished(strategies: Mapping[str, StrategyOptions]) -> dict[str, np.ndarray]:
-        return {name: processed(vectors[name], strategy, embedder_options, fitted_on=len(texts)) for name, strategy in strategies.items()}
+        return {name: processed(vectors[name], strategy, embedder_options, len(texts)) for name, strategy in strategies.items()}
 
     return FamilyVectors(finished(candidates), finished(references))
 
@@ -90,7 +91,7 @@ def family_table(vectors: FamilyVectors, texts: Sequence[str], options: Selectio
         templates (``template_agreement``, NaN without references), see :func:`~embedding_adaptation.vectors.criteria.outside_agreement`;
         by the one of these that judges, how far it is ``behind`` the best, and the ``standard_error`` of that difference over the texts.
     """
-    by = {"words": outside_agreement(vectors.candidates, [word_vectors(texts)])}
+    by = {"words": outside_agreement(vectors.candidates, [tfidf_vectors(texts, _WORD_DIMENSIONS, options.seed)])}
     if vectors.references:
         by["templates"] = outside_agreement(vectors.candidates, vectors.references.values())
     judged = by[options.family_judge]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from embedding_adaptation.embedder.pooling import PoolingName
 from embedding_adaptation.options import AfterOptions, EmbedderOptions, GridOptions, Layers, Names, Options, StrategyOptions
@@ -21,8 +21,16 @@ class FamilyOptions(Options):
         (tuple(range(-1, -9, -1)),), min_length=1, description="Layers: each a number, or a list to average."
     )
     after: tuple[AfterOptions, ...] = Field(
-        (AfterOptions(centre=True),), min_length=1, description="After-processing of each template's vectors."
+        (AfterOptions(centre=0.7),), min_length=1, description="After-processing of each template's vectors."
     )
+
+    @field_validator("after")
+    @classmethod
+    def _check_after(cls, after: tuple[AfterOptions, ...]) -> tuple[AfterOptions, ...]:
+        if any(steps.distil for steps in after):
+            msg = "a family cannot be distilled: its teacher knows the words that judge families; leave distil out"
+            raise ValueError(msg)
+        return after
 
     def candidates(self, family: str, pooling: PoolingName) -> dict[str, StrategyOptions]:
         """The family's strategies by name, ``family.layers`` and what comes after."""

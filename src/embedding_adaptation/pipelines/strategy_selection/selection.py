@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.embedder import finish_vectors
-from embedding_adaptation.runtime import load_embedder
+from embedding_adaptation.runtime import fit_after, load_embedder, teacher_targets
 from embedding_adaptation.vectors.criteria import CRITERIA, combined_rank, criteria_table
 
 if TYPE_CHECKING:
@@ -91,9 +90,11 @@ def embed_for_ranking(
     """
     first, second = halves(texts)
     unprocessed = unprocessed_vectors(embedder, [*texts, *first, *second], strategies, options)
+    distils = any(strategy.after.distil for strategy in strategies.values())
+    targets = teacher_targets(embedder, texts, options) if distils else None
     vectors, pairs = {}, {}
     for name, strategy in strategies.items():
-        matrix = processed(unprocessed[name], strategy, options, fitted_on=len(texts))  # [N + 2 M, D]
+        matrix = processed(unprocessed[name], strategy, options, len(texts), targets)  # [N + 2 M, D]
         vectors[name] = matrix[: len(texts)]
         pairs[name] = (matrix[len(texts) : len(texts) + len(first)], matrix[len(texts) + len(first) :])
     return vectors, pairs if len(first) >= _MIN_TEXTS else None
@@ -110,10 +111,12 @@ def unprocessed_vectors(
     return {name: encoded[numbered[strategy].name] for name, strategy in unfitted.items()}
 
 
-def processed(matrix: np.ndarray, strategy: StrategyOptions, options: EmbedderOptions, *, fitted_on: int) -> np.ndarray:
-    """Vectors with the strategy's after-processing, fitted on the first ``fitted_on`` of them."""
+def processed(
+    matrix: np.ndarray, strategy: StrategyOptions, options: EmbedderOptions, fitted_on: int, targets: np.ndarray | None = None
+) -> np.ndarray:
+    """Vectors with the strategy's after-processing, fitted on the first ``fitted_on`` of them, of which ``targets`` are the teacher's."""
     if not strategy.after.title:
         return matrix
     unfitted = options.strategy("unfitted", strategy)
-    fitted = AfterProcessing.fit(matrix[:fitted_on], strategy.after.steps, unfitted.parts)
+    fitted = fit_after(matrix[:fitted_on], strategy.after, options, unfitted.parts, targets)
     return finish_vectors(matrix, dataclasses.replace(unfitted, after=fitted))

@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
+import regex
 
 from embedding_adaptation.datasets.clusters import NOISE
-from embedding_adaptation.texts.words import words_of
+from embedding_adaptation.texts.scripts import UNSPACED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
+_LETTERS = r"\p{L}\p{M}\p{N}"
 # Minimum ratio of a word's frequency in its cluster to that in the others.
 _LIFT = 1.5
 # A word from a single text says nothing about its cluster, unless the cluster is very small.
 _FEWEST_TEXTS = 2
 _SMALL = 5
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case; in scripts without spaces, every two adjacent characters.
+
+    Numbers, and single letters in scripts with spaces, are left out.
+
+    Example:
+        >>> words_of("Don't wait 20 minutes: übermorgen!")
+        ["don't", 'wait', 'minutes', 'übermorgen']
+        >>> words_of("機械学習")
+        ['機械', '械学', '学習']
+    """
+    words = []
+    for match in _pattern().finditer(unicodedata.normalize("NFC", text).lower()):
+        word = match.group().replace("’", "'")
+        if match.lastgroup == "unspaced":
+            words += [word[i : i + 2] for i in range(max(1, len(word) - 1))]
+        elif len(word) > 1 and not word.isnumeric():
+            words.append(word)
+    return words
+
+
+@cache
+def _pattern() -> regex.Pattern[str]:
+    spaced = rf"[[{_LETTERS}]--[{UNSPACED}]]+"
+    return regex.compile(rf"(?V1)(?P<unspaced>[[{_LETTERS}]&&[{UNSPACED}]]+)|(?P<spaced>{spaced}(?:['’\-]{spaced})*)")
 
 
 class WordCounts:

@@ -7,6 +7,7 @@ from embedding_adaptation.options import StrategyOptions
 from embedding_adaptation.pipelines.data_augmentation.generators.neighbours import generate, strategy_vectors
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, GenerationError, Request
 from embedding_adaptation.pipelines.data_augmentation.options import NeighboursOptions
+from embedding_adaptation.runtime import fitted_strategies
 
 ONE = {"weights": "base", "template": "one_word", "pooling": "last"}
 CONSENSUS = ONE | {"template": ["one_word", "bare"], "combine": "concatenate", "after": {"centre": True}}
@@ -47,6 +48,15 @@ def test_vectors_have_unit_length_even_if_the_strategy_leaves_them_long(tiny_emb
     made = Context(0, None, embedder_options(strategies=strategies, adapt="adapted"), lambda: tiny_embedder, progress=False)
     vectors = strategy_vectors(["the bus", "the house"], options(strategy="long"), made)
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-5)
+
+
+def test_a_distilled_strategy_is_fitted_to_its_teacher(tiny_embedder, embedder_options):
+    strategies = {"one": ONE, "distilled": ONE | {"after": {"distil": True}}, "adapted": ONE | {"weights": "adapted"}}
+    given = embedder_options(strategies=strategies, adapt="adapted", teacher={"strategy": "one", "neighbours": 3})
+    texts = [f"the {word} number {n} is late" for n in range(5) for word in ("bus", "letter", "council")]
+    vectors = strategy_vectors(texts, options(strategy="distilled"), Context(0, None, given, lambda: tiny_embedder, progress=False))
+    (fitted,) = fitted_strategies(tiny_embedder, {"distilled": given.strategies["distilled"]}, given, lambda: texts)
+    np.testing.assert_allclose(vectors, tiny_embedder.encode(texts, fitted, progress=False), atol=1e-4)
 
 
 def test_pairs_name_both_texts_and_a_weight_takes_a_share(tiny_embedder, embedder_options):
