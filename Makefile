@@ -81,6 +81,7 @@ bench: $(VENV)/.run  ## Run the benchmarks on the bundled sample (about half an 
 	$(BIN)/python benchmarks/grid.py --texts $(SAMPLE) --limit 100
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/selection.py $(SAMPLE)
+	$(BIN)/python benchmarks/families.py $(SAMPLE)
 	$(BIN)/python benchmarks/evaluate.py --texts $(SAMPLE) --limit 200 --repeats 1
 	$(BIN)/python benchmarks/augment.py --count 64 --repeats 1
 	$(BIN)/python benchmarks/scale.py --texts 200000

@@ -149,7 +149,7 @@ def test_texts_are_clustered_without_labels_and_with_the_adapter_only_if_it_was_
     texts = [f"{what} near the {place}" for what in ("bus stop", "cold water", "long letter") for place in ("street", "garden", "school")]
     (tmp_path / "mine.csv").write_text("text\n" + "".join(f"{text} {n}\n" for text in texts for n in range(5)))
     result = command(project, "kedro", "run", "--pipelines=text_clustering", "--params", f"corpus={tmp_path / 'mine.csv'}")
-    assert "under prompted_values with base weights: the adapter was trained on corpus.txt" in result.stderr
+    assert "under consensus with base weights: the adapter was trained on corpus.txt" in result.stderr
     assert "not on mine.csv (45 texts)" in result.stderr
     assignments = pd.read_parquet(versions(project, "cluster_assignments.parquet")[-1])
     summary = pd.read_csv(versions(project, "cluster_summary.csv")[-1], keep_default_na=False)
@@ -172,7 +172,7 @@ def test_texts_are_clustered_without_labels_and_with_the_adapter_only_if_it_was_
     assert (report["clusters"], report["weights"]) == (9, "base")
     assert report["weights_reason"].endswith("not on mine.csv (45 texts)")
     result = command(project, "kedro", "run", "--pipelines=text_clustering", "--to-nodes=embed_corpus_node")
-    assert "under prompted_values_adapted with adapted weights: the adapter was trained on these texts, corpus.txt" in result.stderr
+    assert "under consensus_adapted with adapted weights: the adapter was trained on these texts, corpus.txt" in result.stderr
 
 
 @pytest.mark.parametrize(
