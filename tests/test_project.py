@@ -141,6 +141,8 @@ def test_strategies_are_ranked_without_labels_by_name_of_the_pipeline(finished):
     assert {"bare.last.-1", "one_word.last.-1", "prompted_values"} <= set(ranking["strategy"])
     assert ranking["rank"].is_monotonic_increasing
     assert versions(project, "ranking_map.png")
+    families = pd.read_csv(versions(project, "family_ranking.csv")[-1])
+    assert set(families["family"]) == {"general", "intents", "keywords"}
 
 
 def test_texts_are_clustered_without_labels_and_with_the_adapter_only_if_it_was_trained_on_them(finished, tmp_path):
