@@ -55,7 +55,15 @@ def job_of(
         embedder: dict[str, Any] | None = None,
         **changes: Any,
     ) -> TrainingJob:
-        values = {"steps": 3, "batch_size": 6, "chunk_tokens": 64, "learning_rate": 5e-3, "validate_every": 2, "seed": 0}
+        values = {
+            "loss": "info_nce",
+            "steps": 3,
+            "batch_size": 6,
+            "chunk_tokens": 64,
+            "learning_rate": 5e-3,
+            "validate_every": 2,
+            "seed": 0,
+        }
         values |= {"false_negatives": {"near_duplicate": None}}  # the texts here differ in a number
         stopping = {"criterion": None, "reference": None} | changes.pop("stopping", {})
         lora = {"layers": "all"} | changes.pop("lora", {})

@@ -10,8 +10,8 @@ from embedding_adaptation.pipelines.contrastive_finetuning import setup as modul
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
 from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import TrainingState
 from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
+from embedding_adaptation.pipelines.contrastive_finetuning.info_nce import contrastive_loss
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
-from embedding_adaptation.pipelines.contrastive_finetuning.loop import contrastive_loss
 from embedding_adaptation.pipelines.contrastive_finetuning.setup import Round, TokenRows, prepare
 
 
@@ -27,7 +27,7 @@ def test_each_process_has_its_part_of_a_batch_in_order_of_length(monkeypatch, pr
     groups, lengths = np.arange(16).reshape(8, 2), np.array([5, 3, 9, 1, 7, 3, 2, 8])
     plain = PairBatches(groups, batch_size=8, steps=2, seed=0)
     monkeypatch.setattr(module, "world_size", lambda: processes)
-    sorted_batches = list(Round(0, 2, (), groups, lengths, plain).batches(0))
+    sorted_batches = list(Round(0, 2, (), lengths, plain, lambda columns, batch: columns[0].sum()).batches(0))
     size = 8 // processes
     for batch, drawn in zip(sorted_batches, plain, strict=True):
         for start in range(0, 8, size):
@@ -53,7 +53,7 @@ def test_the_loss_of_a_batch_has_the_gradients_of_one_plain_pass(job_of, pairs, 
 
     now, batch = setup.round(TrainingState()), list(range(9))
     embedded = setup.cache.forward(now.rows(batch))
-    setup.cache.backward(embedded, contrastive_loss(embedded.columns, now.groups[batch], job.options))
+    setup.cache.backward(embedded, now.loss(embedded.columns, batch))
     of_fast = gradients()
     model = setup.embedder.sentence_transformer(setup.strategy)
     one, two = (

@@ -1,4 +1,4 @@
-"""Batches of compatible pairs: no text is by mistake a negative of another pair."""
+"""Batches of compatible pairs for InfoNCE: no text is by mistake a negative of another pair."""
 
 from __future__ import annotations
 

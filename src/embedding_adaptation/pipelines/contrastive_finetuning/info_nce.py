@@ -6,8 +6,14 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import conflicts
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import numpy as np
+
+    from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
 
 def info_nce(
@@ -84,3 +90,22 @@ def _direction(
         limit = cosines.diagonal()[:, None].detach() + false_negative_margin  # [B, 1]
         barred = barred | ((scores.detach() > limit) & ~is_own)
     return torch.nn.functional.cross_entropy((scores / temperature).masked_fill(barred, float("-inf")), own)
+
+
+def contrastive_loss(columns: Sequence[torch.Tensor], groups: np.ndarray, options: FinetuningOptions) -> torch.Tensor:
+    """InfoNCE as configured, without negatives that share a group with the pair.
+
+    Args:
+        columns: ``[B, D]`` each: anchors, positives and, where there are any, hard negatives.
+        groups: ``[B, 2]``, groups of both sides of each pair.
+        options: Fine-tuning options.
+    """
+    return info_nce(
+        *columns,
+        temperature=options.temperature,
+        margin=options.margin,
+        symmetric=options.symmetric,
+        left_out=torch.from_numpy(conflicts(groups)).to(columns[0].device),  # [B, B]
+        false_negative_margin=options.false_negatives.margin,
+        dimensions=options.matryoshka_dimensions,
+    )

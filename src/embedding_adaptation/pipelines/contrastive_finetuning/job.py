@@ -14,9 +14,10 @@ import pandas as pd
 import torch
 
 from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
-from embedding_adaptation.identity import training_identity
+from embedding_adaptation.identity import training_identity, weights_identity
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
+from embedding_adaptation.pipelines.contrastive_finetuning.lessons import TrainingTexts
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import pair_groups
 
@@ -72,13 +73,16 @@ class TrainingJob:
         Raises:
             TrainingError: If there are too few pairs, or something that the options need is missing.
             BatchError: If too few pairs fit into one batch.
+            LessonsError: If there are too few texts for the consensus loss.
         """
         options = self.options
         try:
             options.check_reference(self.embedder_options)
         except ValueError as error:
             raise TrainingError(str(error)) from error
-        if len(self.train_pairs) < options.batch_size:
+        if options.loss == "consensus":
+            self._check_consensus()
+        elif len(self.train_pairs) < options.batch_size:
             msg = (
                 f"there are {len(self.train_pairs)} training pairs, fewer than one batch of {options.batch_size}; lower "
                 "contrastive_finetuning.batch_size, or augment more texts (data_augmentation.cleaning.max_texts, a generator's weight)"
@@ -93,7 +97,21 @@ class TrainingJob:
                 "(pip install -e '.[quantised]') on a machine with one, or set it to false"
             )
             raise TrainingError(msg)
-        PairBatches(self.groups, batch_size=options.batch_size, steps=options.steps, seed=options.seed)
+        if options.loss == "info_nce":
+            PairBatches(self.groups, batch_size=options.batch_size, steps=options.steps, seed=options.seed)
+
+    def _check_consensus(self) -> None:
+        """Check what only the consensus loss needs, or does not have."""
+        unused = [name for name in ("rounds", "hard_negatives") if getattr(self.options, name) is not None]
+        if unused:
+            msg = f"contrastive_finetuning.{unused[0]} belongs to loss info_nce; set it to null, or choose that loss"
+            raise TrainingError(msg)
+        TrainingTexts.gather(self.corpus, self.train_pairs, self.validation_pairs, self.options)
+
+    @property
+    def start(self) -> str | None:
+        """The identity of the weights that training starts from."""
+        return None if self.options.start is None else weights_identity("", Path(self.options.start))
 
     def fingerprint(self, *, max_length: int, dtype: str) -> str:
         """The identity of everything the result depends on.
@@ -104,10 +122,13 @@ class TrainingJob:
         """
         embedder, reference = self.embedder_options, self.options.stopping.reference
         return training_identity(
-            options=self.options.deciding,
+            options=self.options.deciding | {"start": self.start},
             weights=self.weights.fingerprint(),
             strategy=embedder.definition(embedder.adapt),
-            reference=None if reference is None else embedder.definition(reference),
+            reference=[
+                None if reference is None else embedder.definition(reference),
+                embedder.teacher_definition if self.options.loss == "consensus" else None,
+            ],
             max_length=max_length,
             dtype=dtype,
             tables={

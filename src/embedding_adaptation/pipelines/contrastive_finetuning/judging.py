@@ -52,6 +52,8 @@ class Judge:
         temperature: Temperature of the held-out loss.
         reference: Vectors ``[N, R]`` of the same texts by other means, such as the unadapted model's attention values; ``None`` leaves
             ``neighbour_agreement`` out.
+        held_out: Texts that are never trained on, and the loss of their vectors ``[M, D]``, which is then the ``validation_loss``; ``None``
+            takes InfoNCE of the pairs.
         attention: Gives the share of the last token's attention that lies on a text's own tokens; ``None`` leaves ``text_attention`` out.
     """
 
@@ -63,11 +65,13 @@ class Judge:
         *,
         reference: np.ndarray | None = None,
         attention: Callable[[], float] | None = None,
+        held_out: tuple[Sequence[str], Callable[[np.ndarray], float]] | None = None,
     ) -> None:
         self.anchors, self.positives = list(pairs[0]), list(pairs[1])
         self.texts = list(texts)
         self.temperature = temperature
         self.attention = attention
+        self.held_out = held_out
         self._reference = None if reference is None else nearest(reference)
 
     def scores(self, encode: Callable[[list[str]], np.ndarray]) -> dict[str, float]:
@@ -83,12 +87,18 @@ class Judge:
             - Alignment and uniformity: https://arxiv.org/abs/2005.10242
             - RankMe (``effective_rank``): https://arxiv.org/abs/2210.02885
         """
-        vectors = encode([*self.anchors, *self.positives, *self.texts])  # [2 M + N, D]
+        apart = list(self.held_out[0]) if self.held_out else []
+        vectors = encode([*self.anchors, *self.positives, *self.texts, *apart])  # [2 M + N + H, D]
+        vectors, of_held_out = vectors[: len(vectors) - len(apart)], vectors[len(vectors) - len(apart) :]
         count = len(self.anchors)
         unit = unit_vectors(vectors)
         anchors, positives, texts = unit[:count], unit[count : 2 * count], unit[2 * count :]
-        loss, accuracy = validation_scores(anchors, positives, self.temperature)
-        metrics = {"validation_loss": loss, "validation_accuracy": accuracy}
+        metrics: dict[str, float] = {}
+        if count:
+            loss, accuracy = validation_scores(anchors, positives, self.temperature)
+            metrics = {"validation_loss": loss, "validation_accuracy": accuracy}
+        if self.held_out:
+            metrics["validation_loss"] = self.held_out[1](of_held_out)
         if not np.isfinite(vectors).all():  # the loop stops such a run; what can be told is told
             return metrics
         if count > 2:  # noqa: PLR2004  the least the criteria take

@@ -25,17 +25,13 @@ from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import (
     write_training,
 )
 from embedding_adaptation.pipelines.contrastive_finetuning.cost import counting, layer_weights
-from embedding_adaptation.pipelines.contrastive_finetuning.info_nce import info_nce
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import best_step, is_exhausted
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import load_adapter
-from embedding_adaptation.pipelines.contrastive_finetuning.pair_groups import conflicts
 from embedding_adaptation.pipelines.contrastive_finetuning.ranks import from_first, rank
 from embedding_adaptation.pipelines.contrastive_finetuning.setup import prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
     from embedding_adaptation.pipelines.contrastive_finetuning.setup import Setup
@@ -44,7 +40,7 @@ logger = logging.getLogger(__name__)
 
 HISTORY_COLUMNS = (
     "step", "train_loss", "validation_loss", "validation_accuracy", "alignment", "uniformity", "effective_rank", "neighbour_agreement",
-    "text_attention", "gradient_norm", "learning_rate", "pairs", "tokens", "operations", "joules", "seconds",
+    "text_attention", "gradient_norm", "learning_rate", "pairs", "texts", "tokens", "operations", "joules", "seconds",
 )  # fmt: skip
 
 
@@ -86,15 +82,16 @@ def fit(setup: Setup) -> TrainingState:
     if last is not None:
         load_optimizer(last.folder, optimizer)
     else:
-        state.rows = [{"step": 0, **setup.judged(0), "pairs": 0, "tokens": 0, "operations": 0.0, "seconds": time.perf_counter() - start}]
+        state.rows = [{"step": 0, **setup.judged(0), "pairs": 0, "texts": 0, "tokens": 0, "operations": 0.0}]
+        state.rows[0] |= setup.spent | {"seconds": time.perf_counter() - start}
     batches, layers = now.batches(state.step), layer_weights(decoder_layers(model.get_base_model()))
-    size, done = options.batch_size, state.step
-    with tqdm(total=options.steps * size, initial=done * size, unit="pair", desc="train", disable=rank() > 0) as bar:
+    size, done, columns = options.batch_size, state.step, len(now.columns)
+    with tqdm(total=options.steps * size, initial=done * size, unit=unit_of(setup), desc="train", disable=rank() > 0) as bar:
         while done < options.steps and not is_exhausted(state.rows, stopping.criterion, stopping.patience):
             if done == now.last_step:
                 now, optimizer = setup.next_round(state), adamw(setup, options)
                 batches = now.batches(done)
-            batch = next(batches)  # [B] places of pairs
+            batch = next(batches)  # [B] places of texts or pairs
             rate = options.learning_rate * learning_rate_factor(done, options)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -102,14 +99,15 @@ def fit(setup: Setup) -> TrainingState:
             model.train()
             with counting(cache, setup.lower_states, layers) as spent:
                 embedded = cache.forward(now.rows(batch))
-                loss = contrastive_loss(embedded.columns, now.groups[batch], options)
+                loss = now.loss(embedded.columns, batch)
                 loss_value = finite(loss, done + 1)
                 cache.backward(embedded, loss)
                 norm = torch.nn.utils.clip_grad_norm_(setup.weights, options.max_gradient_norm or math.inf)
                 optimizer.step()
                 optimizer.zero_grad()
             done += 1
-            row = {"step": done, "train_loss": loss_value, "gradient_norm": norm.item(), "learning_rate": rate, "pairs": done * size}
+            row = {"step": done, "train_loss": loss_value, "gradient_norm": norm.item(), "learning_rate": rate}
+            row |= {"pairs": 0 if setup.lessons else done * size, "texts": done * columns * len(batch)}
             row |= {name: state.rows[-1].get(name, 0) + value for name, value in spent.items()}
             bar.set_postfix_str(f"loss {loss_value:.3f}", refresh=False)
             bar.update(size)
@@ -121,6 +119,11 @@ def fit(setup: Setup) -> TrainingState:
             if is_look and rank() == 0:
                 save(setup, optimizer, state)
     return state
+
+
+def unit_of(setup: Setup) -> str:
+    """What a batch consists of."""
+    return "pair" if setup.lessons is None else "text"
 
 
 def finite(loss: torch.Tensor, step: int) -> float:
@@ -142,25 +145,6 @@ def finite(loss: torch.Tensor, step: int) -> float:
 def adamw(setup: Setup, options: FinetuningOptions) -> torch.optim.AdamW:
     """A fresh optimizer of the weights that train."""
     return torch.optim.AdamW(setup.weights, lr=options.learning_rate, weight_decay=options.weight_decay)
-
-
-def contrastive_loss(columns: Sequence[torch.Tensor], groups: np.ndarray, options: FinetuningOptions) -> torch.Tensor:
-    """InfoNCE as configured, without negatives that share a group with the pair.
-
-    Args:
-        columns: ``[B, D]`` each: anchors, positives and, where there are any, hard negatives.
-        groups: ``[B, 2]``, groups of both sides of each pair.
-        options: Fine-tuning options.
-    """
-    return info_nce(
-        *columns,
-        temperature=options.temperature,
-        margin=options.margin,
-        symmetric=options.symmetric,
-        left_out=torch.from_numpy(conflicts(groups)).to(columns[0].device),  # [B, B]
-        false_negative_margin=options.false_negatives.margin,
-        dimensions=options.matryoshka_dimensions,
-    )
 
 
 def learning_rate_factor(step: int, options: FinetuningOptions) -> float:

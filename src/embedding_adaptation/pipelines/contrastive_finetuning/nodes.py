@@ -34,9 +34,11 @@ def split_pairs(positive_pairs: pd.DataFrame, options: FinetuningOptions) -> tup
         Training pairs and validation pairs. No corpus text is in both: pairs with one text on each side are left out.
 
     Raises:
-        PairsError: If the pairs come from fewer than four source texts.
+        PairsError: If the pairs come from fewer than four source texts, and the loss needs pairs.
     """
     sources = positive_pairs["source_id"].drop_duplicates()
+    if len(sources) < _MIN_SOURCES and options.loss == "consensus":  # which learns from the corpus
+        return positive_pairs, positive_pairs.iloc[:0]
     if len(sources) < _MIN_SOURCES:
         msg = (
             f"the positive pairs come from {len(sources)} source texts; at least {_MIN_SOURCES} are needed to train and hold "
@@ -84,6 +86,7 @@ def train_adapter(
 
     most = max(
         options.stopping.texts * _SPARE,
+        options.consensus.texts if options.loss == "consensus" else 0,
         options.rounds.texts if options.rounds else 0,
         options.hard_negatives.texts if options.hard_negatives else 0,
     )

@@ -74,7 +74,7 @@ class StoppingOptions(Options):
     texts: int = Field(200, ge=20, description="Number of unlabelled corpus texts to evaluate.")
     pairs: int = Field(200, ge=2, description="Maximum number of held-out pairs to evaluate.")
     reference: str | None = Field(
-        "prompted_values",
+        "consensus",
         description="Strategy of the base weights that neighbour_agreement compares with; null omits it.",
     )
 
@@ -112,11 +112,25 @@ class HardNegativesOptions(Options):
     )
 
 
+class ConsensusOptions(Options):
+    """The consensus loss: what the teacher (``embedder.teacher``) says of a batch's texts is its target."""
+
+    texts: int = Field(2000, ge=8, description="Maximum number of corpus texts to learn from.")
+    perplexity: float = Field(12.0, ge=1.0, description="Effective number of neighbours of a text in a batch; higher is coarser.")
+    near: int = Field(3, ge=0, description="Nearest neighbours that come into a batch with each text drawn.")
+    pair_weight: float = Field(0.5, ge=0.0, le=1.0, description="Share of a text's target for its partners in generated or given pairs.")
+
+
 class FinetuningOptions(Options):
     """All options of contrastive fine-tuning."""
 
+    loss: Literal["consensus", "info_nce"] = Field("consensus", description="Agree with a teacher, or tell positives from negatives.")
+    consensus: ConsensusOptions = ConsensusOptions()
+    start: str | None = Field(None, min_length=1, description="Folder of an adapter to start from; null starts from the base model.")
     steps: int = Field(ge=1, description="Maximum number of optimiser steps.")
-    batch_size: int = Field(64, ge=2, description="Pairs per step; each pair's negatives are the other pairs.")
+    batch_size: int = Field(
+        96, ge=2, description="Texts per step with loss consensus; with info_nce, pairs, whose negatives are the others."
+    )
     chunk_tokens: int = Field(1024, ge=8, description="Tokens per forward pass with gradients; affects memory and speed, not results.")
     activation_mb: int = Field(
         1536, ge=0, description="Memory for activations kept between GradCache's passes; affects speed, not results."
@@ -163,6 +177,8 @@ class FinetuningOptions(Options):
         return self.model_dump(
             mode="json",
             exclude={
+                "start": True,  # its weights count, not its place
+                **({} if self.loss == "consensus" else {"consensus": True}),
                 "chunk_tokens": True, "activation_mb": True, "lower_states_mb": True, "lower_states_disk_mb": True, "devices": True,
                 "stopping": {"reference"},
             },
@@ -178,10 +194,17 @@ class FinetuningOptions(Options):
         Raises:
             ValueError: If it is not, or is not one of the base weights without after-processing.
         """
-        usable = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base" and not strategy.after.title]
+        usable = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base" and not strategy.after.distil]
+        if self.loss == "consensus" and embedder.teacher.strategy not in usable:
+            msg = (
+                f"unknown strategy {embedder.teacher.strategy!r} in embedder.teacher, which contrastive_finetuning.loss consensus learns "
+                f"from; choose one of the base weights that is not distilled itself ({', '.join(usable) or 'there is none'}), "
+                "or loss info_nce"
+            )
+            raise ValueError(msg)
         if self.stopping.reference is not None and self.stopping.reference not in usable:
             msg = (
                 f"unknown strategy {self.stopping.reference!r} in contrastive_finetuning.stopping.reference; choose one of the base "
-                f"weights without after-processing ({', '.join(usable) or 'there is none'}), or null to leave out neighbour_agreement"
+                f"weights that is not distilled ({', '.join(usable) or 'there is none'}), or null to leave out neighbour_agreement"
             )
             raise ValueError(msg)

@@ -11,7 +11,7 @@ from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.identity import CorpusIdentity
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
-_COSTS = ("seconds", "pairs", "tokens", "operations", "joules")
+_COSTS = ("seconds", "pairs", "texts", "tokens", "operations", "joules")
 _GENERATOR, _MODEL, _LANGUAGE, _CORPUS = "generator", "model", "source_language", "corpus"
 
 

@@ -5,36 +5,44 @@ from __future__ import annotations
 import logging
 import math
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
+import pandas as pd
 import torch
+from safetensors.torch import load_file
 
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.attention.rows import AttentionError
 from embedding_adaptation.checkpoint_folders import Checkpoints
 from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
+from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
+from embedding_adaptation.embedder.decoder_pass import decoder_layers
 from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
+from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, read_adapter_base
+from embedding_adaptation.identity import digest_of, texts_in_order
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import BatchError, PairBatches
+from embedding_adaptation.pipelines.contrastive_finetuning.cost import layer_weights, operations
 from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCache
 from embedding_adaptation.pipelines.contrastive_finetuning.hard_negatives import mined_negatives
+from embedding_adaptation.pipelines.contrastive_finetuning.info_nce import contrastive_loss
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import Judge
-from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
+from embedding_adaptation.pipelines.contrastive_finetuning.lessons import Lessons, TrainingTexts, kept_vectors
+from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter, load_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
 from embedding_adaptation.pipelines.contrastive_finetuning.ranks import from_first, rank, world_size
 from embedding_adaptation.pipelines.contrastive_finetuning.rounds import NeighbourRounds
-from embedding_adaptation.runtime import build_strategy, load_embedder
+from embedding_adaptation.runtime import build_strategy, fitted_strategies, load_embedder, teacher_targets
 from embedding_adaptation.vectors.criteria import effective_rank
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import pandas as pd
     from peft import PeftModel
     from transformers import PreTrainedTokenizerBase
 
@@ -86,21 +94,21 @@ class Round:
     Attributes:
         first_step: Steps before it.
         last_step: Steps when it ends.
-        columns: Token rows of all anchors, all positives and, where there are any, all hard negatives.
-        groups: ``[N, 2]``, groups of both sides of each pair.
-        characters: ``[N]``, characters of each pair's texts.
-        all_batches: Rows of pairs for each of its steps.
+        columns: Token rows of all texts; or of all anchors, all positives and, where there are any, all hard negatives.
+        characters: ``[N]``, characters of each text, or of each pair's texts.
+        all_batches: Texts or pairs of each of its steps.
+        loss: The loss of a batch's vectors, of which there is one ``[B, D]`` for each column.
     """
 
     first_step: int
     last_step: int
     columns: tuple[TokenRows, ...]
-    groups: np.ndarray
     characters: np.ndarray
-    all_batches: PairBatches
+    all_batches: Iterable[list[int]]
+    loss: Callable[[Sequence[torch.Tensor], Sequence[int]], torch.Tensor]
 
     def batches(self, step: int) -> Iterator[list[int]]:
-        """The pairs of each step from the given step of the run on, ``[B]``; each process's part is in order of length.
+        """The texts or pairs of each step from the given step of the run on, ``[B]``; each process's part is in order of length.
 
         The loss does not depend on the order, and texts of similar length fill chunks and padded batches better.
         """
@@ -129,6 +137,8 @@ class Setup:
         judge: Evaluates weights on held-out pairs and unlabelled texts.
         checkpoints: This run's.
         initial: The adapter's weights before the first step.
+        lessons: What the consensus loss learns from; ``None`` for InfoNCE.
+        spent: Tokens and operations spent before the first step.
     """
 
     job: TrainingJob
@@ -139,6 +149,8 @@ class Setup:
     judge: Judge
     checkpoints: Checkpoints
     initial: dict[str, torch.Tensor]
+    lessons: Lessons | None = None
+    spent: dict[str, float] = field(default_factory=dict)
 
     @property
     def model(self) -> PeftModel:
@@ -170,6 +182,8 @@ class Setup:
         Raises:
             BatchError: If too few of its pairs fit into one batch.
         """
+        if self.lessons is not None:
+            return self._of_texts(self.lessons)
         job, given = self.job, self.job.train_pairs
         pairs = given if state.pairs is None else state.pairs
         if job.options.hard_negatives is not None and _NEGATIVES not in pairs:
@@ -181,7 +195,16 @@ class Setup:
         batches = PairBatches(groups, batch_size=job.options.batch_size, steps=last - first, seed=job.options.seed + first)
         texts = [*_TEXTS, *([_NEGATIVES] if _NEGATIVES in pairs else [])]
         characters = np.sum([pairs[name].str.len() for name in texts], axis=0)  # [N]
-        return Round(first, last, tuple(TokenRows(self.rows(pairs[name].tolist())) for name in texts), groups, characters, batches)
+        columns = tuple(TokenRows(self.rows(pairs[name].tolist())) for name in texts)
+        return Round(
+            first, last, columns, characters, batches, lambda vectors, batch: contrastive_loss(vectors, groups[batch], job.options)
+        )
+
+    def _of_texts(self, lessons: Lessons) -> Round:
+        """The only round of the consensus loss."""
+        steps, texts = self.job.options.steps, lessons.given.texts
+        batches = lessons.batches(steps=steps, seed=self.job.options.seed)
+        return Round(0, steps, (TokenRows(self.rows(texts)),), np.array([len(text) for text in texts]), batches, lessons.loss)
 
     def next_round(self, state: TrainingState) -> Round:
         """Mine pairs again; keep the old ones if that is no longer worthwhile."""
@@ -233,8 +256,13 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
     texts = _judged_texts(job)
     reference: np.ndarray | None = None
     if options.stopping.reference is not None and len(texts) > 2:  # noqa: PLR2004  neighbours need company
-        reference = embedder.encode(texts, build_strategy(options.stopping.reference, embedder_options), progress=False)
+        chosen = {options.stopping.reference: embedder_options.every_strategy[options.stopping.reference]}
+        (compared,) = fitted_strategies(embedder, chosen, embedder_options, lambda: texts)
+        reference = embedder.encode(texts, compared, progress=False)
+    lessons, spent = (None, {}) if options.loss == "info_nce" else _lessons(job, embedder, scratch)
     first_layer = add_adapter(embedder, options.lora)
+    if options.start is not None:
+        start_from(embedder, job, Path(options.start))
     model = cast("PeftModel", embedder.backbone)
     for config in model.peft_config.values():
         config.base_model_name_or_path = job.weights.card.source  # and not the path of this machine's copy
@@ -246,10 +274,55 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
         strategy,
         cache,
         lower_states,
-        _judge(job, embedder, strategy, texts, reference),
+        _judge(job, embedder, strategy, texts, reference, lessons),
         Checkpoints(job.checkpoints or scratch, fingerprint),
         {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad},
+        lessons,
+        spent,
     )
+
+
+def _lessons(job: TrainingJob, embedder: Embedder, scratch: Path) -> tuple[Lessons, dict[str, float]]:
+    """What the consensus loss learns from, and what it cost to ask the teacher."""
+    given = TrainingTexts.gather(job.corpus, job.train_pairs, job.validation_pairs, job.options)
+    before = embedder.tokens_computed
+    identity = digest_of([embedder.identity, job.embedder_options.teacher_definition, embedder.max_length, texts_in_order(given.texts)])
+    path = (job.checkpoints or scratch) / "teachers" / f"{identity}-{str(embedder.backbone.dtype).removeprefix('torch.')}.safetensors"
+    vectors = from_first(lambda: kept_vectors(path, lambda: teacher_targets(embedder, given.texts, job.embedder_options)))
+    tokens = embedder.tokens_computed - before
+    weights = layer_weights(decoder_layers(embedder.backbone))
+    spent = {"tokens": float(tokens), "operations": operations(weights, len(weights), forward=0, backward=0, lower=tokens)}
+    return Lessons(given, vectors, job.options), spent
+
+
+def start_from(embedder: Embedder, job: TrainingJob, folder: Path) -> None:
+    """Load the weights that training starts from into a new adapter.
+
+    Raises:
+        TrainingError: If the folder holds no adapter of this base model with the same layers and rank.
+    """
+    if not (folder / ADAPTER_CONFIG).is_file():
+        msg = (
+            f"contrastive_finetuning.start is {str(folder)!r}, which holds no adapter ({ADAPTER_CONFIG} is missing); name an adapter's "
+            "folder, or set it to null"
+        )
+        raise TrainingError(msg)
+    if (folder / ADAPTER_CARD_FILE).is_file() and read_adapter_base(folder).sha256 != job.weights.card.sha256:
+        msg = (
+            f"contrastive_finetuning.start: the adapter in {str(folder)!r} belongs to another base model than {job.weights.card.source!r}; "
+            "set it to null"
+        )
+        raise TrainingError(msg)
+    own = {name.replace(".default.", "."): weight for name, weight in embedder.backbone.named_parameters() if "lora_" in name}
+    found = load_file(folder / "adapter_model.safetensors")
+    same = own.keys() == found.keys() and all(weight.shape == found[name].shape for name, weight in own.items())
+    if not same:
+        msg = (
+            f"contrastive_finetuning.start: the adapter in {str(folder)!r} has other layers or another rank than "
+            "contrastive_finetuning.lora; give both the same lora options"
+        )
+        raise TrainingError(msg)
+    load_adapter(cast("PeftModel", embedder.backbone), folder)
 
 
 def cache_of(
@@ -310,12 +383,19 @@ def training_pass_of(embedder: Embedder, strategy: Strategy, first_layer: int) -
 
 
 def _judged_texts(job: TrainingJob) -> list[str]:
-    texts = job.validation_pairs["source_text"] if job.corpus is None else job.corpus["text"]
+    if job.corpus is not None:
+        texts = job.corpus["text"]
+    elif job.options.loss == "consensus":
+        texts = pd.concat([job.validation_pairs["source_text"], job.train_pairs["source_text"]])
+    else:
+        texts = job.validation_pairs["source_text"]
     unique = texts.drop_duplicates()
     return [str(text) for text in unique.sample(min(job.options.stopping.texts, len(unique)), random_state=job.options.seed)]
 
 
-def _judge(job: TrainingJob, embedder: Embedder, strategy: Strategy, texts: list[str], reference: np.ndarray | None) -> Judge:
+def _judge(
+    job: TrainingJob, embedder: Embedder, strategy: Strategy, texts: list[str], reference: np.ndarray | None, lessons: Lessons | None
+) -> Judge:
     held_out = job.validation_pairs.head(job.options.stopping.pairs)
     template = strategy.templates[0]
 
@@ -337,4 +417,5 @@ def _judge(job: TrainingJob, embedder: Embedder, strategy: Strategy, texts: list
         job.options.temperature,
         reference=reference,
         attention=text_attention if template.suffix and texts else None,
+        held_out=None if lessons is None else (lessons.held_out_texts, lessons.held_out_loss),
     )

@@ -130,7 +130,7 @@ def _training(report: dict[str, Any]) -> str:
     return ". ".join([f"{last_step} steps{kept}", *filter(None, ["; ".join(held_out).capitalize()])]) + "."
 
 
-_COSTS = {"seconds": "seconds", "pairs": "pairs", "tokens": "tokens computed", "operations": "TFLOP", "joules": "joules (CPU package)"}
+_COSTS = {"seconds": "seconds", "texts": "texts read", "tokens": "tokens computed", "operations": "TFLOP", "joules": "joules (CPU package)"}
 
 
 def cost_lines(costs: dict[str, float], comparison: pd.DataFrame, options: EmbedderOptions) -> list[str]:
