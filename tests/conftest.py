@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import pytest
 
 if TYPE_CHECKING:
@@ -154,11 +155,14 @@ def exported(tiny_adapted: DecoderWeights, model_facts: dict[str, Any], embedder
     """The exported folder of the adapted tiny model, as the catalog saves it."""
     from kedro.io import Version
 
+    from embedding_adaptation.datasets.embeddings import Embeddings
     from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
     from embedding_adaptation.pipelines.model_export.nodes import export_embedder
     from embedding_adaptation.pipelines.model_export.options import ExportOptions
+    from embedding_adaptation.texts.stream import TextStream
 
-    value = export_embedder(tiny_adapted, model_facts, ExportOptions(), embedder_options())
+    corpus = TextStream.of(pd.DataFrame({"id": [], "text": []}))
+    value = export_embedder(tiny_adapted, model_facts, Embeddings((), {}), corpus, ExportOptions(), embedder_options())
     ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder"), version=Version(None, "2")).save(value)
     return tmp_path / "adapted_embedder" / "2" / "adapted_embedder"
 

@@ -22,6 +22,7 @@ EXCEPTIONS = {
     "data_augmentation.generators.rewrite.use": "it names styles of the file",
     "data_augmentation.generators.rewrite.styles.*": "text for a model",
     "data_augmentation.generators.neighbours": "it names a strategy of the file",
+    "model_export.strategy": "it names a strategy of the file",
     "attention_analysis.examples": "a sentence to be shown",
     "text_clustering.naming.examples": "text for a model",
 }

@@ -92,16 +92,20 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
 
     def __init__(self, *, filepath: str, version: Version | None = None, metadata: dict[str, Any] | None = None) -> None:
         self.metadata = metadata
+        self.optional = True  # a run may start without embeddings: model_export then fits after-processing itself
         super().__init__(PurePosixPath(filepath), version)
 
     def load(self) -> Embeddings:
-        """Read the vectors.
+        """Read the vectors; without any texts if none have been saved.
 
         Raises:
             DatasetError: If the file is not one of this project's, or was written by an earlier version.
         """
         from safetensors import SafetensorError, safe_open
 
+        asked_for = self._version is not None and self._version.load
+        if not asked_for and not self.exists():
+            return Embeddings((), {})
         path = self.intact_path()
         try:
             with safe_open(path, framework="np") as file:

@@ -50,8 +50,8 @@ def export_sentence_transformer(embedder: Embedder, folder: str | Path, strategy
         strategy: The strategy; ``None`` is the embedder's own.
 
     Raises:
-        ExportError: If the strategy needs several templates, a layer other than the last, after-processing, or a pooling that
-            sentence-transformers lacks; or the tokenizer is not a fast one.
+        ExportError: If the strategy needs several templates, a layer other than the last, or a pooling that sentence-transformers lacks; or
+            the tokenizer is not a fast one.
         FileExistsError: If the folder already exists.
     """
     strategy = strategy or embedder.strategy
@@ -73,7 +73,7 @@ def write_sentence_transformer(embedder: Embedder, folder: Path, strategy: Strat
     from transformers import AutoTokenizer
 
     from embedding_adaptation.embedder.portable import write_config, write_modules, write_tokenizer_config
-    from embedding_adaptation.embedder.storage import write_settings
+    from embedding_adaptation.embedder.storage import write_after, write_settings
 
     check_exportable(strategy, embedder.layer_count)
     template = strategy.templates[0]
@@ -101,10 +101,16 @@ def write_sentence_transformer(embedder: Embedder, folder: Path, strategy: Strat
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors restricts files to their owner, but the folder is meant to be shared
     write_modules(
-        folder, POOLING_MODES[strategy.pooling], int(backbone.config.hidden_size), embedder.max_length, normalise=strategy.normalise
+        folder,
+        POOLING_MODES[strategy.pooling],
+        int(backbone.config.hidden_size),
+        embedder.max_length,
+        normalise=strategy.normalise,
+        after=strategy.after,
     )
     # The exported tokenizer does not reveal where the added words end; with its own post-processor, Embedder.load can restore it.
     own = json.loads(embedder.tokenizer.backend_tokenizer.to_str())["post_processor"]
+    write_after(folder, strategy)
     write_settings(folder, embedder, strategy, post_processor=own)
 
 
@@ -217,12 +223,12 @@ def check_exportable(strategy: Strategy, layer_count: int | None = None) -> None
         wrong.append(f"pooling {strategy.pooling}")
     elif not last_layer:
         wrong.append(f"layers {list(strategy.layers)}")
-    if strategy.after is not None:
-        wrong.append("after-processing")
+    if strategy.after is not None and strategy.after.parts > 1:
+        wrong.append("after-processing of several parts")
     if wrong:
         msg = (
             f"strategy {strategy.name!r} cannot be exported because of {' and '.join(wrong)}; plain sentence-transformers supports one "
-            f"template, the last layer, no after-processing and the poolings {', '.join(POOLING_MODES)}; "
+            f"template, the last layer, affine after-processing and the poolings {', '.join(POOLING_MODES)}; "
             "use another strategy, or Embedder.save, which keeps any"
         )
         raise ExportError(msg)

@@ -19,6 +19,7 @@ import copy
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import AutoConfig
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from transformers import PreTrainedConfig
+
+    from embedding_adaptation.embedder.after_processing import AfterProcessing
 
 # Model types whose tiny models give the same vectors in all versions of tests/clean_environments.py, or are rejected there by name.
 COMPARED_TYPES = frozenset({
@@ -158,7 +161,9 @@ def write_tokenizer_config(folder: Path, *, readable: bool) -> None:
     _write(file, config)
 
 
-def write_modules(folder: Path, pooling: tuple[str, ...], width: int, max_length: int, *, normalise: bool) -> None:
+def write_modules(
+    folder: Path, pooling: tuple[str, ...], width: int, max_length: int, *, normalise: bool, after: AfterProcessing | None = None
+) -> None:
     """Write the files that sentence-transformers reads in addition to the decoder.
 
     Args:
@@ -167,6 +172,7 @@ def write_modules(folder: Path, pooling: tuple[str, ...], width: int, max_length
         width: Width of the token vectors.
         max_length: Maximum sequence length in tokens.
         normalise: Whether vectors are scaled to unit length.
+        after: After-processing of a single part: an affine map, which becomes a dense layer.
     """
     # Without this, the length would be capped at the model's max_position_embeddings.
     _write(folder / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
@@ -181,6 +187,10 @@ def write_modules(folder: Path, pooling: tuple[str, ...], width: int, max_length
         _write_order(folder / "2_Dense", [in_order.index(name) for name in pooling], width)
     if normalise:
         kinds.append("Normalize")
+    if after is not None:
+        kinds.append("Dense")
+        _write_affine(folder / f"{len(kinds) - 1}_Dense", after)
+        kinds += ["Normalize"] if normalise else []
     paths = ["", *(f"{index}_{kind}" for index, kind in enumerate(kinds[1:], start=1))]
     modules = [
         {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.models.{kind}"}
@@ -195,6 +205,26 @@ def write_modules(folder: Path, pooling: tuple[str, ...], width: int, max_length
         "similarity_fn_name": "cosine",
     }
     _write(folder / "config_sentence_transformers.json", about)
+
+
+def _write_affine(folder: Path, after: AfterProcessing) -> None:
+    """Write ``(x - mean) @ matrix`` as a dense layer, whose bias is ``-mean @ matrix``."""
+    folder.mkdir()
+    width = len(after.mean)
+    matrix = np.eye(width)[:, : after.dimensions] if after.matrix is None else after.matrix.astype(np.float64)  # [D, D']
+    bias = -after.mean.astype(np.float64) @ matrix  # [D']
+    weights = {
+        "linear.weight": torch.from_numpy(matrix.T.astype(np.float32).copy()),
+        "linear.bias": torch.from_numpy(bias.astype(np.float32)),
+    }
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {
+        "in_features": width,
+        "out_features": matrix.shape[1],
+        "bias": True,
+        "activation_function": "torch.nn.modules.linear.Identity",
+    }
+    _write(folder / "config.json", config)
 
 
 def _write_order(folder: Path, order: list[int], width: int) -> None:

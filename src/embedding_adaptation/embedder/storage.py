@@ -234,10 +234,15 @@ def save_embedder(embedder: Embedder, folder: Path) -> None:
             backbone = copy.deepcopy(backbone).merge_and_unload()
         backbone.save_pretrained(work, safe_serialization=True)
         embedder.tokenizer.save_pretrained(work)
-        after = embedder.strategy.after
-        if after is not None:
-            save_file(after.arrays(), work / _AFTER, metadata={name: str(value) for name, value in after.settings().items()})
+        write_after(work, embedder.strategy)
         write_settings(work, embedder)
+
+
+def write_after(folder: Path, strategy: Strategy) -> None:
+    """Write a strategy's fitted after-processing, if it has any, for :meth:`Embedder.load`."""
+    if strategy.after is not None:
+        settings = {name: str(value) for name, value in strategy.after.settings().items()}
+        save_file(strategy.after.arrays(), folder / _AFTER, metadata=settings)
 
 
 def write_settings(

@@ -46,7 +46,7 @@ def test_even_a_large_share_leaves_pairs_to_train_on():
 
 def test_pairs_of_too_few_texts_are_refused():
     with pytest.raises(PairsError, match="come from 3 source texts; at least 4 are needed"):
-        split_pairs(pairs(3), options())
+        split_pairs(pairs(3), options(loss="info_nce"))
 
 
 @pytest.mark.parametrize("changes", [{"steps": 0}, {"batch_size": 1}, {"temperature": 0.0}, {"lora": {"rnak": 4}}, {"epochs": 3}])
@@ -72,3 +72,8 @@ def test_the_curve_shows_training_and_held_out_loss():
         "held-out accuracy at 1": [0.2, 0.6],
     }
     assert figure.layout.yaxis.title.text == "InfoNCE loss (nats)"
+
+
+def test_a_loss_that_learns_from_the_corpus_does_without_pairs():
+    train, held_out = split_pairs(pairs(3), options(loss="consensus"))
+    assert (len(train), len(held_out)) == (len(pairs(3)), 0)

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines, write_report
+from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines, exported_lines, write_report
+from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 TRAINING = {"trained": {"step": 2, "last_step": 2}, "history": {}, "cost": {}}
 
@@ -28,12 +29,13 @@ def report(embedder_options, tasks=("labelled_texts",), training=None, **rejecte
     history = {"validation_loss": {"before": 2.0, "after": 1.0}, "validation_accuracy": {"before": 0.5, "after": 0.75}}
     training = TRAINING | {"history": history} | (training or {})
     pairs = {"candidates": 10, "accepted": 7, "rejected": rejected, "generators": {"noise": {"candidates": 10, "accepted": 7}}}
-    return write_report(comparison, shift, pairs, training, embedder_options())
+    return write_report(comparison, shift, pairs, training, ExportOptions(), embedder_options())
 
 
 def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):
     text = report(embedder_options, copy=3, empty=0)
     assert "Best: **prompted_last**, V-measure 0.500. Not shown to be worse: prompted_last_adapted." in text
+    assert "- Exported: **prompted_last_adapted**, V-measure 0.490; -0.010 against prompted_last (not shown to be worse)." in text
     assert "- Effect of adaptation on prompted_last_adapted: no difference shown." in text
     assert "famous" not in text
     assert "| bare_mean | base | bare | mean | 0.300 ± 0.010 | 0.300 ± 0.020 | 0.150 ± 0.030 |" in text
@@ -71,3 +73,12 @@ def test_the_cost_is_divided_by_what_was_gained(embedder_options):
     assert "| seconds | 100 | no gain |" in cost_lines(costs, scores.assign(v_measure=[0.5, 0.4]), options)
     assert "| seconds | 100 | not scored |" in cost_lines(costs, scores.head(1), options)
     assert cost_lines({}, scores, options) == []
+
+
+def test_the_report_says_what_is_exported_and_how_far_it_is_from_the_best():
+    columns = ["strategy", "v_measure", "standing"]
+    ours = pd.DataFrame([("one", 0.7, "best"), ("two", 0.6, "worse than best"), ("three", 0.69, "not worse than best")], columns=columns)
+    assert exported_lines(ours, "one") == ["Exported: **one**, the best strategy."]
+    assert exported_lines(ours, "two") == ["Exported: **two**, V-measure 0.600; -0.100 against one."]
+    assert exported_lines(ours, "three") == ["Exported: **three**, V-measure 0.690; -0.010 against one (not shown to be worse)."]
+    assert exported_lines(ours, "four") == ["Exported: **four**, which was not evaluated."]

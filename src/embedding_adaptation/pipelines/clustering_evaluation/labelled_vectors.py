@@ -61,6 +61,9 @@ class LabelledVectors:
         """
         ids = tuple(texts["id"])
         for namespace, part in embeddings.items():
+            if not part.ids:
+                msg = f"there are no {namespace}_embeddings; run embedding_extraction first"
+                raise EvaluationError(msg)
             if part.ids != ids:
                 msg = (
                     f"the {len(part.ids)} texts of {namespace}_embeddings are not the {len(ids)} labelled texts in the same order; "

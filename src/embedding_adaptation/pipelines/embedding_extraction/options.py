@@ -13,7 +13,7 @@ class ExtractionOptions(Options):
     """Which strategies to extract, and what to fit after-processing on."""
 
     strategies: Names | None = Field(None, description="Names of strategies, or patterns with *; null extracts all.")
-    fitting_texts: int = Field(1000, ge=2, description="Texts drawn from the corpus to fit after-processing.")
+    fitting_texts: int = Field(2000, ge=2, description="Texts drawn from the corpus to fit after-processing.")
     seed: int = Field(ge=0, description="Seed of the draw.")
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  the signature of all options

@@ -8,6 +8,7 @@ import pandas as pd
 
 from embedding_adaptation.comparison_table import BEST, METRIC_TITLES, NOT_WORSE, PUBLISHED, overview
 from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 _ATTENTION_TITLES = {
     "text": "the text",
@@ -24,6 +25,7 @@ def write_report(
     attention_summary: pd.DataFrame,
     augmentation_report: dict[str, Any],
     training_report: dict[str, Any],
+    export_options: ExportOptions,
     embedder_options: EmbedderOptions,
 ) -> str:
     """Write the run's findings as Markdown.
@@ -33,6 +35,7 @@ def write_report(
         attention_summary: Attention shares over all layers, one row per measure.
         augmentation_report: Counts of candidates and reasons.
         training_report: Steps, measures on held-out pairs before and after, and costs.
+        export_options: Which strategy is exported.
         embedder_options: Templates, for the legend.
 
     Returns:
@@ -65,8 +68,9 @@ def write_report(
         + (f" Not shown to be worse: {', '.join(not_worse)}." if not_worse else "")
         + " Mean ± standard deviation over the seeds.",
         "",
+        *(f"- {line}" for line in exported_lines(ours, export_options.strategy_name(embedder_options))),
         *(f"- Effect of adaptation on {name}: {gain}." for name, gain in gains),
-        *([""] if gains else []),
+        "",
         *tables,
         "*V-measure (mteb)* follows mteb's fast clustering protocol, whose bootstrap counts documents more than once; the *unique* columns "
         "count each document once. AMI is zero where clusters and labels are unrelated: see the random vectors.",
@@ -94,6 +98,24 @@ def write_report(
         "",
     ]
     return "\n".join(lines)
+
+
+def exported_lines(ours: pd.DataFrame, exported: str) -> list[str]:
+    """What is exported, its score, and how far it is from the best strategy.
+
+    Args:
+        ours: Rows of :func:`~embedding_adaptation.comparison_table.overview` for base and adapted strategies, the best one marked.
+        exported: Name of the exported strategy.
+    """
+    rows = ours[ours["strategy"] == exported]
+    if rows.empty:
+        return [f"Exported: **{exported}**, which was not evaluated."]
+    row, best = rows.iloc[0], ours[ours["standing"] == BEST].iloc[0]
+    if row["standing"] == BEST:
+        return [f"Exported: **{exported}**, the best strategy."]
+    proof = " (not shown to be worse)" if row["standing"] == NOT_WORSE else ""
+    difference = row["v_measure"] - best["v_measure"]
+    return [f"Exported: **{exported}**, V-measure {row['v_measure']:.3f}; {difference:+.3f} against {best['strategy']}{proof}."]
 
 
 def _attention_line(title: str, row: dict[Any, Any]) -> str:

@@ -26,6 +26,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
                     "attention_summary",
                     "augmentation_report",
                     "training_report",
+                    "params:model_export",
                     "params:embedder",
                 ],
                 outputs="report",

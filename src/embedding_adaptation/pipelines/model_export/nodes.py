@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any
 
+from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.datasets.exported_embedder import ExportedEmbedder
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
+from embedding_adaptation.texts.stream import TextStream
+
+logger = logging.getLogger(__name__)
 
 
 def export_embedder(
-    adapter: DecoderWeights, model_facts: dict[str, Any], options: ExportOptions, embedder_options: EmbedderOptions
+    adapter: DecoderWeights,
+    model_facts: dict[str, Any],
+    embeddings: Embeddings,
+    corpus: TextStream,
+    options: ExportOptions,
+    embedder_options: EmbedderOptions,
 ) -> ExportedEmbedder:
     """Prepare the embedder for export as a plain sentence-transformers folder: on the CPU, with the adapter merged and weights converted.
 
     Args:
         adapter: The adapted weights.
         model_facts: The facts for the model card.
+        embeddings: Vectors extracted with the same weights, whose fitted after-processing is exported: what was scored is what is shipped.
+        corpus: Unlabelled texts, to fit after-processing if none has been extracted.
         options: Export options.
         embedder_options: Templates and strategies.
 
@@ -28,11 +41,22 @@ def export_embedder(
     from embedding_adaptation.embedder.export import merge_adapter
     from embedding_adaptation.embedder.portable import is_read_alike
     from embedding_adaptation.pipelines.model_export.card import model_card
-    from embedding_adaptation.runtime import build_strategy
+    from embedding_adaptation.runtime import build_strategy, fitted_strategies, load_embedder
 
-    strategy = build_strategy(options.strategy_name(embedder_options), embedder_options)
+    name = options.strategy_name(embedder_options)
+    chosen, strategy = embedder_options.every_strategy[name], build_strategy(name, embedder_options)
+    if chosen.after.title:
+        is_ours = embeddings.weights == adapter.fingerprint()
+        after = embeddings.renamed(embedder_options.identities).after.get(name) if is_ours else None
+        if after is not None:
+            strategy = replace(strategy, after=after)
+        else:
+            logger.info("no after-processing of %r has been extracted with this adapter; it is fitted on the corpus", name)
+            texts = corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
+            (strategy,) = fitted_strategies(load_embedder(adapter, embedder_options), {name: chosen}, embedder_options, lambda: texts)
     embedder = Embedder.load(adapter, device="cpu", dtype="float32", max_length=embedder_options.max_length, strategy=strategy)
     merge_adapter(embedder, options.dtype)
     older = is_read_alike(embedder.backbone.config)
-    facts = model_facts | {"dimensions": embedder.dimension(strategy), "older_versions": older}
+    dimensions = strategy.after.dimensions if strategy.after else embedder.dimension(strategy)
+    facts = model_facts | {"dimensions": dimensions, "older_versions": older}
     return ExportedEmbedder(embedder, strategy, model_card(facts), facts)

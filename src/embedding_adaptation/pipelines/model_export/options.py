@@ -14,7 +14,9 @@ from embedding_adaptation.options import EmbedderOptions, Names, Options
 class ExportOptions(Options):
     """What to export, and the details of the model card that only the user knows."""
 
-    strategy: str | None = Field(None, description="Name of the adapted strategy to export; null exports embedder.adapt.")
+    strategy: str | None = Field(None, description="Name of the adapted strategy to export; null exports embedder.adapt, without any head.")
+    fitting_texts: int = Field(2000, ge=2, description="Texts drawn to fit the strategy's after-processing, if none was extracted.")
+    seed: int = Field(0, ge=0, description="Seed of the draw.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Number format of the exported weights.")
     title: str = Field("Adapted text embedding model", min_length=1, description="Heading of the model card.")
     languages: Names | None = Field(None, description="ISO 639-1 codes; null takes those of the training pairs, if known.")
@@ -33,9 +35,6 @@ class ExportOptions(Options):
         adapted = ", ".join(other for other, strategy in every.items() if strategy.weights == "adapted")
         if name not in every or every[name].weights != "adapted":
             msg = f"unusable strategy {name!r} in {setting}: it must have adapted weights to be exported; choose from {adapted}"
-            raise ValueError(msg)
-        if every[name].after.title:
-            msg = f"{setting}: strategy {name!r} cannot be exported with its after-processing; set model_export.strategy to one without"
             raise ValueError(msg)
         try:
             check_exportable(embedder_options.strategy(name, every[name]))

@@ -21,7 +21,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
             ),
             Node(
                 func=export_embedder,
-                inputs=["adapter", "model_facts", *options],
+                inputs=["adapter", "model_facts", "adapted_embeddings", "corpus", *options],
                 outputs="adapted_embedder",
                 name="export_embedder_node",
             ),

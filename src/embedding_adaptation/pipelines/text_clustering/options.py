@@ -117,7 +117,7 @@ class TextClusteringOptions(Options):
 
     weights: Literal["base", "adapted"] | None = Field(None, description="null uses adapted if the adapter was trained on these texts.")
     strategies: StrategyNames = Field(StrategyNames(), description="Strategy of the embedder for each kind of weights.")
-    fitting_texts: int = Field(1000, ge=2, description="Texts drawn to fit after-processing, if the strategy has any.")
+    fitting_texts: int = Field(2000, ge=2, description="Texts drawn to fit after-processing, if the strategy has any.")
     smoothing: SmoothingOptions | None = Field(SmoothingOptions(), description="Average vectors with their neighbours; null: do not.")
     method: Literal["kmeans", "hdbscan"] = Field("kmeans", description="The clustering algorithm.")
     clusters: int | None = Field(None, ge=2, description="Number of clusters of k-means; null chooses it by stability.")
