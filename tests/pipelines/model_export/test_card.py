@@ -80,3 +80,16 @@ def test_the_card_says_which_versions_and_servers_read_the_folder(model_facts):
     assert "Before version 5.4" not in text
     assert "do not support its pooling (`max`)" in text
     assert "leave empty texts out" in text
+
+
+def test_the_card_says_which_loss_and_which_texts_it_learned_from(model_facts):
+    training = model_facts["training"] | {"options": {"loss": "consensus", "consensus": {"texts": 2000}}}
+    card = model_card(model_facts | {"training": training})
+    assert "on which several prompts of the base model and the texts' words agree, trained for" in card
+    assert "learned from at most 2,000 of these texts as they are. Besides, there were" in card
+    assert "InfoNCE" in model_card(model_facts | {"training": training | {"options": {"loss": "info_nce"}}})
+
+
+def test_a_head_is_in_the_card(model_facts):
+    card = model_card(model_facts | {"strategy": model_facts["strategy"] | {"after": "distil"}})
+    assert "The vectors end with a linear map (a Dense module, distil)." in card

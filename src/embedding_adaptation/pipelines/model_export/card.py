@@ -121,7 +121,12 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
         " Before version 5.4, sentence-transformers strips white space from both ends of a text first." if facts["older_versions"] else ""
     )
     yield ""
-    if facts["strategy"]["pooling"] in _SERVED_POOLINGS:
+    if facts["strategy"].get("after"):
+        yield (
+            f"The vectors end with a linear map (a Dense module, {facts['strategy']['after']}). text-embeddings-inference "
+            "applies such modules; check whether your version of another server does before you use it."
+        )
+    elif facts["strategy"]["pooling"] in _SERVED_POOLINGS:
         yield (
             "text-embeddings-inference and vLLM find pooling, normalisation and length in the folder; check whether they support its "
             f"architecture (`{facts['base_model']['architecture']}`)."
@@ -144,6 +149,7 @@ def _model(facts: Mapping[str, Any]) -> Iterator[str]:
             "architecture": base["architecture"],
             "prompt": f"`{strategy['template']}`",
             "pooling": strategy["pooling"],
+            "after-processing": strategy.get("after") or "none",
             "dimensions": facts["dimensions"],
             "longest sequence": f"{strategy['max_length']} tokens, prompt included",
             "number format": strategy["dtype"],
@@ -165,7 +171,7 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
     else:
         yield "The user's own pairs; their origin is not recorded."
     yield (
-        f"The model was trained on {data['training_pairs']:,} positive pairs from {data['texts']:,} texts; {data['held_out_pairs']:,} "
+        f"{_lessons(training)}{data['training_pairs']:,} positive pairs from {data['texts']:,} texts; {data['held_out_pairs']:,} "
         "pairs from other texts were held out. No labels were used in training."
     )
     if data["generators"]:
@@ -182,7 +188,7 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     duration = f" in {seconds / 60:,.1f} minutes" if (seconds := training["cost"].get("seconds")) else ""
     yield (
-        f"LoRA with in-batch negatives (InfoNCE), trained for {adapter['last_step']} steps{duration}; the weights are those of step "
+        f"{_loss(training['options'])}, trained for {adapter['last_step']} steps{duration}; the weights are those of step "
         f"{adapter['step']}."
     )
     if training["history"]:
@@ -199,6 +205,21 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "```"
     yield ""
     yield "Made with " + ", ".join(f"{name} {version}" for name, version in facts["made_with"].items()) + "."
+
+
+def _loss(options: Mapping[str, Any]) -> str:
+    """The loss in words."""
+    if options.get("loss") == "consensus":
+        return "LoRA, trained to give texts the similarities on which several prompts of the base model and the texts' words agree"
+    return "LoRA with in-batch negatives (InfoNCE)"
+
+
+def _lessons(training: Mapping[str, Any]) -> str:
+    """What it learned from besides pairs, up to their number."""
+    options = training["options"]
+    if options.get("loss") != "consensus":
+        return "The model was trained on "
+    return f"The model learned from at most {options['consensus']['texts']:,} of these texts as they are. Besides, there were "
 
 
 def _scores(facts: Mapping[str, Any]) -> Iterator[str]:

@@ -89,6 +89,7 @@ def describe_model(
             "name": name,
             "template": template.pattern,
             "pooling": strategy.pooling,
+            "after": strategy.after.title,
             "normalise": strategy.normalise,
             "max_length": embedder_options.max_length,
             "dtype": options.dtype,
