@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import nullcontext
 
 import pandas as pd
 import pytest
@@ -61,7 +62,7 @@ def test_training_compares_neighbours_with_a_strategy_of_the_base_model(embedder
     run = pipeline("params:embedder", "params:contrastive_finetuning")
 
     def check(reference):
-        values = {"steps": 1, "seed": 0, "stopping": {"reference": reference}}
+        values = {"loss": "info_nce", "steps": 1, "seed": 0, "stopping": {"reference": reference}}
         options = {"params:embedder": MemoryDataset(embedder_options()), "params:contrastive_finetuning": MemoryDataset(values)}
         InputChecks().before_pipeline_run(pipeline=run, catalog=DataCatalog(options))
 
@@ -69,6 +70,22 @@ def test_training_compares_neighbours_with_a_strategy_of_the_base_model(embedder
     check(None)
     with pytest.raises(DatasetError, match=rf"unknown strategy '{name}' in contrastive_finetuning\.stopping\.reference; choose one"):
         check(name)
+
+
+def test_the_teacher_is_a_strategy_of_the_base_model(embedder_options):
+    run = pipeline("params:embedder", "params:contrastive_finetuning")
+    options = MemoryDataset({"loss": "consensus", "steps": 1, "seed": 0, "stopping": {"reference": None}})
+    for teacher, message in (
+        ("bare_mean", None),
+        ("none", "unknown strategy 'none' in embedder.teacher"),
+        ("prompted_last_adapted", "learns"),
+    ):
+        catalog = {
+            "params:embedder": MemoryDataset(embedder_options(teacher={"strategy": teacher})),
+            "params:contrastive_finetuning": options,
+        }
+        with nullcontext() if message is None else pytest.raises(DatasetError, match=message):
+            InputChecks().before_pipeline_run(pipeline=run, catalog=DataCatalog(catalog))
 
 
 @pytest.mark.parametrize(
@@ -109,7 +126,7 @@ def test_augmentation_names_strategies_of_the_base_model(embedder_options, chang
         ({"strategy": "bare_mean"}, {}, "strategy 'bare_mean' in model_export.strategy: it must have adapted weights"),
         ({}, {"pooling": "text_mean"}, r"embedder\.adapt: strategy 'a' .*pooling text_mean.*Set model_export\.strategy to another"),
         ({"strategy": "a"}, {"pooling": "last", "layers": [1]}, "because of layers"),
-        ({"strategy": "a"}, {"pooling": "last", "after": {"centre": True}}, "strategy 'a' cannot be exported with its after-processing"),
+        ({"strategy": "a"}, {"pooling": "last", "after": {"centre": True}}, None),
         ({}, {"pooling": "last"}, None),
     ],
 )

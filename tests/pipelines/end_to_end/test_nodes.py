@@ -3,7 +3,6 @@ from __future__ import annotations
 import pandas as pd
 
 from embedding_adaptation.pipelines.end_to_end.nodes import cost_lines, exported_lines, write_report
-from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 TRAINING = {"trained": {"step": 2, "last_step": 2}, "history": {}, "cost": {}}
 
@@ -29,7 +28,7 @@ def report(embedder_options, tasks=("labelled_texts",), training=None, **rejecte
     history = {"validation_loss": {"before": 2.0, "after": 1.0}, "validation_accuracy": {"before": 0.5, "after": 0.75}}
     training = TRAINING | {"history": history} | (training or {})
     pairs = {"candidates": 10, "accepted": 7, "rejected": rejected, "generators": {"noise": {"candidates": 10, "accepted": 7}}}
-    return write_report(comparison, shift, pairs, training, ExportOptions(), embedder_options())
+    return write_report(comparison, shift, pairs, training, {"strategy": {"name": "prompted_last_adapted"}}, embedder_options())
 
 
 def test_the_report_names_the_best_strategy_and_every_finding(embedder_options):

@@ -8,7 +8,6 @@ import pandas as pd
 
 from embedding_adaptation.comparison_table import BEST, METRIC_TITLES, NOT_WORSE, PUBLISHED, overview
 from embedding_adaptation.options import EmbedderOptions
-from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 _ATTENTION_TITLES = {
     "text": "the text",
@@ -25,7 +24,7 @@ def write_report(
     attention_summary: pd.DataFrame,
     augmentation_report: dict[str, Any],
     training_report: dict[str, Any],
-    export_options: ExportOptions,
+    model_facts: dict[str, Any],
     embedder_options: EmbedderOptions,
 ) -> str:
     """Write the run's findings as Markdown.
@@ -35,7 +34,7 @@ def write_report(
         attention_summary: Attention shares over all layers, one row per measure.
         augmentation_report: Counts of candidates and reasons.
         training_report: Steps, measures on held-out pairs before and after, and costs.
-        export_options: Which strategy is exported.
+        model_facts: The facts about the exported model.
         embedder_options: Templates, for the legend.
 
     Returns:
@@ -68,7 +67,7 @@ def write_report(
         + (f" Not shown to be worse: {', '.join(not_worse)}." if not_worse else "")
         + " Mean ± standard deviation over the seeds.",
         "",
-        *(f"- {line}" for line in exported_lines(ours, export_options.strategy_name(embedder_options))),
+        *(f"- {line}" for line in exported_lines(ours, model_facts["strategy"]["name"])),
         *(f"- Effect of adaptation on {name}: {gain}." for name, gain in gains),
         "",
         *tables,

@@ -26,7 +26,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
                     "attention_summary",
                     "augmentation_report",
                     "training_report",
-                    "params:model_export",
+                    "model_facts",
                     "params:embedder",
                 ],
                 outputs="report",
