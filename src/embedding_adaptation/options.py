@@ -163,6 +163,11 @@ class EmbedderOptions(Options):
         """The named strategies and the grid's."""
         return self.strategies | (self.grid.strategies if self.grid else {})
 
+    @property
+    def undistilled_base(self) -> list[str]:
+        """Names of the strategies that owe nothing to training or to a teacher: base weights, and not distilled."""
+        return [name for name, strategy in self.every_strategy.items() if strategy.weights == "base" and not strategy.after.distil]
+
     def template(self, name: str) -> PromptTemplate:
         """The template of that name."""
         options = self.templates[name]
@@ -236,7 +241,7 @@ class EmbedderOptions(Options):
             )
             raise ValueError(msg)
         learned = [name for name, strategy in self.every_strategy.items() if strategy.after.distil]
-        usable = [name for name, strategy in self.every_strategy.items() if strategy.weights == "base" and not strategy.after.distil]
+        usable = self.undistilled_base
         if learned and self.teacher.strategy not in usable:
             msg = (
                 f"unknown strategy {self.teacher.strategy!r} in embedder.teacher, which {learned[0]!r} is distilled from; choose one of "

@@ -81,15 +81,39 @@ def fit_after(
     return AfterProcessing.fit(vectors, steps, parts, targets)
 
 
+def processed_vectors(
+    vectors: np.ndarray,
+    chosen: StrategyOptions,
+    options: EmbedderOptions,
+    *,
+    fitted_on: int | None = None,
+    targets: np.ndarray | None = None,
+) -> np.ndarray:
+    """Vectors with a strategy's after-processing, fitted on themselves.
+
+    Args:
+        vectors: ``[N, D]`` without after-processing.
+        chosen: The strategy.
+        options: The templates, and the teacher's penalty.
+        fitted_on: Fit on this many of the first vectors; ``None`` fits on all.
+        targets: The teacher's vectors of the texts it is fitted on, for a strategy that is distilled.
+
+    Raises:
+        AfterProcessingError: If there are too few texts.
+    """
+    if not chosen.after.title:
+        return vectors
+    strategy = options.strategy("unfitted", chosen)
+    return finish_vectors(vectors, replace(strategy, after=fit_after(vectors[:fitted_on], chosen.after, options, strategy.parts, targets)))
+
+
 def teacher_targets(embedder: Embedder, texts: Sequence[str], options: EmbedderOptions, *, progress: bool = True) -> np.ndarray:
     """The teacher's vectors of texts, ``[N, T]``: always those of the base weights, whatever adapter the embedder has."""
     chosen = options.every_strategy[options.teacher.strategy]
     strategy = options.strategy(options.teacher.strategy, chosen)
     with base_weights(embedder):
         vectors = embedder.encode(texts, strategy, progress=progress)
-    if chosen.after.title:
-        vectors = finish_vectors(vectors, replace(strategy, after=fit_after(vectors, chosen.after, options, strategy.parts)))
-    return teacher_vectors(vectors, texts, **options.teacher.steps)
+    return teacher_vectors(processed_vectors(vectors, chosen, options), texts, **options.teacher.steps)
 
 
 @contextmanager

@@ -79,7 +79,7 @@ class AfterProcessing:
             AfterProcessingError: If there are too few texts for the steps, or fewer components or dimensions than requested.
         """
         if steps.distil is not None:
-            return _distilled(vectors, steps, parts, targets)
+            return _distilled(vectors, steps, steps.distil, parts, targets)
         if parts == 1:
             return cls(*_affine(vectors, steps))
         width = vectors.shape[1]
@@ -128,25 +128,24 @@ class AfterProcessing:
         )
 
 
-def _distilled(vectors: np.ndarray, steps: AfterSteps, parts: int, targets: np.ndarray | None) -> AfterProcessing:
+def _distilled(vectors: np.ndarray, steps: AfterSteps, ridge: float, parts: int, targets: np.ndarray | None) -> AfterProcessing:
     """All steps but the last, and then the map to the teacher's vectors."""
     if targets is None or len(targets) != len(vectors):
         msg = f"distilling {len(vectors)} vectors needs a teacher's vectors of the same texts; give targets, or set distil to false"
         raise AfterProcessingError(msg)
     before = AfterProcessing.fit(vectors, AfterSteps(steps.centre or True, steps.remove_components, steps.whiten), parts)
     processed = before.apply(vectors)
-    mean = before.mean
     if steps.dimensions is not None and steps.dimensions > min(len(vectors), processed.shape[1]):
         msg = (
             f"after-processing cannot keep {steps.dimensions} of the {min(len(vectors), processed.shape[1])} dimensions that "
             f"{len(vectors)} distilled vectors have; lower dimensions, or give more texts"
         )
         raise AfterProcessingError(msg)
-    head = fit_head(processed, targets, ridge=float(steps.distil or 0.0), dimensions=steps.dimensions)  # [D', K]
+    head = fit_head(processed, targets, ridge=ridge, dimensions=steps.dimensions)  # [D', K]
     if parts > 1:
-        return AfterProcessing(mean, before.matrix, head.shape[1], parts, head)
+        return AfterProcessing(before.mean, before.matrix, head.shape[1], parts, head)
     matrix = head if before.matrix is None else (before.matrix @ head).astype(np.float32)  # [D, K]
-    return AfterProcessing(mean, matrix, head.shape[1])
+    return AfterProcessing(before.mean, matrix, head.shape[1])
 
 
 def _affine(vectors: np.ndarray, steps: AfterSteps) -> tuple[np.ndarray, np.ndarray | None, int]:

@@ -418,7 +418,7 @@ class Embedder:
         count = self.layer_count
         by_prefix: dict[tuple[int, ...], list[tuple[Strategy, Frame, slice]]] = {}
         for strategy in strategies:
-            for template, columns in zip(strategy.templates, part_columns(strategy, self.dimension(strategy)), strict=True):
+            for template, columns in zip(strategy.templates, strategy.columns(self.dimension(strategy)), strict=True):
                 frame = template.frame(self.tokenizer, self.max_length)
                 by_prefix.setdefault(frame.prefix, []).append((strategy, frame, columns))
         readings = []
@@ -503,7 +503,7 @@ class _GroupPooler:
         vectors = self._pool(part).float()  # [n, D]
         if part.strategy.normalise:
             vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        return vectors if part.strategy.parts > 1 else vectors / len(part.strategy.templates)
+        return vectors / part.strategy.templates_per_part
 
     def _pool(self, part: _Part) -> torch.Tensor:
         layout, pooling = self.group.layout, part.strategy.pooling
@@ -573,14 +573,6 @@ def checked_texts(texts: Iterable[Any], *, first: int = 0) -> list[str]:
             )
             raise TypeError(msg)
     return listed
-
-
-def part_columns(strategy: Strategy, dimension: int) -> list[slice]:
-    """For each template, the columns of a strategy's vectors that it contributes to."""
-    if strategy.parts == 1:
-        return [slice(None)] * len(strategy.templates)
-    width = dimension // strategy.parts
-    return [slice(start, start + width) for start in range(0, dimension, width)]
 
 
 def finish_vectors(vectors: np.ndarray, strategy: Strategy) -> np.ndarray:

@@ -49,17 +49,13 @@ def encode_one_by_one(
         progress: Whether to show a progress bar.
     """
     for strategy in strategies:
-        width = embedder.dimension(strategy) // strategy.parts
-        for number, template in enumerate(strategy.templates):
+        for template, columns in zip(strategy.templates, strategy.columns(embedder.dimension(strategy)), strict=True):
             prompts = template.tokenize(texts, embedder.tokenizer, embedder.max_length)
             for row, prompt in enumerate(tqdm(prompts, unit="text", desc=f"embed ({strategy.name})", disable=not progress)):
                 vector = _pool(embedder, prompt, strategy).float()  # [D]
                 if strategy.normalise:
                     vector = torch.nn.functional.normalize(vector, dim=0)
-                if strategy.parts > 1:
-                    vectors[strategy.name][row, number * width : (number + 1) * width] = vector.cpu().numpy()
-                else:
-                    vectors[strategy.name][row] += vector.cpu().numpy() / len(strategy.templates)
+                vectors[strategy.name][row, columns] += vector.cpu().numpy() / strategy.templates_per_part
 
 
 def _pool(embedder: Embedder, prompt: TokenizedPrompt, strategy: Strategy) -> torch.Tensor:

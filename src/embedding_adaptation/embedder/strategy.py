@@ -94,6 +94,18 @@ class Strategy:
         """The number of vectors that stand side by side, one for each template if they are concatenated."""
         return len(self.templates) if self.combine == "concatenate" else 1
 
+    @property
+    def templates_per_part(self) -> int:
+        """The number of templates whose vectors are averaged in each part."""
+        return len(self.templates) // self.parts
+
+    def columns(self, dimension: int) -> list[slice]:
+        """For each template, the columns of vectors of this dimension that it contributes to."""
+        if self.parts == 1:
+            return [slice(None)] * len(self.templates)
+        width = dimension // self.parts
+        return [slice(start, start + width) for start in range(0, dimension, width)]
+
     def hidden_layers(self, count: int) -> tuple[int, ...]:
         """The strategy's layers as non-negative indices.
 

@@ -13,7 +13,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
+from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
+from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, DecoderWeights, ModelCard, read_adapter_base
 from embedding_adaptation.identity import training_identity, weights_identity
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
@@ -62,6 +63,11 @@ class TrainingJob:
         """The groups of both sides of each training pair, ``[N, 2]``; computed once."""
         return self.groups_of(self.train_pairs)
 
+    @cached_property
+    def texts(self) -> TrainingTexts:
+        """The texts that the consensus loss learns from; gathered once."""
+        return TrainingTexts.gather(self.corpus, self.train_pairs, self.validation_pairs, self.options)
+
     def groups_of(self, pairs: pd.DataFrame) -> np.ndarray:
         """The groups of both sides of pairs under this job's options, ``[N, 2]``."""
         apart = self.options.false_negatives
@@ -80,6 +86,8 @@ class TrainingJob:
             options.check_reference(self.embedder_options)
         except ValueError as error:
             raise TrainingError(str(error)) from error
+        if options.start is not None:
+            self._check_start(Path(options.start))
         if options.loss == "consensus":
             self._check_consensus()
         elif len(self.train_pairs) < options.batch_size:
@@ -106,7 +114,22 @@ class TrainingJob:
         if unused:
             msg = f"contrastive_finetuning.{unused[0]} belongs to loss info_nce; set it to null, or choose that loss"
             raise TrainingError(msg)
-        TrainingTexts.gather(self.corpus, self.train_pairs, self.validation_pairs, self.options)
+        _ = self.texts  # gathering them says if they are too few
+
+    def _check_start(self, folder: Path) -> None:
+        """Check that training can start from an adapter in this folder."""
+        if not (folder / ADAPTER_CONFIG).is_file():
+            msg = (
+                f"contrastive_finetuning.start is {str(folder)!r}, which holds no adapter ({ADAPTER_CONFIG} is missing); name an adapter's "
+                "folder, or set it to null"
+            )
+            raise TrainingError(msg)
+        if (folder / ADAPTER_CARD_FILE).is_file() and read_adapter_base(folder).sha256 != self.weights.card.sha256:
+            msg = (
+                f"contrastive_finetuning.start: the adapter in {str(folder)!r} belongs to another base model than "
+                f"{self.weights.card.source!r}; set it to null"
+            )
+            raise TrainingError(msg)
 
     @property
     def start(self) -> str | None:

@@ -194,7 +194,7 @@ class FinetuningOptions(Options):
         Raises:
             ValueError: If it is not, or is not one of the base weights without after-processing.
         """
-        usable = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base" and not strategy.after.distil]
+        usable = embedder.undistilled_base
         if self.loss == "consensus" and embedder.teacher.strategy not in usable:
             msg = (
                 f"unknown strategy {embedder.teacher.strategy!r} in embedder.teacher, which contrastive_finetuning.loss consensus learns "

@@ -20,10 +20,8 @@ from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.attention.rows import AttentionError
 from embedding_adaptation.checkpoint_folders import Checkpoints
 from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
-from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
 from embedding_adaptation.embedder.decoder_pass import decoder_layers
 from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
-from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, read_adapter_base
 from embedding_adaptation.identity import digest_of, texts_in_order
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import BatchError, PairBatches
 from embedding_adaptation.pipelines.contrastive_finetuning.cost import layer_weights, operations
@@ -32,7 +30,7 @@ from embedding_adaptation.pipelines.contrastive_finetuning.hard_negatives import
 from embedding_adaptation.pipelines.contrastive_finetuning.info_nce import contrastive_loss
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import Judge
-from embedding_adaptation.pipelines.contrastive_finetuning.lessons import Lessons, TrainingTexts, kept_vectors
+from embedding_adaptation.pipelines.contrastive_finetuning.lessons import Lessons, kept_vectors
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter, load_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
 from embedding_adaptation.pipelines.contrastive_finetuning.ranks import from_first, rank, world_size
@@ -262,7 +260,7 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
     lessons, spent = (None, {}) if options.loss == "info_nce" else _lessons(job, embedder, scratch)
     first_layer = add_adapter(embedder, options.lora)
     if options.start is not None:
-        start_from(embedder, job, Path(options.start))
+        start_from(embedder, Path(options.start))
     model = cast("PeftModel", embedder.backbone)
     for config in model.peft_config.values():
         config.base_model_name_or_path = job.weights.card.source  # and not the path of this machine's copy
@@ -284,7 +282,7 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
 
 def _lessons(job: TrainingJob, embedder: Embedder, scratch: Path) -> tuple[Lessons, dict[str, float]]:
     """What the consensus loss learns from, and what it cost to ask the teacher."""
-    given = TrainingTexts.gather(job.corpus, job.train_pairs, job.validation_pairs, job.options)
+    given = job.texts
     before = embedder.tokens_computed
     identity = digest_of([embedder.identity, job.embedder_options.teacher_definition, embedder.max_length, texts_in_order(given.texts)])
     path = (job.checkpoints or scratch) / "teachers" / f"{identity}-{str(embedder.backbone.dtype).removeprefix('torch.')}.safetensors"
@@ -295,24 +293,12 @@ def _lessons(job: TrainingJob, embedder: Embedder, scratch: Path) -> tuple[Lesso
     return Lessons(given, vectors, job.options), spent
 
 
-def start_from(embedder: Embedder, job: TrainingJob, folder: Path) -> None:
+def start_from(embedder: Embedder, folder: Path) -> None:
     """Load the weights that training starts from into a new adapter.
 
     Raises:
-        TrainingError: If the folder holds no adapter of this base model with the same layers and rank.
+        TrainingError: If the adapter in the folder has other layers or another rank.
     """
-    if not (folder / ADAPTER_CONFIG).is_file():
-        msg = (
-            f"contrastive_finetuning.start is {str(folder)!r}, which holds no adapter ({ADAPTER_CONFIG} is missing); name an adapter's "
-            "folder, or set it to null"
-        )
-        raise TrainingError(msg)
-    if (folder / ADAPTER_CARD_FILE).is_file() and read_adapter_base(folder).sha256 != job.weights.card.sha256:
-        msg = (
-            f"contrastive_finetuning.start: the adapter in {str(folder)!r} belongs to another base model than {job.weights.card.source!r}; "
-            "set it to null"
-        )
-        raise TrainingError(msg)
     own = {name.replace(".default.", "."): weight for name, weight in embedder.backbone.named_parameters() if "lora_" in name}
     found = load_file(folder / "adapter_model.safetensors")
     same = own.keys() == found.keys() and all(weight.shape == found[name].shape for name, weight in own.items())

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from embedding_adaptation.pipelines.strategy_selection.selection import draw_texts, processed, unprocessed_vectors
-from embedding_adaptation.runtime import load_embedder
+from embedding_adaptation.pipelines.strategy_selection.selection import draw_texts, unprocessed_vectors
+from embedding_adaptation.runtime import load_embedder, processed_vectors
 from embedding_adaptation.vectors.criteria import outside_agreement
 from embedding_adaptation.vectors.words import tfidf_vectors
 
@@ -70,7 +70,7 @@ def family_vectors(embedder: Embedder, texts: Sequence[str], options: SelectionO
     vectors = unprocessed_vectors(embedder, texts, references | candidates, embedder_options)
 
     def finished(strategies: Mapping[str, StrategyOptions]) -> dict[str, np.ndarray]:
-        return {name: processed(vectors[name], strategy, embedder_options, len(texts)) for name, strategy in strategies.items()}
+        return {name: processed_vectors(vectors[name], strategy, embedder_options) for name, strategy in strategies.items()}
 
     return FamilyVectors(finished(candidates), finished(references))
 

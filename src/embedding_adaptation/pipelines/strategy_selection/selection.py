@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from embedding_adaptation.embedder.embedder import finish_vectors
-from embedding_adaptation.runtime import fit_after, load_embedder, teacher_targets
+from embedding_adaptation.runtime import load_embedder, processed_vectors, teacher_targets
 from embedding_adaptation.vectors.criteria import CRITERIA, combined_rank, criteria_table
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ def embed_for_ranking(
     targets = teacher_targets(embedder, texts, options) if distils else None
     vectors, pairs = {}, {}
     for name, strategy in strategies.items():
-        matrix = processed(unprocessed[name], strategy, options, len(texts), targets)  # [N + 2 M, D]
+        matrix = processed_vectors(unprocessed[name], strategy, options, fitted_on=len(texts), targets=targets)  # [N + 2 M, D]
         vectors[name] = matrix[: len(texts)]
         pairs[name] = (matrix[len(texts) : len(texts) + len(first)], matrix[len(texts) + len(first) :])
     return vectors, pairs if len(first) >= _MIN_TEXTS else None
@@ -109,14 +108,3 @@ def unprocessed_vectors(
     numbered = {strategy: dataclasses.replace(strategy, name=str(number)) for number, strategy in enumerate(distinct)}
     encoded = embedder.encode_strategies(texts, list(numbered.values()))
     return {name: encoded[numbered[strategy].name] for name, strategy in unfitted.items()}
-
-
-def processed(
-    matrix: np.ndarray, strategy: StrategyOptions, options: EmbedderOptions, fitted_on: int, targets: np.ndarray | None = None
-) -> np.ndarray:
-    """Vectors with the strategy's after-processing, fitted on the first ``fitted_on`` of them, of which ``targets`` are the teacher's."""
-    if not strategy.after.title:
-        return matrix
-    unfitted = options.strategy("unfitted", strategy)
-    fitted = fit_after(matrix[:fitted_on], strategy.after, options, unfitted.parts, targets)
-    return finish_vectors(matrix, dataclasses.replace(unfitted, after=fitted))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.embedder.after_processing import AfterProcessingError
-from embedding_adaptation.embedder.embedder import finish_vectors
 from embedding_adaptation.identity import texts_in_order
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
@@ -18,7 +16,7 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
     digest_fraction,
     text_key,
 )
-from embedding_adaptation.runtime import fit_after, teacher_targets
+from embedding_adaptation.runtime import processed_vectors, teacher_targets
 from embedding_adaptation.vectors.neighbours import mutual_neighbours
 from embedding_adaptation.vectors.unit import unit_vectors
 
@@ -86,13 +84,10 @@ def strategy_vectors(texts: Sequence[str], options: NeighboursOptions, context: 
     chosen = context.embedder_options.every_strategy[options.strategy]
     strategy = context.embedder_options.strategy(options.strategy, chosen)
     vectors = context.embedder().encode_strategies(texts, [strategy], progress=context.progress)[options.strategy]
-    if chosen.after.title:
-        targets = None
-        if chosen.after.distil:
-            targets = teacher_targets(context.embedder(), texts, context.embedder_options, progress=context.progress)
-        after = fit_after(vectors, chosen.after, context.embedder_options, strategy.parts, targets)
-        vectors = finish_vectors(vectors, dataclasses.replace(strategy, after=after))
-    return unit_vectors(vectors)
+    targets = None
+    if chosen.after.distil:
+        targets = teacher_targets(context.embedder(), texts, context.embedder_options, progress=context.progress)
+    return unit_vectors(processed_vectors(vectors, chosen, context.embedder_options, targets=targets))
 
 
 def _identity(options: NeighboursOptions, corpus: TextStream, context: Context) -> list[Any]:
