@@ -146,7 +146,7 @@ def model_facts(
     from embedding_adaptation.pipelines.model_export.facts import describe_model
     from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
-    facts = describe_model(tiny_adapted, training_report, evaluation_report, ExportOptions(), embedder_options())
+    facts = describe_model(tiny_adapted, training_report, evaluation_report, {}, ExportOptions(), embedder_options())
     return facts | {"dimensions": 32, "older_versions": True}
 
 
@@ -162,7 +162,7 @@ def exported(tiny_adapted: DecoderWeights, model_facts: dict[str, Any], embedder
     from embedding_adaptation.texts.stream import TextStream
 
     corpus = TextStream.of(pd.DataFrame({"id": [], "text": []}))
-    value = export_embedder(tiny_adapted, model_facts, Embeddings((), {}), corpus, ExportOptions(), embedder_options())
+    value = export_embedder(tiny_adapted, model_facts, Embeddings((), {}), Embeddings((), {}), corpus, ExportOptions(), embedder_options())
     ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder"), version=Version(None, "2")).save(value)
     return tmp_path / "adapted_embedder" / "2" / "adapted_embedder"
 

@@ -13,6 +13,7 @@ from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
+from embedding_adaptation.pipelines.adaptation_verdict.options import VerdictOptions
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
 from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
 from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
@@ -25,6 +26,7 @@ KINDS = {
     "clustering_evaluation": EvaluationOptions,
     "attention_analysis": AttentionOptions,
     "model_export": ExportOptions,
+    "adaptation_verdict": VerdictOptions,
     "strategy_selection": SelectionOptions,
     "text_clustering": TextClusteringOptions,
 }

@@ -23,6 +23,7 @@ HEAVY = (
 NAMES = (
     "data_augmentation",
     "contrastive_finetuning",
+    "adaptation_verdict",
     "embedding_extraction",
     "strategy_selection",
     "clustering_evaluation",
@@ -81,7 +82,7 @@ def test_the_default_is_the_whole_chain(registry):
 
 def test_the_chain_needs_only_what_a_user_brings(registry):
     free = {name for name in registry["end_to_end"].inputs() if not name.startswith("params:")}
-    brought = {"corpus", "labelled_texts", "attention_texts", "base_model", "chat_server", "task_mirror", "published_scores"}
+    brought = {"corpus", "labelled_texts", "attention_texts", "base_model", "chat_server", "task_mirror", "published_scores", "answers"}
     kept = {"finished_candidates", "finished_scores", "training_checkpoints", "finished_cells", "embedding_store"}
     assert free == brought | kept
 

@@ -191,6 +191,8 @@ def model_tags(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "adapter.fingerprint": adapter["fingerprint"],
         "adapter.step": adapter["step"],
         "strategy": facts["strategy"]["name"],
+        "weights": facts["strategy"].get("weights"),
+        "verdict": (facts.get("verdict") or {}).get("verdict"),
     }
     corpus = facts["training"]["corpus"]
     if corpus:
@@ -199,6 +201,10 @@ def model_tags(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         values |= {_DATA: evaluation["data"]["fingerprint"], _PROTOCOL: json.dumps(evaluation["protocol"], sort_keys=True)}
         for metric, score in evaluation["adapted"].items():
             values |= {_score_tag(metric): score["mean"], f"{_score_tag(metric)}.sd": score["sd"]}
+        best = evaluation.get("best") or {}
+        if "mean" in best and "v_measure" in evaluation["adapted"]:
+            distance = evaluation["adapted"]["v_measure"]["mean"] - best["mean"]
+            values |= {"best.strategy": best["strategy"], "best.distance": f"{distance:+.4f}"}
         for metric, score in (evaluation["base"] or {}).items():
             values[f"base_{_score_tag(metric)}"] = score["mean"]
     for name, value in values.items():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -24,6 +24,26 @@ def _as_tuple(value: object) -> object:
 
 Names = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
 Layers = Annotated[tuple[int, ...], BeforeValidator(_as_tuple)]
+
+
+Granularity = Literal["fine", "medium", "coarse"]
+
+
+class Grain(NamedTuple):
+    """What a granularity means for the teacher and for the loss that learns from it.
+
+    Attributes:
+        neighbours: Number of nearest neighbours that the teacher averages each vector with.
+        rounds: How often.
+        perplexity: Effective number of a text's neighbours in a batch.
+    """
+
+    neighbours: int
+    rounds: int
+    perplexity: float
+
+
+GRANULARITIES: Mapping[Granularity, Grain] = {"fine": Grain(3, 1, 6.0), "medium": Grain(10, 2, 12.0), "coarse": Grain(30, 3, 30.0)}
 
 
 class Options(BaseModel):
@@ -89,8 +109,13 @@ class TeacherOptions(Options):
 
     strategy: str = Field("consensus", description="Strategy of the base weights; its after-processing is fitted on the same texts.")
     words: float = Field(0.5, ge=0.0, le=10.0, description="Weight of the texts' words (TF-IDF) beside the strategy; 0 leaves them out.")
-    neighbours: int = Field(10, ge=1, description="Each vector is averaged with this many nearest neighbours.")
-    rounds: int = Field(2, ge=0, le=10, description="How often; more makes a coarser teacher.")
+    granularity: Granularity = Field(
+        "medium", description="How coarsely texts are told apart: fine suits many small groups (intents), coarse a few large ones (topics)."
+    )
+    neighbours: int | None = Field(
+        None, ge=1, description="Each vector is averaged with this many nearest neighbours; null takes the granularity's."
+    )
+    rounds: int | None = Field(None, ge=0, le=10, description="How often; more makes a coarser teacher; null takes the granularity's.")
     ridge: float = Field(
         1.0, gt=0.0, description="Penalty of the linear map to the teacher; the higher, the closer it stays to the vectors."
     )
@@ -98,7 +123,17 @@ class TeacherOptions(Options):
     @property
     def steps(self) -> dict[str, Any]:
         """The arguments of :func:`~embedding_adaptation.vectors.teacher.teacher_vectors`."""
-        return {"words": self.words, "neighbours": self.neighbours, "rounds": self.rounds}
+        grain = GRANULARITIES[self.granularity]
+        return {
+            "words": self.words,
+            "neighbours": grain.neighbours if self.neighbours is None else self.neighbours,
+            "rounds": grain.rounds if self.rounds is None else self.rounds,
+        }
+
+    @property
+    def perplexity(self) -> float:
+        """Effective number of a text's neighbours in a batch, which the granularity asks for."""
+        return GRANULARITIES[self.granularity].perplexity
 
 
 class StrategyOptions(Options):
@@ -200,7 +235,7 @@ class EmbedderOptions(Options):
     @property
     def teacher_definition(self) -> dict[str, Any]:
         """The definition of the teacher, for JSON."""
-        return self.teacher.model_dump(mode="json") | {"strategy": self.definition(self.teacher.strategy)}
+        return {**self.teacher.steps, "ridge": self.teacher.ridge, "strategy": self.definition(self.teacher.strategy)}
 
     @property
     def identities(self) -> dict[str, str]:

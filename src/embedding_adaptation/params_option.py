@@ -19,11 +19,11 @@ def with_own_parameters(command: click.Command) -> click.Command:
     own.params = [copy.copy(option) for option in command.params]
     for option in own.params:
         if isinstance(option, click.Option) and option.name == "params":
-            option.callback, option.help = _parse, _HELP
+            option.callback, option.help = parsed_parameters, _HELP
     return own
 
 
-def _parse(context: click.Context, option: click.Parameter, value: Any) -> dict[str, Any]:  # noqa: ARG001  click's callback interface
+def parsed_parameters(context: click.Context, option: click.Parameter, value: Any) -> dict[str, Any]:  # noqa: ARG001  click's callback interface
     """Parameters from the command line, or from the file given with --config, where they are already a mapping."""
     if isinstance(value, dict):
         return value

@@ -65,7 +65,7 @@ class RunCommand(click.Command):
         Raises:
             ClickException: If one of them cannot be parsed.
         """
-        with _in_a_sentence(click.exceptions.Exit, click.UsageError):
+        with in_a_sentence(click.exceptions.Exit, click.UsageError):
             try:
                 return super().make_context(info_name, args, parent, **extra)
             except KeyError as error:
@@ -81,13 +81,13 @@ class RunCommand(click.Command):
         if ctx.params.pop("verbose") or os.environ.get(VERBOSE_VARIABLE, "").upper() == "DEBUG":
             with OrderlyEnd(_end_as_killed):
                 return super().invoke(ctx)
-        with _logged_once(), _in_a_sentence(click.exceptions.Exit), OrderlyEnd(_end_as_killed):
+        with _logged_once(), in_a_sentence(click.exceptions.Exit), OrderlyEnd(_end_as_killed):
             _check_command(ctx.params)
             return super().invoke(ctx)
 
 
 @contextmanager
-def _in_a_sentence(*passed: type[BaseException]) -> Iterator[None]:
+def in_a_sentence(*passed: type[BaseException]) -> Iterator[None]:
     """Turn errors that one sentence explains into click's, which prints it; errors of the types ``passed`` pass unchanged."""
     try:
         yield

@@ -15,6 +15,8 @@ from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, DecoderWeig
 from embedding_adaptation.identity import CorpusIdentity
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from kedro.io import Version
     from peft import PeftModel
 
@@ -32,6 +34,7 @@ class TrainedAdapter:
         steps: Optimiser steps it was trained for.
         corpus: The corpus its pairs come from; ``None`` if unknown.
         strategy: The whole strategy it was trained with, as JSON; ``None`` if only template and pooling are known.
+        scales: What was measured between base and trained weights, to choose how much of the adapter is kept; empty if nothing was.
     """
 
     model: PeftModel
@@ -42,10 +45,11 @@ class TrainedAdapter:
     steps: int
     corpus: CorpusIdentity | None = None
     strategy: dict[str, Any] | None = None
+    scales: Sequence[Mapping[str, float]] = ()
 
 
 def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
-    """Read an adapter's card: the ``base``, ``template``, ``pooling``, ``max_length``, ``steps`` and ``corpus`` it was trained with.
+    """Read an adapter's card: its ``base``, what it was trained with (``template``, ``pooling``, ``corpus`` and so on), and ``scales``.
 
     Raises:
         ValueError: If the weights have no adapter.
@@ -126,6 +130,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
             "max_length": data.max_length,
             "steps": data.steps,
             "corpus": None if data.corpus is None else data.corpus.to_dict(),
+            "scales": [dict(row) for row in data.scales],
         } | ({} if data.strategy is None else {"strategy": data.strategy})
         text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False)
         (directory / ADAPTER_CARD_FILE).write_text(text + "\n", encoding="utf-8")

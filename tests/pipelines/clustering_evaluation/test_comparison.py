@@ -111,7 +111,7 @@ def test_comparison_report_and_export_find_the_same_twin(options, embedder_optio
     assert any("Gain: +0.5 points of V-measure (mteb) for after" in line for line in lines)
     texts, fingerprints = pd.DataFrame({"text": ["x"], "label": ["y"]}), {"base": "", "adapted": tiny_adapted.fingerprint()}
     report = describe_evaluation(long_table(scored), LabelledVectors(texts, {}, {}, {}, fingerprints), options, embedder)
-    facts = describe_model(tiny_adapted, training_report, report, ExportOptions(), embedder)
+    facts = describe_model(tiny_adapted, training_report, report, {}, ExportOptions(), embedder)
     assert facts["evaluation"]["adapted"]["v_measure"]["mean"] == pytest.approx(0.605)
     assert facts["evaluation"]["base"]["v_measure"]["mean"] == pytest.approx(0.6)
 

@@ -63,6 +63,7 @@ def job_of(
             "learning_rate": 5e-3,
             "validate_every": 2,
             "seed": 0,
+            "interpolation": None,
         }
         values |= {"false_negatives": {"near_duplicate": None}}  # the texts here differ in a number
         stopping = {"criterion": None, "reference": None} | changes.pop("stopping", {})

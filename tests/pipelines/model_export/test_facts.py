@@ -30,15 +30,15 @@ def test_facts_name_base_adapter_data_and_scores_without_a_single_text(model_fac
 
 def test_a_training_report_of_another_adapter_is_refused(tiny_adapted, training_report, embedder_options):
     with pytest.raises(ExportFactsError, match=r"--load-versions=adapter:VERSION,training_report:VERSION"):
-        describe_model(tiny_adapted, training_report | {"adapter": "other"}, {}, ExportOptions(), embedder_options())
+        describe_model(tiny_adapted, training_report | {"adapter": "other"}, {}, {}, ExportOptions(), embedder_options())
 
 
 def test_reports_of_an_earlier_version_are_recognised(tiny_adapted, training_report, evaluation_report, embedder_options, caplog):
     options = embedder_options()
     with pytest.raises(ExportFactsError, match=r"written by an earlier version.*kedro run --nodes=describe_training_node"):
-        describe_model(tiny_adapted, training_report | {"adapter": "ab" * 32}, {}, ExportOptions(), options)
+        describe_model(tiny_adapted, training_report | {"adapter": "ab" * 32}, {}, {}, ExportOptions(), options)
     earlier = changed(evaluation_report, weights={"base": "ab" * 32, "adapted": "cd" * 32})
-    assert describe_model(tiny_adapted, training_report, earlier, ExportOptions(), options)["evaluation"] is None
+    assert describe_model(tiny_adapted, training_report, earlier, {}, ExportOptions(), options)["evaluation"] is None
     assert "the evaluation_report was written by an earlier version" in caplog.messages[-1]
 
 
@@ -59,14 +59,14 @@ def test_scores_of_other_weights_or_another_strategy_are_left_out(
             (other_words, "the current strategy"),
             ({}, "there is no evaluation_report"),
         ):
-            assert describe_model(tiny_adapted, training_report, report, ExportOptions(), options)["evaluation"] is None
+            assert describe_model(tiny_adapted, training_report, report, {}, ExportOptions(), options)["evaluation"] is None
             assert reason in caplog.messages[-1]
 
 
 def test_without_a_twin_of_base_weights_there_is_no_before(tiny_adapted, training_report, evaluation_report, embedder_options):
     report = changed(evaluation_report)
     del report["strategies"]["prompted_last"]
-    facts = describe_model(tiny_adapted, training_report, report, ExportOptions(), embedder_options())
+    facts = describe_model(tiny_adapted, training_report, report, {}, ExportOptions(), embedder_options())
     assert facts["evaluation"]["base"] is None
     assert facts["evaluation"]["adapted"]["v_measure"]["mean"] == 0.61
 
@@ -77,7 +77,9 @@ def test_a_strategy_other_than_the_trained_one_is_marked(tiny_adapted, training_
         "other": {"weights": "adapted", "template": "bare", "pooling": "mean"},
     }
     options = embedder_options(strategies=strategies, adapt="trained")
-    facts = describe_model(tiny_adapted, training_report, {}, ExportOptions(strategy="other", languages=("de",), licence="MIT"), options)
+    facts = describe_model(
+        tiny_adapted, training_report, {}, {}, ExportOptions(strategy="other", languages=("de",), licence="MIT"), options
+    )
     assert not facts["strategy"]["as_trained"]
     assert (facts["languages"], facts["licence"]) == (["de"], "MIT")
 
@@ -99,7 +101,7 @@ def test_both_models_of_a_translation_are_named(tiny_adapted, training_report, e
     models = ["Helsinki-NLP/opus-mt-en-de + /home/someone/opus-mt-de-en"]
     report = changed(training_report)
     report["data"]["generators"] = {"back_translation": {"pairs": 3, "models": models}}
-    facts = describe_model(tiny_adapted, report, {}, ExportOptions(), embedder_options())
+    facts = describe_model(tiny_adapted, report, {}, {}, ExportOptions(), embedder_options())
     found = facts["training"]["data"]["generators"]["back_translation"]["models"]
     assert found == ["Helsinki-NLP/opus-mt-en-de + opus-mt-de-en"]
 

@@ -19,7 +19,7 @@ NOTHING = Embeddings((), {})
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
 def test_the_adapter_is_merged_on_the_cpu_in_the_format_asked_for(tiny_adapted, model_facts, embedder_options, dtype, tolerance):
     options = embedder_options()
-    value = export_embedder(tiny_adapted, model_facts, NOTHING, CORPUS, ExportOptions(dtype=dtype), options)
+    value = export_embedder(tiny_adapted, model_facts, NOTHING, NOTHING, CORPUS, ExportOptions(dtype=dtype), options)
     assert not hasattr(value.embedder.backbone, "peft_config")
     assert str(value.embedder.backbone.dtype) == f"torch.{dtype}"
     assert value.facts["dimensions"] == 32
@@ -41,7 +41,7 @@ def test_what_was_extracted_is_what_is_exported(tiny_adapted, model_facts, embed
     (fitted,) = fitted_strategies(embedder, chosen, options, lambda: TEXTS[:12])
     vectors = {"distilled": embedder.encode(TEXTS, fitted, progress=False)}
     extracted = Embeddings(tuple(TEXTS), vectors, tiny_adapted.fingerprint(), options.identities, {"distilled": fitted.after})
-    value = export_embedder(tiny_adapted, model_facts, extracted, CORPUS, ExportOptions(strategy="distilled"), options)
+    value = export_embedder(tiny_adapted, model_facts, NOTHING, extracted, CORPUS, ExportOptions(strategy="distilled"), options)
     np.testing.assert_allclose(value.embedder.encode(TEXTS, progress=False), vectors["distilled"], atol=1e-4)
     assert value.facts["dimensions"] == vectors["distilled"].shape[1]
 
@@ -52,7 +52,7 @@ def test_without_vectors_of_this_adapter_after_processing_is_fitted_on_the_corpu
     embedder = load_embedder(tiny_adapted, options)
     (fitted,) = fitted_strategies(embedder, {"distilled": options.strategies["distilled"]}, options, lambda: TEXTS)
     of_others = Embeddings((), {}, "another", options.identities, {"distilled": fitted.after})
-    value = export_embedder(tiny_adapted, model_facts, of_others, CORPUS, ExportOptions(strategy="distilled"), options)
+    value = export_embedder(tiny_adapted, model_facts, NOTHING, of_others, CORPUS, ExportOptions(strategy="distilled"), options)
     assert "it is fitted on the corpus" in caplog.text
     found = value.embedder.encode(TEXTS, progress=False)
     np.testing.assert_allclose(found @ found.T, (expected := embedder.encode(TEXTS, fitted, progress=False)) @ expected.T, atol=1e-3)

@@ -91,7 +91,7 @@ def main(folder: Path) -> None:
         if rank() == 0:
             adapter.model.save_pretrained(str(folder / _ADAPTER), safe_serialization=True, save_embedding_layers=False)
             history.to_parquet(folder / _HISTORY)
-            facts = {name: getattr(adapter, name) for name in ("template", "pooling", "max_length", "steps", "strategy")}
+            facts = {name: getattr(adapter, name) for name in ("template", "pooling", "max_length", "steps", "strategy", "scales")}
             (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
         torch.distributed.barrier()
     finally:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 
 
+_LEAST_WEIGHT = 1e-6  # a lower weight has no finite logarithm, and those that are zero are left out
+
+
 def info_nce(
     anchors: torch.Tensor,
     positives: torch.Tensor,
@@ -25,6 +28,7 @@ def info_nce(
     margin: float = 0.0,
     symmetric: bool = True,
     left_out: torch.Tensor | None = None,
+    negative_weights: torch.Tensor | None = None,
     false_negative_margin: float | None = None,
     dimensions: Sequence[int] = (),
 ) -> torch.Tensor:
@@ -40,6 +44,7 @@ def info_nce(
         margin: By how much a positive's cosine must exceed the others' (subtracted from it).
         symmetric: Whether the mean of both directions is taken.
         left_out: Bool ``[B, B]``, pairs of anchor and other positive that are no negatives.
+        negative_weights: ``[B, B]`` between 0 and 1, how much the other positives count as negatives; ``None`` counts all in full.
         false_negative_margin: Others whose cosine exceeds the positive's by more than this are taken for positives, and left out.
         dimensions: Matryoshka: the mean of the losses of vectors cut to these dimensions; none takes them whole.
 
@@ -62,10 +67,11 @@ def info_nce(
         assert one is not None  # noqa: S101  only hard negatives may be missing
         assert two is not None  # noqa: S101
         cosines = one @ two.T  # [B, B]
-        directions = [_direction(cosines, None if hard is None else one @ hard.T, left_out, temperature, margin, false_negative_margin)]
+        given = temperature, margin, false_negative_margin
+        directions = [_direction(cosines, None if hard is None else one @ hard.T, left_out, negative_weights, *given)]
         if symmetric:
-            turned = None if left_out is None else left_out.T
-            directions.append(_direction(cosines.T, None, turned, temperature, margin, false_negative_margin))
+            turned, weights = (None if of_pairs is None else of_pairs.T for of_pairs in (left_out, negative_weights))
+            directions.append(_direction(cosines.T, None, turned, weights, *given))
         losses.append(torch.stack(directions).mean())
     return torch.stack(losses).mean()
 
@@ -74,6 +80,7 @@ def _direction(
     cosines: torch.Tensor,
     of_hard: torch.Tensor | None,
     left_out: torch.Tensor | None,
+    weights: torch.Tensor | None,
     temperature: float,
     margin: float,
     false_negative_margin: float | None,
@@ -83,29 +90,38 @@ def _direction(
     is_own[own, own] = True
     scores = cosines - margin * is_own  # [B, B]
     barred = torch.zeros_like(is_own) if left_out is None else left_out & ~is_own
+    logarithms = torch.zeros_like(cosines)  # of the weights
+    if weights is not None:
+        barred = barred | ((weights <= 0) & ~is_own)
+        logarithms = weights.clamp_min(_LEAST_WEIGHT).log().masked_fill(is_own, 0.0)
     if of_hard is not None:
         scores = torch.cat([scores, of_hard], dim=1)  # [B, B + M]
-        barred, is_own = (torch.nn.functional.pad(mask, (0, of_hard.shape[1])) for mask in (barred, is_own))
+        barred, is_own, logarithms = (torch.nn.functional.pad(each, (0, of_hard.shape[1])) for each in (barred, is_own, logarithms))
     if false_negative_margin is not None:
         limit = cosines.diagonal()[:, None].detach() + false_negative_margin  # [B, 1]
         barred = barred | ((scores.detach() > limit) & ~is_own)
-    return torch.nn.functional.cross_entropy((scores / temperature).masked_fill(barred, float("-inf")), own)
+    return torch.nn.functional.cross_entropy((scores / temperature + logarithms).masked_fill(barred, float("-inf")), own)
 
 
-def contrastive_loss(columns: Sequence[torch.Tensor], groups: np.ndarray, options: FinetuningOptions) -> torch.Tensor:
+def contrastive_loss(
+    columns: Sequence[torch.Tensor], groups: np.ndarray, options: FinetuningOptions, weights: np.ndarray | None = None
+) -> torch.Tensor:
     """InfoNCE as configured, without negatives that share a group with the pair.
 
     Args:
         columns: ``[B, D]`` each: anchors, positives and, where there are any, hard negatives.
         groups: ``[B, 2]``, groups of both sides of each pair.
         options: Fine-tuning options.
+        weights: ``[B, B]``, how much each positive counts as a negative of each anchor; ``None`` counts all in full.
     """
+    device = columns[0].device
     return info_nce(
         *columns,
         temperature=options.temperature,
         margin=options.margin,
         symmetric=options.symmetric,
-        left_out=torch.from_numpy(conflicts(groups)).to(columns[0].device),  # [B, B]
+        left_out=torch.from_numpy(conflicts(groups)).to(device),  # [B, B]
+        negative_weights=None if weights is None else torch.from_numpy(weights).to(device),
         false_negative_margin=options.false_negatives.margin,
         dimensions=options.matryoshka_dimensions,
     )

@@ -68,6 +68,16 @@ class TrainingJob:
         """The texts that the consensus loss learns from; gathered once."""
         return TrainingTexts.gather(self.corpus, self.train_pairs, self.validation_pairs, self.options)
 
+    @property
+    def asks_teacher(self) -> bool:
+        """Whether the loss asks the teacher (``embedder.teacher``)."""
+        return self.options.asks_teacher
+
+    @property
+    def perplexity(self) -> float:
+        """Effective number of a text's neighbours in a batch."""
+        return self.options.consensus.perplexity or self.embedder_options.teacher.perplexity
+
     def groups_of(self, pairs: pd.DataFrame) -> np.ndarray:
         """The groups of both sides of pairs under this job's options, ``[N, 2]``."""
         apart = self.options.false_negatives
@@ -145,12 +155,12 @@ class TrainingJob:
         """
         embedder, reference = self.embedder_options, self.options.stopping.reference
         return training_identity(
-            options=self.options.deciding | {"start": self.start},
+            options=self.options.deciding | {"start": self.start, "perplexity": self.perplexity if self.asks_teacher else None},
             weights=self.weights.fingerprint(),
             strategy=embedder.definition(embedder.adapt),
             reference=[
                 None if reference is None else embedder.definition(reference),
-                embedder.teacher_definition if self.options.loss == "consensus" else None,
+                embedder.teacher_definition if self.asks_teacher else None,
             ],
             max_length=max_length,
             dtype=dtype,

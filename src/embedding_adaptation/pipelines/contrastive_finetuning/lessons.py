@@ -98,11 +98,13 @@ class Lessons:
         given: The texts.
         teacher: Unit vectors ``[N, T]``.
         options: Fine-tuning options.
+        perplexity: Effective number of neighbours of a text in a batch.
     """
 
     given: TrainingTexts
     teacher: np.ndarray
     options: FinetuningOptions
+    perplexity: float
 
     @property
     def trained(self) -> list[int]:
@@ -123,7 +125,7 @@ class Lessons:
     def targets(self, batch: Sequence[int]) -> np.ndarray:
         """The teacher's shares for a batch, ``[B, B]``."""
         consensus = self.options.consensus
-        soft = soft_targets(self.teacher[list(batch)], perplexity=consensus.perplexity)
+        soft = soft_targets(self.teacher[list(batch)], perplexity=self.perplexity)
         return with_partners(soft, batch, self.given.partners, consensus.pair_weight)
 
     def loss(self, columns: Sequence[torch.Tensor], batch: Sequence[int]) -> torch.Tensor:

@@ -25,6 +25,7 @@ from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import (
     write_training,
 )
 from embedding_adaptation.pipelines.contrastive_finetuning.cost import counting, layer_weights
+from embedding_adaptation.pipelines.contrastive_finetuning.interpolation import keep_best_scale
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import best_step, is_exhausted
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import load_adapter
@@ -49,11 +50,18 @@ def train_in_process(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
         setup = prepare(job, Path(scratch))
         state = fit(setup)
-        steps = from_first(lambda: keep_best(setup, state))
+        steps, scales = from_first(lambda: (keep_best(setup, state), keep_best_scale(setup)))
     setup.model.eval()
     strategy, template = setup.strategy, setup.strategy.templates[0].pattern
     adapter = TrainedAdapter(
-        setup.model, job.weights.card, template, strategy.pooling, setup.embedder.max_length, steps, strategy=strategy_to_dict(strategy)
+        setup.model,
+        job.weights.card,
+        template,
+        strategy.pooling,
+        setup.embedder.max_length,
+        steps,
+        strategy=strategy_to_dict(strategy),
+        scales=scales,
     )
     history = pd.DataFrame(state.rows, columns=list(HISTORY_COLUMNS)).astype({"step": int})
     return adapter, history.assign(chosen=history["step"] == steps)

@@ -62,6 +62,11 @@ class FalseNegativesOptions(Options):
     margin: float | None = Field(
         None, ge=0.0, description="Texts whose cosine under the trained model exceeds the positive's by more than this; null keeps all."
     )
+    teacher: Literal["leave_out", "weight"] | None = Field(
+        None,
+        description="Texts of the anchor's kind according to embedder.teacher: leave_out those that are more likely of its kind than "
+        "not, or weight all by how likely they are not; null asks no teacher.",
+    )
 
 
 class StoppingOptions(Options):
@@ -116,9 +121,26 @@ class ConsensusOptions(Options):
     """The consensus loss: what the teacher (``embedder.teacher``) says of a batch's texts is its target."""
 
     texts: int = Field(2000, ge=8, description="Maximum number of corpus texts to learn from.")
-    perplexity: float = Field(12.0, ge=1.0, description="Effective number of neighbours of a text in a batch; higher is coarser.")
+    perplexity: float | None = Field(
+        None, ge=1.0, description="Effective number of neighbours of a text in a batch; null takes the granularity's."
+    )
     near: int = Field(3, ge=0, description="Nearest neighbours that come into a batch with each text drawn.")
     pair_weight: float = Field(0.5, ge=0.0, le=1.0, description="Share of a text's target for its partners in generated or given pairs.")
+
+
+class InterpolationOptions(Options):
+    """How much of the trained adapter is kept: the largest scale at which texts' groups agree with their characters as much as ever."""
+
+    scales: tuple[float, ...] = Field((0.25, 0.5, 0.75, 1.0), min_length=1, description="Shares of the adapter to try, beside none of it.")
+    tolerance: float = Field(0.01, ge=0.0, description="Differences of agreement (adjusted mutual information) that do not count.")
+
+    @model_validator(mode="after")
+    def _check_scales(self) -> Self:
+        wrong = [scale for scale in self.scales if not 0 < scale <= 1]
+        if wrong:
+            msg = f"scale {wrong[0]:g} is not between 0 (the base model, which is always tried) and 1 (the whole adapter); remove it"
+            raise ValueError(msg)
+        return self
 
 
 class FinetuningOptions(Options):
@@ -157,6 +179,9 @@ class FinetuningOptions(Options):
     four_bit: bool = Field(False, description="Keep the frozen base in 4 bits (QLoRA); needs CUDA and the extra 'quantised'.")
     devices: int = Field(1, ge=1, description="Processes on this machine, one per device, which share each batch and its negatives.")
     stopping: StoppingOptions = StoppingOptions()
+    interpolation: InterpolationOptions | None = Field(
+        InterpolationOptions(), description="Keep only as much of the adapter as helps, judged on stopping.texts; null keeps all of it."
+    )
     validation_share: float = Field(0.1, gt=0.0, lt=1.0, description="Share of the source texts whose pairs are held out.")
     validate_every: int = Field(4, ge=1, description="Steps between evaluations on held-out pairs.")
     seed: int = Field(ge=0, description="Seed of split, adapter, order and dropout.")
@@ -172,15 +197,20 @@ class FinetuningOptions(Options):
         return self
 
     @property
+    def asks_teacher(self) -> bool:
+        """Whether the loss asks the teacher (``embedder.teacher``)."""
+        return self.loss == "consensus" or self.false_negatives.teacher is not None
+
+    @property
     def deciding(self) -> dict[str, Any]:
         """The options that affect the result: all except names and those that only affect memory and time."""
         return self.model_dump(
             mode="json",
             exclude={
                 "start": True,  # its weights count, not its place
-                **({} if self.loss == "consensus" else {"consensus": True}),
+                "consensus": {"perplexity"} if self.loss == "consensus" else True,  # the job resolves it
                 "chunk_tokens": True, "activation_mb": True, "lower_states_mb": True, "lower_states_disk_mb": True, "devices": True,
-                "stopping": {"reference"},
+                "stopping": {"reference"}, "interpolation": True,
             },
         )  # fmt: skip
 
@@ -195,11 +225,14 @@ class FinetuningOptions(Options):
             ValueError: If it is not, or is not one of the base weights without after-processing.
         """
         usable = embedder.undistilled_base
-        if self.loss == "consensus" and embedder.teacher.strategy not in usable:
+        if self.asks_teacher and embedder.teacher.strategy not in usable:
+            asking, otherwise = (
+                ("loss consensus", "loss info_nce") if self.loss == "consensus" else ("false_negatives.teacher", "set that to null")
+            )
             msg = (
-                f"unknown strategy {embedder.teacher.strategy!r} in embedder.teacher, which contrastive_finetuning.loss consensus learns "
+                f"unknown strategy {embedder.teacher.strategy!r} in embedder.teacher, which contrastive_finetuning.{asking} learns "
                 f"from; choose one of the base weights that is not distilled itself ({', '.join(usable) or 'there is none'}), "
-                "or loss info_nce"
+                f"or {otherwise}"
             )
             raise ValueError(msg)
         if self.stopping.reference is not None and self.stopping.reference not in usable:

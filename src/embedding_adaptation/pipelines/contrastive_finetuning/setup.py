@@ -24,6 +24,7 @@ from embedding_adaptation.embedder.decoder_pass import decoder_layers
 from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
 from embedding_adaptation.identity import digest_of, texts_in_order
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import BatchError, PairBatches
+from embedding_adaptation.pipelines.contrastive_finetuning.collisions import Collisions
 from embedding_adaptation.pipelines.contrastive_finetuning.cost import layer_weights, operations
 from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCache
 from embedding_adaptation.pipelines.contrastive_finetuning.hard_negatives import mined_negatives
@@ -136,6 +137,7 @@ class Setup:
         checkpoints: This run's.
         initial: The adapter's weights before the first step.
         lessons: What the consensus loss learns from; ``None`` for InfoNCE.
+        collisions: What the teacher says of InfoNCE's negatives; ``None`` if it is not asked.
         spent: Tokens and operations spent before the first step.
     """
 
@@ -148,6 +150,7 @@ class Setup:
     checkpoints: Checkpoints
     initial: dict[str, torch.Tensor]
     lessons: Lessons | None = None
+    collisions: Collisions | None = None
     spent: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -194,9 +197,14 @@ class Setup:
         texts = [*_TEXTS, *([_NEGATIVES] if _NEGATIVES in pairs else [])]
         characters = np.sum([pairs[name].str.len() for name in texts], axis=0)  # [N]
         columns = tuple(TokenRows(self.rows(pairs[name].tolist())) for name in texts)
-        return Round(
-            first, last, columns, characters, batches, lambda vectors, batch: contrastive_loss(vectors, groups[batch], job.options)
-        )
+
+        def loss(vectors: Sequence[torch.Tensor], batch: Sequence[int]) -> torch.Tensor:
+            weights = None
+            if self.collisions is not None:
+                weights = self.collisions.weights(*(pairs[name].iloc[list(batch)].tolist() for name in _TEXTS))
+            return contrastive_loss(vectors, groups[batch], job.options, weights)
+
+        return Round(first, last, columns, characters, batches, loss)
 
     def _of_texts(self, lessons: Lessons) -> Round:
         """The only round of the consensus loss."""
@@ -257,7 +265,7 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
         chosen = {options.stopping.reference: embedder_options.every_strategy[options.stopping.reference]}
         (compared,) = fitted_strategies(embedder, chosen, embedder_options, lambda: texts)
         reference = embedder.encode(texts, compared, progress=False)
-    lessons, spent = (None, {}) if options.loss == "info_nce" else _lessons(job, embedder, scratch)
+    lessons, collisions, spent = _taught(job, embedder, scratch)
     first_layer = add_adapter(embedder, options.lora)
     if options.start is not None:
         start_from(embedder, Path(options.start))
@@ -276,21 +284,36 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
         Checkpoints(job.checkpoints or scratch, fingerprint),
         {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad},
         lessons,
+        collisions,
         spent,
     )
 
 
-def _lessons(job: TrainingJob, embedder: Embedder, scratch: Path) -> tuple[Lessons, dict[str, float]]:
-    """What the consensus loss learns from, and what it cost to ask the teacher."""
-    given = job.texts
+def _taught(job: TrainingJob, embedder: Embedder, scratch: Path) -> tuple[Lessons | None, Collisions | None, dict[str, float]]:
+    """What the loss takes from the teacher, and what it cost to ask."""
+    options, perplexity = job.options, job.perplexity
+    if options.loss == "consensus":
+        vectors, spent = _teacher(job, job.texts.texts, embedder, scratch)
+        return Lessons(job.texts, vectors, options, perplexity), None, spent
+    treatment = options.false_negatives.teacher
+    if treatment is None:
+        return None, None, {}
+    mined: Iterable[str] = job.corpus["text"].head(options.rounds.texts) if options.rounds is not None and job.corpus is not None else ()
+    texts = list(dict.fromkeys([*job.train_pairs["source_text"], *job.train_pairs["generated_text"], *mined]))
+    vectors, spent = _teacher(job, texts, embedder, scratch)
+    places = {text: place for place, text in enumerate(texts)}
+    return None, Collisions(vectors, places, perplexity=perplexity, treatment=treatment), spent
+
+
+def _teacher(job: TrainingJob, texts: Sequence[str], embedder: Embedder, scratch: Path) -> tuple[np.ndarray, dict[str, float]]:
+    """The teacher's vectors of texts, kept for the next run, and what it cost to ask."""
     before = embedder.tokens_computed
-    identity = digest_of([embedder.identity, job.embedder_options.teacher_definition, embedder.max_length, texts_in_order(given.texts)])
+    identity = digest_of([embedder.identity, job.embedder_options.teacher_definition, embedder.max_length, texts_in_order(texts)])
     path = (job.checkpoints or scratch) / "teachers" / f"{identity}-{str(embedder.backbone.dtype).removeprefix('torch.')}.safetensors"
-    vectors = from_first(lambda: kept_vectors(path, lambda: teacher_targets(embedder, given.texts, job.embedder_options)))
+    vectors = from_first(lambda: kept_vectors(path, lambda: teacher_targets(embedder, texts, job.embedder_options)))
     tokens = embedder.tokens_computed - before
     weights = layer_weights(decoder_layers(embedder.backbone))
-    spent = {"tokens": float(tokens), "operations": operations(weights, len(weights), forward=0, backward=0, lower=tokens)}
-    return Lessons(given, vectors, job.options), spent
+    return vectors, {"tokens": float(tokens), "operations": operations(weights, len(weights), forward=0, backward=0, lower=tokens)}
 
 
 def start_from(embedder: Embedder, folder: Path) -> None:

@@ -68,6 +68,7 @@ def write_report(
         + " Mean ± standard deviation over the seeds.",
         "",
         *(f"- {line}" for line in exported_lines(ours, model_facts["strategy"]["name"])),
+        *(f"- {sentence}" for sentence in _verdict(model_facts)),
         *(f"- Effect of adaptation on {name}: {gain}." for name, gain in gains),
         "",
         *tables,
@@ -85,7 +86,7 @@ def write_report(
         "",
         _training(training_report),
         "",
-        *cost_lines(training_report.get("cost", {}), summary, embedder_options),
+        *cost_lines(training_report.get("cost", {}), summary, model_facts["strategy"]["name"], embedder_options),
         "## Attention of the last token (mean over texts and layers)",
         "",
         "| on | base | adapted | shift | interval |",
@@ -115,6 +116,11 @@ def exported_lines(ours: pd.DataFrame, exported: str) -> list[str]:
     proof = " (not shown to be worse)" if row["standing"] == NOT_WORSE else ""
     difference = row["v_measure"] - best["v_measure"]
     return [f"Exported: **{exported}**, V-measure {row['v_measure']:.3f}; {difference:+.3f} against {best['strategy']}{proof}."]
+
+
+def _verdict(facts: dict[str, Any]) -> list[str]:
+    verdict = facts.get("verdict")
+    return [verdict["sentence"]] if verdict else []
 
 
 def _attention_line(title: str, row: dict[Any, Any]) -> str:
@@ -154,17 +160,18 @@ def _training(report: dict[str, Any]) -> str:
 _COSTS = {"seconds": "seconds", "texts": "texts read", "tokens": "tokens computed", "operations": "TFLOP", "joules": "joules (CPU package)"}
 
 
-def cost_lines(costs: dict[str, float], comparison: pd.DataFrame, options: EmbedderOptions) -> list[str]:
+def cost_lines(costs: dict[str, float], comparison: pd.DataFrame, exported: str, options: EmbedderOptions) -> list[str]:
     """The cost of training and its gain as lines of Markdown; none without costs.
 
     Args:
         costs: Totals, named as in the training history.
         comparison: Scores by strategy.
-        options: Names the adapted strategy, which is compared with the base one with the same template, pooling and layers.
+        exported: Name of the exported strategy, which is compared with the one that differs from it only in its weights.
+        options: The strategies.
     """
     if not costs:
         return []
-    gain = _gain(comparison, options)
+    gain = _gain(comparison, exported, options)
     lines = ["| cost of training | total | per point of V-measure gained |", "|---|---|---|"]
     for name, title in _COSTS.items():
         if name not in costs:
@@ -173,14 +180,16 @@ def cost_lines(costs: dict[str, float], comparison: pd.DataFrame, options: Embed
         share = f"{total / gain:,.0f}" if gain and gain > 0 else "no gain" if gain is not None else "not scored"
         lines.append(f"| {title} | {total:,.0f} | {share} |")
     if gain is not None:
-        lines += ["", f"Gain: {gain:+.1f} points of V-measure (mteb) for {options.adapt}. TFLOP: linear layers, calculated by formula."]
+        lines += ["", f"Gain: {gain:+.1f} points of V-measure (mteb) for {exported}. TFLOP: linear layers, calculated by formula."]
     return [*lines, ""]
 
 
-def _gain(comparison: pd.DataFrame, options: EmbedderOptions) -> float | None:
-    """Points between the adapted strategy and its counterpart with base weights; ``None`` if either was not evaluated."""
+def _gain(comparison: pd.DataFrame, exported: str, options: EmbedderOptions) -> float | None:
+    """Points between the exported strategy and its counterpart with base weights; ``None`` if either was not evaluated."""
     scores = comparison.set_index("strategy")["v_measure"]
-    before = options.base_twin(options.adapt, scores.index)
-    if before is None or options.adapt not in scores:
+    if exported not in scores:
         return None
-    return 100 * float(scores[options.adapt] - scores[before])
+    if exported in options.every_strategy and options.every_strategy[exported].weights == "base":
+        return 0.0
+    before = options.base_twin(exported, scores.index)
+    return None if before is None else 100 * float(scores[exported] - scores[before])

@@ -1,10 +1,11 @@
-"""The whole chain: the six pipelines and a report."""
+"""The whole chain: its pipelines and a report."""
 
 from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
 from embedding_adaptation.pipelines import (
+    adaptation_verdict,
     attention_analysis,
     clustering_evaluation,
     contrastive_finetuning,
@@ -38,6 +39,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
     parts = (
         data_augmentation,
         contrastive_finetuning,
+        adaptation_verdict,
         embedding_extraction,
         clustering_evaluation,
         attention_analysis,

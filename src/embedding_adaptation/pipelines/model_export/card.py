@@ -24,6 +24,7 @@ _HUB_LICENCES = frozenset({
 })  # fmt: skip
 # Poolings that inference servers support, too.
 _SERVED_POOLINGS = frozenset({"last", "eos", "mean"})
+_METRIC = "v_measure"
 _METRIC_TITLES = {"v_measure": "V-measure", "v_measure_unique": "V-measure (unique texts)", "ami_unique": "AMI (unique texts)"}
 
 
@@ -84,10 +85,15 @@ def _introduction(facts: Mapping[str, Any]) -> Iterator[str]:
     base = facts["base_model"]
     yield f"# {facts['title']}"
     yield ""
+    adapted = (
+        "and adapted by contrastive fine-tuning with LoRA, following [arXiv 2507.22729](https://arxiv.org/abs/2507.22729). The adapter is "
+        "merged into the weights."
+        if _is_adapted(facts)
+        else "with its own weights: fine-tuning them was tried and not found to help (see [Training](#training))."
+    )
     yield (
-        f"A text embedding model: {base['name']} ({_count(base['parameters'])} parameters), used with a prompt and adapted by "
-        "contrastive fine-tuning with LoRA, following [arXiv 2507.22729](https://arxiv.org/abs/2507.22729). The adapter is merged into the "
-        f"weights. A text becomes a vector of {facts['dimensions']} dimensions"
+        f"A text embedding model: {base['name']} ({_count(base['parameters'])} parameters), used with a prompt {adapted} A text becomes a "
+        f"vector of {facts['dimensions']} dimensions"
         + (", of unit length." if facts["strategy"]["normalise"] else ".")
     )
     yield ""
@@ -138,7 +144,7 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _model(facts: Mapping[str, Any]) -> Iterator[str]:
-    base, strategy, adapter = facts["base_model"], facts["strategy"], facts["adapter"]
+    base, strategy = facts["base_model"], facts["strategy"]
     yield "## Model"
     yield ""
     yield from _table(
@@ -153,9 +159,19 @@ def _model(facts: Mapping[str, Any]) -> Iterator[str]:
             "dimensions": facts["dimensions"],
             "longest sequence": f"{strategy['max_length']} tokens, prompt included",
             "number format": strategy["dtype"],
-            "adapter": f"version {adapter['version'] or 'not known'}, step {adapter['step']}",
+            "adapter": _adapter_line(facts) if _is_adapted(facts) else "none",
         }
     )
+
+
+def _is_adapted(facts: Mapping[str, Any]) -> bool:
+    return bool(facts["strategy"].get("weights", "adapted") == "adapted")
+
+
+def _adapter_line(facts: Mapping[str, Any]) -> str:
+    adapter = facts["adapter"]
+    kept = f", {adapter['kept']:g} of it kept" if adapter.get("kept", 1.0) != 1 else ""
+    return f"version {adapter['version'] or 'not known'}, step {adapter['step']}{kept}"
 
 
 def _data(facts: Mapping[str, Any]) -> Iterator[str]:
@@ -186,6 +202,12 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     training, adapter = facts["training"], facts["adapter"]
     yield "## Training"
     yield ""
+    if facts.get("verdict"):
+        yield facts["verdict"]["sentence"]
+        yield ""
+    if not _is_adapted(facts):
+        yield "So these weights are not used here:"
+        yield ""
     duration = f" in {seconds / 60:,.1f} minutes" if (seconds := training["cost"].get("seconds")) else ""
     yield (
         f"{_loss(training['options'])}, trained for {adapter['last_step']} steps{duration}; the weights are those of step "
@@ -236,7 +258,12 @@ def _scores(facts: Mapping[str, Any]) -> Iterator[str]:
         f"± standard deviation over {len(protocol['seeds'])} clustering seeds, from a single training run. V-measure follows mteb's fast "
         "clustering protocol; *unique* counts each text once."
     )
-    columns = {"random vectors": evaluation["random"], "before": evaluation["base"], "this model": evaluation["adapted"]}
+    columns = {
+        "random vectors": evaluation["random"],
+        "before": evaluation["base"],
+        "this model": evaluation["adapted"],
+        "fine-tuned": evaluation.get("rejected"),
+    }
     columns = {name: scores for name, scores in columns.items() if scores}
     yield ""
     yield "| | " + " | ".join(columns) + " |"
@@ -244,6 +271,10 @@ def _scores(facts: Mapping[str, Any]) -> Iterator[str]:
     for metric in evaluation["adapted"]:
         cells = (f"{scores[metric]['mean']:.3f} ± {scores[metric]['sd']:.3f}" if metric in scores else "" for scores in columns.values())
         yield f"| {_title(metric)} | " + " | ".join(cells) + " |"
+    best = evaluation.get("best")
+    if best and best["strategy"] != facts["strategy"]["name"]:
+        yield ""
+        yield f"Best of all strategies compared: {best['strategy']}, {_title(_METRIC)} {best['mean']:.3f}."
     if evaluation["base"]:
         yield ""
         yield "*Before* is the base model with the same prompt and pooling."

@@ -18,6 +18,7 @@ from embedding_adaptation.pipelines.model_export.options import ExportOptions
 logger = logging.getLogger(__name__)
 
 _PACKAGES = ("sentence-transformers", "transformers", "peft", "torch")
+_METRIC = "v_measure"
 _LANGUAGE_SHARE = 0.05  # a rarer language is more likely a wrong guess
 
 
@@ -29,15 +30,17 @@ def describe_model(
     adapter: DecoderWeights,
     training_report: dict[str, Any],
     evaluation_report: dict[str, Any],
+    verdict: dict[str, Any],
     options: ExportOptions,
     embedder_options: EmbedderOptions,
 ) -> dict[str, Any]:
-    """Gather the facts about the adapted model; scores of other weights or strategies are left out.
+    """Gather the facts about the exported model; scores of other weights or strategies are left out.
 
     Args:
         adapter: The adapted weights.
         training_report: How the adapter was trained, and on what.
         evaluation_report: Scores of base and adapted strategies; empty if nothing has been evaluated.
+        verdict: Whether adaptation helped; empty if it was not judged. If it did not, the base weights are exported (``options.guard``).
         options: Export options.
         embedder_options: Templates and strategies.
 
@@ -61,17 +64,24 @@ def describe_model(
             "--load-versions=adapter:VERSION,training_report:VERSION, or run contrastive_finetuning again"
         )
         raise ExportFactsError(msg)
-    name = options.strategy_name(embedder_options)
+    wanted = options.strategy_name(embedder_options)
+    known = verdict if verdict.get("adapter") == fingerprint else {}
+    if verdict and not known:
+        logger.warning("the verdict is about another adapter and does not count; run adaptation_verdict for this one")
+    name = exported_name(wanted, known, options, embedder_options)
     strategy = embedder_options.every_strategy[name]
     template = embedder_options.template(strategy.template[0])
     base = adapter.card
     licence = options.licence or base.licence
     trained, data = training_report["trained"], training_report["data"]
     generators = {generator: counts | {"models": _public_names(counts["models"])} for generator, counts in data["generators"].items()}
-    scores = _scores(fingerprint, evaluation_report, name, embedder_options)
+    scores = _scores(fingerprint, evaluation_report, name, wanted, embedder_options)
+    if scores and "mean" in scores["best"] and _METRIC in scores["adapted"]:
+        own, best = scores["adapted"][_METRIC]["mean"], scores["best"]
+        logger.info("exporting %s: V-measure %.3f; the best strategy, %s, has %.3f", name, own, best["strategy"], best["mean"])
     return {
         "title": options.title,
-        "summary": f"{public_name(base.source)} adapted by contrastive fine-tuning on {data['training_pairs']:,} pairs of texts",
+        "summary": _summary(public_name(base.source), training_report, is_base=strategy.weights == "base"),
         "intended_use": options.intended_use,
         "languages": list(options.languages) if options.languages is not None else _languages(training_report),
         "licence": licence,
@@ -84,9 +94,17 @@ def describe_model(
             "architecture": base.architecture,
             "parameters": base.parameters,
         },
-        "adapter": {"version": version, "fingerprint": fingerprint, "step": trained["step"], "last_step": trained["last_step"]},
+        "fingerprint": fingerprint if strategy.weights == "adapted" else DecoderWeights(adapter.base, adapter.card).fingerprint(),
+        "adapter": {
+            "version": version,
+            "fingerprint": fingerprint,
+            "kept": known.get("kept", 1.0),
+            "step": trained["step"],
+            "last_step": trained["last_step"],
+        },
         "strategy": {
             "name": name,
+            "weights": strategy.weights,
             "template": template.pattern,
             "pooling": strategy.pooling,
             "after": strategy.after.title,
@@ -97,9 +115,42 @@ def describe_model(
         },
         "training": {key: training_report[key] for key in ("corpus", "options", "history", "cost")}
         | {"data": data | {"generators": generators}},
+        "verdict": known or None,
         "evaluation": scores,
         "made_with": {package: metadata.version(package).partition("+")[0] for package in _PACKAGES},
     }
+
+
+def exported_name(wanted: str, verdict: dict[str, Any], options: ExportOptions, embedder_options: EmbedderOptions) -> str:
+    """The strategy to export: the one wanted, or its counterpart with base weights if adaptation was not found to help.
+
+    Args:
+        wanted: Name of the adapted strategy.
+        verdict: The verdict on this adapter; empty if it was not judged.
+        options: Whether the verdict counts.
+        embedder_options: The strategies.
+    """
+    if not verdict or not options.guard or verdict["ship"] == "adapted":
+        return wanted
+    twin = embedder_options.base_twin(wanted, embedder_options.every_strategy)
+    if twin is None:
+        logger.warning(
+            "adaptation was not found to help, and yet %r is exported: there is no such strategy of the base weights; add one to "
+            "embedder.strategies, or set model_export.guard to false",
+            wanted,
+        )
+        return wanted
+    logger.warning("adaptation was not found to help, so %r of the base weights is exported (model_export.guard)", twin)
+    return twin
+
+
+def _summary(base: str, training: dict[str, Any], *, is_base: bool) -> str:
+    """The model in one line."""
+    if is_base:
+        return f"{base} with a prompt; adaptation was tried and not found to help"
+    if training["options"].get("loss") == "consensus":
+        return f"{base} adapted to a corpus by distilling what several of its prompts and the texts' words agree on"
+    return f"{base} adapted by contrastive fine-tuning on {training['data']['training_pairs']:,} pairs of texts"
 
 
 def public_name(source: str) -> str:
@@ -120,8 +171,14 @@ def hub_id(card: ModelCard) -> str | None:
     return card.source.partition("@")[0] if is_pinned and is_hub_setting(card.source, relative_to=project_root()) else None
 
 
-def _scores(fingerprint: str, evaluation: dict[str, Any], name: str, embedder_options: EmbedderOptions) -> dict[str, Any] | None:
-    """The scores of the exported strategy, its counterpart with base weights and random vectors; ``None`` without scores of this model."""
+def _scores(
+    fingerprint: str, evaluation: dict[str, Any], name: str, wanted: str, embedder_options: EmbedderOptions
+) -> dict[str, Any] | None:
+    """The scores of the exported strategy, its counterpart and random vectors; ``None`` without scores of this model.
+
+    The counterpart has the base weights or, where these are exported (``name`` is not ``wanted``), the adapted ones. The best of all
+    strategies is named, too.
+    """
     if not evaluation:
         logger.info("there is no evaluation_report, so the model card has no scores; run clustering_evaluation to get them")
         return None
@@ -139,7 +196,11 @@ def _scores(fingerprint: str, evaluation: dict[str, Any], name: str, embedder_op
         logger.warning("the evaluation_report does not include the current strategy %r, so the model card has no scores", name)
         return None
     twin = base_twin(name, {other: entry["definition"] for other, entry in strategies.items()})
+    rejected = strategies[wanted]["scores"] if wanted != name and wanted in strategies else None
+    best = max(strategies, key=lambda other: strategies[other]["scores"].get(_METRIC, {}).get("mean", -1.0))
     return {
+        "rejected": rejected,
+        "best": {"strategy": best, **strategies[best]["scores"].get(_METRIC, {})},
         "data": evaluation["data"],
         "protocol": evaluation["protocol"],
         "versions": evaluation["versions"],

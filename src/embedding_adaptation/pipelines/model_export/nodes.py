@@ -19,7 +19,8 @@ logger = logging.getLogger(__name__)
 def export_embedder(
     adapter: DecoderWeights,
     model_facts: dict[str, Any],
-    embeddings: Embeddings,
+    base_embeddings: Embeddings,
+    adapted_embeddings: Embeddings,
     corpus: TextStream,
     options: ExportOptions,
     embedder_options: EmbedderOptions,
@@ -28,8 +29,9 @@ def export_embedder(
 
     Args:
         adapter: The adapted weights.
-        model_facts: The facts for the model card.
-        embeddings: Vectors extracted with the same weights, whose fitted after-processing is exported: what was scored is what is shipped.
+        model_facts: The facts for the model card, which say whether the base or the adapted weights are exported.
+        base_embeddings: Vectors extracted with the base weights, whose fitted after-processing is exported: what was scored is shipped.
+        adapted_embeddings: Likewise with the adapted weights.
         corpus: Unlabelled texts, to fit after-processing if none has been extracted.
         options: Export options.
         embedder_options: Templates and strategies.
@@ -43,18 +45,20 @@ def export_embedder(
     from embedding_adaptation.pipelines.model_export.card import model_card
     from embedding_adaptation.runtime import build_strategy, fitted_strategies, load_embedder
 
-    name = options.strategy_name(embedder_options)
+    name, weights, embeddings = options.strategy_name(embedder_options), adapter, adapted_embeddings
+    if model_facts["strategy"]["weights"] == "base":
+        name, weights, embeddings = model_facts["strategy"]["name"], DecoderWeights(adapter.base, adapter.card), base_embeddings
     chosen, strategy = embedder_options.every_strategy[name], build_strategy(name, embedder_options)
     if chosen.after.title:
-        is_ours = embeddings.weights == adapter.fingerprint()
+        is_ours = embeddings.weights == weights.fingerprint()
         after = embeddings.renamed(embedder_options.identities).after.get(name) if is_ours else None
         if after is not None:
             strategy = replace(strategy, after=after)
         else:
-            logger.info("no after-processing of %r has been extracted with this adapter; it is fitted on the corpus", name)
+            logger.info("no after-processing of %r has been extracted with these weights; it is fitted on the corpus", name)
             texts = corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
-            (strategy,) = fitted_strategies(load_embedder(adapter, embedder_options), {name: chosen}, embedder_options, lambda: texts)
-    embedder = Embedder.load(adapter, device="cpu", dtype="float32", max_length=embedder_options.max_length, strategy=strategy)
+            (strategy,) = fitted_strategies(load_embedder(weights, embedder_options), {name: chosen}, embedder_options, lambda: texts)
+    embedder = Embedder.load(weights, device="cpu", dtype="float32", max_length=embedder_options.max_length, strategy=strategy)
     merge_adapter(embedder, options.dtype)
     older = is_read_alike(embedder.backbone.config)
     dimensions = strategy.after.dimensions if strategy.after else embedder.dimension(strategy)

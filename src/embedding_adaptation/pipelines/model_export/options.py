@@ -15,6 +15,10 @@ class ExportOptions(Options):
     """What to export, and the details of the model card that only the user knows."""
 
     strategy: str | None = Field(None, description="Name of the adapted strategy to export; null exports embedder.adapt, without any head.")
+    guard: bool = Field(
+        True,
+        description="If adaptation was not found to help (adaptation_verdict), export the same strategy of the base weights instead.",
+    )
     fitting_texts: int = Field(2000, ge=2, description="Texts drawn to fit the strategy's after-processing, if none was extracted.")
     seed: int = Field(0, ge=0, description="Seed of the draw.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field("float32", description="Number format of the exported weights.")

@@ -15,13 +15,13 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
         [
             Node(
                 func=describe_model,
-                inputs=["adapter", "training_report", "evaluation_report", *options],
+                inputs=["adapter", "training_report", "evaluation_report", "verdict", *options],
                 outputs="model_facts",
                 name="describe_model_node",
             ),
             Node(
                 func=export_embedder,
-                inputs=["adapter", "model_facts", "adapted_embeddings", "corpus", *options],
+                inputs=["adapter", "model_facts", "base_embeddings", "adapted_embeddings", "corpus", *options],
                 outputs="adapted_embedder",
                 name="export_embedder_node",
             ),

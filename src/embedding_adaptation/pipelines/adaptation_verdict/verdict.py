@@ -1,0 +1,114 @@
+"""The verdict on an adaptation, without labels: better, no difference, worse, or cannot tell."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedding_adaptation.pipelines.adaptation_verdict.options import QuestionsOptions, VerdictOptions
+
+Verdict = Literal["better", "no_difference", "worse", "cannot_tell"]
+Side = Literal["base", "adapted"]
+ANSWERS: tuple[str, ...] = ("base", "adapted", "neither")
+
+
+def verdict_by_agreement(scales: Sequence[Mapping[str, float]], options: VerdictOptions) -> Verdict:
+    """The verdict from what was measured when the adapter was scaled.
+
+    Args:
+        scales: ``scale``, ``agreement``, ``change`` and ``chosen``; see
+            :func:`~embedding_adaptation.pipelines.contrastive_finetuning.interpolation.keep_best_scale`.
+        options: What counts as a difference.
+
+    Returns:
+        ``worse`` if none of the adapter was kept because all of it agrees less than the base model.
+    """
+    base = next((row for row in scales if row["scale"] == 0), None)
+    kept = next((row for row in scales if row["chosen"]), None)
+    if base is None or kept is None:
+        return "cannot_tell"
+    if kept["scale"] == 0:
+        whole = max(scales, key=lambda row: row["scale"])
+        return "worse" if whole["agreement"] < base["agreement"] - options.margin else "no_difference"
+    gain = kept["agreement"] - base["agreement"]
+    if abs(gain) > options.margin:
+        return "better" if gain > 0 else "worse"
+    return "no_difference" if kept["change"] <= options.unchanged else "cannot_tell"
+
+
+def sequential_decision(answers: Sequence[str], options: QuestionsOptions) -> Side | None:
+    """Wald's sequential probability ratio test on answers, in their order.
+
+    The hypotheses are that a share ``options.share`` of the answers is for the adapted model, or for the base model. The decision falls as
+    soon as the answers before it are that much more likely under one; later ones change nothing.
+
+    Args:
+        answers: ``base``, ``adapted`` or ``neither``, which tells nothing.
+        options: The share, and the highest probability of a wrong decision.
+
+    Returns:
+        The better side; ``None`` if the answers do not decide.
+
+    References:
+        Wald, Sequential tests of statistical hypotheses (Annals of Mathematical Statistics 16, 1945).
+    """
+    weight, bound = math.log(options.share / (1 - options.share)), math.log((1 - options.error) / options.error)
+    evidence = 0.0
+    for answer in answers:
+        evidence += weight * ((answer == "adapted") - (answer == "base"))
+        if abs(evidence) >= bound:
+            return "adapted" if evidence > 0 else "base"
+    return None
+
+
+def verdict_on(adapter: str, scales: Sequence[Mapping[str, float]], answers: Mapping[str, Any], options: VerdictOptions) -> dict[str, Any]:
+    """The verdict with its evidence, for JSON.
+
+    Args:
+        adapter: Fingerprint of the adapted weights.
+        scales: As for :func:`verdict_by_agreement`.
+        answers: ``adapter`` and ``answers`` of a person; empty if nobody was asked. Answers about another adapter do not count.
+        options: When it counts as better or worse.
+    """
+    given = list(answers.get("answers", ())) if answers.get("adapter") == adapter else []
+    verdict: Verdict = verdict_by_agreement(scales, options)
+    if given:
+        side = sequential_decision(given, options.questions)
+        verdict = "cannot_tell" if side is None else "better" if side == "adapted" else "worse"
+    kept = next((dict(row) for row in scales if row["chosen"]), None)
+    judged: dict[str, Any] = {
+        "verdict": verdict,
+        "ship": "adapted" if verdict == "better" else "base",
+        "decided_by": "answers" if given else "agreement" if kept else "nothing",
+        "adapter": adapter,
+        "kept": kept["scale"] if kept else 1.0,
+        "scales": [dict(row) for row in scales],
+        "answers": {name: given.count(name) for name in ANSWERS} if given else None,
+    }
+    return judged | {"sentence": verdict_sentence(judged)}
+
+
+def verdict_sentence(verdict: Mapping[str, Any]) -> str:
+    """The verdict in one sentence."""
+    said = {
+        "better": "the adapted model is better than the base model",
+        "no_difference": "adaptation makes no difference",
+        "worse": "the adapted model is worse than the base model",
+        "cannot_tell": "it cannot be told whether adaptation helps",
+    }[verdict["verdict"]]
+    reason = "nothing was measured"
+    if verdict["decided_by"] == "answers":
+        counts = verdict["answers"]
+        reason = f"answers: {counts['adapted']} for the adapted model, {counts['base']} for the base model, {counts['neither']} for neither"
+    elif verdict["decided_by"] == "agreement":
+        base = next(row for row in verdict["scales"] if row["scale"] == 0)
+        kept = next(row for row in verdict["scales"] if row["chosen"])
+        of = "all" if kept["scale"] == 1 else "nothing" if kept["scale"] == 0 else f"{kept['scale']:g}"
+        reason = (
+            f"agreement of groups with the texts' characters {base['agreement']:.3f} before and {kept['agreement']:.3f} after, "
+            f"{kept['change']:.0%} of nearest neighbours changed, {of} of the adapter is kept"
+        )
+    return f"Without labels: {said} ({reason})."
