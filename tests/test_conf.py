@@ -13,11 +13,11 @@ from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
-from embedding_adaptation.pipelines.adaptation_verdict.options import VerdictOptions
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
 from embedding_adaptation.pipelines.strategy_selection.options import SelectionOptions
 from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
 from embedding_adaptation.settings import CONFIG_LOADER_ARGS
+from embedding_adaptation.verdict.options import VerdictOptions
 
 KINDS = {
     "embedder": EmbedderOptions,

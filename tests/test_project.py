@@ -100,7 +100,8 @@ def test_every_artefact_is_a_version_in_the_catalog(finished):
     project, _, _ = finished
     conf = ProjectConfigLoader(str(project / "conf"), env="test", **CONFIG_LOADER_ARGS)
     catalog = CatalogConfigResolver(conf["catalog"], conf["credentials"])
-    entries = [catalog.resolve_pattern(name) for name in create_pipeline().datasets() if not name.startswith("params:")]
+    given = {"answers"}  # by a person
+    entries = [catalog.resolve_pattern(name) for name in create_pipeline().datasets() - given if not name.startswith("params:")]
     names = {entry["filepath"].rpartition("/")[2] for entry in entries if entry.get("versioned")}
     assert len(names) > 40
     missing = {name for name in names if not versions(project, name)}
@@ -132,6 +133,36 @@ def test_without_labelled_texts_the_model_is_exported_and_says_that_it_was_not_s
     (project / "data" / "01_raw" / "labelled_texts.csv").unlink()
     command(project, "kedro", "run", "--pipelines=data_augmentation,contrastive_finetuning,model_export")
     assert "has not been evaluated" in (versions(project, "adapted_embedder")[-1] / "README.md").read_text()
+
+
+def test_a_few_answers_decide_what_is_exported(finished, tmp_path):
+    project = tmp_path / "project"
+    shutil.copytree(finished[0], project, ignore=shutil.ignore_patterns("mlartifacts", "mlflow.db"))
+    (verdict,) = versions(project, "verdict.json")
+    assert json.loads(verdict.read_text())["verdict"] == "cannot_tell"
+    saved = command(project, "kedro", "ask", "--save-questions", "questions.json", "--count", "7").stdout
+    assert "questions in questions.json: add answers" in saved
+    table = json.loads((project / "questions.json").read_text())
+    assert 5 <= len(table["questions"]) <= 7
+    for question in table["questions"]:
+        question["answer"] = "first" if question["first_is"] == "base" else "second"
+    (project / "answers.json").write_text(json.dumps(table))
+    assert "the adapted model is worse than the base model" in command(project, "kedro", "ask", "--answers", "answers.json").stdout
+    command(project, "kedro", "run", "--pipelines=model_export", "--params", "model_export.guard=true")
+    card = (versions(project, "adapted_embedder")[-1] / "README.md").read_text()
+    assert "fine-tuning them was tried and not found to help" in card
+    assert "answers: 0 for the adapted model" in card
+    wrong = command(project, "kedro", "ask", "--answers", "pyproject.toml", check=False)
+    assert wrong.returncode == 1
+    assert "pyproject.toml is not a file of questions" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+    asked = subprocess.run(
+        [str(Path(sys.executable).parent / "kedro"), "ask"],
+        cwd=project, env={**os.environ, "KEDRO_ENV": "test"}, input="n\nb\nq\n", capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    assert "3. " in asked
+    assert "4. " not in asked
+    assert "1 for neither" in asked
 
 
 def test_strategies_are_ranked_without_labels_by_name_of_the_pipeline(finished):

@@ -12,9 +12,11 @@ from embedding_adaptation.params_option import parsed_parameters
 from embedding_adaptation.run_command import in_a_sentence
 
 if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
+
     from embedding_adaptation.embedder.weights import DecoderWeights
-    from embedding_adaptation.pipelines.adaptation_verdict.options import VerdictOptions
-    from embedding_adaptation.pipelines.adaptation_verdict.questions import Question
+    from embedding_adaptation.verdict.options import VerdictOptions
+    from embedding_adaptation.verdict.questions import Question
 
 _CHOICES = {"a": "first", "b": "second", "n": "neither"}
 _STOP = "q"
@@ -26,7 +28,7 @@ class UnusableAnswersError(ValueError):
 
 @click.command()
 @click.option("--count", type=click.IntRange(min=1), help="Maximum number of questions; the configuration's otherwise.")
-@click.option("--save-questions", type=click.Path(dir_okay=False, path_type=Path), help="Write the questions to this JSON file; ask nothing.")
+@click.option("--save-questions", type=click.Path(dir_okay=False, path_type=Path), help="Write questions to this JSON file; ask nothing.")
 @click.option("--answers", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Take answers from that file; ask nothing.")
 @click.option("--env", "-e", help="Kedro's configuration environment.")
 @click.option("--params", default="", callback=parsed_parameters, help="Parameters, as for kedro run.")
@@ -43,12 +45,13 @@ def ask(count: int | None, save_questions: Path | None, answers: Path | None, en
     with in_a_sentence(click.exceptions.Exit, click.exceptions.Abort):
         from kedro.framework.session import KedroSession
 
+        from embedding_adaptation.datasets.adapter import read_adapter_card
         from embedding_adaptation.parameters import read_options
-        from embedding_adaptation.pipelines.adaptation_verdict import asking
-        from embedding_adaptation.pipelines.adaptation_verdict.nodes import judge_adaptation
+        from embedding_adaptation.verdict import asking
+        from embedding_adaptation.verdict.judging import verdict_on
 
         with KedroSession.create(env=env, runtime_params=params) as session:
-            context = session.load_context()
+            context: KedroContext = session.load_context()  # type: ignore[attr-defined]  # missing in its class
             catalog, settings = context.catalog, context.params
             options: VerdictOptions = read_options("adaptation_verdict", settings["adaptation_verdict"])  # type: ignore[assignment]
             if count is not None:
@@ -61,7 +64,7 @@ def ask(count: int | None, save_questions: Path | None, answers: Path | None, en
                 questions = asking.questions_about(adapter, catalog.load("clean_corpus"), options, embedder_options)
                 if save_questions is not None:
                     write_questions(save_questions, adapter.fingerprint(), questions)
-                    click.echo(f"{len(questions)} questions in {save_questions}: add an \"answer\" to each, then 'kedro ask --answers FILE'.")
+                    click.echo(f"{len(questions)} questions in {save_questions}: add answers, then run 'kedro ask --answers FILE'.")
                     return
                 if not questions:
                     click.echo("Base and adapted model agree on all texts: there is nothing to ask.")
@@ -69,7 +72,7 @@ def ask(count: int | None, save_questions: Path | None, answers: Path | None, en
                 click.echo("Is the text closer to A or to B? Answer a, b, n (neither, or both alike), or q to stop.")
                 given = asking.ask(adapter, questions, options, put)
             catalog.save("answers", given)
-            verdict = judge_adaptation(adapter, given, options)
+            verdict = verdict_on(adapter.fingerprint(), read_adapter_card(adapter).get("scales", []), given, options)
             catalog.save("verdict", verdict)
             click.echo(f"\n{verdict['sentence']}\nTo export accordingly: kedro run --pipelines=model_export")
 
@@ -97,7 +100,7 @@ def read_answers(file: Path, adapter: str) -> dict[str, Any]:
     Raises:
         UnusableAnswersError: If it is another kind of file, about another adapter, or has an unknown answer.
     """
-    from embedding_adaptation.pipelines.adaptation_verdict.questions import Question
+    from embedding_adaptation.verdict.questions import Question
 
     try:
         table = json.loads(file.read_text(encoding="utf-8"))

@@ -6,7 +6,9 @@ import pytest
 from embedding_adaptation.vectors.agreement_of_views import FEWEST, CharacterView
 
 KINDS = ("printer paper jam", "holiday in spain", "garden tomato soil", "bank card declined", "football match score")
-TEXTS = [f"{kind} number {row} {word}" for row in range(10) for kind, word in zip(KINDS, ("ink", "sea", "water", "cash", "goal"), strict=True)]
+TEXTS = [
+    f"{kind} number {row} {word}" for row in range(10) for kind, word in zip(KINDS, ("ink", "sea", "water", "cash", "goal"), strict=True)
+]
 OF_KIND = np.arange(len(TEXTS)) % len(KINDS)
 RNG = np.random.default_rng(0)
 

@@ -39,7 +39,8 @@ def test_leaving_out_is_all_or_nothing():
 
 def test_texts_are_looked_up():
     names = [f"text {row}" for row in range(40)]
-    collisions = Collisions(np.concatenate([ANCHORS, POSITIVES]), {name: row for row, name in enumerate(names)}, perplexity=9.0, treatment="weight")
+    places = {name: row for row, name in enumerate(names)}
+    collisions = Collisions(np.concatenate([ANCHORS, POSITIVES]), places, perplexity=9.0, treatment="weight")
     expected = negative_weights(ANCHORS[:6], POSITIVES[:6], perplexity=9.0, treatment="weight")
     np.testing.assert_array_equal(collisions.weights(names[:6], names[20:26]), expected)
 
@@ -80,5 +81,5 @@ def test_training_asks_the_teacher_and_goes_another_way(job_of, corpus, tmp_path
 
 def test_a_teacher_that_is_not_there_is_refused(job_of):
     job = job_of(false_negatives={"near_duplicate": None, "teacher": "weight"}, embedder={"teacher": {"strategy": "nobody"}})
-    with pytest.raises(TrainingError, match=r"unknown strategy 'nobody' in embedder.teacher, which contrastive_finetuning.false_negatives.tea"):
+    with pytest.raises(TrainingError, match=r"unknown strategy 'nobody' in embedder.teacher, which contrastive_finetuning.false_negatives"):
         train(job)

@@ -67,7 +67,11 @@ def of_agreement(monkeypatch, values):
 def test_training_that_went_wrong_is_taken_back(job_of, corpus, monkeypatch, caplog):
     of_agreement(monkeypatch, (0.5, 0.4, 0.3))
     adapter, _ = train(job_of(corpus=corpus, interpolation=SCALES))
-    assert [(row["scale"], row["agreement"], row["chosen"]) for row in adapter.scales] == [(0.0, 0.5, 1.0), (0.5, 0.4, 0.0), (1.0, 0.3, 0.0)]
+    assert [(row["scale"], row["agreement"], row["chosen"]) for row in adapter.scales] == [
+        (0.0, 0.5, 1.0),
+        (0.5, 0.4, 0.0),
+        (1.0, 0.3, 0.0),
+    ]
     assert adapter.scales[0]["change"] == 0
     assert all(not weight.any() for name, weight in adapter.model.named_parameters() if "lora_B" in name)
     assert "kept 0 of the adapter; agreement with the texts' characters by scale: 0: 0.500, 0.5: 0.400, 1: 0.300" in caplog.text
@@ -105,5 +109,5 @@ def test_measures_are_real_and_saved_with_the_adapter(job_of, corpus, tiny_weigh
 
 @pytest.mark.parametrize("scale", [0.0, -0.5, 1.5])
 def test_scales_beyond_the_line_are_refused(scale):
-    with pytest.raises(ValueError, match="is not between 0 .*the base model.* and 1"):
+    with pytest.raises(ValueError, match=r"is not between 0 .*the base model.* and 1"):
         InterpolationOptions(scales=(0.5, scale))

@@ -64,14 +64,15 @@ def test_the_cost_is_divided_by_what_was_gained(embedder_options):
     options = embedder_options()
     base = options.base_twin(options.adapt, options.strategies)
     scores = pd.DataFrame({"strategy": [base, options.adapt], "v_measure": [0.5, 0.54]})
-    lines = cost_lines(costs, scores, options)
+    lines = cost_lines(costs, scores, options.adapt, options)
     assert "| seconds | 100 | 25 |" in lines
     assert "| TFLOP | 8 | 2 |" in lines
     assert not any("joules" in line for line in lines)
     assert any("Gain: +4.0 points" in line for line in lines)
-    assert "| seconds | 100 | no gain |" in cost_lines(costs, scores.assign(v_measure=[0.5, 0.4]), options)
-    assert "| seconds | 100 | not scored |" in cost_lines(costs, scores.head(1), options)
-    assert cost_lines({}, scores, options) == []
+    assert "| seconds | 100 | no gain |" in cost_lines(costs, scores.assign(v_measure=[0.5, 0.4]), options.adapt, options)
+    assert "| seconds | 100 | not scored |" in cost_lines(costs, scores.head(1), options.adapt, options)
+    assert "| seconds | 100 | no gain |" in cost_lines(costs, scores, base, options)  # where the base weights are exported
+    assert cost_lines({}, scores, options.adapt, options) == []
 
 
 def test_the_report_says_what_is_exported_and_how_far_it_is_from_the_best():

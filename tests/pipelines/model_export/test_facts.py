@@ -12,7 +12,7 @@ from embedding_adaptation.pipelines.model_export.options import ExportOptions
 
 def test_facts_name_base_adapter_data_and_scores_without_a_single_text(model_facts, tiny_adapted):
     assert model_facts["base_model"]["name"] == "random:tiny-llama"
-    adapter = {"version": "2026-01-01T00.00.00.000Z", "fingerprint": tiny_adapted.fingerprint(), "step": 3, "last_step": 4}
+    adapter = {"version": "2026-01-01T00.00.00.000Z", "fingerprint": tiny_adapted.fingerprint(), "kept": 1.0, "step": 3, "last_step": 4}
     assert model_facts["adapter"] == adapter
     assert model_facts["training"]["corpus"] == {
         "name": "mine.txt", "texts": 12, "kept": 9, "identity": {"clean": "c" * 32, "raw": "a" * 32},

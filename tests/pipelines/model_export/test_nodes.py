@@ -6,6 +6,7 @@ import pytest
 
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.pipelines.model_export.facts import describe_model
 from embedding_adaptation.pipelines.model_export.nodes import export_embedder
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
 from embedding_adaptation.runtime import fitted_strategies, load_embedder
@@ -56,3 +57,60 @@ def test_without_vectors_of_this_adapter_after_processing_is_fitted_on_the_corpu
     assert "it is fitted on the corpus" in caplog.text
     found = value.embedder.encode(TEXTS, progress=False)
     np.testing.assert_allclose(found @ found.T, (expected := embedder.encode(TEXTS, fitted, progress=False)) @ expected.T, atol=1e-3)
+
+
+def verdict_on(weights, ship):
+    return {"adapter": weights.fingerprint(), "ship": ship, "verdict": "worse", "kept": 1.0, "sentence": "It did not help."}
+
+
+def guarded(tiny_adapted, training_report, evaluation_report, verdict, options, **changes):
+    return describe_model(
+        tiny_adapted, training_report, evaluation_report, verdict, ExportOptions(strategy="distilled", **changes), options
+    )
+
+
+def with_twin(embedder_options):
+    options = distilling(embedder_options)
+    strategies = options.model_dump()["strategies"]
+    strategies["distilled_before"] = strategies["distilled"] | {"weights": "base"}
+    return embedder_options(strategies=strategies, teacher={"strategy": "bare_mean", "neighbours": 3})
+
+
+def test_if_adaptation_did_not_help_the_base_weights_are_exported(
+    tiny_adapted, tiny_weights, training_report, evaluation_report, embedder_options, caplog
+):
+    options = with_twin(embedder_options)
+    facts = guarded(tiny_adapted, training_report, evaluation_report, verdict_on(tiny_adapted, "base"), options)
+    assert (facts["strategy"]["name"], facts["strategy"]["weights"]) == ("distilled_before", "base")
+    assert facts["fingerprint"] == tiny_weights.fingerprint()
+    assert "adaptation was not found to help, so 'distilled_before' of the base weights is exported" in caplog.text
+    chosen = {"distilled_before": options.strategies["distilled_before"]}
+    embedder = load_embedder(tiny_weights, options)
+    (fitted,) = fitted_strategies(embedder, chosen, options, lambda: TEXTS)
+    vectors = {"distilled_before": embedder.encode(TEXTS, fitted, progress=False)}
+    extracted = Embeddings(tuple(TEXTS), vectors, tiny_weights.fingerprint(), options.identities, {"distilled_before": fitted.after})
+    value = export_embedder(tiny_adapted, facts, extracted, NOTHING, CORPUS, ExportOptions(strategy="distilled"), options)
+    np.testing.assert_allclose(value.embedder.encode(TEXTS, progress=False), vectors["distilled_before"], atol=1e-4)
+    assert "fine-tuning them was tried and not found to help" in value.card
+    assert "It did not help." in value.card
+
+
+@pytest.mark.parametrize(("ship", "guard"), [("adapted", True), ("base", False)])
+def test_otherwise_the_adapted_ones_are(tiny_adapted, training_report, evaluation_report, embedder_options, ship, guard):
+    facts = guarded(
+        tiny_adapted, training_report, evaluation_report, verdict_on(tiny_adapted, ship), with_twin(embedder_options), guard=guard
+    )
+    assert (facts["strategy"]["name"], facts["fingerprint"]) == ("distilled", tiny_adapted.fingerprint())
+    assert facts["verdict"]["sentence"] == "It did not help."
+
+
+def test_a_verdict_on_another_adapter_or_without_a_way_out_is_told(
+    tiny_adapted, training_report, evaluation_report, embedder_options, caplog
+):
+    other = verdict_on(tiny_adapted, "base") | {"adapter": "x"}
+    facts = guarded(tiny_adapted, training_report, evaluation_report, other, with_twin(embedder_options))
+    assert (facts["strategy"]["name"], facts["verdict"]) == ("distilled", None)
+    assert "the verdict is about another adapter and does not count" in caplog.text
+    facts = guarded(tiny_adapted, training_report, evaluation_report, verdict_on(tiny_adapted, "base"), distilling(embedder_options))
+    assert facts["strategy"]["name"] == "distilled"
+    assert "and yet 'distilled' is exported: there is no such strategy of the base weights" in caplog.text

@@ -7,8 +7,8 @@ from typing import Any
 
 from embedding_adaptation.datasets.adapter import read_adapter_card
 from embedding_adaptation.embedder.weights import DecoderWeights
-from embedding_adaptation.pipelines.adaptation_verdict.options import VerdictOptions
-from embedding_adaptation.pipelines.adaptation_verdict.verdict import verdict_on
+from embedding_adaptation.verdict.judging import verdict_on
+from embedding_adaptation.verdict.options import VerdictOptions
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +22,7 @@ def judge_adaptation(adapter: DecoderWeights, answers: dict[str, Any], options: 
         options: When it counts as better or worse.
 
     Returns:
-        The verdict with its evidence; see :func:`~.verdict.verdict_on`.
+        The verdict with its evidence; see :func:`~embedding_adaptation.verdict.judging.verdict_on`.
     """
     fingerprint = adapter.fingerprint()
     if answers and answers.get("adapter") != fingerprint:

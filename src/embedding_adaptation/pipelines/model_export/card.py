@@ -93,8 +93,7 @@ def _introduction(facts: Mapping[str, Any]) -> Iterator[str]:
     )
     yield (
         f"A text embedding model: {base['name']} ({_count(base['parameters'])} parameters), used with a prompt {adapted} A text becomes a "
-        f"vector of {facts['dimensions']} dimensions"
-        + (", of unit length." if facts["strategy"]["normalise"] else ".")
+        f"vector of {facts['dimensions']} dimensions" + (", of unit length." if facts["strategy"]["normalise"] else ".")
     )
     yield ""
     yield "## Intended use"

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embedding_adaptation.pipelines.adaptation_verdict.questions import Question, disagreements
-from embedding_adaptation.pipelines.adaptation_verdict.verdict import sequential_decision
 from embedding_adaptation.runtime import base_weights, build_strategy, load_embedder
+from embedding_adaptation.verdict.judging import sequential_decision
+from embedding_adaptation.verdict.questions import Question, disagreements
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import EmbedderOptions
-    from embedding_adaptation.pipelines.adaptation_verdict.options import VerdictOptions
     from embedding_adaptation.texts.stream import TextStream
+    from embedding_adaptation.verdict.options import VerdictOptions
 
 
 def questions_about(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from embedding_adaptation.pipelines.adaptation_verdict.options import QuestionsOptions, VerdictOptions
+    from embedding_adaptation.verdict.options import QuestionsOptions, VerdictOptions
 
 Verdict = Literal["better", "no_difference", "worse", "cannot_tell"]
 Side = Literal["base", "adapted"]

@@ -1,0 +1,1 @@
+"""Whether an adaptation helped, told without labels or by a few answers."""
