@@ -21,6 +21,7 @@ import pytest
 import yaml
 from kedro.io import CatalogConfigResolver
 
+from embedding_adaptation import Embedder
 from embedding_adaptation.configuration import ProjectConfigLoader
 from embedding_adaptation.pipelines.end_to_end import create_pipeline
 from embedding_adaptation.settings import CONFIG_LOADER_ARGS
@@ -163,6 +164,26 @@ def test_a_few_answers_decide_what_is_exported(finished, tmp_path):
     assert "3. " in asked
     assert "4. " not in asked
     assert "1 for neither" in asked
+
+
+def test_any_strategy_is_exported_and_registered_for_users_of_this_package(finished, tmp_path, monkeypatch):
+    import mlflow
+
+    project = tmp_path / "project"
+    shutil.copytree(finished[0], project, ignore=shutil.ignore_patterns("mlartifacts", "mlflow.db"))
+    flavour = "model_export.flavour=package,model_export.strategy=distilled_consensus_adapted"
+    command(project, "kedro", "run", "--pipelines=model_export", "--params", flavour)
+    folder = versions(project, "adapted_embedder")[-1]
+    texts = ["the bus is late", "water"]
+    expected = Embedder.load(folder, device="cpu", dtype="float32").encode(texts, progress=False)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
+    registered = mlflow.sentence_transformers.load_model("models:/embedding-adaptation-test-package@champion")
+    np.testing.assert_allclose(registered.encode(texts, device="cpu"), expected, atol=1e-5)
+    served = mlflow.pyfunc.load_model("models:/embedding-adaptation-test-package@champion")
+    np.testing.assert_allclose(served.predict(np.array(texts, dtype=object)), expected, atol=1e-5)
+    tags = mlflow.MlflowClient().get_model_version_by_alias("embedding-adaptation-test-package", "champion").tags
+    assert tags["strategy"] == "distilled_consensus_adapted"
+    assert float(tags["best.distance"]) <= 0 or tags["best.strategy"] == tags["strategy"]
 
 
 def test_strategies_are_ranked_without_labels_by_name_of_the_pipeline(finished):

@@ -39,6 +39,7 @@ CANDIDATE, CHAMPION = "candidate", "champion"
 REQUIREMENTS = ("sentence-transformers", "transformers", "tokenizers", "torch", "safetensors", "numpy", "huggingface-hub")
 # Not texts from the corpus, because the example is stored with the model.
 INPUT_EXAMPLE = ("Where can I turn off the water?", "The last bus leaves at ten.")
+_OWN_PACKAGE = f"embedding-adaptation=={metadata.version('embedding-adaptation')}"
 _DATA, _PROTOCOL = "evaluation.data", "evaluation.protocol"
 # MLflow rejects longer values; the full facts are in the model's folder.
 _TAG_CHARACTERS = 1000
@@ -109,12 +110,15 @@ def log_and_register(
     from mlflow.entities import LoggedModelOutput
 
     facts = json.loads((folder / FACTS_FILE).read_text(encoding="utf-8"))
+    is_packaged = facts.get("flavour") == "package"
+    if is_packaged:  # another kind of model, with a champion of its own
+        options = options.model_copy(update={"name": f"{options.name}-package"})
     version_tags = dict(model_tags(facts)) | {key: value[:_TAG_CHARACTERS] for key, value in tags.items()}
     logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, tags=version_tags)
     try:
         with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
             target = Path(scratch) / "model"
-            write_mlflow_model(folder, target, int(facts["dimensions"]), logged)
+            write_mlflow_model(folder, target, int(facts["dimensions"]), logged, is_packaged=is_packaged)
             client.log_model_artifacts(logged.model_id, str(target))
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
@@ -132,7 +136,7 @@ def log_and_register(
     return version
 
 
-def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any) -> None:
+def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any, *, is_packaged: bool = False) -> None:
     """Write an exported folder as an MLflow model with the sentence-transformers flavour.
 
     Args:
@@ -140,6 +144,7 @@ def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any)
         target: Where to write; must not exist. The files of ``folder`` are linked, not copied.
         dimensions: Width of the vectors.
         logged: MLflow's entry for the model.
+        is_packaged: Whether loading it needs this package.
     """
     import numpy as np
     from mlflow import sentence_transformers
@@ -152,7 +157,7 @@ def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any)
         mlflow_model=entry,
         signature=model_signature(dimensions),
         input_example=np.array(INPUT_EXAMPLE, dtype=object),
-        pip_requirements=list(pinned_requirements()),
+        pip_requirements=[*pinned_requirements(), *([_OWN_PACKAGE] if is_packaged else [])],
         code_paths=[served_texts.__file__],
     )
     # Serving uses MLflow's general interface; this loader makes it check its input.

@@ -40,6 +40,8 @@ class ExportedEmbedder:
 class ExportedEmbedderDataset(DirectoryDataset[ExportedEmbedder, "SentenceTransformer"]):
     """A folder that sentence-transformers loads without this package and without remote code.
 
+    If the flavour in its facts is ``package``, the folder holds any strategy, and this package is needed to load it.
+
     Loading returns the ``SentenceTransformer``. Saving merges the adapter into the base weights; see
     :mod:`embedding_adaptation.embedder.export` for how template and truncation are kept.
 
@@ -61,16 +63,26 @@ class ExportedEmbedderDataset(DirectoryDataset[ExportedEmbedder, "SentenceTransf
         """Load the model, without remote code."""
         from sentence_transformers import SentenceTransformer
 
+        from embedding_adaptation.embedder.packaged import is_packaged, load_packaged
+
+        if is_packaged(directory):
+            return load_packaged(directory)
+
         return SentenceTransformer(str(directory), trust_remote_code=False)
 
     def write_directory(self, data: ExportedEmbedder, directory: Path) -> None:
         """Write model, card and facts.
 
         Raises:
-            ExportError: If plain sentence-transformers cannot carry out the strategy.
+            ExportError: If plain sentence-transformers cannot carry out the strategy, and the flavour is the plain one.
         """
         from embedding_adaptation.embedder.export import write_sentence_transformer
+        from embedding_adaptation.embedder.packaged import write_packaged
 
-        write_sentence_transformer(data.embedder, directory, data.strategy)
+        if data.facts.get("flavour") == "package":
+            data.embedder.strategy = data.strategy
+            write_packaged(data.embedder, directory)
+        else:
+            write_sentence_transformer(data.embedder, directory, data.strategy)
         (directory / CARD_FILE).write_text(data.card, encoding="utf-8")
         (directory / FACTS_FILE).write_text(json.dumps(data.facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -229,13 +229,18 @@ def save_embedder(embedder: Embedder, folder: Path) -> None:
         msg = f"{folder} already exists; choose another folder or remove it"
         raise FileExistsError(msg)
     with replacing_folder(folder) as work:
-        backbone = embedder.backbone
-        if hasattr(backbone, "merge_and_unload"):
-            backbone = copy.deepcopy(backbone).merge_and_unload()
-        backbone.save_pretrained(work, safe_serialization=True)
-        embedder.tokenizer.save_pretrained(work)
-        write_after(work, embedder.strategy)
-        write_settings(work, embedder)
+        write_embedder(embedder, work)
+
+
+def write_embedder(embedder: Embedder, folder: Path) -> None:
+    """Write the same into an existing, empty folder."""
+    backbone = embedder.backbone
+    if hasattr(backbone, "merge_and_unload"):
+        backbone = copy.deepcopy(backbone).merge_and_unload()
+    backbone.save_pretrained(folder, safe_serialization=True)
+    embedder.tokenizer.save_pretrained(folder)
+    write_after(folder, embedder.strategy)
+    write_settings(folder, embedder)
 
 
 def write_after(folder: Path, strategy: Strategy) -> None:

@@ -110,6 +110,9 @@ def _introduction(facts: Mapping[str, Any]) -> Iterator[str]:
 def _use(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "## How to use it"
     yield ""
+    if _is_packaged(facts):
+        yield from _use_with_this_package(facts)
+        return
     versions = "versions 4.1 to 6 give the same vectors" if facts["older_versions"] else "version 5.4 or later on transformers 5 is needed"
     yield f"With [sentence-transformers](https://www.sbert.net) alone ({versions}); no other package and no remote code are needed."
     yield ""
@@ -142,6 +145,31 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _use_with_this_package(facts: Mapping[str, Any]) -> Iterator[str]:
+    yield "With [embedding-adaptation](https://pypi.org/project/embedding-adaptation/) installed; no remote code is needed."
+    yield ""
+    yield "```python"
+    yield "from embedding_adaptation import Embedder"
+    yield ""
+    yield f'embedder = Embedder.load("{FOLDER}", dtype="float32")  # this folder, wherever it is'
+    yield f"vectors = embedder.encode({json.dumps(EXAMPLE_TEXTS)})  # [{len(EXAMPLE_TEXTS)}, {facts['dimensions']}]"
+    yield "```"
+    yield ""
+    yield (
+        "As a sentence-transformers model: `embedding_adaptation.embedder.packaged.load_packaged(folder)`, or "
+        "`SentenceTransformer(folder, trust_remote_code=True)`, which asks for this flag for the classes of any other package."
+    )
+
+
+def _is_packaged(facts: Mapping[str, Any]) -> bool:
+    return facts.get("flavour") == "package"
+
+
+def _patterns(facts: Mapping[str, Any]) -> list[str]:
+    template = facts["strategy"]["template"]
+    return [template] if isinstance(template, str) else list(template)
+
+
 def _model(facts: Mapping[str, Any]) -> Iterator[str]:
     base, strategy = facts["base_model"], facts["strategy"]
     yield "## Model"
@@ -152,7 +180,7 @@ def _model(facts: Mapping[str, Any]) -> Iterator[str]:
             "base model's revision": f"`{base['revision']}`" if base["revision"] else "not known",
             "base model's weights, sha256": f"`{base['sha256']}`",
             "architecture": base["architecture"],
-            "prompt": f"`{strategy['template']}`",
+            "prompt": ", ".join(f"`{pattern}`" for pattern in _patterns(facts)),
             "pooling": strategy["pooling"],
             "after-processing": strategy.get("after") or "none",
             "dimensions": facts["dimensions"],
@@ -292,7 +320,7 @@ def _limits(facts: Mapping[str, Any]) -> Iterator[str]:
     yield "- It inherits what the base model learned, including biases. Vectors can reveal what texts are about: protect them as well."
     if not strategy["as_trained"]:
         yield "- The adapter was trained with a different prompt or pooling from the one used here."
-    if strategy["template"].startswith("{text}"):
+    if any(pattern.startswith("{text}") for pattern in _patterns(facts)):
         yield "- The vector of an empty text has no meaning: leave empty texts out."
     if strategy["pooling"] == "last":
         yield "- The vector is that of the last token, so it depends on the prompt: do not change the tokenizer."

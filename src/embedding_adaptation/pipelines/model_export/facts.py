@@ -70,7 +70,7 @@ def describe_model(
         logger.warning("the verdict is about another adapter and does not count; run adaptation_verdict for this one")
     name = exported_name(wanted, known, options, embedder_options)
     strategy = embedder_options.every_strategy[name]
-    template = embedder_options.template(strategy.template[0])
+    patterns = [embedder_options.template(template).pattern for template in strategy.template]
     base = adapter.card
     licence = options.licence or base.licence
     trained, data = training_report["trained"], training_report["data"]
@@ -82,6 +82,7 @@ def describe_model(
     return {
         "title": options.title,
         "summary": _summary(public_name(base.source), training_report, is_base=strategy.weights == "base"),
+        "flavour": options.flavour,
         "intended_use": options.intended_use,
         "languages": list(options.languages) if options.languages is not None else _languages(training_report),
         "licence": licence,
@@ -105,13 +106,13 @@ def describe_model(
         "strategy": {
             "name": name,
             "weights": strategy.weights,
-            "template": template.pattern,
+            "template": patterns[0] if len(patterns) == 1 else patterns,
             "pooling": strategy.pooling,
             "after": strategy.after.title,
             "normalise": strategy.normalise,
             "max_length": embedder_options.max_length,
             "dtype": options.dtype,
-            "as_trained": (template.pattern, strategy.pooling) == (trained["template"], trained["pooling"]),
+            "as_trained": ([trained["template"]], trained["pooling"]) == (patterns, strategy.pooling),
         },
         "training": {key: training_report[key] for key in ("corpus", "options", "history", "cost")}
         | {"data": data | {"generators": generators}},

@@ -15,6 +15,10 @@ class ExportOptions(Options):
     """What to export, and the details of the model card that only the user knows."""
 
     strategy: str | None = Field(None, description="Name of the adapted strategy to export; null exports embedder.adapt, without any head.")
+    flavour: Literal["plain", "package"] = Field(
+        "plain",
+        description="plain: for sentence-transformers alone; package: any strategy, for those who have this package installed, too.",
+    )
     guard: bool = Field(
         True,
         description="If adaptation was not found to help (adaptation_verdict), export the same strategy of the base weights instead.",
@@ -31,7 +35,8 @@ class ExportOptions(Options):
         """The name of the strategy to export.
 
         Raises:
-            ValueError: If the strategy does not exist, has base weights, or cannot be reproduced by plain sentence-transformers.
+            ValueError: If the strategy does not exist, has base weights, or, with flavour ``plain``, cannot be reproduced by plain
+                sentence-transformers.
         """
         name = self.strategy or embedder_options.adapt
         setting = "model_export.strategy" if self.strategy else "embedder.adapt"
@@ -40,12 +45,15 @@ class ExportOptions(Options):
         if name not in every or every[name].weights != "adapted":
             msg = f"unusable strategy {name!r} in {setting}: it must have adapted weights to be exported; choose from {adapted}"
             raise ValueError(msg)
+        if self.flavour == "package":
+            return name
         try:
             check_exportable(embedder_options.strategy(name, every[name]))
         except ExportError as error:
             msg = (
-                f"{setting}: {error}. Set model_export.strategy to another (adapted: {adapted}), or skip the export: kedro run "
-                "--pipelines=data_augmentation,contrastive_finetuning,embedding_extraction,clustering_evaluation,attention_analysis"
+                f"{setting}: {error}. Set model_export.strategy to another (adapted: {adapted}) or model_export.flavour to package, or "
+                "skip the export: kedro run --pipelines=data_augmentation,contrastive_finetuning,embedding_extraction,"
+                "clustering_evaluation,attention_analysis"
             )
             raise ValueError(msg) from error
         return name
