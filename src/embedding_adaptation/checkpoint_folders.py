@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2
+TEACHERS = "teachers"  # what the loss learns from, beside the runs
 MANIFEST, OPTIMIZER = "manifest.json", "optimizer.safetensors"
 _STEP_FOLDER = re.compile(r"step-(\d+)")
 
@@ -109,7 +110,8 @@ class Checkpoints:
         """The last checkpoint that training can resume from; logs a warning if there are only checkpoints in other formats."""
         last = next((checkpoint for checkpoint in reversed(self.all()) if checkpoint.resumable), None)
         if last is None:
-            tell_of_other_formats(str(self.all_runs), (path.name for path in self.all_runs.glob("[!.]*") if path.is_dir()), _FORMAT)
+            runs = (path.name for path in self.all_runs.glob("[!.]*") if path.is_dir() and path.name != TEACHERS)
+            tell_of_other_formats(str(self.all_runs), runs, _FORMAT)
         return last
 
 

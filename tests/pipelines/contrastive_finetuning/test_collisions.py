@@ -66,13 +66,14 @@ def test_weights_of_one_change_nothing_and_zeros_leave_out():
 
 
 @pytest.mark.parametrize("treatment", ["leave_out", "weight"])
-def test_training_asks_the_teacher_and_goes_another_way(job_of, corpus, tmp_path, treatment):
+def test_training_asks_the_teacher_and_goes_another_way(job_of, corpus, tmp_path, treatment, caplog):
     apart = {"near_duplicate": None, "teacher": treatment}
     teacher = {"strategy": "bare_mean", "neighbours": 3}
     plain, _ = train(job_of(corpus=corpus))
     job = job_of(corpus=corpus, false_negatives=apart, embedder={"teacher": teacher}, checkpoints=tmp_path)
     adapted, history = train(job)
     assert list((tmp_path / "teachers").iterdir())
+    assert "a format other than" not in caplog.text
     assert history["tokens"].iloc[0] > 0  # the teacher's reading counts
     weights = [dict(model.model.named_parameters()) for model in (plain, adapted)]
     assert any(not torch.equal(weight, weights[1][name]) for name, weight in weights[0].items() if "lora_B" in name)

@@ -72,7 +72,7 @@ def test_too_few_texts_are_an_error(consensus_job):
 
 
 def test_training_lowers_the_loss_of_trained_and_held_out_texts(consensus_job):
-    _, history = train(consensus_job(train_pairs=0, held_out=0, steps=20))
+    _, history = train(consensus_job(train_pairs=0, held_out=0, steps=40))
     assert history["train_loss"].iloc[-8:].mean() < 0.95 * history["train_loss"].iloc[1:9].mean()
     assert history["validation_loss"].dropna().iloc[-1] < history["validation_loss"].iloc[0]
     assert history["tokens"].iloc[0] > 0  # what the teacher read

@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.attention.recording import record_attention
 from embedding_adaptation.attention.rows import AttentionError
-from embedding_adaptation.checkpoint_folders import Checkpoints
+from embedding_adaptation.checkpoint_folders import TEACHERS, Checkpoints
 from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
 from embedding_adaptation.embedder.decoder_pass import decoder_layers
 from embedding_adaptation.embedder.training_pass import PaddedPass, TrainingPass
@@ -309,7 +309,7 @@ def _teacher(job: TrainingJob, texts: Sequence[str], embedder: Embedder, scratch
     """The teacher's vectors of texts, kept for the next run, and what it cost to ask."""
     before = embedder.tokens_computed
     identity = digest_of([embedder.identity, job.embedder_options.teacher_definition, embedder.max_length, texts_in_order(texts)])
-    path = (job.checkpoints or scratch) / "teachers" / f"{identity}-{str(embedder.backbone.dtype).removeprefix('torch.')}.safetensors"
+    path = (job.checkpoints or scratch) / TEACHERS / f"{identity}-{str(embedder.backbone.dtype).removeprefix('torch.')}.safetensors"
     vectors = from_first(lambda: kept_vectors(path, lambda: teacher_targets(embedder, texts, job.embedder_options)))
     tokens = embedder.tokens_computed - before
     weights = layer_weights(decoder_layers(embedder.backbone))
