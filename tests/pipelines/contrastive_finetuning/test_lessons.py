@@ -76,7 +76,7 @@ def test_training_lowers_the_loss_of_trained_and_held_out_texts(consensus_job):
     assert history["train_loss"].iloc[-8:].mean() < 0.95 * history["train_loss"].iloc[1:9].mean()
     assert history["validation_loss"].dropna().iloc[-1] < history["validation_loss"].iloc[0]
     assert history["tokens"].iloc[0] > 0  # what the teacher read
-    assert history["texts"].tolist() == [8 * step for step in range(21)]
+    assert history["texts"].tolist() == [8 * step for step in range(41)]
     assert history["pairs"].max() == 0
 
 
