@@ -35,6 +35,7 @@ class TrainedAdapter:
         corpus: The corpus its pairs come from; ``None`` if unknown.
         strategy: The whole strategy it was trained with, as JSON; ``None`` if only template and pooling are known.
         scales: What was measured between base and trained weights, to choose how much of the adapter is kept; empty if nothing was.
+        collision_rate: Estimated chance that two texts are of one kind; ``None`` if no teacher was asked.
     """
 
     model: PeftModel
@@ -46,6 +47,7 @@ class TrainedAdapter:
     corpus: CorpusIdentity | None = None
     strategy: dict[str, Any] | None = None
     scales: Sequence[Mapping[str, float]] = ()
+    collision_rate: float | None = None
 
 
 def read_adapter_card(weights: DecoderWeights) -> dict[str, Any]:
@@ -131,6 +133,7 @@ class AdapterDataset(DirectoryDataset[TrainedAdapter, DecoderWeights]):
             "steps": data.steps,
             "corpus": None if data.corpus is None else data.corpus.to_dict(),
             "scales": [dict(row) for row in data.scales],
+            "collision_rate": data.collision_rate,
         } | ({} if data.strategy is None else {"strategy": data.strategy})
         text = json.dumps(card, indent=2, sort_keys=True, ensure_ascii=False)
         (directory / ADAPTER_CARD_FILE).write_text(text + "\n", encoding="utf-8")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from embedding_adaptation.pipelines.contrastive_finetuning.collisions import Collisions, negative_weights
+from embedding_adaptation.pipelines.contrastive_finetuning.collisions import Collisions, collision_rate, negative_weights
 from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
 from embedding_adaptation.pipelines.contrastive_finetuning.info_nce import info_nce
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
@@ -65,6 +65,19 @@ def test_weights_of_one_change_nothing_and_zeros_leave_out():
     assert info_nce(one, two, hard, temperature=0.1, negative_weights=(~mask).float()).item() == pytest.approx(left_out.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize(("sizes", "within"), [((50, 50), 0.01), ((25,) * 8, 0.01), ((80, 40, 40, 40), 0.05), ((160, 20, 20), 0.25)])
+def test_the_collision_rate_is_the_sum_of_squared_shares(sizes, within):
+    """Exactly for classes of one size, roughly for others."""
+    kinds = np.repeat(np.arange(len(sizes)), sizes)
+    teacher = unit_vectors((np.eye(8)[kinds] + 0.02 * RNG.normal(size=(len(kinds), 8))).astype(np.float32))
+    shares = np.array(sizes) / sum(sizes)
+    assert collision_rate(teacher) == pytest.approx((shares**2).sum(), abs=within)
+
+
+def test_texts_of_no_kind_hardly_collide():
+    assert collision_rate(RNG.normal(size=(500, 64)).astype(np.float32)) < 0.03
+
+
 @pytest.mark.parametrize("treatment", ["leave_out", "weight"])
 def test_training_asks_the_teacher_and_goes_another_way(job_of, corpus, tmp_path, treatment, caplog):
     apart = {"near_duplicate": None, "teacher": treatment}
@@ -72,6 +85,8 @@ def test_training_asks_the_teacher_and_goes_another_way(job_of, corpus, tmp_path
     plain, _ = train(job_of(corpus=corpus))
     job = job_of(corpus=corpus, false_negatives=apart, embedder={"teacher": teacher}, checkpoints=tmp_path)
     adapted, history = train(job)
+    assert 0 < adapted.collision_rate < 1
+    assert plain.collision_rate is None
     assert list((tmp_path / "teachers").iterdir())
     assert "a format other than" not in caplog.text
     assert history["tokens"].iloc[0] > 0  # the teacher's reading counts

@@ -6,6 +6,7 @@ import pytest
 
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.pipelines.model_export.card import model_card
 from embedding_adaptation.pipelines.model_export.facts import describe_model
 from embedding_adaptation.pipelines.model_export.nodes import export_embedder
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
@@ -60,7 +61,14 @@ def test_without_vectors_of_this_adapter_after_processing_is_fitted_on_the_corpu
 
 
 def verdict_on(weights, ship):
-    return {"adapter": weights.fingerprint(), "ship": ship, "verdict": "worse", "kept": 1.0, "sentence": "It did not help."}
+    return {
+        "adapter": weights.fingerprint(),
+        "ship": ship,
+        "verdict": "worse",
+        "decided_by": "agreement",
+        "kept": 1.0,
+        "sentence": "It did not help.",
+    }
 
 
 def guarded(tiny_adapted, training_report, evaluation_report, verdict, options, **changes):
@@ -80,10 +88,10 @@ def test_if_adaptation_did_not_help_the_base_weights_are_exported(
     tiny_adapted, tiny_weights, training_report, evaluation_report, embedder_options, caplog
 ):
     options = with_twin(embedder_options)
-    facts = guarded(tiny_adapted, training_report, evaluation_report, verdict_on(tiny_adapted, "base"), options)
+    facts = guarded(tiny_adapted, training_report, {}, verdict_on(tiny_adapted, "base"), options)
     assert (facts["strategy"]["name"], facts["strategy"]["weights"]) == ("distilled_before", "base")
     assert facts["fingerprint"] == tiny_weights.fingerprint()
-    assert "adaptation was not found to help, so 'distilled_before' of the base weights is exported" in caplog.text
+    assert "adaptation was not found to help (by agreement), so 'distilled_before' of the base weights is exported" in caplog.text
     chosen = {"distilled_before": options.strategies["distilled_before"]}
     embedder = load_embedder(tiny_weights, options)
     (fitted,) = fitted_strategies(embedder, chosen, options, lambda: TEXTS)
@@ -114,3 +122,29 @@ def test_a_verdict_on_another_adapter_or_without_a_way_out_is_told(
     facts = guarded(tiny_adapted, training_report, evaluation_report, verdict_on(tiny_adapted, "base"), distilling(embedder_options))
     assert facts["strategy"]["name"] == "distilled"
     assert "and yet 'distilled' is exported: there is no such strategy of the base weights" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("adapted", "base", "decided_by", "ship", "exported", "chosen_by"),
+    [
+        (0.6, 0.5, "agreement", "base", "distilled", "labels"),
+        (0.4, 0.5, "agreement", "adapted", "distilled_before", "labels"),
+        (0.4, 0.5, "answers", "adapted", "distilled", "answers"),
+        (0.6, 0.5, "answers", "base", "distilled_before", "answers"),
+        (None, 0.5, "agreement", "base", "distilled_before", "agreement"),
+    ],
+)
+def test_answers_decide_before_labels_and_these_before_agreement(
+    tiny_adapted, training_report, evaluation_report, embedder_options, adapted, base, decided_by, ship, exported, chosen_by
+):
+    options = with_twin(embedder_options)
+    scored = {"distilled": adapted, "distilled_before": base}
+    strategies = {
+        name: {"definition": options.definition(name), "scores": {"v_measure": {"mean": mean, "sd": 0.01}}}
+        for name, mean in scored.items()
+        if mean is not None
+    }
+    verdict = verdict_on(tiny_adapted, ship) | {"decided_by": decided_by}
+    facts = guarded(tiny_adapted, training_report, evaluation_report | {"strategies": strategies}, verdict, options)
+    assert (facts["strategy"]["name"], facts["chosen_by"]) == (exported, chosen_by)
+    assert ("decided by the labelled texts" in model_card(facts | {"dimensions": 32, "older_versions": True})) == (chosen_by == "labels")

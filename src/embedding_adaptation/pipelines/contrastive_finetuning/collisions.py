@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from embedding_adaptation.pipelines.contrastive_finetuning.consensus import soft_targets
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -38,6 +39,22 @@ def negative_weights(anchors: np.ndarray, positives: np.ndarray, *, perplexity: 
     shares = soft_targets(np.concatenate([anchors, positives]), perplexity=perplexity)[:count, count:]  # [B, B]
     alike = np.minimum(1.0, perplexity * shares)
     return (alike <= 0.5 if treatment == "leave_out" else 1.0 - alike).astype(np.float32)  # noqa: PLR2004  more likely than not
+
+
+def collision_rate(teacher: np.ndarray) -> float:
+    """The estimated chance that two random texts are of one kind: m / (1 + m), if m is the mean squared cosine of the centred vectors.
+
+    It is exact for k classes of equal size whose texts coincide and whose directions have the same angles to each other: vectors of
+    different classes then have the cosine -1 / (k - 1), so that m is 1 / (k - 1). With one large class it is too low. What counts as one
+    kind is the teacher's view; labels may be coarser or finer.
+
+    Args:
+        teacher: Vectors ``[N, T]``.
+    """
+    unit = unit_vectors(teacher - teacher.mean(axis=0)).astype(np.float64)
+    count = len(unit)
+    squared = float(((unit.T @ unit) ** 2).sum() - count) / max(count * (count - 1), 1)  # of pairs of different texts
+    return squared / (1 + squared)
 
 
 class Collisions:

@@ -30,6 +30,7 @@ from embedding_adaptation.runtime import load_embedder
 
 # The others wait while the first process judges and mines.
 _LONGEST_WAIT = timedelta(hours=2)
+_FACT_NAMES = ("template", "pooling", "max_length", "steps", "strategy", "scales", "collision_rate")
 _ADAPTER, _HISTORY, _FACTS = "adapter", "history.parquet", "result.json"
 
 
@@ -91,7 +92,7 @@ def main(folder: Path) -> None:
         if rank() == 0:
             adapter.model.save_pretrained(str(folder / _ADAPTER), safe_serialization=True, save_embedding_layers=False)
             history.to_parquet(folder / _HISTORY)
-            facts = {name: getattr(adapter, name) for name in ("template", "pooling", "max_length", "steps", "strategy", "scales")}
+            facts = {name: getattr(adapter, name) for name in _FACT_NAMES}
             (folder / _FACTS).write_text(json.dumps(facts), encoding="utf-8")
         torch.distributed.barrier()
     finally:

@@ -24,6 +24,7 @@ from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import (
     read_training,
     write_training,
 )
+from embedding_adaptation.pipelines.contrastive_finetuning.collisions import collision_rate
 from embedding_adaptation.pipelines.contrastive_finetuning.cost import counting, layer_weights
 from embedding_adaptation.pipelines.contrastive_finetuning.interpolation import keep_best_scale
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
@@ -62,6 +63,7 @@ def train_in_process(job: TrainingJob) -> tuple[TrainedAdapter, pd.DataFrame]:
         steps,
         strategy=strategy_to_dict(strategy),
         scales=scales,
+        collision_rate=None if setup.teacher is None else collision_rate(setup.teacher),
     )
     history = pd.DataFrame(state.rows, columns=list(HISTORY_COLUMNS)).astype({"step": int})
     return adapter, history.assign(chosen=history["step"] == steps)

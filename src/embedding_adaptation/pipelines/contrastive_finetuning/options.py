@@ -132,7 +132,7 @@ class InterpolationOptions(Options):
     """How much of the trained adapter is kept: the largest scale at which texts' groups agree with their characters as much as ever."""
 
     scales: tuple[float, ...] = Field((0.25, 0.5, 0.75, 1.0), min_length=1, description="Shares of the adapter to try, beside none of it.")
-    tolerance: float = Field(0.01, ge=0.0, description="Differences of agreement (adjusted mutual information) that do not count.")
+    tolerance: float = Field(0.02, ge=0.0, description="Differences of agreement (adjusted mutual information) that do not count.")
 
     @model_validator(mode="after")
     def _check_scales(self) -> Self:

@@ -53,6 +53,7 @@ def describe_training(
             "texts": int(train_pairs["source_id"].nunique()),
             "generators": _generators(train_pairs),
             "languages": _languages(train_pairs),
+            "collision_rate": card.get("collision_rate"),
         },
         "options": options.model_dump(mode="json"),
         "history": _history(training_history, int(card["steps"])),

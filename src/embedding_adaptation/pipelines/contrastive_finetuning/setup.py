@@ -159,6 +159,12 @@ class Setup:
         return cast("PeftModel", self.embedder.backbone)
 
     @property
+    def teacher(self) -> np.ndarray | None:
+        """The teacher's vectors, if it is asked."""
+        asked = self.lessons or self.collisions
+        return None if asked is None else asked.teacher
+
+    @property
     def weights(self) -> list[torch.nn.Parameter]:
         """The weights that train."""
         return [weight for weight in self.model.parameters() if weight.requires_grad]

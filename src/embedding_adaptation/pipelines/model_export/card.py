@@ -217,6 +217,8 @@ def _data(facts: Mapping[str, Any]) -> Iterator[str]:
         f"{_lessons(training)}{data['training_pairs']:,} positive pairs from {data['texts']:,} texts; {data['held_out_pairs']:,} "
         "pairs from other texts were held out. No labels were used in training."
     )
+    if data.get("collision_rate") is not None:
+        yield f"Two texts drawn at random are of one kind with an estimated chance of {data['collision_rate']:.2f}."
     if data["generators"]:
         yield ""
         yield "| generator | pairs | model |"
@@ -231,6 +233,9 @@ def _training(facts: Mapping[str, Any]) -> Iterator[str]:
     yield ""
     if facts.get("verdict"):
         yield facts["verdict"]["sentence"]
+        yield ""
+    if facts.get("chosen_by") == "labels":
+        yield "Whether to use these weights or those of the base model was decided by the labelled texts (see [Scores](#scores))."
         yield ""
     if not _is_adapted(facts):
         yield "So these weights are not used here:"

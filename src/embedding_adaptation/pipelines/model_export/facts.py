@@ -68,7 +68,8 @@ def describe_model(
     known = verdict if verdict.get("adapter") == fingerprint else {}
     if verdict and not known:
         logger.warning("the verdict is about another adapter and does not count; run adaptation_verdict for this one")
-    name = exported_name(wanted, known, options, embedder_options)
+    by_label = _scores(fingerprint, evaluation_report, wanted, wanted, embedder_options)
+    name, chosen_by = exported_name(wanted, known, by_label, options, embedder_options)
     strategy = embedder_options.every_strategy[name]
     patterns = [embedder_options.template(template).pattern for template in strategy.template]
     base = adapter.card
@@ -117,22 +118,41 @@ def describe_model(
         "training": {key: training_report[key] for key in ("corpus", "options", "history", "cost")}
         | {"data": data | {"generators": generators}},
         "verdict": known or None,
+        "chosen_by": chosen_by,
         "evaluation": scores,
         "made_with": {package: metadata.version(package).partition("+")[0] for package in _PACKAGES},
     }
 
 
-def exported_name(wanted: str, verdict: dict[str, Any], options: ExportOptions, embedder_options: EmbedderOptions) -> str:
+def exported_name(
+    wanted: str, verdict: dict[str, Any], scores: dict[str, Any] | None, options: ExportOptions, embedder_options: EmbedderOptions
+) -> tuple[str, str | None]:
     """The strategy to export: the one wanted, or its counterpart with base weights if adaptation was not found to help.
+
+    A person's answers decide; without any, labelled texts on which both were scored; without these, what was measured without labels.
 
     Args:
         wanted: Name of the adapted strategy.
         verdict: The verdict on this adapter; empty if it was not judged.
-        options: Whether the verdict counts.
+        scores: Scores of the strategy and its counterpart on labelled texts, if there are any.
+        options: Whether anything of this counts.
         embedder_options: The strategies.
+
+    Returns:
+        Its name, and what decided: ``answers``, ``labels`` or ``agreement``; ``None`` if nothing did.
     """
-    if not verdict or not options.guard or verdict["ship"] == "adapted":
-        return wanted
+    if not options.guard:
+        return wanted, None
+    decided_by, helps = None, True
+    after, before = (scores[side].get(_METRIC) if scores and scores[side] else None for side in ("adapted", "base"))
+    if verdict.get("decided_by") == "answers":
+        decided_by, helps = "answers", verdict["ship"] == "adapted"
+    elif after is not None and before is not None:
+        decided_by, helps = "labels", after["mean"] >= before["mean"]
+    elif verdict:
+        decided_by, helps = "agreement", verdict["ship"] == "adapted"
+    if helps:
+        return wanted, decided_by
     twin = embedder_options.base_twin(wanted, embedder_options.every_strategy)
     if twin is None:
         logger.warning(
@@ -140,9 +160,9 @@ def exported_name(wanted: str, verdict: dict[str, Any], options: ExportOptions, 
             "embedder.strategies, or set model_export.guard to false",
             wanted,
         )
-        return wanted
-    logger.warning("adaptation was not found to help, so %r of the base weights is exported (model_export.guard)", twin)
-    return twin
+        return wanted, None
+    logger.warning("adaptation was not found to help (by %s), so %r of the base weights is exported (model_export.guard)", decided_by, twin)
+    return twin, decided_by
 
 
 def _summary(base: str, training: dict[str, Any], *, is_base: bool) -> str:

@@ -21,7 +21,7 @@ class ExportOptions(Options):
     )
     guard: bool = Field(
         True,
-        description="If adaptation was not found to help (adaptation_verdict), export the same strategy of the base weights instead.",
+        description="If adaptation was not found to help (by answers, labelled texts or the verdict), export the base weights instead.",
     )
     fitting_texts: int = Field(2000, ge=2, description="Texts drawn to fit the strategy's after-processing, if none was extracted.")
     seed: int = Field(0, ge=0, description="Seed of the draw.")
