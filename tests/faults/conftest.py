@@ -15,8 +15,8 @@ _SEEN = {"survived": 0, "lost": 0, "skipped": 0}
 
 # In the order in which each finds its inputs.
 ORDER = (
-    "data_augmentation", "contrastive_finetuning", "embedding_extraction", "clustering_evaluation", "attention_analysis", "model_export",
-    "text_clustering",
+    "data_augmentation", "contrastive_finetuning", "adaptation_verdict", "embedding_extraction", "clustering_evaluation",
+    "attention_analysis", "model_export", "text_clustering",
 )  # fmt: skip
 REST = "end_to_end"  # what belongs to none of them
 SHORT = {
