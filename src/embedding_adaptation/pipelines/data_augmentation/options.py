@@ -329,7 +329,7 @@ class AugmentationOptions(Options):
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  interface of all options
         """Check that strategies exist and have base weights; see :meth:`Options.check`."""
         neighbours, drift = self.generators.neighbours, self.filters.drift
-        of_base = embedder.undistilled_base
+        of_base = [name for name, strategy in embedder.every_strategy.items() if strategy.weights == "base"]
         if neighbours and neighbours.strategy not in of_base:
             msg = (
                 f"unusable strategy {neighbours.strategy!r} in data_augmentation.generators.neighbours.strategy: it must have base "
