@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import resource
 import time
 import warnings
 from pathlib import Path
@@ -60,10 +61,11 @@ def trained_cell(name: str, seed: int, rows: pd.DataFrame, folder: Path, options
     job = TrainingJob(default_weights(), NO_PAIRS, NO_PAIRS, recipe, options, corpus, folder / "checkpoints" / f"{name}-{seed}")
     adapter, _ = train(job)
     seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6  # GB on Linux
     base, place = default_weights(), folder / "adapters" / f"{name}-{seed}"
     AdapterDataset(filepath=str(place), base_model=str(base.base)).save(adapter)
     scores = scores_of(DecoderWeights(base.base, base.card, adapter=place), ADAPTED, rows, options)
-    return {"set": name, "seed": seed, "texts": len(rows), "seconds": seconds, "step": adapter.steps, "scores": scores}
+    return {"set": name, "seed": seed, "texts": len(rows), "seconds": seconds, "peak_gb": peak, "step": adapter.steps, "scores": scores}
 
 
 def main() -> None:

@@ -63,3 +63,20 @@ def test_the_teacher_has_base_weights_whatever_the_adapter(tiny_weights, embedde
                 weight.normal_()
     assert not np.allclose(embedder.encode(TEXTS, progress=False), load_embedder(tiny_weights, options).encode(TEXTS, progress=False))
     np.testing.assert_allclose(teacher_targets(embedder, TEXTS, options, progress=False), before, atol=1e-5)
+
+
+def test_a_teacher_that_is_fitted_as_well_is_read_once(tiny_weights, embedder_options):
+    centred = {"weights": "base", "template": "bare", "pooling": "mean", "after": {"centre": True}}
+    strategies = embedder_options().model_dump()["strategies"] | {"centred": centred}
+    options = embedder_options(strategies=strategies, teacher={"strategy": "centred", "neighbours": 3})
+    embedder = load_embedder(tiny_weights, options)
+    (alone,) = fitted_strategies(embedder, distilled(), options, lambda: TEXTS)
+    read_twice = embedder.tokens_computed
+    both = fitted_strategies(embedder, distilled() | {"centred": options.strategies["centred"]}, options, lambda: TEXTS)
+    assert embedder.tokens_computed - read_twice == read_twice  # both strategies, and no third reading
+    for name, array in alone.after.arrays().items():
+        np.testing.assert_allclose(np.abs(both[0].after.arrays()[name]), np.abs(array), atol=1e-4)
+    # Under the name of the teacher, another strategy is no teacher.
+    other = {"centred": StrategyOptions.model_validate(centred | {"pooling": "last"})}
+    mistaken = fitted_strategies(embedder, distilled() | other, options, lambda: TEXTS)
+    np.testing.assert_allclose(np.abs(mistaken[0].after.matrix), np.abs(alone.after.matrix), atol=1e-4)

@@ -56,8 +56,12 @@ def fitted_strategies(
     if not to_fit:
         return list(unfitted.values())
     texts = list(dict.fromkeys(fitting_texts()))
-    targets = teacher_targets(embedder, texts, options) if any(after.distil for after in to_fit.values()) else None
     vectors = embedder.encode_strategies(texts, [unfitted[name] for name in to_fit])
+    targets = None
+    if any(after.distil for after in to_fit.values()):
+        teacher = options.teacher.strategy
+        is_read = strategies.get(teacher) == options.every_strategy[teacher] and not has_adapter(embedder)
+        targets = teacher_targets(embedder, texts, options, vectors=vectors.get(teacher) if is_read else None)
     fitted = {name: fit_after(vectors[name], after, options, unfitted[name].parts, targets) for name, after in to_fit.items()}
     return [replace(strategy, after=fitted[name]) if name in fitted else strategy for name, strategy in unfitted.items()]
 
@@ -107,18 +111,34 @@ def processed_vectors(
     return finish_vectors(vectors, replace(strategy, after=fit_after(vectors[:fitted_on], chosen.after, options, strategy.parts, targets)))
 
 
-def teacher_targets(embedder: Embedder, texts: Sequence[str], options: EmbedderOptions, *, progress: bool = True) -> np.ndarray:
-    """The teacher's vectors of texts, ``[N, T]``: always those of the base weights, whatever adapter the embedder has."""
+def teacher_targets(
+    embedder: Embedder, texts: Sequence[str], options: EmbedderOptions, *, vectors: np.ndarray | None = None, progress: bool = True
+) -> np.ndarray:
+    """The teacher's vectors of texts, ``[N, T]``: always those of the base weights, whatever adapter the embedder has.
+
+    Args:
+        embedder: The weights.
+        texts: The texts.
+        options: The teacher.
+        vectors: Those of its strategy, without after-processing, if the texts have been read under the base weights already.
+        progress: Whether to show a progress bar.
+    """
     chosen = options.every_strategy[options.teacher.strategy]
     strategy = options.strategy(options.teacher.strategy, chosen)
-    with base_weights(embedder):
-        vectors = embedder.encode(texts, strategy, progress=progress)
+    if vectors is None:
+        with base_weights(embedder):
+            vectors = embedder.encode(texts, strategy, progress=progress)
     return teacher_vectors(processed_vectors(vectors, chosen, options), texts, **options.teacher.steps)
+
+
+def has_adapter(embedder: Embedder) -> bool:
+    """Whether an embedder has an adapter that is not merged."""
+    return hasattr(embedder.backbone, "peft_config")
 
 
 @contextmanager
 def base_weights(embedder: Embedder) -> Iterator[None]:
     """Switch an embedder's adapter off, if it has one."""
-    disabled = embedder.backbone.disable_adapter() if hasattr(embedder.backbone, "peft_config") else nullcontext()
+    disabled = embedder.backbone.disable_adapter() if has_adapter(embedder) else nullcontext()
     with disabled:
         yield
