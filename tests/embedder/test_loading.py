@@ -271,3 +271,12 @@ def test_models_that_are_no_causal_decoders_are_refused_by_name(folder, values, 
     change_json(folder / "config.json", **values)
     with pytest.raises(BaseModelError, match=reason):
         check_source(str(folder))
+
+
+def test_loading_shows_no_bars_and_leaves_those_of_others(tiny_weights, capfd):
+    from transformers.utils import logging
+
+    assert logging.is_progress_bar_enabled()
+    Embedder.load(tiny_weights, device="cpu", dtype="float32")
+    assert "Loading weights" not in "".join(capfd.readouterr())
+    assert logging.is_progress_bar_enabled()

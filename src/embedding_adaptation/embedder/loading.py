@@ -220,13 +220,16 @@ def _load(kind: Any, name: str | None, **loading: Any) -> tuple[PreTrainedModel,
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep transformers from printing its table of missing tensors, which the caller refuses anyway."""
-    before = logging.get_verbosity()
+    """Keep transformers from printing its table of missing tensors, which the caller refuses anyway, and a bar for every model loaded."""
+    before, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(before)
+        if shows_bars:
+            logging.enable_progress_bar()
 
 
 def _causal_class(config: PreTrainedConfig) -> Any:
