@@ -209,12 +209,41 @@ def test_a_task_that_is_not_there_stops_the_run_before_it_starts(embedder_option
         check(labelled_files={"mine": {"path": str(tmp_path / "x.csv")}})
 
 
+FACTS = {
+    "strategy": {"name": "two"},
+    "evaluation": {"adapted": {"v_measure": {"mean": 0.6, "sd": 0.01}}, "best": {"strategy": "one", "mean": 0.7}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evaluation": None}, "two, not scored on labelled texts"),
+        ({"strategy": {"name": "one"}}, "one, V-measure 0.600: the best strategy"),
+    ],
+)
+def test_a_run_without_labelled_texts_ends_with_verdict_and_model(tmp_path, capsys, changes, said):
+    catalog = DataCatalog(
+        {
+            "adapted_embedder": ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder")),
+            "verdict": MemoryDataset({"sentence": "It helps."}),
+            "model_facts": MemoryDataset(FACTS | changes),
+        }
+    )
+    ResultTable().after_pipeline_run(pipeline=pipeline("x", outputs=list(catalog.keys())), catalog=catalog)
+    shown = capsys.readouterr().out
+    assert shown.startswith("It helps.\nModel:  ")
+    assert said in shown
+
+
 def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
     catalog = DataCatalog(
         {
             "strategy_comparison": CSVDataset(filepath=str(tmp_path / "c.csv"), save_args={"index": False}),
             "report": TextDataset(filepath=str(tmp_path / "report.md")),
             "adapted_embedder": ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder")),
+            "verdict": MemoryDataset({"sentence": "Without labels: it helps (0.5 [of 1])."}),
+            "model_facts": MemoryDataset(FACTS),
         }
     )
     catalog.save("strategy_comparison", comparison())
@@ -223,6 +252,8 @@ def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
     assert "prompted_values_adapted" in shown
     assert "report.md" in shown
     assert "Model:" in shown
+    assert "Without labels: it helps (0.5 [of 1])." in shown
+    assert "two, V-measure 0.600: -0.100 against the best, one" in shown
     ResultTable().after_pipeline_run(pipeline=pipeline("x"), catalog=catalog)
     assert capsys.readouterr().out == ""
 

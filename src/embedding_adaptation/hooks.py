@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESULT_DATASET, MODEL_DATASET = "strategy_comparison", "adapted_embedder"
+RESULT_DATASET, VERDICT_DATASET, REPORT_DATASET = "strategy_comparison", "verdict", "report"
+MODEL_DATASET, FACTS_DATASET = "adapted_embedder", "model_facts"
 _EMBEDDER = "params:embedder"
 
 
@@ -109,21 +110,43 @@ def _location(dataset: Any) -> str:
 
 
 class ResultTable:
-    """Show the comparison of strategies at the end of a run that produced one."""
+    """Show the results at the end of a run: the comparison of strategies, the verdict, and where report and model are."""
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Print the table to the terminal."""
-        if RESULT_DATASET not in pipeline.all_outputs():
+        """Print to the terminal what this run has produced."""
+        made = pipeline.all_outputs() & {RESULT_DATASET, VERDICT_DATASET, REPORT_DATASET, MODEL_DATASET}
+        if not made:
             return
         from rich.console import Console
 
         console = Console()
-        console.print(comparison_table(catalog.load(RESULT_DATASET)))
-        if "report" in pipeline.all_outputs():
-            console.print(f"Report: {_saved_path(catalog.get('report'))}", soft_wrap=True, highlight=False)
-        if MODEL_DATASET in pipeline.all_outputs():
-            console.print(f"Model:  {_saved_path(catalog.get(MODEL_DATASET))}", soft_wrap=True, highlight=False)
+
+        def say(line: str) -> None:
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+        if RESULT_DATASET in made:
+            console.print(comparison_table(catalog.load(RESULT_DATASET)))
+        if VERDICT_DATASET in made:
+            say(catalog.load(VERDICT_DATASET)["sentence"])
+        if REPORT_DATASET in made:
+            say(f"Report: {_saved_path(catalog.get(REPORT_DATASET))}")
+        if MODEL_DATASET in made:
+            say(f"Model:  {_saved_path(catalog.get(MODEL_DATASET))}")
+            say(_exported(catalog.load(FACTS_DATASET)))
+
+
+def _exported(facts: dict[str, Any]) -> str:
+    """Which strategy is exported, and how far it is from the best."""
+    name, scores = facts["strategy"]["name"], facts["evaluation"]
+    own = scores["adapted"].get("v_measure") if scores else None
+    if own is None:
+        return f"        {name}, not scored on labelled texts"
+    best = scores["best"]
+    distance = (
+        "the best strategy" if best["strategy"] == name else f"{own['mean'] - best['mean']:+.3f} against the best, {best['strategy']}"
+    )
+    return f"        {name}, V-measure {own['mean']:.3f}: {distance}"
 
 
 def _saved_path(dataset: Any) -> Any:
