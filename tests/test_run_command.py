@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from kedro.framework.cli.project import run as kedro_run
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.cli import cli, run
+from embedding_adaptation.cli import ask, cli, run
 from embedding_adaptation.run_command import RUNNERS, RunCommand
 
 
@@ -90,7 +90,7 @@ def test_a_configuration_file_without_the_section_or_with_a_wrong_key_is_told(tm
 def test_the_command_takes_all_that_kedros_takes_and_verbose():
     names = {option.name for option in run.params}
     assert names == {option.name for option in kedro_run.params} | {"verbose"}
-    assert cli.commands == {"run": run}
+    assert cli.commands == {"run": run, "ask": ask}
     assert all(hasattr(__import__("kedro.runner", fromlist=[name]), name) for name in RUNNERS)
 
 
@@ -99,3 +99,20 @@ def test_an_option_that_kedro_refuses_is_told_on_stderr(project, monkeypatch):
     result = CliRunner().invoke(run, ["--load-versions=corpus"], prog_name="run")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "corpus" in result.stderr
+
+
+@pytest.mark.parametrize(("arguments", "shown"), [([], False), (["--verbose"], True)])
+def test_what_kedro_says_of_every_dataset_is_shown_on_demand(arguments, shown, caplog):
+    caplog.set_level("INFO")
+
+    @click.command()
+    def command():
+        for name in ("kedro.io.data_catalog", "kedro.pipeline.node", "kedro.runner.sequential_runner"):
+            logging.getLogger(name).info("said by %s", name)
+            logging.getLogger(name).warning("a warning of %s", name)
+
+    assert CliRunner().invoke(RunCommand(command), arguments).exit_code == 0
+    assert caplog.text.count("said by") == (3 if shown else 0)
+    assert caplog.text.count("a warning of") == 3
+    logging.getLogger("kedro.io.data_catalog").info("said by the next")
+    assert "said by the next" in caplog.text

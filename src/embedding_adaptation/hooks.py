@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
+    from kedro.pipeline.node import Node
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +108,27 @@ def _remedy(name: str) -> str:
 def _location(dataset: Any) -> str:
     path = getattr(dataset, "_filepath", None)
     return f" ({path})" if path else ""
+
+
+class Progress:
+    """Say where a run is: one line when a node starts."""
+
+    def __init__(self) -> None:
+        self._count = self._started = 0
+
+    @hook_impl
+    def before_pipeline_run(self, pipeline: Pipeline) -> None:
+        """Count the nodes."""
+        self._count, self._started = len(pipeline.nodes), 0
+
+    @hook_impl
+    def before_node_run(self, node: Node) -> None:
+        """Log the node's number, its pipeline and its name."""
+        if not self._count:
+            return  # a process of a parallel runner, which knows nothing of the others
+        self._started += 1
+        where = ", ".join(sorted(node.tags))
+        logger.info("%d/%d %s%s", self._started, self._count, node.name.removesuffix("_node"), f" ({where})" if where else "")
 
 
 class ResultTable:

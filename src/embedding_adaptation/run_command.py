@@ -23,8 +23,12 @@ if TYPE_CHECKING:
 RUNNERS = ("SequentialRunner", "ThreadRunner", "ParallelRunner")
 VERBOSE_VARIABLE = "KEDRO_LOGGING"
 _VERBOSE = click.Option(
-    ["--verbose", "-v"], is_flag=True, help=f"Show the full traceback of an error, like {VERBOSE_VARIABLE}=DEBUG in the environment."
+    ["--verbose", "-v"],
+    is_flag=True,
+    help=f"Show all datasets loaded and saved, and the full traceback of an error, like {VERBOSE_VARIABLE}=DEBUG in the environment.",
 )
+# What Kedro says of every dataset and node: hundreds of lines, among which those that matter are lost.
+_TALKATIVE = ("kedro.io.data_catalog", "kedro.pipeline.node", "kedro.runner", "kedro.framework.session.session")
 # Kedro logs an error before raising it, and then adds that no nodes ran.
 _ALREADY_LOGGED: dict[str, int | str] = {
     "kedro.pipeline.node": logging.ERROR,
@@ -81,7 +85,7 @@ class RunCommand(click.Command):
         if ctx.params.pop("verbose") or os.environ.get(VERBOSE_VARIABLE, "").upper() == "DEBUG":
             with OrderlyEnd(_end_as_killed):
                 return super().invoke(ctx)
-        with _logged_once(), in_a_sentence(click.exceptions.Exit), OrderlyEnd(_end_as_killed):
+        with _quiet_kedro(), _logged_once(), in_a_sentence(click.exceptions.Exit), OrderlyEnd(_end_as_killed):
             _check_command(ctx.params)
             return super().invoke(ctx)
 
@@ -134,6 +138,19 @@ def _check_command(options: dict[str, Any]) -> None:
     if environment and environment not in environments:
         msg = f"unknown environment {environment!r} in {source}; {nearest(environment, environments)}"
         raise UnusableCommandError(msg)
+
+
+@contextmanager
+def _quiet_kedro() -> Iterator[None]:
+    """Let Kedro report warnings and errors only; :class:`~embedding_adaptation.hooks.Progress` says where a run is."""
+    levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
+    for name in levels:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
 
 
 @contextmanager

@@ -1,12 +1,17 @@
 """Kedro project settings: https://docs.kedro.org/en/stable/kedro_project_setup/settings.html."""
 
+import warnings
+
 from embedding_adaptation.configuration import ProjectConfigLoader
 from embedding_adaptation.context import ProjectContext
-from embedding_adaptation.hooks import InputChecks, ResultTable
+from embedding_adaptation.hooks import InputChecks, Progress, ResultTable
 from embedding_adaptation.safeguards import Safeguards
 from embedding_adaptation.tracking import MlflowTracking
 
-HOOKS = (MlflowTracking(), InputChecks(), Safeguards(), ResultTable())
+# PEFT asks transformers for a deprecated name whenever it adds an adapter; nobody here can change that.
+warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
+
+HOOKS = (MlflowTracking(), InputChecks(), Safeguards(), Progress(), ResultTable())
 
 CONTEXT_CLASS = ProjectContext
 
