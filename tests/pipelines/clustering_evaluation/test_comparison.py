@@ -107,7 +107,7 @@ def test_comparison_report_and_export_find_the_same_twin(options, embedder_optio
     table, differences = compare(scored, NO_PUBLISHED, options, embedder)
     (pair,) = differences.loc[differences["question"] == "adaptation", ["strategy", "other"]].to_numpy().tolist()
     assert pair == ["after", "before"]
-    lines = cost_lines({"seconds": 100.0}, table, embedder)
+    lines = cost_lines({"seconds": 100.0}, table, embedder.adapt, embedder)
     assert any("Gain: +0.5 points of V-measure (mteb) for after" in line for line in lines)
     texts, fingerprints = pd.DataFrame({"text": ["x"], "label": ["y"]}), {"base": "", "adapted": tiny_adapted.fingerprint()}
     report = describe_evaluation(long_table(scored), LabelledVectors(texts, {}, {}, {}, fingerprints), options, embedder)
