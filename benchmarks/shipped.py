@@ -34,7 +34,7 @@ from embedding_adaptation.vectors.words import tfidf_vectors
 
 KMEANS_SEEDS = range(5)
 EXPORTED, PACKAGE = "distilled_last_adapted", "distilled_consensus_adapted"
-BASE = ("prompted_last", "prompted_values", "consensus", "distilled_last")
+BASE = ("prompted_last", "prompted_values", "consensus", "distilled_last", "distilled_consensus")
 ADAPTED = ("prompted_last_adapted", "prompted_values_adapted", "consensus_adapted", EXPORTED, PACKAGE)
 NO_PAIRS = pd.DataFrame({"source_id": [], "source_text": [], "generated_text": [], "generator": []}, dtype=str)
 
