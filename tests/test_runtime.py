@@ -6,7 +6,8 @@ import torch
 from embedding_adaptation.options import StrategyOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.options import LoraOptions
-from embedding_adaptation.runtime import build_strategy, fitted_strategies, load_embedder, teacher_targets
+from embedding_adaptation.runtime import build_strategy, fit_after, fitted_strategies, load_embedder, teacher_targets
+from embedding_adaptation.vectors.teacher import teacher_vectors
 
 
 def test_after_processing_is_fitted_only_where_a_strategy_asks_for_it(tiny_weights, embedder_options):
@@ -80,3 +81,46 @@ def test_a_teacher_that_is_fitted_as_well_is_read_once(tiny_weights, embedder_op
     other = {"centred": StrategyOptions.model_validate(centred | {"pooling": "last"})}
     mistaken = fitted_strategies(embedder, distilled() | other, options, lambda: TEXTS)
     np.testing.assert_allclose(np.abs(mistaken[0].after.matrix), np.abs(alone.after.matrix), atol=1e-4)
+
+
+def adapted_embedder(tiny_weights, options):
+    embedder = load_embedder(tiny_weights, options)
+    add_adapter(embedder, LoraOptions(layers="all"))
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, weight in embedder.backbone.named_parameters():
+            if "lora_B" in name:
+                weight.normal_(std=0.2)
+    return embedder
+
+
+def test_adapted_strategies_learn_from_the_adapted_weights_and_not_from_words_again(tiny_weights, embedder_options):
+    options = embedder_options(teacher={"strategy": "bare_mean", "neighbours": 3})
+    embedder = adapted_embedder(tiny_weights, options)
+    chosen = {"distilled": distilled()["distilled"].model_copy(update={"weights": "adapted"})}
+    (strategy,) = fitted_strategies(embedder, chosen, options, lambda: TEXTS)
+    raw = embedder.encode(TEXTS, build_strategy("bare_mean", options), progress=False)
+    expected = teacher_vectors(raw, TEXTS, words=0.0, neighbours=3, rounds=2)
+    targets = teacher_targets(embedder, TEXTS, options, weights="adapted", progress=False)
+    np.testing.assert_allclose(targets @ targets.T, expected @ expected.T, atol=1e-5)
+    plain = embedder.encode(TEXTS, build_strategy("prompted_last", options), progress=False)
+    by_hand = fit_after(plain, chosen["distilled"].after, options, 1, expected)
+    one, other = (after.apply(plain) for after in (strategy.after, by_hand))
+    np.testing.assert_allclose(one @ one.T, other @ other.T, atol=1e-4)
+
+
+def test_an_adapted_teacher_that_is_fitted_as_well_is_read_once_and_a_base_one_is_not_taken_for_it(tiny_weights, embedder_options):
+    centred = {"weights": "base", "template": "bare", "pooling": "mean", "after": {"centre": True}}
+    strategies = embedder_options().model_dump()["strategies"] | {"centred": centred, "centred_adapted": centred | {"weights": "adapted"}}
+    options = embedder_options(strategies=strategies, teacher={"strategy": "centred", "neighbours": 3})
+    embedder = adapted_embedder(tiny_weights, options)
+    head = {"distilled": distilled()["distilled"].model_copy(update={"weights": "adapted"})}
+    (alone,) = fitted_strategies(embedder, head, options, lambda: TEXTS)
+    both = embedder.tokens_computed
+    embedder.encode(TEXTS, build_strategy("centred", options), progress=False)
+    teachers = embedder.tokens_computed - both
+    for teacher, more in (("centred_adapted", 0), ("centred", teachers)):
+        before = embedder.tokens_computed
+        fitted = fitted_strategies(embedder, head | {teacher: options.strategies[teacher]}, options, lambda: TEXTS)
+        assert embedder.tokens_computed - before == both + more
+        np.testing.assert_allclose(np.abs(fitted[0].after.matrix), np.abs(alone.after.matrix), atol=1e-3)

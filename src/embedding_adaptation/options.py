@@ -235,7 +235,12 @@ class EmbedderOptions(Options):
     @property
     def teacher_definition(self) -> dict[str, Any]:
         """The definition of the teacher, for JSON."""
-        return {**self.teacher.steps, "ridge": self.teacher.ridge, "strategy": self.definition(self.teacher.strategy)}
+        return {
+            **self.teacher.steps,
+            "ridge": self.teacher.ridge,
+            "strategy": self.definition(self.teacher.strategy),
+            "of_adapted": "adapted weights, no words",  # the rule of runtime.teacher_targets: vectors by another are not reused
+        }
 
     @property
     def identities(self) -> dict[str, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
@@ -57,12 +57,17 @@ def fitted_strategies(
         return list(unfitted.values())
     texts = list(dict.fromkeys(fitting_texts()))
     vectors = embedder.encode_strategies(texts, [unfitted[name] for name in to_fit])
-    targets = None
-    if any(after.distil for after in to_fit.values()):
-        teacher = options.teacher.strategy
-        is_read = strategies.get(teacher) == options.every_strategy[teacher] and not has_adapter(embedder)
-        targets = teacher_targets(embedder, texts, options, vectors=vectors.get(teacher) if is_read else None)
-    fitted = {name: fit_after(vectors[name], after, options, unfitted[name].parts, targets) for name, after in to_fit.items()}
+    teacher = options.every_strategy[options.teacher.strategy] if any(after.distil for after in to_fit.values()) else None
+    targets: dict[str, np.ndarray] = {}
+    for weights in dict.fromkeys(strategies[name].weights for name, after in to_fit.items() if after.distil):
+        same = [name for name in to_fit if strategies[name] == teacher.model_copy(update={"weights": weights})] if teacher else []
+        is_read = weights == "adapted" or not has_adapter(embedder)
+        read = vectors[same[0]] if same and is_read else None
+        targets[weights] = teacher_targets(embedder, texts, options, weights=weights, vectors=read)
+    fitted = {
+        name: fit_after(vectors[name], after, options, unfitted[name].parts, targets.get(strategies[name].weights))
+        for name, after in to_fit.items()
+    }
     return [replace(strategy, after=fitted[name]) if name in fitted else strategy for name, strategy in unfitted.items()]
 
 
@@ -112,23 +117,35 @@ def processed_vectors(
 
 
 def teacher_targets(
-    embedder: Embedder, texts: Sequence[str], options: EmbedderOptions, *, vectors: np.ndarray | None = None, progress: bool = True
+    embedder: Embedder,
+    texts: Sequence[str],
+    options: EmbedderOptions,
+    *,
+    weights: Literal["base", "adapted"] = "base",
+    vectors: np.ndarray | None = None,
+    progress: bool = True,
 ) -> np.ndarray:
-    """The teacher's vectors of texts, ``[N, T]``: always those of the base weights, whatever adapter the embedder has.
+    """The teacher's vectors of texts, ``[N, T]``.
+
+    Training and strategies of the base weights learn from the base weights and the texts' words. Strategies of adapted weights learn from
+    the same templates under the adapted weights, and not from words again: training has taught them what words have to say, and has kept
+    from it what agrees with the rest.
 
     Args:
         embedder: The weights.
         texts: The texts.
         options: The teacher.
-        vectors: Those of its strategy, without after-processing, if the texts have been read under the base weights already.
+        weights: ``base`` switches an adapter off; ``adapted`` takes the embedder as it is.
+        vectors: Those of the teacher's strategy under these weights, without after-processing, if the texts have been read already.
         progress: Whether to show a progress bar.
     """
     chosen = options.every_strategy[options.teacher.strategy]
     strategy = options.strategy(options.teacher.strategy, chosen)
     if vectors is None:
-        with base_weights(embedder):
+        with base_weights(embedder) if weights == "base" else nullcontext():
             vectors = embedder.encode(texts, strategy, progress=progress)
-    return teacher_vectors(processed_vectors(vectors, chosen, options), texts, **options.teacher.steps)
+    steps = options.teacher.steps | ({"words": 0.0} if weights == "adapted" else {})
+    return teacher_vectors(processed_vectors(vectors, chosen, options), texts, **steps)
 
 
 def has_adapter(embedder: Embedder) -> bool:
