@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedding_adaptation.params_option import parsed_parameters
-from embedding_adaptation.run_command import in_a_sentence
+from embedding_adaptation.run_command import in_a_sentence, quiet_kedro
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -42,7 +42,7 @@ def ask(count: int | None, save_questions: Path | None, answers: Path | None, en
     Raises:
         UnusableAnswersError: If the file of answers is not one of answers about this adapter.
     """
-    with in_a_sentence(click.exceptions.Exit, click.exceptions.Abort):
+    with quiet_kedro(), in_a_sentence(click.exceptions.Exit, click.exceptions.Abort):
         from kedro.framework.session import KedroSession
 
         from embedding_adaptation.datasets.adapter import read_adapter_card

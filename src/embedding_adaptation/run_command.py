@@ -85,7 +85,7 @@ class RunCommand(click.Command):
         if ctx.params.pop("verbose") or os.environ.get(VERBOSE_VARIABLE, "").upper() == "DEBUG":
             with OrderlyEnd(_end_as_killed):
                 return super().invoke(ctx)
-        with _quiet_kedro(), _logged_once(), in_a_sentence(click.exceptions.Exit), OrderlyEnd(_end_as_killed):
+        with quiet_kedro(), _logged_once(), in_a_sentence(click.exceptions.Exit), OrderlyEnd(_end_as_killed):
             _check_command(ctx.params)
             return super().invoke(ctx)
 
@@ -141,7 +141,7 @@ def _check_command(options: dict[str, Any]) -> None:
 
 
 @contextmanager
-def _quiet_kedro() -> Iterator[None]:
+def quiet_kedro() -> Iterator[None]:
     """Let Kedro report warnings and errors only; :class:`~embedding_adaptation.hooks.Progress` says where a run is."""
     levels = {name: logging.getLogger(name).level for name in _TALKATIVE}
     for name in levels:

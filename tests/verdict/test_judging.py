@@ -40,9 +40,13 @@ def test_answers_decide_over_what_was_measured():
     judged = verdict_on("a", scales(0.4, 0.3), {"adapter": "a", "answers": ["adapted"] * 5}, OPTIONS)
     assert (judged["verdict"], judged["ship"], judged["decided_by"]) == ("better", "adapted", "answers")
     assert judged["sentence"].startswith("Without labels: the adapted model is better than the base model (answers: 5 for the adapted")
-    judged = verdict_on("a", scales(0.3, 0.4), {"adapter": "a", "answers": ["base", "neither", "adapted"]}, OPTIONS)
-    assert (judged["verdict"], judged["ship"]) == ("cannot_tell", "base")
-    assert judged["answers"] == {"base": 1, "adapted": 1, "neither": 1}
+
+
+def test_answers_that_do_not_decide_leave_the_verdict_to_what_was_measured():
+    judged = verdict_on("a", scales(0.3, 0.4), {"adapter": "a", "answers": ["base", "neither", "base"]}, OPTIONS)
+    assert (judged["verdict"], judged["ship"], judged["decided_by"]) == ("better", "adapted", "agreement")
+    assert judged["answers"] == {"base": 2, "adapted": 0, "neither": 1}
+    assert judged["sentence"].endswith("0 for the adapted model, 2 for the base model, 1 for neither, which does not decide).")
 
 
 def test_answers_about_another_adapter_do_not_count():

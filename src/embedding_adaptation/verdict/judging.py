@@ -70,19 +70,20 @@ def verdict_on(adapter: str, scales: Sequence[Mapping[str, float]], answers: Map
     Args:
         adapter: Fingerprint of the adapted weights.
         scales: As for :func:`verdict_by_agreement`.
-        answers: ``adapter`` and ``answers`` of a person; empty if nobody was asked. Answers about another adapter do not count.
+        answers: ``adapter`` and ``answers`` of a person; empty if nobody was asked. Answers about another adapter, or too few or too
+            contradictory ones to decide, do not count.
         options: When it counts as better or worse.
     """
     given = list(answers.get("answers", ())) if answers.get("adapter") == adapter else []
     verdict: Verdict = verdict_by_agreement(scales, options)
-    if given:
-        side = sequential_decision(given, options.questions)
-        verdict = "cannot_tell" if side is None else "better" if side == "adapted" else "worse"
+    side = sequential_decision(given, options.questions)
+    if side is not None:
+        verdict = "better" if side == "adapted" else "worse"
     kept = next((dict(row) for row in scales if row["chosen"]), None)
     judged: dict[str, Any] = {
         "verdict": verdict,
         "ship": "adapted" if verdict == "better" else "base",
-        "decided_by": "answers" if given else "agreement" if kept else "nothing",
+        "decided_by": "answers" if side is not None else "agreement" if kept else "nothing",
         "adapter": adapter,
         "kept": kept["scale"] if kept else 1.0,
         "scales": [dict(row) for row in scales],
@@ -100,9 +101,13 @@ def verdict_sentence(verdict: Mapping[str, Any]) -> str:
         "cannot_tell": "it cannot be told whether adaptation helps",
     }[verdict["verdict"]]
     reason = "nothing was measured"
+    answers = ""
+    if counts := verdict["answers"]:
+        answers = (
+            f"answers: {counts['adapted']} for the adapted model, {counts['base']} for the base model, {counts['neither']} for neither"
+        )
     if verdict["decided_by"] == "answers":
-        counts = verdict["answers"]
-        reason = f"answers: {counts['adapted']} for the adapted model, {counts['base']} for the base model, {counts['neither']} for neither"
+        reason = answers
     elif verdict["decided_by"] == "agreement":
         base = next(row for row in verdict["scales"] if row["scale"] == 0)
         kept = next(row for row in verdict["scales"] if row["chosen"])
@@ -111,4 +116,6 @@ def verdict_sentence(verdict: Mapping[str, Any]) -> str:
             f"agreement of groups with the texts' characters {base['agreement']:.3f} before and {kept['agreement']:.3f} after, "
             f"{kept['change']:.0%} of nearest neighbours changed, {of} of the adapter is kept"
         )
+    if answers and reason != answers:
+        reason = f"{reason}; {answers}, which does not decide"
     return f"Without labels: {said} ({reason})."
