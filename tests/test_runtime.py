@@ -94,13 +94,14 @@ def adapted_embedder(tiny_weights, options):
     return embedder
 
 
-def test_adapted_strategies_learn_from_the_adapted_weights_and_not_from_words_again(tiny_weights, embedder_options):
+def test_adapted_strategies_learn_from_the_adapted_weights_too(tiny_weights, embedder_options):
     options = embedder_options(teacher={"strategy": "bare_mean", "neighbours": 3})
     embedder = adapted_embedder(tiny_weights, options)
     chosen = {"distilled": distilled()["distilled"].model_copy(update={"weights": "adapted"})}
     (strategy,) = fitted_strategies(embedder, chosen, options, lambda: TEXTS)
-    raw = embedder.encode(TEXTS, build_strategy("bare_mean", options), progress=False)
-    expected = teacher_vectors(raw, TEXTS, words=0.0, neighbours=3, rounds=2)
+    of_adapted = embedder.encode(TEXTS, build_strategy("bare_mean", options), progress=False)
+    of_base = load_embedder(tiny_weights, options).encode(TEXTS, build_strategy("bare_mean", options), progress=False)
+    expected = teacher_vectors(np.concatenate([of_base, of_adapted], axis=1), TEXTS, neighbours=3, rounds=2)
     targets = teacher_targets(embedder, TEXTS, options, weights="adapted", progress=False)
     np.testing.assert_allclose(targets @ targets.T, expected @ expected.T, atol=1e-5)
     plain = embedder.encode(TEXTS, build_strategy("prompted_last", options), progress=False)

@@ -239,7 +239,7 @@ class EmbedderOptions(Options):
             **self.teacher.steps,
             "ridge": self.teacher.ridge,
             "strategy": self.definition(self.teacher.strategy),
-            "of_adapted": "adapted weights, no words",  # the rule of runtime.teacher_targets: vectors by another are not reused
+            "of_adapted": "base and adapted weights",  # the rule of runtime.teacher_targets: vectors by another are not reused
         }
 
     @property

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
 from embedding_adaptation.vectors.teacher import teacher_vectors
+from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
-
-    import numpy as np
 
     from embedding_adaptation.embedder.strategy import Strategy
     from embedding_adaptation.embedder.weights import DecoderWeights
@@ -128,24 +129,29 @@ def teacher_targets(
     """The teacher's vectors of texts, ``[N, T]``.
 
     Training and strategies of the base weights learn from the base weights and the texts' words. Strategies of adapted weights learn from
-    the same templates under the adapted weights, and not from words again: training has taught them what words have to say, and has kept
-    from it what agrees with the rest.
+    the same templates under the adapted weights as well: training has kept of words what agrees with the rest.
 
     Args:
         embedder: The weights.
         texts: The texts.
         options: The teacher.
-        weights: ``base`` switches an adapter off; ``adapted`` takes the embedder as it is.
+        weights: ``base`` switches an adapter off; ``adapted`` takes the embedder as it is, too.
         vectors: Those of the teacher's strategy under these weights, without after-processing, if the texts have been read already.
         progress: Whether to show a progress bar.
     """
     chosen = options.every_strategy[options.teacher.strategy]
     strategy = options.strategy(options.teacher.strategy, chosen)
-    if vectors is None:
-        with base_weights(embedder) if weights == "base" else nullcontext():
-            vectors = embedder.encode(texts, strategy, progress=progress)
-    steps = options.teacher.steps | ({"words": 0.0} if weights == "adapted" else {})
-    return teacher_vectors(processed_vectors(vectors, chosen, options), texts, **steps)
+
+    def view(read: np.ndarray | None, switch: AbstractContextManager[None]) -> np.ndarray:
+        if read is None:
+            with switch:
+                read = embedder.encode(texts, strategy, progress=progress)
+        return unit_vectors(processed_vectors(read, chosen, options))
+
+    views = [view(vectors if weights == "base" else None, base_weights(embedder))]
+    if weights == "adapted":
+        views.append(view(vectors, nullcontext()))
+    return teacher_vectors(np.concatenate(views, axis=1), texts, **options.teacher.steps)
 
 
 def has_adapter(embedder: Embedder) -> bool:
