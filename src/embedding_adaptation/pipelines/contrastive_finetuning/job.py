@@ -69,11 +69,6 @@ class TrainingJob:
         return TrainingTexts.gather(self.corpus, self.train_pairs, self.validation_pairs, self.options)
 
     @property
-    def asks_teacher(self) -> bool:
-        """Whether the loss asks the teacher (``embedder.teacher``)."""
-        return self.options.asks_teacher
-
-    @property
     def perplexity(self) -> float:
         """Effective number of a text's neighbours in a batch."""
         return self.options.consensus.perplexity or self.embedder_options.teacher.perplexity
@@ -155,12 +150,12 @@ class TrainingJob:
         """
         embedder, reference = self.embedder_options, self.options.stopping.reference
         return training_identity(
-            options=self.options.deciding | {"start": self.start, "perplexity": self.perplexity if self.asks_teacher else None},
+            options=self.options.deciding | {"start": self.start, "perplexity": self.perplexity if self.options.asks_teacher else None},
             weights=self.weights.fingerprint(),
             strategy=embedder.definition(embedder.adapt),
             reference=[
                 None if reference is None else embedder.definition(reference),
-                embedder.teacher_definition if self.asks_teacher else None,
+                embedder.teacher_definition if self.options.asks_teacher else None,
             ],
             max_length=max_length,
             dtype=dtype,

@@ -76,7 +76,7 @@ def describe_model(
     licence = options.licence or base.licence
     trained, data = training_report["trained"], training_report["data"]
     generators = {generator: counts | {"models": _public_names(counts["models"])} for generator, counts in data["generators"].items()}
-    scores = _scores(fingerprint, evaluation_report, name, wanted, embedder_options)
+    scores = by_label if name == wanted else _scores(fingerprint, evaluation_report, name, wanted, embedder_options)
     if scores and "mean" in scores["best"] and _METRIC in scores["adapted"]:
         own, best = scores["adapted"][_METRIC]["mean"], scores["best"]
         logger.info("exporting %s: V-measure %.3f; the best strategy, %s, has %.3f", name, own, best["strategy"], best["mean"])
