@@ -219,6 +219,8 @@ def test_a_run_says_where_it_is(caplog):
     for node in nodes:
         progress.before_node_run(node=node)
     assert caplog.messages == ["1/2 first (augmentation)", "2/2 second"]
+    progress.after_pipeline_run()
+    assert caplog.messages[-1].startswith("Pipeline execution completed successfully in 0.")
 
 
 FACTS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
@@ -111,15 +112,16 @@ def _location(dataset: Any) -> str:
 
 
 class Progress:
-    """Say where a run is: one line when a node starts."""
+    """Say where a run is: one line when a node starts, and one at the end."""
 
     def __init__(self) -> None:
         self._count = self._started = 0
+        self._since = 0.0
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline) -> None:
         """Count the nodes."""
-        self._count, self._started = len(pipeline.nodes), 0
+        self._count, self._started, self._since = len(pipeline.nodes), 0, time.perf_counter()
 
     @hook_impl
     def before_node_run(self, node: Node) -> None:
@@ -129,6 +131,11 @@ class Progress:
         self._started += 1
         where = ", ".join(sorted(node.tags))
         logger.info("%d/%d %s%s", self._started, self._count, node.name.removesuffix("_node"), f" ({where})" if where else "")
+
+    @hook_impl
+    def after_pipeline_run(self) -> None:
+        """Log that the run is complete, in Kedro's own words, and how long it took."""
+        logger.info("Pipeline execution completed successfully in %.1f sec.", time.perf_counter() - self._since)
 
 
 class ResultTable:
