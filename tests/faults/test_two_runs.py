@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -14,6 +15,8 @@ from faults.conftest import ORDER
 from faults.results import differences
 
 pytestmark = pytest.mark.faults
+
+STARTED = re.compile(r"Running node|INFO +1/\d+ ")
 
 
 def paused(begun, go):
@@ -54,7 +57,7 @@ def test_a_second_run_in_a_working_folder_says_at_once_that_the_first_is_running
     assert second.code > 0
     assert f"another run is using {project}" in second.output
     assert f"process {process} on" in second.output
-    assert "Running node" not in second.output
+    assert not STARTED.search(second.output)
     go.touch()
     first = finish(process, log)
     assert first.code == 0, first.output[-2000:]
@@ -93,6 +96,6 @@ def test_a_folder_that_cannot_be_written_stops_the_run_before_any_work(pipeline,
     finally:
         subprocess.run(["umount", "-l", str(output)] if as_root else ["chmod", "-R", "u+w", str(output)], check=True)
     assert outcome.code > 0
-    assert "Running node" not in outcome.output
+    assert not STARTED.search(outcome.output)
     assert f"{output}" in outcome.output
     assert "(Read-only" in outcome.output if as_root else "cannot write" in outcome.output
