@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from embedding_adaptation.pipelines.contrastive_finetuning.judging import nearest
+from embedding_adaptation.pipelines.contrastive_finetuning.judging import nearest, shared_neighbours
 from embedding_adaptation.vectors.agreement_of_views import FEWEST, CharacterView
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ def chosen_scale(rows: Sequence[Mapping[str, float]], tolerance: float) -> float
     known = [row for row in rows if math.isfinite(row["agreement"])]
     best = max((row["agreement"] for row in known), default=0.0)
     return max((row["scale"] for row in known if row["agreement"] >= best - tolerance), default=1.0)
-
-
-def shared_neighbours(one: np.ndarray, other: np.ndarray) -> float:
-    """The mean share of nearest neighbours ``[N, K]`` that two have in common."""
-    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(one.tolist(), other.tolist(), strict=True)]))
 
 
 def scale_adapter(setup: Setup, trained: Mapping[str, torch.Tensor], scale: float) -> None:

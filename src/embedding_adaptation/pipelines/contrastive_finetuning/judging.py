@@ -106,10 +106,7 @@ class Judge:
         if len(texts) > 2:  # noqa: PLR2004
             metrics |= {"uniformity": criteria.uniformity(texts), "effective_rank": criteria.effective_rank(texts)}
         if self._reference is not None:
-            own = nearest(texts)
-            metrics["neighbour_agreement"] = float(
-                np.mean([len(set(one) & set(other)) / len(one) for one, other in zip(own.tolist(), self._reference.tolist(), strict=True)])
-            )
+            metrics["neighbour_agreement"] = shared_neighbours(nearest(texts), self._reference)
         if self.attention is not None:
             metrics["text_attention"] = self.attention()
         return metrics
@@ -118,6 +115,11 @@ class Judge:
 def nearest(vectors: np.ndarray) -> np.ndarray:
     """The ten nearest other rows of each by cosine of centred vectors, ``[N, 10]``, or fewer if there are fewer rows."""
     return nearest_neighbours(unit_vectors(vectors - vectors.mean(axis=0)), min(_NEIGHBOURS, len(vectors) - 1))[0]
+
+
+def shared_neighbours(one: np.ndarray, other: np.ndarray) -> float:
+    """The mean share of nearest neighbours ``[N, K]`` that two have in common."""
+    return float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(one.tolist(), other.tolist(), strict=True)]))
 
 
 def best_step(rows: Sequence[Mapping[str, float]], criterion: str | None) -> int:

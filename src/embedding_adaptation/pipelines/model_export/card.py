@@ -146,7 +146,7 @@ def _use(facts: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _use_with_this_package(facts: Mapping[str, Any]) -> Iterator[str]:
-    yield "With [embedding-adaptation](https://pypi.org/project/embedding-adaptation/) installed; no remote code is needed."
+    yield "With the package `embedding-adaptation` installed; no remote code is needed."
     yield ""
     yield "```python"
     yield "from embedding_adaptation import Embedder"

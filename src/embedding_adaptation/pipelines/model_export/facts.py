@@ -77,9 +77,6 @@ def describe_model(
     trained, data = training_report["trained"], training_report["data"]
     generators = {generator: counts | {"models": _public_names(counts["models"])} for generator, counts in data["generators"].items()}
     scores = by_label if name == wanted else _scores(fingerprint, evaluation_report, name, wanted, embedder_options)
-    if scores and "mean" in scores["best"] and _METRIC in scores["adapted"]:
-        own, best = scores["adapted"][_METRIC]["mean"], scores["best"]
-        logger.info("exporting %s: V-measure %.3f; the best strategy, %s, has %.3f", name, own, best["strategy"], best["mean"])
     return {
         "title": options.title,
         "summary": _summary(public_name(base.source), training_report, is_base=strategy.weights == "base"),
