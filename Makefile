@@ -20,7 +20,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lowest newest survey compat faults faults-short lint types format viz mlflow serve notebook bench docs lock clean
+.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz mlflow serve notebook bench docs lock clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -29,6 +29,11 @@ setup: $(VENV)/.run $(VENV)/.dev  ## Install everything into .venv
 
 run: $(VENV)/.run  ## Run the whole chain (ARGS="..." goes to kedro run)
 	@$(BIN)/kedro run $(ARGS)
+
+# TEXTS and the others may contain spaces and commas: they reach the command as they are.
+adapt: $(VENV)/.run  ## Adapt to your texts: TEXTS=my.csv (COLUMN=text, LABELS=column, ARGS="..." goes to kedro adapt)
+	@test -n "$(TEXTS)" || { echo "Which texts? make adapt TEXTS=my.csv (COLUMN=name unless it is text, LABELS=name if there are labels)" >&2; exit 2; }
+	@$(BIN)/kedro adapt "$(TEXTS)" $(if $(COLUMN),--column="$(COLUMN)") $(if $(LABELS),--labels="$(LABELS)") $(ARGS)
 
 test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)

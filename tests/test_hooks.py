@@ -1,25 +1,19 @@
 from __future__ import annotations
 
-import io
 from contextlib import nullcontext
 
-import pandas as pd
 import pytest
 from kedro.framework.project import configure_project, pipelines
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.io.core import DatasetError
 from kedro.pipeline import Node, Pipeline
 from kedro_datasets.pandas import CSVDataset
-from kedro_datasets.text import TextDataset
-from rich.console import Console
 
-from embedding_adaptation.comparison_table import comparison_table
 from embedding_adaptation.datasets.adapter import OptionalAdapterDataset
-from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
 from embedding_adaptation.datasets.reports import OptionalReportDataset
 from embedding_adaptation.datasets.shards import ShardsDataset
 from embedding_adaptation.datasets.texts import TextsDataset
-from embedding_adaptation.hooks import InputChecks, Progress, ResultTable
+from embedding_adaptation.hooks import InputChecks, Progress
 
 
 def pipeline(*inputs, outputs="out"):
@@ -158,41 +152,6 @@ def test_earlier_candidates_may_be_missing(tmp_path):
         InputChecks().before_pipeline_run(pipeline=pipeline(*needed), catalog=DataCatalog(needed))
 
 
-def comparison(*tasks):
-    tasks = tasks or ("labelled_texts",)
-    return pd.DataFrame(
-        [
-            {"task": task, "strategy": name, "kind": kind, "standing": standing, "v_measure": score, "v_measure_sd": 0.01,
-             "v_measure_unique": score, "v_measure_unique_sd": 0.0, "ami_unique": score, "ami_unique_sd": 0.0}
-            for task in tasks
-            for name, kind, standing, score in (
-                ("prompted_values_adapted", "adapted", "not worse than best", 0.612),
-                ("prompted_last_adapted", "adapted", "best", 0.62),
-                ("bare_mean", "base", "worse than best", 0.31),
-                ("famous", "published", "", 0.7),
-            )
-        ]
-    )  # fmt: skip
-
-
-def test_the_table_fits_a_terminal_of_80_columns():
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(comparison_table(comparison()))
-    text = console.export_text()
-    assert "prompted_values_adapted = " in text
-    assert "0.612 ±0.010" in text
-    assert "…" not in text
-    assert "famous" not in text
-    assert "Clustering of the labelled texts" in text
-
-
-def test_of_several_tasks_their_mean_is_shown():
-    console = Console(width=80, record=True, file=io.StringIO())
-    console.print(comparison_table(comparison("one", "two", "all tasks")))
-    assert "Clustering of all tasks" in (text := console.export_text())
-    assert text.count("bare_mean") == 1
-
-
 def test_a_task_that_is_not_there_stops_the_run_before_it_starts(embedder_options, tmp_path):
     run = pipeline("params:embedder", "params:clustering_evaluation")
     values = {"seeds": [0], "strategies": None, "statistics": {"seed": 0}, "map_strategies": ["a", "b"]}
@@ -221,55 +180,6 @@ def test_a_run_says_where_it_is(caplog):
     assert caplog.messages == ["1/2 first (augmentation)", "2/2 second"]
     progress.after_pipeline_run()
     assert caplog.messages[-1].startswith("Pipeline execution completed successfully in 0.")
-
-
-FACTS = {
-    "strategy": {"name": "two"},
-    "evaluation": {"adapted": {"v_measure": {"mean": 0.6, "sd": 0.01}}, "best": {"strategy": "one", "mean": 0.7}},
-}
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"evaluation": None}, "two, not scored on labelled texts"),
-        ({"strategy": {"name": "one"}}, "one, V-measure 0.600: the best strategy"),
-    ],
-)
-def test_a_run_without_labelled_texts_ends_with_verdict_and_model(tmp_path, capsys, changes, said):
-    catalog = DataCatalog(
-        {
-            "adapted_embedder": ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder")),
-            "verdict": MemoryDataset({"sentence": "It helps."}),
-            "model_facts": MemoryDataset(FACTS | changes),
-        }
-    )
-    ResultTable().after_pipeline_run(pipeline=pipeline("x", outputs=list(catalog.keys())), catalog=catalog)
-    shown = capsys.readouterr().out
-    assert shown.startswith("It helps.\nModel:  ")
-    assert said in shown
-
-
-def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
-    catalog = DataCatalog(
-        {
-            "strategy_comparison": CSVDataset(filepath=str(tmp_path / "c.csv"), save_args={"index": False}),
-            "report": TextDataset(filepath=str(tmp_path / "report.md")),
-            "adapted_embedder": ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder")),
-            "verdict": MemoryDataset({"sentence": "Without labels: it helps (0.5 [of 1])."}),
-            "model_facts": MemoryDataset(FACTS),
-        }
-    )
-    catalog.save("strategy_comparison", comparison())
-    ResultTable().after_pipeline_run(pipeline=pipeline("x", outputs=list(catalog.keys())), catalog=catalog)
-    shown = capsys.readouterr().out
-    assert "prompted_values_adapted" in shown
-    assert "report.md" in shown
-    assert "Model:" in shown
-    assert "Without labels: it helps (0.5 [of 1])." in shown
-    assert "two, V-measure 0.600: -0.100 against the best, one" in shown
-    ResultTable().after_pipeline_run(pipeline=pipeline("x"), catalog=catalog)
-    assert capsys.readouterr().out == ""
 
 
 def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embedder_options, tmp_path):

@@ -1,6 +1,6 @@
 """Turn any small decoder-only LLM into a text embedding model that fits your texts.
 
-    >>> from embedding_adaptation import Embedder, PromptTemplate, Strategy
+    >>> from embedding_adaptation import Embedder, PromptTemplate, Strategy, adapt
 
 The names are imported when they are first asked for: Kedro imports the package at every start, and needs none of what models need.
 """
@@ -11,18 +11,21 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from embedding_adaptation.adaptation import Adaptation, adapt
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.strategy import Strategy
     from embedding_adaptation.embedder.template import PromptTemplate
 
     __version__: str
 
-__all__ = ["Embedder", "PromptTemplate", "Strategy", "__version__"]
+__all__ = ["Adaptation", "Embedder", "PromptTemplate", "Strategy", "__version__", "adapt"]
 
 _MODULES = {
+    "Adaptation": "embedding_adaptation.adaptation",
     "Embedder": "embedding_adaptation.embedder.embedder",
     "PromptTemplate": "embedding_adaptation.embedder.template",
     "Strategy": "embedding_adaptation.embedder.strategy",
+    "adapt": "embedding_adaptation.adaptation",
 }
 
 

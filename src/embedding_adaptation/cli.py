@@ -9,6 +9,7 @@ from __future__ import annotations
 import click
 from kedro.framework.cli.project import run as kedro_run
 
+from embedding_adaptation.adapt_command import adapt_command
 from embedding_adaptation.ask_command import ask
 from embedding_adaptation.params_option import with_own_parameters
 from embedding_adaptation.run_command import RunCommand
@@ -21,4 +22,5 @@ def cli() -> None:
 
 run = RunCommand(with_own_parameters(kedro_run))
 cli.add_command(run)
+cli.add_command(adapt_command(run))
 cli.add_command(ask)

@@ -1,4 +1,4 @@
-"""Hooks for the user at the terminal: check the inputs first, show the result last."""
+"""Hooks for the user at the terminal: check the inputs first, then say where the run is."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.comparison_table import comparison_table
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.parameters import OPTION_TYPES, read_options
 from embedding_adaptation.paths import set_project_root
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-RESULT_DATASET, VERDICT_DATASET, REPORT_DATASET = "strategy_comparison", "verdict", "report"
-MODEL_DATASET, FACTS_DATASET = "adapted_embedder", "model_facts"
 _EMBEDDER = "params:embedder"
 
 
@@ -136,47 +133,3 @@ class Progress:
     def after_pipeline_run(self) -> None:
         """Log that the run is complete, in Kedro's own words, and how long it took."""
         logger.info("Pipeline execution completed successfully in %.1f sec.", time.perf_counter() - self._since)
-
-
-class ResultTable:
-    """Show the results at the end of a run: the comparison of strategies, the verdict, and where report and model are."""
-
-    @hook_impl
-    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Print to the terminal what this run has produced."""
-        made = pipeline.all_outputs() & {RESULT_DATASET, VERDICT_DATASET, REPORT_DATASET, MODEL_DATASET}
-        if not made:
-            return
-        from rich.console import Console
-
-        console = Console()
-
-        def say(line: str) -> None:
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-        if RESULT_DATASET in made:
-            console.print(comparison_table(catalog.load(RESULT_DATASET)))
-        if VERDICT_DATASET in made:
-            say(catalog.load(VERDICT_DATASET)["sentence"])
-        if REPORT_DATASET in made:
-            say(f"Report: {_saved_path(catalog.get(REPORT_DATASET))}")
-        if MODEL_DATASET in made:
-            say(f"Model:  {_saved_path(catalog.get(MODEL_DATASET))}")
-            say(_exported(catalog.load(FACTS_DATASET)))
-
-
-def _exported(facts: dict[str, Any]) -> str:
-    """Which strategy is exported, and how far it is from the best."""
-    name, scores = facts["strategy"]["name"], facts["evaluation"]
-    own = scores["adapted"].get("v_measure") if scores else None
-    if own is None:
-        return f"        {name}, not scored on labelled texts"
-    best = scores["best"]
-    distance = (
-        "the best strategy" if best["strategy"] == name else f"{own['mean'] - best['mean']:+.3f} against the best, {best['strategy']}"
-    )
-    return f"        {name}, V-measure {own['mean']:.3f}: {distance}"
-
-
-def _saved_path(dataset: Any) -> Any:
-    return dataset._get_load_path()  # noqa: SLF001  kedro has no public getter for a versioned path

@@ -4,14 +4,15 @@ import warnings
 
 from embedding_adaptation.configuration import ProjectConfigLoader
 from embedding_adaptation.context import ProjectContext
-from embedding_adaptation.hooks import InputChecks, Progress, ResultTable
+from embedding_adaptation.hooks import InputChecks, Progress
+from embedding_adaptation.run_summary import RunSummary
 from embedding_adaptation.safeguards import Safeguards
 from embedding_adaptation.tracking import MlflowTracking
 
 # PEFT asks transformers for a deprecated name whenever it adds an adapter; nobody here can change that.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
-HOOKS = (MlflowTracking(), InputChecks(), Safeguards(), Progress(), ResultTable())
+HOOKS = (MlflowTracking(), InputChecks(), Safeguards(), Progress(), RunSummary())
 
 CONTEXT_CLASS = ProjectContext
 

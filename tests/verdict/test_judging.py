@@ -36,6 +36,15 @@ def test_the_verdict_follows_the_change_of_agreement(measured, verdict):
     assert verdict_by_agreement(measured, OPTIONS) == verdict
 
 
+def test_of_few_texts_it_cannot_be_told_without_answers():
+    few = [row | {"texts": 99.0} for row in scales(0.2, 0.4)]
+    judged = verdict_on("a", few, {}, OPTIONS)
+    assert (judged["verdict"], judged["ship"], judged["decided_by"]) == ("cannot_tell", "base", "nothing")
+    assert "cannot be told whether adaptation helps (99 texts are too few to measure it; 'kedro ask' asks you)" in judged["sentence"]
+    assert verdict_on("a", few, {"adapter": "a", "answers": ["adapted"] * 5}, OPTIONS)["verdict"] == "better"
+    assert verdict_on("a", [row | {"texts": 100.0} for row in few], {}, OPTIONS)["verdict"] == "better"
+
+
 def test_answers_decide_over_what_was_measured():
     judged = verdict_on("a", scales(0.4, 0.3), {"adapter": "a", "answers": ["adapted"] * 5}, OPTIONS)
     assert (judged["verdict"], judged["ship"], judged["decided_by"]) == ("better", "adapted", "answers")

@@ -19,7 +19,7 @@ def verdict_by_agreement(scales: Sequence[Mapping[str, float]], options: Verdict
     """The verdict from what was measured when the adapter was scaled.
 
     Args:
-        scales: ``scale``, ``agreement``, ``change`` and ``chosen``; see
+        scales: ``scale``, ``agreement``, ``change``, ``texts`` and ``chosen``; see
             :func:`~embedding_adaptation.pipelines.contrastive_finetuning.interpolation.keep_best_scale`.
         options: What counts as a difference.
 
@@ -28,7 +28,7 @@ def verdict_by_agreement(scales: Sequence[Mapping[str, float]], options: Verdict
     """
     base = next((row for row in scales if row["scale"] == 0), None)
     kept = next((row for row in scales if row["chosen"]), None)
-    if base is None or kept is None:
+    if base is None or kept is None or _texts(kept) < options.min_texts:
         return "cannot_tell"
     if kept["scale"] == 0:
         whole = max(scales, key=lambda row: row["scale"])
@@ -37,6 +37,11 @@ def verdict_by_agreement(scales: Sequence[Mapping[str, float]], options: Verdict
     if abs(gain) > options.margin:
         return "better" if gain > 0 else "worse"
     return "no_difference" if kept["change"] <= options.unchanged else "cannot_tell"
+
+
+def _texts(measured: Mapping[str, float]) -> float:
+    """On how many texts it was measured; adapters of earlier versions do not say, and were measured on 200 where there were as many."""
+    return measured.get("texts", math.inf)
 
 
 def sequential_decision(answers: Sequence[str], options: QuestionsOptions) -> Side | None:
@@ -80,12 +85,14 @@ def verdict_on(adapter: str, scales: Sequence[Mapping[str, float]], answers: Map
     if side is not None:
         verdict = "better" if side == "adapted" else "worse"
     kept = next((dict(row) for row in scales if row["chosen"]), None)
+    too_few = int(_texts(kept)) if kept and _texts(kept) < options.min_texts else None
     judged: dict[str, Any] = {
         "verdict": verdict,
         "ship": "adapted" if verdict == "better" else "base",
-        "decided_by": "answers" if side is not None else "agreement" if kept else "nothing",
+        "decided_by": "answers" if side is not None else "agreement" if kept and too_few is None else "nothing",
         "adapter": adapter,
         "kept": kept["scale"] if kept else 1.0,
+        "too_few_texts": too_few,
         "scales": [dict(row) for row in scales],
         "answers": {name: given.count(name) for name in ANSWERS} if given else None,
     }
@@ -108,6 +115,8 @@ def verdict_sentence(verdict: Mapping[str, Any]) -> str:
         )
     if verdict["decided_by"] == "answers":
         reason = answers
+    elif verdict["too_few_texts"] is not None:
+        reason = f"{verdict['too_few_texts']} texts are too few to measure it; 'kedro ask' asks you"
     elif verdict["decided_by"] == "agreement":
         base = next(row for row in verdict["scales"] if row["scale"] == 0)
         kept = next(row for row in verdict["scales"] if row["chosen"])

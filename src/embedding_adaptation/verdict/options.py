@@ -26,5 +26,6 @@ class VerdictOptions(Options):
     unchanged: float = Field(
         0.15, ge=0.0, le=1.0, description="With a smaller change: share of changed neighbours up to which there is no difference."
     )
+    min_texts: int = Field(100, ge=0, description="With agreement measured on fewer texts, it cannot be told.")
     questions: QuestionsOptions = QuestionsOptions()
     seed: int = Field(0, ge=0, description="Seed of the texts and their order in questions.")

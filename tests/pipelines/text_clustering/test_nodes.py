@@ -36,7 +36,7 @@ def clustered():
 
 def test_the_corpus_is_embedded_in_shards_with_what_made_them(tiny_weights, make_options, embedder_options, tmp_path, monkeypatch):
     corpus = stream([f"text number {n}" for n in range(30)])
-    finished = nodes.embed_corpus(corpus, tiny_weights, None, tmp_path / "shards", make_options(), embedder_options())
+    finished = nodes.embed_corpus(corpus, tiny_weights, None, {}, tmp_path / "shards", make_options(), embedder_options())
     dataset = VectorsDataset(filepath=str(tmp_path / "shards"))
     dataset.save(finished)
     store = dataset.load()
@@ -53,9 +53,9 @@ def test_the_corpus_is_embedded_in_shards_with_what_made_them(tiny_weights, make
 def choose(tiny_weights, make_options):
     """Chooses weights for texts of the given identity: whether these are the adapted ones, and why."""
 
-    def make(adapter, identity="a" * 32, weights=None):
+    def make(adapter, identity="a" * 32, weights=None, facts=None):
         census = Census(40, 40, "", identity)
-        model, reason = nodes.choose_weights(tiny_weights, adapter, census, "other.csv", make_options(weights=weights))
+        model, reason = nodes.choose_weights(tiny_weights, adapter, facts or {}, census, "other.csv", make_options(weights=weights))
         assert model in (tiny_weights, adapter)
         return model is adapter, reason
 
@@ -66,6 +66,16 @@ def choose(tiny_weights, make_options):
 def test_the_adapter_is_taken_for_the_texts_it_was_trained_on(choose, tiny_adapted, identity, caplog):
     assert choose(tiny_adapted, identity) == (True, "the adapter was trained on these texts, mine.txt (9 clean texts)")
     assert not caplog.records
+
+
+def test_an_adapter_that_was_found_not_to_help_is_not_taken_unless_the_user_insists(choose, tiny_adapted):
+    facts = {"strategy": {"weights": "base"}, "adapter": {"fingerprint": tiny_adapted.fingerprint()}}
+    taken, reason = choose(tiny_adapted, facts=facts)
+    assert not taken
+    assert reason.endswith("but not found to help: the base weights were exported")
+    assert choose(tiny_adapted, weights="adapted", facts=facts)[0]
+    assert choose(tiny_adapted, facts=facts | {"adapter": {"fingerprint": "another"}})[0]
+    assert choose(tiny_adapted, facts=facts | {"strategy": {"weights": "adapted"}})[0]
 
 
 def test_other_texts_get_the_base_weights_and_are_told_why_unless_the_user_insists(choose, tiny_adapted, caplog):
@@ -108,7 +118,7 @@ def test_without_an_adapter_of_this_base_model_there_are_the_base_weights(choose
 )
 def test_unusable_texts_are_said_before_the_model_is_loaded(make_options, embedder_options, tmp_path, texts, changes, message):
     with pytest.raises(ClusteringError, match=message):
-        nodes.embed_corpus(stream(texts), None, None, tmp_path, make_options(**changes), embedder_options())
+        nodes.embed_corpus(stream(texts), None, None, {}, tmp_path, make_options(**changes), embedder_options())
 
 
 def test_own_vectors_of_another_number_of_texts_are_refused(make_options):
@@ -146,7 +156,7 @@ def test_function_words_are_not_what_a_cluster_is_about_unless_one_says_so(make_
 def test_clusters_of_other_texts_are_refused(tiny_weights, make_options, embedder_options, tmp_path):
     corpus, others = (stream([f"{what} number {n}" for n in range(30)]) for what in ("text", "other text"))
     dataset = VectorsDataset(filepath=str(tmp_path / "shards"))
-    dataset.save(nodes.embed_corpus(corpus, tiny_weights, None, tmp_path / "shards", make_options(), embedder_options()))
+    dataset.save(nodes.embed_corpus(corpus, tiny_weights, None, {}, tmp_path / "shards", make_options(), embedder_options()))
     vectors = dataset.load()
     clusters, _ = nodes.cluster_texts(corpus, vectors, make_options(clusters=3))
     ClustersDataset(filepath=str(tmp_path / "clusters")).save(clusters)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-Measures = dict[str, float]  # scale, agreement, change
+Measures = dict[str, float]  # scale, agreement, change, texts
 _UP, _MAGNITUDE = "lora_B", "lora_magnitude_vector"
 
 
@@ -34,7 +34,8 @@ def keep_best_scale(setup: Setup) -> list[Measures]:
 
     Returns:
         For each scale, from 0: ``scale``; ``agreement`` with the view by characters (:class:`CharacterView`); ``change``, the share of
-        nearest neighbours that differ from the base model's; and ``chosen``, 1 for one of them. Empty if nothing was measured.
+        nearest neighbours that differ from the base model's; ``texts``, on how many it was measured; and ``chosen``, 1 for one of them.
+        Empty if nothing was measured.
 
     References:
         Interpolating weights of a base and a fine-tuned model: https://arxiv.org/abs/2109.01903
@@ -52,7 +53,8 @@ def keep_best_scale(setup: Setup) -> list[Measures]:
         vectors = setup.encode(texts)
         neighbours = nearest(vectors)
         before = neighbours if scale == 0 else before
-        rows.append({"scale": scale, "agreement": view.agreement(vectors), "change": 1.0 - shared_neighbours(neighbours, before)})
+        change = 1.0 - shared_neighbours(neighbours, before)
+        rows.append({"scale": scale, "agreement": view.agreement(vectors), "change": change, "texts": float(len(texts))})
     kept = chosen_scale(rows, options.interpolation.tolerance)
     scale_adapter(setup, trained, kept)
     said = ", ".join(f"{row['scale']:g}: {row['agreement']:.3f}" for row in rows)

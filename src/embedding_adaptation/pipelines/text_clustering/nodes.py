@@ -31,6 +31,7 @@ def embed_corpus(
     corpus: TextStream,
     base_model: DecoderWeights,
     trained_adapter: DecoderWeights | None,
+    model_facts: dict[str, Any],
     corpus_shards: Path,
     options: TextClusteringOptions,
     embedder_options: EmbedderOptions,
@@ -41,6 +42,7 @@ def embed_corpus(
         corpus: Unlabelled texts.
         base_model: The base weights.
         trained_adapter: The base weights with an adapter, if any.
+        model_facts: What was exported; empty if nothing was.
         corpus_shards: The folder for the shards.
         options: Weights and strategy.
         embedder_options: Templates and strategies.
@@ -56,7 +58,7 @@ def embed_corpus(
     options.check(embedder_options, lambda _: trained_adapter is not None)
     census = count_texts(corpus)
     check_number(census.distinct, options)
-    model, reason = choose_weights(base_model, trained_adapter, census, corpus.name, options)
+    model, reason = choose_weights(base_model, trained_adapter, model_facts, census, corpus.name, options)
     weights: Literal["base", "adapted"] = "base" if model.adapter is None else "adapted"
     name = options.strategy(weights)
     logger.info("embedding %d texts (%d distinct) under %s with %s weights: %s", census.texts, census.distinct, name, weights, reason)
@@ -81,13 +83,21 @@ def embed_corpus(
 
 
 def choose_weights(
-    base: DecoderWeights, adapted: DecoderWeights | None, census: Census, corpus_name: str, options: TextClusteringOptions
+    base: DecoderWeights,
+    adapted: DecoderWeights | None,
+    model_facts: dict[str, Any],
+    census: Census,
+    corpus_name: str,
+    options: TextClusteringOptions,
 ) -> tuple[DecoderWeights, str]:
-    """Choose base or adapted weights: as the options say, or else adapted ones only if the adapter was trained on these very texts.
+    """Choose base or adapted weights.
+
+    As the options say, or else adapted ones only if the adapter was trained on these very texts, and was not found to be of no help.
 
     Args:
         base: The base weights.
         adapted: The base weights with an adapter, if any.
+        model_facts: What was exported, see dataset ``model_facts``; empty if nothing was.
         census: The texts to be clustered.
         corpus_name: Their name.
         options: The requested weights, if any.
@@ -113,6 +123,8 @@ def choose_weights(
         return base, reason
     corpus = adapter_corpus(adapted)
     if corpus is not None and corpus.is_of(census.identity):
+        if options.weights is None and _was_rejected(adapted, model_facts):
+            return base, f"the adapter was trained on these texts, {corpus.title}, but not found to help: the base weights were exported"
         return adapted, f"the adapter was trained on these texts, {corpus.title}"
     texts = corpus_name or "these texts"
     if corpus is None:
@@ -124,6 +136,15 @@ def choose_weights(
         return adapted, f"set by text_clustering.weights, although {mismatch}"
     logger.warning("%s: texts are embedded with base weights (set text_clustering.weights=adapted to use the adapter anyway)", mismatch)
     return base, mismatch
+
+
+def _was_rejected(adapted: DecoderWeights, model_facts: dict[str, Any]) -> bool:
+    """Whether the base weights were exported instead of this adapter."""
+    return (
+        bool(model_facts)
+        and model_facts["strategy"]["weights"] == "base"
+        and model_facts["adapter"]["fingerprint"] == adapted.fingerprint()
+    )
 
 
 def cluster_texts(corpus: TextStream, corpus_vectors: VectorStore, options: TextClusteringOptions) -> tuple[Clusters, pd.DataFrame]:

@@ -15,8 +15,8 @@ TEXTS_SLOT = "{texts}"
 class StrategyNames(Options):
     """The strategy of the embedder to use, by weights."""
 
-    base: str = Field("consensus", description="Strategy with base weights.")
-    adapted: str = Field("consensus_adapted", description="Strategy with adapted weights.")
+    base: str = Field("distilled_last", description="Strategy with base weights.")
+    adapted: str = Field("distilled_last_adapted", description="Strategy with adapted weights.")
 
 
 class SmoothingOptions(Options):
@@ -115,7 +115,9 @@ class MapOptions(Options):
 class TextClusteringOptions(Options):
     """All options of text clustering."""
 
-    weights: Literal["base", "adapted"] | None = Field(None, description="null uses adapted if the adapter was trained on these texts.")
+    weights: Literal["base", "adapted"] | None = Field(
+        None, description="null takes what was exported for these texts; see choose_weights."
+    )
     strategies: StrategyNames = Field(StrategyNames(), description="Strategy of the embedder for each kind of weights.")
     fitting_texts: int = Field(2000, ge=2, description="Texts drawn to fit after-processing, if the strategy has any.")
     smoothing: SmoothingOptions | None = Field(SmoothingOptions(), description="Average vectors with their neighbours; null: do not.")

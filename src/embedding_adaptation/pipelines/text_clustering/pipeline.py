@@ -23,7 +23,15 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
         [
             Node(
                 func=embed_corpus,
-                inputs=["corpus", "base_model", "trained_adapter", "corpus_shards", "params:text_clustering", "params:embedder"],
+                inputs=[
+                    "corpus",
+                    "base_model",
+                    "trained_adapter",
+                    "model_facts",
+                    "corpus_shards",
+                    "params:text_clustering",
+                    "params:embedder",
+                ],
                 outputs="corpus_vectors",
                 name="embed_corpus_node",
             ),

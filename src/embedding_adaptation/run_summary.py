@@ -1,0 +1,97 @@
+"""Hook for the user at the terminal: what a run has found, where it is, and how to go on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from kedro.framework.hooks import hook_impl
+
+from embedding_adaptation.comparison_table import comparison_table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pandas as pd
+    from kedro.io import DataCatalog
+    from kedro.pipeline import Pipeline
+
+COMPARISON, VERDICT, REPORT = "strategy_comparison", "verdict", "report"
+MODEL, FACTS = "adapted_embedder", "model_facts"
+CLUSTERS, SUMMARY, ASSIGNMENTS = "clustering_report", "cluster_summary", "cluster_assignments"
+# Pages to look at: what they are about, by dataset.
+PAGES = {"adaptation_page": "Page", "clusters_page": "Clusters"}
+_NAMES_SHOWN = 5
+
+
+class RunSummary:
+    """Show at the end of a run: the comparison of strategies, the verdict, the clusters, and where report, pages and model are."""
+
+    @hook_impl
+    def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
+        """Print to the terminal what this run has produced."""
+        made = pipeline.all_outputs() & {COMPARISON, VERDICT, REPORT, MODEL, CLUSTERS, *PAGES}
+        if not made:
+            return
+        from rich.console import Console
+
+        console = Console()
+        if COMPARISON in made:
+            console.print(comparison_table(catalog.load(COMPARISON)))
+        for line in summary_lines(made, catalog):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def summary_lines(made: set[str], catalog: DataCatalog) -> Iterator[str]:
+    """What a run has produced, apart from the comparison of strategies, in lines.
+
+    Args:
+        made: Names of the datasets it has produced.
+        catalog: The catalog, which has them.
+    """
+    if VERDICT in made:
+        yield catalog.load(VERDICT)["sentence"]
+    if CLUSTERS in made:
+        yield _clusters(catalog.load(CLUSTERS), catalog.load(SUMMARY))
+        yield f"Table:    {saved_path(catalog.get(ASSIGNMENTS))}"
+    if REPORT in made:
+        yield f"Report:   {saved_path(catalog.get(REPORT))}"
+    for name, title in PAGES.items():
+        if name in made:
+            yield f"{title + ':':<9} {saved_path(catalog.get(name))}"
+    if MODEL in made:
+        facts, path = catalog.load(FACTS), saved_path(catalog.get(MODEL))
+        yield f"Model:    {path}"
+        yield f"          {_exported(facts)}"
+        yield f"          {loading_line(facts, path)}"
+
+
+def loading_line(facts: dict[str, Any], path: Any) -> str:
+    """The line of Python that loads the exported model."""
+    if facts["flavour"] == "package":
+        return f'from embedding_adaptation.embedder.packaged import load_packaged; model = load_packaged("{path}")'
+    return f'from sentence_transformers import SentenceTransformer; model = SentenceTransformer("{path}")'
+
+
+def _exported(facts: dict[str, Any]) -> str:
+    """Which strategy is exported, and how far it is from the best."""
+    name, scores = facts["strategy"]["name"], facts["evaluation"]
+    own = scores["adapted"].get("v_measure") if scores else None
+    if own is None:
+        return f"{name}, not scored on labelled texts"
+    best = scores["best"]
+    distance = (
+        "the best strategy" if best["strategy"] == name else f"{own['mean'] - best['mean']:+.3f} against the best, {best['strategy']}"
+    )
+    return f"{name}, V-measure {own['mean']:.3f}: {distance}"
+
+
+def _clusters(report: dict[str, Any], summary: pd.DataFrame) -> str:
+    """How many clusters there are, and the largest by name."""
+    largest = summary[summary["cluster"] >= 0].sort_values("size", ascending=False).head(_NAMES_SHOWN)
+    names = "; ".join(f"{name} ({share:.0%})" for name, share in zip(largest["name"], largest["share"], strict=True))
+    return f"{report['clusters']} clusters of {report['texts']:,} texts, the largest: {names}"
+
+
+def saved_path(dataset: Any) -> Any:
+    """Where a dataset's newest version is, or the one this run has saved."""
+    return dataset._get_load_path()  # noqa: SLF001  kedro has no public getter for a versioned path

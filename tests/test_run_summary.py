@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+from kedro.io import DataCatalog, MemoryDataset
+from kedro.pipeline import Node, Pipeline
+from kedro_datasets.pandas import CSVDataset
+from kedro_datasets.text import TextDataset
+
+from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
+from embedding_adaptation.run_summary import RunSummary, loading_line
+
+
+def pipeline(*inputs, outputs="out"):
+    return Pipeline([Node(lambda *values: values, list(inputs), outputs, name="some_node")])
+
+
+FACTS = {
+    "flavour": "plain",
+    "strategy": {"name": "two"},
+    "evaluation": {"adapted": {"v_measure": {"mean": 0.6, "sd": 0.01}}, "best": {"strategy": "one", "mean": 0.7}},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evaluation": None}, "two, not scored on labelled texts"),
+        ({"strategy": {"name": "one"}}, "one, V-measure 0.600: the best strategy"),
+    ],
+)
+def test_a_run_without_labelled_texts_ends_with_verdict_and_model(tmp_path, capsys, changes, said):
+    catalog = DataCatalog(
+        {
+            "adapted_embedder": ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder")),
+            "verdict": MemoryDataset({"sentence": "It helps."}),
+            "model_facts": MemoryDataset(FACTS | changes),
+        }
+    )
+    RunSummary().after_pipeline_run(pipeline=pipeline("x", outputs=list(catalog.keys())), catalog=catalog)
+    shown = capsys.readouterr().out
+    assert shown.startswith("It helps.\nModel:    ")
+    assert said in shown
+
+
+def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
+    catalog = DataCatalog(
+        {
+            "strategy_comparison": CSVDataset(filepath=str(tmp_path / "c.csv"), save_args={"index": False}),
+            "report": TextDataset(filepath=str(tmp_path / "report.md")),
+            "adapted_embedder": ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder")),
+            "verdict": MemoryDataset({"sentence": "Without labels: it helps (0.5 [of 1])."}),
+            "model_facts": MemoryDataset(FACTS),
+        }
+    )
+    scores = {f"{name}{end}": 0.6 for name in ("v_measure", "v_measure_unique", "ami_unique") for end in ("", "_sd")}
+    row = {"task": "labelled_texts", "strategy": "prompted_values_adapted", "kind": "adapted", "standing": "best"} | scores
+    catalog.save("strategy_comparison", pd.DataFrame([row]))
+    RunSummary().after_pipeline_run(pipeline=pipeline("x", outputs=list(catalog.keys())), catalog=catalog)
+    shown = capsys.readouterr().out
+    assert "prompted_values_adapted" in shown
+    assert "report.md" in shown
+    assert "Model:" in shown
+    assert "Without labels: it helps (0.5 [of 1])." in shown
+    assert "two, V-measure 0.600: -0.100 against the best, one" in shown
+    RunSummary().after_pipeline_run(pipeline=pipeline("x"), catalog=catalog)
+    assert capsys.readouterr().out == ""
+
+
+def test_clusters_end_with_the_names_of_the_largest_and_their_table_and_page(tmp_path, capsys):
+    summary = pd.DataFrame({"cluster": [0, 1, -1], "name": ["few", "many", "noise"], "size": [2, 7, 9], "share": [0.1, 0.4, 0.5]})
+    catalog = DataCatalog(
+        {
+            "clustering_report": MemoryDataset({"clusters": 2, "texts": 18_000}),
+            "cluster_summary": MemoryDataset(summary),
+            "cluster_assignments": TextDataset(filepath=str(tmp_path / "assignments.parquet")),
+            "clusters_page": TextDataset(filepath=str(tmp_path / "clusters.html")),
+        }
+    )
+    RunSummary().after_pipeline_run(pipeline=pipeline("x", outputs=list(catalog.keys())), catalog=catalog)
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == "2 clusters of 18,000 texts, the largest: many (40%); few (10%)"
+    assert [line.rpartition("/")[2] for line in rest] == ["assignments.parquet", "clusters.html"]
+
+
+def test_the_line_that_loads_the_model_is_python_for_either_flavour():
+    for flavour in ("plain", "package"):
+        line = loading_line({"flavour": flavour}, "a/b")
+        compile(line, "line", "exec")
+        assert line.endswith('("a/b")')
