@@ -12,6 +12,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from embedding_adaptation.datasets.embedding_store import EmbeddingStore
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.weights import DecoderWeights
 
@@ -151,7 +152,21 @@ def model_facts(
 
 
 @pytest.fixture
-def exported(tiny_adapted: DecoderWeights, model_facts: dict[str, Any], embedder_options: Callable[..., object], tmp_path: Path) -> Path:
+def store(tmp_path: Path) -> EmbeddingStore:
+    """An empty store of vectors."""
+    from embedding_adaptation.datasets.embedding_store import EmbeddingStore
+
+    return EmbeddingStore(tmp_path / "store")
+
+
+@pytest.fixture
+def exported(
+    tiny_adapted: DecoderWeights,
+    model_facts: dict[str, Any],
+    embedder_options: Callable[..., object],
+    store: EmbeddingStore,
+    tmp_path: Path,
+) -> Path:
     """The exported folder of the adapted tiny model, as the catalog saves it."""
     from kedro.io import Version
 
@@ -162,7 +177,8 @@ def exported(tiny_adapted: DecoderWeights, model_facts: dict[str, Any], embedder
     from embedding_adaptation.texts.stream import TextStream
 
     corpus = TextStream.of(pd.DataFrame({"id": [], "text": []}))
-    value = export_embedder(tiny_adapted, model_facts, Embeddings((), {}), Embeddings((), {}), corpus, ExportOptions(), embedder_options())
+    nothing = Embeddings((), {})
+    value = export_embedder(tiny_adapted, model_facts, nothing, nothing, corpus, store, ExportOptions(), embedder_options())
     ExportedEmbedderDataset(filepath=str(tmp_path / "adapted_embedder"), version=Version(None, "2")).save(value)
     return tmp_path / "adapted_embedder" / "2" / "adapted_embedder"
 

@@ -36,7 +36,7 @@ PIPELINES = (
     "attention_analysis",
     "model_export",
 )
-LAYERS = {"raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting", "product"}
+LAYERS = {"raw", "intermediate", "primary", "feature", "model_input", "models", "model_output", "reporting", "product", "themes"}
 CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
 
 

@@ -6,7 +6,7 @@ import torch
 from embedding_adaptation.options import StrategyOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.options import LoraOptions
-from embedding_adaptation.runtime import build_strategy, fit_after, fitted_strategies, load_embedder, teacher_targets
+from embedding_adaptation.runtime import build_strategy, fit_after, fitted_strategies, load_embedder, read_once, teacher_targets
 from embedding_adaptation.vectors.teacher import teacher_vectors
 
 
@@ -125,3 +125,43 @@ def test_an_adapted_teacher_that_is_fitted_as_well_is_read_once_and_a_base_one_i
         fitted = fitted_strategies(embedder, head | {teacher: options.strategies[teacher]}, options, lambda: TEXTS)
         assert embedder.tokens_computed - before == both + more
         np.testing.assert_allclose(np.abs(fitted[0].after.matrix), np.abs(alone.after.matrix), atol=1e-3)
+
+
+def test_no_text_is_read_twice_by_the_same_weights_under_the_same_strategy(tiny_weights, embedder_options, store):
+    options = embedder_options()
+    strategies = [build_strategy(name, options) for name in ("bare_mean", "prompted_last")]
+    embedder = load_embedder(tiny_weights, options)
+    expected = embedder.encode_strategies(TEXTS, strategies, progress=False)
+    read_once(embedder, TEXTS[:3], strategies[:1], store, progress=False)
+    before = embedder.tokens_computed
+    vectors = read_once(embedder, [*TEXTS, TEXTS[0]], strategies, store, progress=False)
+    assert embedder.tokens_computed > before
+    for name, matrix in expected.items():
+        np.testing.assert_allclose(vectors[name], matrix[[*range(len(TEXTS)), 0]], atol=1e-5)
+    before = embedder.tokens_computed
+    read_once(embedder, TEXTS, strategies, store, progress=False)
+    assert embedder.tokens_computed == before
+
+
+def test_vectors_of_base_and_adapted_weights_are_kept_apart(tiny_weights, tiny_adapted, embedder_options, store):
+    options = embedder_options()
+    strategy = build_strategy("prompted_last", options)
+    adapted = load_embedder(tiny_adapted, options)
+    tuned = read_once(adapted, TEXTS, [strategy], store, progress=False)["prompted_last"]
+    plain = read_once(adapted, TEXTS, [strategy], store, without_adapter=True, progress=False)["prompted_last"]
+    assert np.abs(tuned - plain).max() > 1e-4
+    base = load_embedder(tiny_weights, options)
+    before = base.tokens_computed
+    np.testing.assert_array_equal(read_once(base, TEXTS, [strategy], store, progress=False)["prompted_last"], plain)
+    assert base.tokens_computed == before  # of the same base weights, read with the adapter switched off
+    np.testing.assert_allclose(base.encode(TEXTS, strategy, progress=False), plain, atol=1e-5)
+
+
+def test_weights_that_exist_in_memory_only_leave_nothing_behind_under_another_name(tiny_weights, embedder_options, store):
+    options = embedder_options()
+    embedder = adapted_embedder(tiny_weights, options)
+    strategy = build_strategy("prompted_last", options)
+    assert embedder.identity_without_adapter is None
+    plain = read_once(embedder, TEXTS, [strategy], store, without_adapter=True, progress=False)["prompted_last"]
+    assert not store.folder.exists()
+    np.testing.assert_allclose(plain, load_embedder(tiny_weights, options).encode(TEXTS, strategy, progress=False), atol=1e-5)

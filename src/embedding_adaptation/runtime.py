@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
@@ -19,6 +19,19 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.strategy import Strategy
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import AfterOptions, EmbedderOptions, StrategyOptions
+
+
+class VectorMemory(Protocol):
+    """Where vectors are kept by identity and text: :class:`~embedding_adaptation.datasets.embedding_store.EmbeddingStore`."""
+
+    def missing(self, key: str, texts: Sequence[str]) -> list[str]:
+        """The distinct texts that have no vector yet."""
+
+    def add(self, key: str, texts: Sequence[str], vectors: np.ndarray) -> None:
+        """Keep vectors ``[N, D]`` of distinct texts."""
+
+    def vectors(self, key: str, texts: Sequence[str]) -> np.ndarray:
+        """Vectors ``[N, D]`` of texts that have some."""
 
 
 def load_embedder(weights: DecoderWeights, options: EmbedderOptions, *, four_bit: bool = False) -> Embedder:
@@ -38,8 +51,49 @@ def build_strategy(name: str, options: EmbedderOptions) -> Strategy:
     return options.strategy(name, options.every_strategy[name])
 
 
+def read_once(
+    embedder: Embedder,
+    texts: Sequence[str],
+    strategies: Sequence[Strategy],
+    memory: VectorMemory | None = None,
+    *,
+    without_adapter: bool = False,
+    progress: bool = True,
+) -> dict[str, np.ndarray]:
+    """Vectors of texts, each read once by the same weights under the same strategy, whichever pipeline asks.
+
+    Args:
+        embedder: The weights.
+        texts: The texts.
+        strategies: Strategies without after-processing.
+        memory: Where vectors are kept; ``None`` reads all texts.
+        without_adapter: Switch the embedder's adapter off.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        ``[N, D]`` in the order of the texts, by name of the strategy.
+    """
+    switch: AbstractContextManager[None] = base_weights(embedder) if without_adapter else nullcontext()
+    weights = embedder.identity_without_adapter if without_adapter else embedder.identity
+    if memory is None or weights is None:
+        with switch:
+            return embedder.encode_strategies(texts, strategies, progress=progress)
+    keys = {strategy.name: embedder.vectors_identity(strategy, weights=weights) for strategy in strategies}
+    unread = {strategy.name: tuple(memory.missing(keys[strategy.name], texts)) for strategy in strategies}
+    with switch:
+        for missing in dict.fromkeys(filter(None, unread.values())):  # strategies that lack the same texts share a pass
+            together = [strategy for strategy in strategies if unread[strategy.name] == missing]
+            for name, vectors in embedder.encode_strategies(missing, together, progress=progress).items():
+                memory.add(keys[name], missing, vectors)
+    return {name: memory.vectors(key, texts) for name, key in keys.items()}
+
+
 def fitted_strategies(
-    embedder: Embedder, strategies: Mapping[str, StrategyOptions], options: EmbedderOptions, fitting_texts: Callable[[], list[str]]
+    embedder: Embedder,
+    strategies: Mapping[str, StrategyOptions],
+    options: EmbedderOptions,
+    fitting_texts: Callable[[], list[str]],
+    memory: VectorMemory | None = None,
 ) -> list[Strategy]:
     """Strategies with their after-processing fitted.
 
@@ -48,6 +102,7 @@ def fitted_strategies(
         strategies: Strategies by name.
         options: The templates, and the teacher of strategies that are distilled.
         fitting_texts: Returns unlabelled texts; called only if a strategy needs them.
+        memory: Where their vectors are kept.
 
     Returns:
         The strategies, in the order given.
@@ -57,14 +112,14 @@ def fitted_strategies(
     if not to_fit:
         return list(unfitted.values())
     texts = list(dict.fromkeys(fitting_texts()))
-    vectors = embedder.encode_strategies(texts, [unfitted[name] for name in to_fit])
+    vectors = read_once(embedder, texts, [unfitted[name] for name in to_fit], memory)
     teacher = options.every_strategy[options.teacher.strategy] if any(after.distil for after in to_fit.values()) else None
     targets: dict[str, np.ndarray] = {}
     for weights in dict.fromkeys(strategies[name].weights for name, after in to_fit.items() if after.distil):
         same = [name for name in to_fit if strategies[name] == teacher.model_copy(update={"weights": weights})] if teacher else []
         is_read = weights == "adapted" or not has_adapter(embedder)
         read = vectors[same[0]] if same and is_read else None
-        targets[weights] = teacher_targets(embedder, texts, options, weights=weights, vectors=read)
+        targets[weights] = teacher_targets(embedder, texts, options, weights=weights, vectors=read, memory=memory)
     fitted = {
         name: fit_after(vectors[name], after, options, unfitted[name].parts, targets.get(strategies[name].weights))
         for name, after in to_fit.items()
@@ -124,6 +179,7 @@ def teacher_targets(
     *,
     weights: Literal["base", "adapted"] = "base",
     vectors: np.ndarray | None = None,
+    memory: VectorMemory | None = None,
     progress: bool = True,
 ) -> np.ndarray:
     """The teacher's vectors of texts, ``[N, T]``.
@@ -137,20 +193,20 @@ def teacher_targets(
         options: The teacher.
         weights: ``base`` switches an adapter off; ``adapted`` takes the embedder as it is, too.
         vectors: Those of the teacher's strategy under these weights, without after-processing, if the texts have been read already.
+        memory: Where vectors are kept.
         progress: Whether to show a progress bar.
     """
     chosen = options.every_strategy[options.teacher.strategy]
     strategy = options.strategy(options.teacher.strategy, chosen)
 
-    def view(read: np.ndarray | None, switch: AbstractContextManager[None]) -> np.ndarray:
+    def view(read: np.ndarray | None, *, without_adapter: bool) -> np.ndarray:
         if read is None:
-            with switch:
-                read = embedder.encode(texts, strategy, progress=progress)
+            read = read_once(embedder, texts, [strategy], memory, without_adapter=without_adapter, progress=progress)[strategy.name]
         return unit_vectors(processed_vectors(read, chosen, options))
 
-    views = [view(vectors if weights == "base" else None, base_weights(embedder))]
+    views = [view(vectors if weights == "base" else None, without_adapter=True)]
     if weights == "adapted":
-        views.append(view(vectors, nullcontext()))
+        views.append(view(vectors, without_adapter=False))
     return teacher_vectors(np.concatenate(views, axis=1), texts, **options.teacher.steps)
 
 

@@ -224,11 +224,23 @@ class Embedder:
             return self._loaded[0].identity
         return self._identity_in_memory()
 
-    def vectors_identity(self, strategy: Strategy) -> str:
-        """The identity of a strategy's vectors, by which every store knows them: embedders that agree in it give the same vectors."""
+    @property
+    def identity_without_adapter(self) -> str | None:
+        """The identity of the base weights alone; ``None`` if these were created or changed in memory."""
+        if self._loaded is None or self._loaded[1] != self._weights_state():
+            return None
+        return replace(self._loaded[0], adapter=None).identity
+
+    def vectors_identity(self, strategy: Strategy, *, weights: str | None = None) -> str:
+        """The identity of a strategy's vectors, by which every store knows them: embedders that agree in it give the same vectors.
+
+        Args:
+            strategy: The strategy.
+            weights: Identity of the weights; ``None`` takes those of the embedder as it is.
+        """
         in_four_bits = " in four bits" if getattr(self.backbone, "is_loaded_in_4bit", False) else ""
         dtype = str(self.backbone.dtype).removeprefix("torch.") + in_four_bits
-        return vectors_identity(self.identity, strategy, max_length=self.max_length, dtype=dtype)
+        return vectors_identity(weights or self.identity, strategy, max_length=self.max_length, dtype=dtype)
 
     @property
     def layer_count(self) -> int:

@@ -38,13 +38,14 @@ def options(**changes):
 
 
 @pytest.fixture
-def run(tiny_weights, embedder_options, tmp_path):
+def run(tiny_weights, embedder_options, store, tmp_path):
     def start(chosen, table=TABLE, nodes=()):
         catalog = DataCatalog(
             {
                 "corpus": MemoryDataset(TextStream.of(table)),
                 "base_model": MemoryDataset(tiny_weights, copy_mode="assign"),
                 "chat_server": MemoryDataset(ChatServerKey()),
+                "embedding_store": MemoryDataset(store, copy_mode="assign"),
                 "params:data_augmentation": MemoryDataset(chosen),
                 "params:embedder": MemoryDataset(embedder_options()),
                 "candidate_pairs": ShardsDataset(filepath=str(tmp_path / "candidates")),

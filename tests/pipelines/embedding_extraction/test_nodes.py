@@ -29,19 +29,19 @@ def adapted(tiny_weights, tmp_path):
     return dataclasses.replace(tiny_weights, adapter=tmp_path / "adapter")
 
 
-def test_weights_decide_which_strategies_are_extracted(tiny_weights, embedder_options, tmp_path):
-    base = extract_embeddings(tiny_weights, TEXTS, CORPUS, OPTIONS, embedder_options())
+def test_weights_decide_which_strategies_are_extracted(tiny_weights, embedder_options, tmp_path, store):
+    base = extract_embeddings(tiny_weights, TEXTS, CORPUS, store, OPTIONS, embedder_options())
     assert base.after == {}
     assert set(base.vectors) == {"bare_mean", "prompted_last"}
     assert base.ids == ("7", "8", "9")
-    tuned = extract_embeddings(adapted(tiny_weights, tmp_path), TEXTS, CORPUS, OPTIONS, embedder_options())
+    tuned = extract_embeddings(adapted(tiny_weights, tmp_path), TEXTS, CORPUS, store, OPTIONS, embedder_options())
     assert set(tuned.vectors) == {"prompted_last_adapted"}
     assert base.weights == tiny_weights.fingerprint() != tuned.weights
     assert base.identities | tuned.identities == embedder_options().identities
     assert np.abs(tuned.vectors["prompted_last_adapted"] - base.vectors["prompted_last"]).max() > 1e-3
 
 
-def test_both_namespaces_are_one_pipeline(tiny_weights, embedder_options, tmp_path):
+def test_both_namespaces_are_one_pipeline(tiny_weights, embedder_options, tmp_path, store):
     pipeline = create_pipeline()
     assert len({node.func for node in pipeline.nodes}) == 1
     catalog = DataCatalog(
@@ -50,6 +50,7 @@ def test_both_namespaces_are_one_pipeline(tiny_weights, embedder_options, tmp_pa
             "adapter": MemoryDataset(adapted(tiny_weights, tmp_path)),
             "labelled_texts": MemoryDataset(TEXTS),
             "corpus": MemoryDataset(CORPUS),
+            "embedding_store": MemoryDataset(store, copy_mode="assign"),
             "params:embedder": MemoryDataset(embedder_options()),
             "params:embedding_extraction": MemoryDataset(OPTIONS),
         }
@@ -58,20 +59,20 @@ def test_both_namespaces_are_one_pipeline(tiny_weights, embedder_options, tmp_pa
     assert set(outputs) == {"base_embeddings", "adapted_embeddings"}
 
 
-def test_strategies_are_chosen_by_name_or_pattern_and_a_grid_is_extracted(tiny_weights, embedder_options):
+def test_strategies_are_chosen_by_name_or_pattern_and_a_grid_is_extracted(tiny_weights, embedder_options, store):
     grid = {"templates": ["bare", "one_word"], "poolings": ["last", "text_mean"], "layers": [-1, 1]}
     options = embedder_options(grid=grid)
     chosen = ExtractionOptions(strategies=("one_word.*", "bare_mean"), seed=0)
-    vectors = extract_embeddings(tiny_weights, TEXTS, CORPUS, chosen, options).vectors
+    vectors = extract_embeddings(tiny_weights, TEXTS, CORPUS, store, chosen, options).vectors
     assert list(vectors) == ["bare_mean", "one_word.last.-1", "one_word.last.1", "one_word.text_mean.-1", "one_word.text_mean.1"]
 
 
-def test_after_processing_is_fitted_on_the_corpus_and_kept(tiny_weights, embedder_options):
+def test_after_processing_is_fitted_on_the_corpus_and_kept(tiny_weights, embedder_options, store):
     grid = {"templates": ["bare"], "after": [{"centre": True}]}
     chosen = ExtractionOptions(strategies="bare.last.-1.centre", seed=0)
-    embeddings = extract_embeddings(tiny_weights, TEXTS, CORPUS, chosen, embedder_options(grid=grid))
+    embeddings = extract_embeddings(tiny_weights, TEXTS, CORPUS, store, chosen, embedder_options(grid=grid))
     plain = ExtractionOptions(strategies="bare.last.-1", seed=0)
-    corpus = extract_embeddings(tiny_weights, CORPUS_TABLE, CORPUS, plain, embedder_options(grid={"templates": ["bare"]}))
+    corpus = extract_embeddings(tiny_weights, CORPUS_TABLE, CORPUS, store, plain, embedder_options(grid={"templates": ["bare"]}))
     rows = np.unique(corpus.vectors["bare.last.-1"], axis=0)
     np.testing.assert_allclose(embeddings.after["bare.last.-1.centre"].mean, rows.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(embeddings.vectors["bare.last.-1.centre"], axis=1), 1.0, atol=1e-5)

@@ -19,9 +19,9 @@ NOTHING = Embeddings((), {})
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
-def test_the_adapter_is_merged_on_the_cpu_in_the_format_asked_for(tiny_adapted, model_facts, embedder_options, dtype, tolerance):
+def test_the_adapter_is_merged_on_the_cpu_in_the_format_asked_for(tiny_adapted, model_facts, embedder_options, dtype, tolerance, store):
     options = embedder_options()
-    value = export_embedder(tiny_adapted, model_facts, NOTHING, NOTHING, CORPUS, ExportOptions(dtype=dtype), options)
+    value = export_embedder(tiny_adapted, model_facts, NOTHING, NOTHING, CORPUS, store, ExportOptions(dtype=dtype), options)
     assert not hasattr(value.embedder.backbone, "peft_config")
     assert str(value.embedder.backbone.dtype) == f"torch.{dtype}"
     assert value.facts["dimensions"] == 32
@@ -36,25 +36,45 @@ def distilling(embedder_options):
     return embedder_options(strategies=strategies, teacher={"strategy": "bare_mean", "neighbours": 3})
 
 
-def test_what_was_extracted_is_what_is_exported(tiny_adapted, model_facts, embedder_options):
+def test_what_was_extracted_is_what_is_exported(tiny_adapted, model_facts, embedder_options, store):
     options = distilling(embedder_options)
     chosen = {"distilled": options.strategies["distilled"]}
     embedder = load_embedder(tiny_adapted, options)
     (fitted,) = fitted_strategies(embedder, chosen, options, lambda: TEXTS[:12])
     vectors = {"distilled": embedder.encode(TEXTS, fitted, progress=False)}
     extracted = Embeddings(tuple(TEXTS), vectors, tiny_adapted.fingerprint(), options.identities, {"distilled": fitted.after})
-    value = export_embedder(tiny_adapted, model_facts, NOTHING, extracted, CORPUS, ExportOptions(strategy="distilled"), options)
+    value = export_embedder(
+        tiny_adapted,
+        model_facts,
+        NOTHING,
+        extracted,
+        CORPUS,
+        store,
+        ExportOptions(strategy="distilled"),
+        options,
+    )
     np.testing.assert_allclose(value.embedder.encode(TEXTS, progress=False), vectors["distilled"], atol=1e-4)
     assert value.facts["dimensions"] == vectors["distilled"].shape[1]
 
 
-def test_without_vectors_of_this_adapter_after_processing_is_fitted_on_the_corpus(tiny_adapted, model_facts, embedder_options, caplog):
+def test_without_vectors_of_this_adapter_after_processing_is_fitted_on_the_corpus(
+    tiny_adapted, model_facts, embedder_options, caplog, store
+):
     caplog.set_level("INFO")
     options = distilling(embedder_options)
     embedder = load_embedder(tiny_adapted, options)
     (fitted,) = fitted_strategies(embedder, {"distilled": options.strategies["distilled"]}, options, lambda: TEXTS)
     of_others = Embeddings((), {}, "another", options.identities, {"distilled": fitted.after})
-    value = export_embedder(tiny_adapted, model_facts, NOTHING, of_others, CORPUS, ExportOptions(strategy="distilled"), options)
+    value = export_embedder(
+        tiny_adapted,
+        model_facts,
+        NOTHING,
+        of_others,
+        CORPUS,
+        store,
+        ExportOptions(strategy="distilled"),
+        options,
+    )
     assert "it is fitted on the corpus" in caplog.text
     found = value.embedder.encode(TEXTS, progress=False)
     np.testing.assert_allclose(found @ found.T, (expected := embedder.encode(TEXTS, fitted, progress=False)) @ expected.T, atol=1e-3)
@@ -85,7 +105,7 @@ def with_twin(embedder_options):
 
 
 def test_if_adaptation_did_not_help_the_base_weights_are_exported(
-    tiny_adapted, tiny_weights, training_report, evaluation_report, embedder_options, caplog
+    tiny_adapted, tiny_weights, training_report, evaluation_report, embedder_options, caplog, store
 ):
     options = with_twin(embedder_options)
     facts = guarded(tiny_adapted, training_report, {}, verdict_on(tiny_adapted, "base"), options)
@@ -97,7 +117,7 @@ def test_if_adaptation_did_not_help_the_base_weights_are_exported(
     (fitted,) = fitted_strategies(embedder, chosen, options, lambda: TEXTS)
     vectors = {"distilled_before": embedder.encode(TEXTS, fitted, progress=False)}
     extracted = Embeddings(tuple(TEXTS), vectors, tiny_weights.fingerprint(), options.identities, {"distilled_before": fitted.after})
-    value = export_embedder(tiny_adapted, facts, extracted, NOTHING, CORPUS, ExportOptions(strategy="distilled"), options)
+    value = export_embedder(tiny_adapted, facts, extracted, NOTHING, CORPUS, store, ExportOptions(strategy="distilled"), options)
     np.testing.assert_allclose(value.embedder.encode(TEXTS, progress=False), vectors["distilled_before"], atol=1e-4)
     assert "fine-tuning them was tried and not found to help" in value.card
     assert "It did not help." in value.card

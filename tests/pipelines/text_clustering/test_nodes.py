@@ -34,9 +34,9 @@ def clustered():
     return stream(texts), Clusters(labels, distances, np.eye(3, 6, dtype=np.float32), {"method": "kmeans"})
 
 
-def test_the_corpus_is_embedded_in_shards_with_what_made_them(tiny_weights, make_options, embedder_options, tmp_path, monkeypatch):
+def test_the_corpus_is_embedded_in_shards_with_what_made_them(tiny_weights, make_options, embedder_options, tmp_path, monkeypatch, store):
     corpus = stream([f"text number {n}" for n in range(30)])
-    finished = nodes.embed_corpus(corpus, tiny_weights, None, {}, tmp_path / "shards", make_options(), embedder_options())
+    finished = nodes.embed_corpus(corpus, tiny_weights, None, {}, tmp_path / "shards", store, make_options(), embedder_options())
     dataset = VectorsDataset(filepath=str(tmp_path / "shards"))
     dataset.save(finished)
     store = dataset.load()
@@ -116,9 +116,9 @@ def test_without_an_adapter_of_this_base_model_there_are_the_base_weights(choose
         (list("abcdefgh"), {"method": "hdbscan"}, "are too few for two clusters of 5"),
     ],
 )
-def test_unusable_texts_are_said_before_the_model_is_loaded(make_options, embedder_options, tmp_path, texts, changes, message):
+def test_unusable_texts_are_said_before_the_model_is_loaded(make_options, embedder_options, tmp_path, texts, changes, message, store):
     with pytest.raises(ClusteringError, match=message):
-        nodes.embed_corpus(stream(texts), None, None, {}, tmp_path, make_options(**changes), embedder_options())
+        nodes.embed_corpus(stream(texts), None, None, {}, tmp_path, store, make_options(**changes), embedder_options())
 
 
 def test_own_vectors_of_another_number_of_texts_are_refused(make_options):
@@ -153,10 +153,10 @@ def test_function_words_are_not_what_a_cluster_is_about_unless_one_says_so(make_
     assert [sorted(one) for one in found["words"]] == words
 
 
-def test_clusters_of_other_texts_are_refused(tiny_weights, make_options, embedder_options, tmp_path):
+def test_clusters_of_other_texts_are_refused(tiny_weights, make_options, embedder_options, tmp_path, store):
     corpus, others = (stream([f"{what} number {n}" for n in range(30)]) for what in ("text", "other text"))
     dataset = VectorsDataset(filepath=str(tmp_path / "shards"))
-    dataset.save(nodes.embed_corpus(corpus, tiny_weights, None, {}, tmp_path / "shards", make_options(), embedder_options()))
+    dataset.save(nodes.embed_corpus(corpus, tiny_weights, None, {}, tmp_path / "shards", store, make_options(), embedder_options()))
     vectors = dataset.load()
     clusters, _ = nodes.cluster_texts(corpus, vectors, make_options(clusters=3))
     ClustersDataset(filepath=str(tmp_path / "clusters")).save(clusters)

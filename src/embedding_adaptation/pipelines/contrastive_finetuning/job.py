@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.embedder.checkpoint import ADAPTER_CONFIG
 from embedding_adaptation.embedder.weights import ADAPTER_CARD_FILE, DecoderWeights, ModelCard, read_adapter_base
 from embedding_adaptation.identity import training_identity, weights_identity
@@ -48,6 +49,7 @@ class TrainingJob:
         embedder_options: Template, pooling, device and number format.
         corpus: ``id`` and ``text``: unlabelled texts, for evaluation and mining; ``None`` uses those of the held-out pairs.
         checkpoints: Directory of checkpoints; ``None`` keeps them only during the run.
+        memory: Vectors of texts; ``None`` reads all texts that the teacher is asked about.
     """
 
     weights: DecoderWeights
@@ -57,6 +59,7 @@ class TrainingJob:
     embedder_options: EmbedderOptions
     corpus: pd.DataFrame | None = None
     checkpoints: Path | None = None
+    memory: EmbeddingStore | None = None
 
     @cached_property
     def groups(self) -> np.ndarray:
@@ -178,6 +181,7 @@ class TrainingJob:
             "options": self.options.model_dump(mode="json"),
             "embedder": self.embedder_options.model_dump(mode="json"),
             "checkpoints": None if self.checkpoints is None else str(self.checkpoints.resolve()),
+            "memory": None if self.memory is None else str(self.memory.folder.parent.resolve()),
         }
         (folder / _JOB).write_text(json.dumps(job), encoding="utf-8")
 
@@ -191,6 +195,7 @@ class TrainingJob:
             options=FinetuningOptions.model_validate(job["options"]),
             embedder_options=EmbedderOptions.model_validate(job["embedder"]),
             checkpoints=None if job["checkpoints"] is None else Path(job["checkpoints"]),
+            memory=None if job["memory"] is None else EmbeddingStore(Path(job["memory"])),
             **tables,
         )
         read.__dict__["groups"] = np.load(folder / _GROUPS)  # the cached property's place

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from embedding_adaptation.datasets.adapter import TrainedAdapter
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.figures import PlotlyFigure
 from embedding_adaptation.options import EmbedderOptions
@@ -62,6 +63,7 @@ def train_adapter(
     clean_corpus: TextStream,
     corpus_report: dict[str, Any],
     training_checkpoints: Path,
+    embedding_store: EmbeddingStore,
     options: FinetuningOptions,
     embedder_options: EmbedderOptions,
 ) -> tuple[TrainedAdapter, pd.DataFrame]:
@@ -74,6 +76,7 @@ def train_adapter(
         clean_corpus: Unlabelled texts, for evaluation and mining.
         corpus_report: The report on that corpus; empty if there is none.
         training_checkpoints: Directory of checkpoints.
+        embedding_store: Vectors of texts that the teacher is asked about.
         options: Fine-tuning options.
         embedder_options: Template, pooling, device and number format.
 
@@ -91,7 +94,7 @@ def train_adapter(
         options.hard_negatives.texts if options.hard_negatives else 0,
     )
     corpus = clean_corpus.sample(most, options.seed)
-    job = TrainingJob(base_model, train_pairs, validation_pairs, options, embedder_options, corpus, training_checkpoints)
+    job = TrainingJob(base_model, train_pairs, validation_pairs, options, embedder_options, corpus, training_checkpoints, embedding_store)
     adapter, history = train(job)
     return replace(adapter, corpus=corpus_of(train_pairs, corpus_report)), history
 

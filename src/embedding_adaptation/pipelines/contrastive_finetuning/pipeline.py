@@ -31,6 +31,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
                     "clean_corpus",
                     "corpus_report",
                     "training_checkpoints",
+                    "embedding_store",
                     "params:contrastive_finetuning",
                     "params:embedder",
                 ],

@@ -269,7 +269,7 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
     reference: np.ndarray | None = None
     if options.stopping.reference is not None and len(texts) > 2:  # noqa: PLR2004  neighbours need company
         chosen = {options.stopping.reference: embedder_options.every_strategy[options.stopping.reference]}
-        (compared,) = fitted_strategies(embedder, chosen, embedder_options, lambda: texts)
+        (compared,) = fitted_strategies(embedder, chosen, embedder_options, lambda: texts, job.memory)
         reference = embedder.encode(texts, compared, progress=False)
     lessons, collisions, spent = _taught(job, embedder, scratch)
     first_layer = add_adapter(embedder, options.lora)
@@ -316,7 +316,7 @@ def _teacher(job: TrainingJob, texts: Sequence[str], embedder: Embedder, scratch
     before = embedder.tokens_computed
     identity = digest_of([embedder.identity, job.embedder_options.teacher_definition, embedder.max_length, texts_in_order(texts)])
     path = (job.checkpoints or scratch) / TEACHERS / f"{identity}-{str(embedder.backbone.dtype).removeprefix('torch.')}.safetensors"
-    vectors = from_first(lambda: kept_vectors(path, lambda: teacher_targets(embedder, texts, job.embedder_options)))
+    vectors = from_first(lambda: kept_vectors(path, lambda: teacher_targets(embedder, texts, job.embedder_options, memory=job.memory)))
     tokens = embedder.tokens_computed - before
     weights = layer_weights(decoder_layers(embedder.backbone))
     return vectors, {"tokens": float(tokens), "operations": operations(weights, len(weights), forward=0, backward=0, lower=tokens)}

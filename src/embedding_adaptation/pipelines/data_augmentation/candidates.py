@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.runtime import VectorMemory
     from embedding_adaptation.texts.stream import TextStream
 
 logger = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ def make_context(
     options: AugmentationOptions,
     embedder_options: EmbedderOptions,
     server_key: ChatServerKey | None = None,
+    memory: VectorMemory | None = None,
 ) -> Context:
     """What generators may need; the embedder is loaded on first use."""
 
@@ -47,7 +49,7 @@ def make_context(
     def embedder() -> Embedder:
         return load_embedder(base_model, embedder_options)
 
-    return Context(options.seed, base_model, embedder_options, embedder, server_key)
+    return Context(options.seed, base_model, embedder_options, embedder, server_key, memory=memory)
 
 
 def check_generators(options: AugmentationOptions, context: Context) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from embedding_adaptation.datasets.chat_server import ChatServerKey
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions
@@ -40,6 +41,7 @@ def generate_candidates(
     base_model: DecoderWeights,
     chat_server: ChatServerKey,
     finished_candidates: Mapping[str, pd.DataFrame],
+    embedding_store: EmbeddingStore,
     options: AugmentationOptions,
     embedder_options: EmbedderOptions,
 ) -> Iterator[dict[str, pd.DataFrame]]:
@@ -50,6 +52,7 @@ def generate_candidates(
         base_model: The model that rewrites texts and whose vectors determine neighbours.
         chat_server: The key of the server that rewrites texts instead, if any.
         finished_candidates: Shards of earlier runs; candidates for the same text, model and options are not generated again.
+        embedding_store: Vectors of texts.
         options: Augmentation options.
         embedder_options: Device, number format, templates and strategies.
 
@@ -58,7 +61,7 @@ def generate_candidates(
     """
     from embedding_adaptation.pipelines.data_augmentation.candidates import generate, make_context
 
-    context = make_context(base_model, options, embedder_options, chat_server)
+    context = make_context(base_model, options, embedder_options, chat_server, embedding_store)
     yield from generate(clean_corpus, finished_candidates, options, context)
 
 

@@ -25,7 +25,15 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
             ),
             Node(
                 func=generate_candidates,
-                inputs=["clean_corpus", "base_model", "chat_server", "finished_candidates", "params:data_augmentation", "params:embedder"],
+                inputs=[
+                    "clean_corpus",
+                    "base_model",
+                    "chat_server",
+                    "finished_candidates",
+                    "embedding_store",
+                    "params:data_augmentation",
+                    "params:embedder",
+                ],
                 outputs="candidate_pairs",
                 name="generate_candidates_node",
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions, chosen_names
@@ -15,6 +16,7 @@ def extract_embeddings(
     model: DecoderWeights,
     texts: pd.DataFrame,
     corpus: TextStream,
+    embedding_store: EmbeddingStore,
     options: ExtractionOptions,
     embedder_options: EmbedderOptions,
 ) -> Embeddings:
@@ -24,6 +26,7 @@ def extract_embeddings(
         model: Base weights, with or without an adapter; this decides which strategies are used.
         texts: Texts with ``id`` and ``text``.
         corpus: Unlabelled texts, for fitting after-processing.
+        embedding_store: Their vectors.
         options: Which strategies to extract.
         embedder_options: Templates and strategies.
 
@@ -41,7 +44,7 @@ def extract_embeddings(
         return corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
 
     selected = {name: every[name] for name in names if every[name].weights == weights}
-    strategies = fitted_strategies(embedder, selected, embedder_options, fitting_texts)
+    strategies = fitted_strategies(embedder, selected, embedder_options, fitting_texts, embedding_store)
     vectors = embedder.encode_strategies(texts["text"].tolist(), strategies)
     return Embeddings(
         tuple(texts["id"]),

@@ -13,7 +13,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
         [
             Node(
                 func=extract_embeddings,
-                inputs=["model", "labelled_texts", "corpus", "params:embedding_extraction", "params:embedder"],
+                inputs=["model", "labelled_texts", "corpus", "embedding_store", "params:embedding_extraction", "params:embedder"],
                 outputs="embeddings",
                 name="extract_embeddings_node",
             )
@@ -26,7 +26,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
             Pipeline(
                 extraction,
                 namespace=namespace,
-                inputs={"model": model, "labelled_texts": "labelled_texts", "corpus": "corpus"},
+                inputs={"model": model} | {name: name for name in ("labelled_texts", "corpus", "embedding_store")},
                 outputs={"embeddings": f"{namespace}_embeddings"},
                 parameters={"params:embedder", "params:embedding_extraction"},
             )

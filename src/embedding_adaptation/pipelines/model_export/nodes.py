@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.datasets.exported_embedder import ExportedEmbedder
 from embedding_adaptation.embedder.weights import DecoderWeights
@@ -22,6 +23,7 @@ def export_embedder(
     base_embeddings: Embeddings,
     adapted_embeddings: Embeddings,
     corpus: TextStream,
+    embedding_store: EmbeddingStore,
     options: ExportOptions,
     embedder_options: EmbedderOptions,
 ) -> ExportedEmbedder:
@@ -33,6 +35,7 @@ def export_embedder(
         base_embeddings: Vectors extracted with the base weights, whose fitted after-processing is exported: what was scored is shipped.
         adapted_embeddings: Likewise with the adapted weights.
         corpus: Unlabelled texts, to fit after-processing if none has been extracted.
+        embedding_store: Their vectors.
         options: Export options.
         embedder_options: Templates and strategies.
 
@@ -57,7 +60,8 @@ def export_embedder(
         else:
             logger.info("no after-processing of %r has been extracted with these weights; it is fitted on the corpus", name)
             texts = corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
-            (strategy,) = fitted_strategies(load_embedder(weights, embedder_options), {name: chosen}, embedder_options, lambda: texts)
+            embedder = load_embedder(weights, embedder_options)
+            (strategy,) = fitted_strategies(embedder, {name: chosen}, embedder_options, lambda: texts, embedding_store)
     embedder = Embedder.load(weights, device="cpu", dtype="float32", max_length=embedder_options.max_length, strategy=strategy)
     merge_adapter(embedder, options.dtype)
     older = is_read_alike(embedder.backbone.config)

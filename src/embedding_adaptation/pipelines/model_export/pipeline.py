@@ -21,7 +21,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
             ),
             Node(
                 func=export_embedder,
-                inputs=["adapter", "model_facts", "base_embeddings", "adapted_embeddings", "corpus", *options],
+                inputs=["adapter", "model_facts", "base_embeddings", "adapted_embeddings", "corpus", "embedding_store", *options],
                 outputs="adapted_embedder",
                 name="export_embedder_node",
             ),

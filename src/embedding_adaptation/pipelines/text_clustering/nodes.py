@@ -12,6 +12,7 @@ import pandas as pd
 
 from embedding_adaptation.datasets.adapter import adapter_corpus
 from embedding_adaptation.datasets.clusters import NOISE, Clusters
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.vectors import FinishedShards
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.figures import Figure, PlotlyFigure
@@ -33,6 +34,7 @@ def embed_corpus(
     trained_adapter: DecoderWeights | None,
     model_facts: dict[str, Any],
     corpus_shards: Path,
+    embedding_store: EmbeddingStore,
     options: TextClusteringOptions,
     embedder_options: EmbedderOptions,
 ) -> FinishedShards:
@@ -44,6 +46,7 @@ def embed_corpus(
         trained_adapter: The base weights with an adapter, if any.
         model_facts: What was exported; empty if nothing was.
         corpus_shards: The folder for the shards.
+        embedding_store: Vectors of texts that after-processing is fitted on.
         options: Weights and strategy.
         embedder_options: Templates and strategies.
 
@@ -67,7 +70,9 @@ def embed_corpus(
     def fitting_texts() -> list[str]:
         return corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
 
-    (strategy,) = fitted_strategies(embedder, {name: embedder_options.every_strategy[name]}, embedder_options, fitting_texts)
+    (strategy,) = fitted_strategies(
+        embedder, {name: embedder_options.every_strategy[name]}, embedder_options, fitting_texts, embedding_store
+    )
     shards = embedder.encode_to_shards((text for _, text in corpus.rows()), corpus_shards, strategy)
     facts = {
         "texts": census.texts,

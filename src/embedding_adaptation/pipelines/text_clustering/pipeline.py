@@ -29,6 +29,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
                     "trained_adapter",
                     "model_facts",
                     "corpus_shards",
+                    "embedding_store",
                     "params:text_clustering",
                     "params:embedder",
                 ],

@@ -16,7 +16,7 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
     digest_fraction,
     text_key,
 )
-from embedding_adaptation.runtime import processed_vectors, teacher_targets
+from embedding_adaptation.runtime import processed_vectors, read_once, teacher_targets
 from embedding_adaptation.vectors.neighbours import mutual_neighbours
 from embedding_adaptation.vectors.unit import unit_vectors
 
@@ -83,10 +83,10 @@ def strategy_vectors(texts: Sequence[str], options: NeighboursOptions, context: 
     """Unit vectors ``[N, D]`` of the texts, with after-processing fitted on these very texts."""
     chosen = context.embedder_options.every_strategy[options.strategy]
     strategy = context.embedder_options.strategy(options.strategy, chosen)
-    vectors = context.embedder().encode_strategies(texts, [strategy], progress=context.progress)[options.strategy]
+    vectors = read_once(context.embedder(), texts, [strategy], context.memory, progress=context.progress)[options.strategy]
     targets = None
     if chosen.after.distil:
-        targets = teacher_targets(context.embedder(), texts, context.embedder_options, progress=context.progress)
+        targets = teacher_targets(context.embedder(), texts, context.embedder_options, memory=context.memory, progress=context.progress)
     return unit_vectors(processed_vectors(vectors, chosen, context.embedder_options, targets=targets))
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import EmbedderOptions
     from embedding_adaptation.pipelines.data_augmentation.options import GeneratorOptions
+    from embedding_adaptation.runtime import VectorMemory
     from embedding_adaptation.texts.stream import TextStream
 
 
@@ -93,6 +94,7 @@ class Context:
         embedder: Loads the base model as an embedder, once.
         server_key: The key of a chat server, from Kedro's credentials.
         progress: Whether to show progress bars on stderr.
+        memory: Vectors of texts.
     """
 
     seed: int
@@ -101,6 +103,7 @@ class Context:
     embedder: Callable[[], Embedder]
     server_key: ChatServerKey | None = None
     progress: bool = True
+    memory: VectorMemory | None = None
 
 
 _OptionsT = TypeVar("_OptionsT", bound="GeneratorOptions")
