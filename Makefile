@@ -104,6 +104,7 @@ lock: $(VENV)/.dev $(VENV)/.docs  ## Write the installed versions to constraints
 
 clean:  ## Remove everything that runs made, including tracked runs; keep .venv and the raw texts
 	rm -rf build site .coverage .mypy_cache .pytest_cache .ruff_cache .viz mlflow.db mlflow.db.lock mlartifacts mlflow_pending
+	rm -f data/node_seconds.json
 	find data -mindepth 2 -maxdepth 2 -not -path 'data/01_raw/*' -not -name .gitkeep -exec rm -rf {} +
 
 build/lowest.txt: pyproject.toml .ci/lowest.py

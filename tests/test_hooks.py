@@ -13,7 +13,7 @@ from embedding_adaptation.datasets.adapter import OptionalAdapterDataset
 from embedding_adaptation.datasets.reports import OptionalReportDataset
 from embedding_adaptation.datasets.shards import ShardsDataset
 from embedding_adaptation.datasets.texts import TextsDataset
-from embedding_adaptation.hooks import InputChecks, Progress
+from embedding_adaptation.hooks import InputChecks
 
 
 def pipeline(*inputs, outputs="out"):
@@ -166,20 +166,6 @@ def test_a_task_that_is_not_there_stops_the_run_before_it_starts(embedder_option
         check(tasks=["mine"])
     with pytest.raises(DatasetError, match=r"x\.csv does not exist"):
         check(labelled_files={"mine": {"path": str(tmp_path / "x.csv")}})
-
-
-def test_a_run_says_where_it_is(caplog):
-    caplog.set_level("INFO", logger="embedding_adaptation")
-    nodes = [Node(lambda: 1, None, "a", name="first_node", tags="augmentation"), Node(lambda a: a, "a", "b", name="second_node")]
-    progress = Progress()
-    progress.before_node_run(node=nodes[0])  # in a process that has not seen the pipeline
-    assert caplog.messages == []
-    progress.before_pipeline_run(pipeline=Pipeline(nodes))
-    for node in nodes:
-        progress.before_node_run(node=node)
-    assert caplog.messages == ["1/2 first (augmentation)", "2/2 second"]
-    progress.after_pipeline_run()
-    assert caplog.messages[-1].startswith("Pipeline execution completed successfully in 0.")
 
 
 def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embedder_options, tmp_path):

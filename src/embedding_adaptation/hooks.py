@@ -1,9 +1,8 @@
-"""Hooks for the user at the terminal: check the inputs first, then say where the run is."""
+"""Hook for the user at the terminal: every input is checked before any work starts."""
 
 from __future__ import annotations
 
 import logging
-import time
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
-    from kedro.pipeline.node import Node
 
 logger = logging.getLogger(__name__)
 
@@ -106,30 +104,3 @@ def _remedy(name: str) -> str:
 def _location(dataset: Any) -> str:
     path = getattr(dataset, "_filepath", None)
     return f" ({path})" if path else ""
-
-
-class Progress:
-    """Say where a run is: one line when a node starts, and one at the end."""
-
-    def __init__(self) -> None:
-        self._count = self._started = 0
-        self._since = 0.0
-
-    @hook_impl
-    def before_pipeline_run(self, pipeline: Pipeline) -> None:
-        """Count the nodes."""
-        self._count, self._started, self._since = len(pipeline.nodes), 0, time.perf_counter()
-
-    @hook_impl
-    def before_node_run(self, node: Node) -> None:
-        """Log the node's number, its pipeline and its name."""
-        if not self._count:
-            return  # a process of a parallel runner, which knows nothing of the others
-        self._started += 1
-        where = ", ".join(sorted(node.tags))
-        logger.info("%d/%d %s%s", self._started, self._count, node.name.removesuffix("_node"), f" ({where})" if where else "")
-
-    @hook_impl
-    def after_pipeline_run(self) -> None:
-        """Log that the run is complete, in Kedro's own words, and how long it took."""
-        logger.info("Pipeline execution completed successfully in %.1f sec.", time.perf_counter() - self._since)

@@ -4,7 +4,8 @@ import warnings
 
 from embedding_adaptation.configuration import ProjectConfigLoader
 from embedding_adaptation.context import ProjectContext
-from embedding_adaptation.hooks import InputChecks, Progress
+from embedding_adaptation.hooks import InputChecks
+from embedding_adaptation.progress import Progress
 from embedding_adaptation.run_summary import RunSummary
 from embedding_adaptation.safeguards import Safeguards
 from embedding_adaptation.tracking import MlflowTracking
