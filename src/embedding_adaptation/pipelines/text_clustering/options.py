@@ -15,8 +15,8 @@ TEXTS_SLOT = "{texts}"
 class StrategyNames(Options):
     """The strategy of the embedder to use, by weights."""
 
-    base: str = Field("distilled_last", description="Strategy with base weights.")
-    adapted: str = Field("distilled_last_adapted", description="Strategy with adapted weights.")
+    base: str = Field("consensus", description="Strategy with base weights.")
+    adapted: str = Field("consensus_adapted", description="Strategy with adapted weights.")
 
 
 class SmoothingOptions(Options):
