@@ -36,6 +36,7 @@ OPTION_TYPES = {
     "attention_analysis": "embedding_adaptation.attention.options:AttentionOptions",
     "attention_over_training": "embedding_adaptation.pipelines.attention_over_training.options:OverTrainingOptions",
     "strategy_selection": "embedding_adaptation.pipelines.strategy_selection.options:SelectionOptions",
+    "adaptation_page": "embedding_adaptation.pipelines.adaptation_page.options:PageOptions",
     "text_clustering": "embedding_adaptation.pipelines.text_clustering.options:TextClusteringOptions",
     "adaptation_verdict": "embedding_adaptation.verdict.options:VerdictOptions",
     "model_export": "embedding_adaptation.pipelines.model_export.options:ExportOptions",

@@ -12,10 +12,11 @@ import pytest
 from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE
 from embedding_adaptation.datasets.clusters import NOISE, Clusters, ClustersDataset
 from embedding_adaptation.datasets.vectors import VectorsDataset
-from embedding_adaptation.pipelines.text_clustering import layout, nodes
+from embedding_adaptation.pipelines.text_clustering import nodes
 from embedding_adaptation.pipelines.text_clustering.corpus import Census
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.texts.stream import TextStream
+from embedding_adaptation.vectors import layout
 from embedding_adaptation.vectors.smoothing import smoothed
 from embedding_adaptation.vectors.store import VectorStore
 
@@ -220,8 +221,10 @@ def test_the_map_shows_a_draw_in_which_every_cluster_is(clustered, make_options)
     corpus, clusters = clustered
     vectors = np.random.default_rng(0).normal(size=(26, 6)).astype(np.float32)
     options = make_options(map={"max_texts": 10, "neighbours": 4})
-    figure = nodes.map_texts(corpus, VectorStore.of(vectors), clusters, named(0, 1, 2, NOISE), options)
+    figure, points = nodes.map_texts(corpus, VectorStore.of(vectors), clusters, named(0, 1, 2, NOISE), options)
     shown = [len(trace.x) for trace in figure.data]
+    assert sum(shown) == len(points)
+    assert points["cluster"].tolist() == clusters.labels[points["row"]].tolist()
     assert len(shown) == 4
     assert min(shown[1:]) >= 1
     assert 10 <= sum(shown) <= 13

@@ -11,7 +11,7 @@ from embedding_adaptation.identity import SequenceIdentity, TextsIdentity, text_
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
     from embedding_adaptation.texts.stream import TextStream
@@ -66,6 +66,13 @@ def texts_at(corpus: TextStream, rows: Iterable[int]) -> dict[int, str]:
             texts |= dict(zip(piece_rows.tolist(), piece["text"].iloc[piece_rows - first], strict=True))
         first += len(piece)
     return texts
+
+
+def rows_at(corpus: TextStream, rows: Sequence[int]) -> tuple[list[str], list[str]]:
+    """Ids and texts of some rows, in the order given."""
+    wanted = set(rows)
+    found = {row: both for row, both in enumerate(corpus.rows()) if row in wanted}
+    return [found[row][0] for row in rows], [found[row][1] for row in rows]
 
 
 def check_number(distinct: int, options: TextClusteringOptions, unit: str = "text") -> None:

@@ -9,8 +9,8 @@ from sklearn.cluster import HDBSCAN
 
 from embedding_adaptation.datasets.clusters import NOISE
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
-from embedding_adaptation.pipelines.text_clustering.layout import umap_coordinates
 from embedding_adaptation.vectors.kmeans import add_to, assign
+from embedding_adaptation.vectors.layout import umap_coordinates
 from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:

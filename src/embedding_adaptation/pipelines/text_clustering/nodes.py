@@ -17,7 +17,7 @@ from embedding_adaptation.datasets.vectors import FinishedShards
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.figures import Figure, PlotlyFigure
 from embedding_adaptation.options import EmbedderOptions
-from embedding_adaptation.pipelines.text_clustering.corpus import Census, check_number, count_texts, texts_at
+from embedding_adaptation.pipelines.text_clustering.corpus import Census, check_number, count_texts, rows_at, texts_at
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
 from embedding_adaptation.texts.stream import TableStream, TextStream
@@ -289,7 +289,7 @@ def map_texts(
     text_clusters: Clusters,
     cluster_summary: pd.DataFrame,
     options: TextClusteringOptions,
-) -> PlotlyFigure:
+) -> tuple[PlotlyFigure, pd.DataFrame]:
     """Plot the texts in two dimensions; if there are very many, a random draw that includes every cluster.
 
     Args:
@@ -298,12 +298,15 @@ def map_texts(
         text_clusters: Their clusters.
         cluster_summary: Names and sizes of the clusters.
         options: Number of texts, and UMAP's options.
+
+    Returns:
+        The map, and its points: ``row`` of the corpus, ``cluster``, ``x`` and ``y``.
     """
     from embedding_adaptation.pipelines.text_clustering.clustering import draw
     from embedding_adaptation.pipelines.text_clustering.figures import text_map
-    from embedding_adaptation.pipelines.text_clustering.layout import umap_coordinates
     from embedding_adaptation.pipelines.text_clustering.profiles import nearest_rows
     from embedding_adaptation.pipelines.text_clustering.smoothing import Smoothing
+    from embedding_adaptation.vectors.layout import umap_coordinates
 
     census = count_texts(corpus)
     _check_vectors(census, corpus_vectors)
@@ -315,7 +318,7 @@ def map_texts(
         vectors.take(rows), 2, neighbours=options.map.neighbours, min_distance=options.map.min_distance, seed=options.seed
     )
     texts = texts_at(corpus, rows.tolist())
-    return text_map(
+    figure = text_map(
         coordinates,
         text_clusters.labels[rows],
         [texts[row] for row in rows.tolist()],
@@ -323,6 +326,8 @@ def map_texts(
         hover_characters=options.map.hover_characters,
         total=corpus_vectors.rows,
     )
+    points = {"row": rows, "cluster": text_clusters.labels[rows], "x": coordinates[:, 0], "y": coordinates[:, 1]}
+    return figure, pd.DataFrame(points)
 
 
 def grow_tree(text_clusters: Clusters, cluster_summary: pd.DataFrame) -> tuple[pd.DataFrame, Figure]:
@@ -342,6 +347,48 @@ def grow_tree(text_clusters: Clusters, cluster_summary: pd.DataFrame) -> tuple[p
     sizes = text_clusters.sizes.tolist()
     links = cluster_linkage(text_clusters.centres)
     return merge_table(links, names, sizes), cluster_tree(links, names, sizes)
+
+
+def write_clusters_page(
+    corpus: TextStream,
+    text_clusters: Clusters,
+    cluster_summary: pd.DataFrame,
+    cluster_tree: pd.DataFrame,
+    map_points: pd.DataFrame,
+    options: TextClusteringOptions,
+) -> str:
+    """Write a page with the map, the clusters and the texts.
+
+    Args:
+        corpus: The texts.
+        text_clusters: Their clusters.
+        cluster_summary: Descriptions of the clusters.
+        cluster_tree: Merges of similar clusters.
+        map_points: The points of the map.
+        options: Number of texts in the page, and whether these may be shown.
+
+    Returns:
+        An HTML document.
+    """
+    from embedding_adaptation.pages.clusters import clusters_page
+    from embedding_adaptation.pipelines.text_clustering.clustering import NO_STRUCTURE
+
+    _check_clusters(count_texts(corpus), text_clusters)
+    on_map = set(map_points["row"].tolist())
+    more = [row for row in range(len(text_clusters.labels)) if row not in on_map][: max(0, options.page_texts - len(on_map))]
+    rows = [*map_points["row"].tolist(), *more]
+    ids, texts = rows_at(corpus, rows)
+    table = pd.DataFrame({"id": ids, "text": texts, "cluster": text_clusters.labels[rows]})
+    return clusters_page(
+        table.head(len(on_map)).assign(x=map_points["x"].to_numpy(), y=map_points["y"].to_numpy()),
+        cluster_summary,
+        cluster_tree,
+        text_clusters.facts | {"texts": len(text_clusters.labels)},
+        others=table.iloc[len(on_map) :],
+        corpus=corpus.name,
+        private=options.private,
+        no_structure=text_clusters.facts.get("structure") == NO_STRUCTURE,
+    )
 
 
 def report_clustering(text_clusters: Clusters, cluster_summary: pd.DataFrame) -> dict[str, Any]:

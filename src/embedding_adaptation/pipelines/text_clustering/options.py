@@ -130,6 +130,8 @@ class TextClusteringOptions(Options):
     words: WordOptions = Field(WordOptions(), description="Distinctive words.")
     naming: NamingOptions = Field(description="Names.")
     map: MapOptions = Field(MapOptions(), description="The map.")
+    page_texts: int = Field(20_000, ge=0, description="Texts whose themes can be taken from the page as a table.")
+    private: bool = Field(False, description="Whether to leave texts, words and names out of the page.")
     seed: int = Field(ge=0, description="Seed of all draws and starts.")
 
     @model_validator(mode="after")

@@ -14,6 +14,7 @@ from embedding_adaptation.pipelines.text_clustering.nodes import (
     name_clusters,
     plot_stability,
     report_clustering,
+    write_clusters_page,
 )
 
 
@@ -69,7 +70,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
             Node(
                 func=map_texts,
                 inputs=["corpus", "corpus_vectors", "text_clusters", "cluster_summary", "params:text_clustering"],
-                outputs="text_map",
+                outputs=["text_map", "map_points"],
                 name="map_texts_node",
             ),
             Node(
@@ -77,6 +78,12 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
                 inputs=["text_clusters", "cluster_summary"],
                 outputs=["cluster_tree", "cluster_tree_figure"],
                 name="grow_tree_node",
+            ),
+            Node(
+                func=write_clusters_page,
+                inputs=["corpus", "text_clusters", "cluster_summary", "cluster_tree", "map_points", "params:text_clustering"],
+                outputs="clusters_page",
+                name="write_clusters_page_node",
             ),
             Node(
                 func=report_clustering,

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 from sklearn.neighbors import NearestNeighbors
 
-from embedding_adaptation.pipelines.text_clustering import layout
-from embedding_adaptation.vectors import neighbours
+from embedding_adaptation.vectors import layout, neighbours
 from embedding_adaptation.vectors.unit import unit_vectors
 
 

@@ -1,0 +1,187 @@
+"""Nodes of the page about an adaptation: the corpus under base and adapted weights -> maps -> one page."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from embedding_adaptation.datasets.clusters import Clusters
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
+from embedding_adaptation.embedder.weights import DecoderWeights
+from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.adaptation_page.options import PageOptions
+from embedding_adaptation.texts.stream import TextStream
+
+logger = logging.getLogger(__name__)
+
+_POINT_COLUMNS = ["row", "id", "text", "cluster", "base_x", "base_y", "adapted_x", "adapted_y"]
+
+
+class PageError(ValueError):
+    """Results that do not belong together; the message says what to run."""
+
+
+def compare_weights(
+    corpus: TextStream,
+    text_clusters: Clusters,
+    base_model: DecoderWeights,
+    adapter: DecoderWeights,
+    embedding_store: EmbeddingStore,
+    options: PageOptions,
+    embedder_options: EmbedderOptions,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Map texts under base and adapted weights, and find those whose neighbours changed most.
+
+    Both sides use the strategy of the clusters, or its counterpart.
+
+    Args:
+        corpus: The texts.
+        text_clusters: Their clusters.
+        base_model: The base weights.
+        adapter: The base weights with the adapter.
+        embedding_store: Vectors of texts.
+        options: How many texts.
+        embedder_options: Templates and strategies.
+
+    Returns:
+        One row per text on the map: ``row`` of the corpus, ``id``, ``text``, ``cluster``, ``base_x``, ``base_y``, ``adapted_x``,
+        ``adapted_y``; and one row per text, side and neighbour: ``text``, ``side`` (base or adapted), ``rank``, ``neighbour``.
+
+    Raises:
+        PageError: If the clusters belong to other texts, or a strategy has no counterpart.
+    """
+    from embedding_adaptation.embedder.embedder import finish_vectors
+    from embedding_adaptation.pipelines.adaptation_page.comparison import FEWEST, aligned_maps, most_moved
+    from embedding_adaptation.runtime import fitted_strategies, load_embedder, read_once
+    from embedding_adaptation.vectors.unit import unit_vectors
+
+    total = sum(len(piece) for piece in corpus.pieces())
+    if total != len(text_clusters.labels):
+        msg = (
+            f"the {len(text_clusters.labels)} labels in text_clusters do not belong to the {total} texts of the corpus; run "
+            "text_clustering again, or give the corpus they were made from (--params corpus=PATH)"
+        )
+        raise PageError(msg)
+    sample = corpus.sample(options.max_texts, options.seed)
+    places = {text_id: row for row, (text_id, _) in enumerate(corpus.rows())}
+    rows = [places[text_id] for text_id in sample["id"]]
+    texts = sample["text"].tolist()
+    vectors = {}
+
+    def fitting_texts() -> list[str]:
+        return corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
+
+    for name, weights in zip(twins(text_clusters.facts, embedder_options), (base_model, adapter), strict=True):
+        embedder = load_embedder(weights, embedder_options)
+        chosen = {name: embedder_options.every_strategy[name]}
+        (strategy,) = fitted_strategies(embedder, chosen, embedder_options, fitting_texts, embedding_store)
+        plain = replace(strategy, after=None)
+        read = read_once(embedder, texts, [plain], embedding_store)[name]
+        vectors[chosen[name].weights] = unit_vectors(finish_vectors(read, strategy))
+    base, adapted = vectors["base"], vectors["adapted"]
+    moved = [
+        (texts[row], side, rank, texts[neighbour])
+        for row, before, after in most_moved(base, adapted, options)
+        for side, neighbours in (("base", before), ("adapted", after))
+        for rank, neighbour in enumerate(neighbours)
+    ]
+    neighbours = pd.DataFrame(moved, columns=["text", "side", "rank", "neighbour"])
+    if len(texts) < FEWEST:
+        logger.warning("%d texts are too few for a map", len(texts))
+        return pd.DataFrame(columns=_POINT_COLUMNS), neighbours
+    one, other = aligned_maps(base, adapted, options)
+    points = sample[["id", "text"]].assign(row=rows, cluster=text_clusters.labels[rows])
+    points[["base_x", "base_y"]], points[["adapted_x", "adapted_y"]] = one, other
+    return points[_POINT_COLUMNS].reset_index(drop=True), neighbours
+
+
+def twins(facts: dict[str, Any], embedder_options: EmbedderOptions) -> tuple[str, str]:
+    """The strategy of the clusters and its counterpart: with base weights, and with adapted ones.
+
+    Raises:
+        PageError: If the clusters were made of vectors of one's own, or there is no counterpart.
+    """
+    every, name = embedder_options.every_strategy, facts.get("strategy")
+    if name not in every:
+        msg = f"the clusters' strategy is {name!r}, which is not defined; run text_clustering again with a strategy of embedder.strategies"
+        raise PageError(msg)
+    if every[name].weights == "adapted":
+        twin = embedder_options.base_twin(name, every)
+        pair = (twin, name)
+    else:
+        twin = next((other for other in every if every[other].weights == "adapted" and embedder_options.base_twin(other, [name])), None)
+        pair = (name, twin)
+    if twin is None:
+        msg = f"strategy {name!r} of the clusters has no counterpart with the other weights; add one to embedder.strategies"
+        raise PageError(msg)
+    return str(pair[0]), str(pair[1])
+
+
+def write_adaptation_page(
+    corpus: TextStream,
+    adaptation_points: pd.DataFrame,
+    moved_texts: pd.DataFrame,
+    text_clusters: Clusters,
+    cluster_summary: pd.DataFrame,
+    adapter: DecoderWeights,
+    model_facts: dict[str, Any],
+    verdict: dict[str, Any],
+    training_report: dict[str, Any],
+    training_history: pd.DataFrame,
+    augmentation_report: dict[str, Any],
+    options: PageOptions,
+) -> str:
+    """Write one page about the adaptation.
+
+    Args:
+        corpus: The texts.
+        adaptation_points: The first result of :func:`compare_weights`.
+        moved_texts: The second.
+        text_clusters: Clusters of the texts.
+        cluster_summary: Their descriptions.
+        adapter: The adapted weights.
+        model_facts: What was exported.
+        verdict: Whether adaptation helped.
+        training_report: How the adapter was trained.
+        training_history: Its steps.
+        augmentation_report: The pairs.
+        options: Whether texts may be shown.
+
+    Returns:
+        An HTML document.
+
+    Raises:
+        PageError: If nothing was exported, or the reports are about another adapter.
+    """
+    from embedding_adaptation.pages.adaptation import MovedText, Reports, adaptation_page
+
+    fingerprint = adapter.fingerprint()
+    about = {"model_facts": model_facts.get("adapter", {}).get("fingerprint"), "training_report": training_report["adapter"]}
+    for name, described in about.items():
+        if described != fingerprint:
+            msg = (
+                f"{name} is not about the newest adapter; run 'kedro run --pipelines=model_export' first, or load matching versions with "
+                f"--load-versions=adapter:VERSION,{name}:VERSION"
+            )
+            raise PageError(msg)
+    known = verdict if verdict.get("adapter") == fingerprint else {}
+    moved = [
+        MovedText(
+            str(text),
+            *(tuple(rows[rows["side"] == side].sort_values("rank")["neighbour"].tolist()) for side in ("base", "adapted")),
+        )
+        for text, rows in moved_texts.groupby("text", sort=False)
+    ]
+    reports = Reports(model_facts, known, training_report, training_history, augmentation_report, text_clusters.facts)
+    return adaptation_page(
+        reports,
+        adaptation_points,
+        cluster_summary,
+        moved,
+        total=len(text_clusters.labels),
+        corpus=corpus.name,
+        private=options.private,
+    )

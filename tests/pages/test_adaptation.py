@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+
+from embedding_adaptation.pages.adaptation import exported_sentence
+
+
+def test_the_page_says_the_verdict_first_and_holds_every_finding(adaptation):
+    page = adaptation()
+    body = page[page.index("<main") :]
+    assert body.index("Better: adaptation helped.") < body.index("The texts, before and after") < body.index("What was run")
+    assert "It is &lt;better&gt;." in body
+    assert "24 steps, of which step 12 was kept; the loss on held-out texts went from 2.000 to 1.000" in body
+    assert "7 of 9 candidates were accepted (neighbours 7). Rejected: copy 2." in body
+    assert "secretword moved" in body
+    assert '<li class="new">secretword new</li>' in body
+    assert "<li>secretword old</li>" in body
+
+
+def test_texts_cannot_break_the_page(adaptation, clusters):
+    for page in (adaptation(), clusters()):
+        assert "<img src=x" not in page
+        assert "<b>bold</b>" not in page
+        page.encode("utf-8")
+
+
+def test_a_private_page_holds_nothing_of_the_texts(adaptation, clusters):
+    for page in (adaptation(private=True), clusters(private=True)):
+        assert "secretword" not in page
+        assert "late buses" not in page
+        assert "theme 0" in page
+    assert "secretword" in adaptation()
+
+
+def test_what_is_missing_is_left_out_and_said(adaptation, model_facts):
+    page = adaptation(0, facts=model_facts | {"evaluation": None}, verdict={})
+    assert "100 texts are too few for a map" in page
+    assert "Scores on your labels" not in page
+    assert "Adaptation was not judged" in page
+    assert "It cannot be told whether adaptation helped." in page
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"evaluation": None, "chosen_by": None}, "; not scored, for want of labels."),
+        ({"chosen_by": "answers"}, ", as your answers say; V-measure"),
+        ({"chosen_by": "labels"}, ", as the labelled texts say; V-measure"),
+    ],
+)
+def test_the_exported_model_is_said_with_its_reason(model_facts, changes, said):
+    assert said in exported_sentence(model_facts | changes)

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from embedding_adaptation.datasets.clusters import Clusters
+from embedding_adaptation.pipelines.adaptation_page.nodes import PageError, compare_weights, twins, write_adaptation_page
+from embedding_adaptation.pipelines.adaptation_page.options import PageOptions
+from embedding_adaptation.texts.stream import TextStream
+
+OPTIONS = PageOptions(neighbours=4, moved_texts=2, nearest=2, seed=0)
+
+
+def corpus(count):
+    texts = [f"{thing} number {row}" for row in range(count) for thing in ("the bus",)]
+    return TextStream.of(pd.DataFrame({"id": [f"t{row}" for row in range(count)], "text": texts}))
+
+
+def clusters(count, strategy="prompted_last"):
+    return Clusters(
+        np.arange(count, dtype=np.int32) % 2, np.zeros(count, np.float32), np.eye(2, 4, dtype=np.float32), {"strategy": strategy}
+    )
+
+
+@pytest.mark.parametrize("strategy", ["prompted_last", "prompted_last_adapted"])
+def test_texts_are_mapped_under_both_weights_whichever_made_the_clusters(tiny_weights, tiny_adapted, store, embedder_options, strategy):
+    points, moved = compare_weights(corpus(12), clusters(12, strategy), tiny_weights, tiny_adapted, store, OPTIONS, embedder_options())
+    assert len(points) == 12
+    assert points["cluster"].tolist() == [row % 2 for row in points["row"]]
+    assert all(f"t{row}" == text_id for row, text_id in zip(points["row"], points["id"], strict=True))
+    assert np.isfinite(points[["base_x", "base_y", "adapted_x", "adapted_y"]].to_numpy()).all()
+    assert set(moved["side"]) <= {"base", "adapted"}
+    assert moved.groupby("text").size().tolist() in ([], [4], [4, 4])
+
+
+def test_few_texts_have_no_map_and_others_are_refused(tiny_weights, tiny_adapted, store, embedder_options):
+    points, _ = compare_weights(corpus(4), clusters(4), tiny_weights, tiny_adapted, store, OPTIONS, embedder_options())
+    assert points.empty
+    with pytest.raises(PageError, match="the 5 labels in text_clusters do not belong to the 4 texts"):
+        compare_weights(corpus(4), clusters(5), tiny_weights, tiny_adapted, store, OPTIONS, embedder_options())
+
+
+def test_a_strategy_needs_its_counterpart(embedder_options):
+    options = embedder_options()
+    assert twins({"strategy": "prompted_last"}, options) == twins({"strategy": "prompted_last_adapted"}, options)
+    with pytest.raises(PageError, match="'bare_mean' of the clusters has no counterpart"):
+        twins({"strategy": "bare_mean"}, options)
+    with pytest.raises(PageError, match="the clusters' strategy is None"):
+        twins({}, options)
+
+
+@pytest.fixture
+def write(tiny_adapted, model_facts, training_report):
+    def make(facts=None, options=OPTIONS, **training):
+        about = model_facts | {"adapter": model_facts["adapter"] | {"fingerprint": tiny_adapted.fingerprint()}}
+        report = training_report | {"adapter": tiny_adapted.fingerprint()} | training
+        points = pd.DataFrame(
+            {"text": ["secretword"], "cluster": [0], "base_x": [0.0], "base_y": [0.0], "adapted_x": [1.0], "adapted_y": [1.0]}
+        )
+        moved = pd.DataFrame({"text": ["secretword"] * 2, "side": ["base", "adapted"], "rank": [0, 0], "neighbour": ["old one", "new one"]})
+        summary = pd.DataFrame({"cluster": [0], "name": ["n"], "size": [2], "share": [1.0], "cohesion": [0.5], "words": ["w"]})
+            {"cluster": [0], "name": ["n"], "size": [2], "share": [1.0], "cohesion": [0.5], "words": ["w"], "nearest_1": ["x"]}
+        )
+        history = pd.DataFrame({"step": [1], "train_loss": [1.0]})
+        pairs = {"accepted": 1, "candidates": 1, "rejected": {}, "generators": {}}
+        about = about if facts is None else facts
+        return write_adaptation_page(
+            corpus(2), points, moved, clusters(2), summary, tiny_adapted, about, {}, report, history, pairs, options
+        )
+
+    return make
+
+
+def test_the_page_shows_neighbours_before_and_after(write):
+    page = write()
+    assert page.index("old one") < page.index("new one")
+    assert "secretword" not in write(options=OPTIONS.model_copy(update={"private": True}))
+
+
+@pytest.mark.parametrize("name", ["model_facts", "training_report"])
+def test_reports_of_another_adapter_are_refused(write, name):
+    with pytest.raises(PageError, match=f"{name} is not about the newest adapter"):
+        write(**({"facts": {}} if name == "model_facts" else {"adapter": "another"}))
