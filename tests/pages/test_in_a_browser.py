@@ -48,20 +48,21 @@ def open_page(browser, tmp_path):
     assert not [fault for fault in faults if not any(harmless in fault for harmless in NO_FAULTS)]
 
 
-def hovered(page, plot, point):
-    """Move the mouse to a point of a map, and read what is shown there."""
+def hover(page, plot, point, shown):
+    """Move the mouse to a point of a map, and wait until a text is shown there."""
     page.locator(f"#{plot}").scroll_into_view_if_needed()
     x, y = page.evaluate(
         """([plot, point]) => {
             const place = document.getElementById(plot), box = place.getBoundingClientRect(), {xaxis, yaxis} = place._fullLayout;
-            return [box.left + xaxis._offset + xaxis.l2p(place.data[0].x[point]), box.top + yaxis._offset + yaxis.l2p(place.data[0].y[point])];
+            const [trace] = place.data;
+            return [box.left + xaxis._offset + xaxis.l2p(trace.x[point]), box.top + yaxis._offset + yaxis.l2p(trace.y[point])];
         }""",
         [plot, point],
     )
-    page.mouse.move(x - 3, y)
-    page.mouse.move(x, y, steps=3)
-    page.wait_for_selector(f"#{plot} .hoverlayer .hovertext")
-    return page.text_content(f"#{plot} .hoverlayer")
+    page.mouse.move(x, y)
+    page.wait_for_function(
+        "([plot, shown]) => document.querySelector(`#${plot} .hoverlayer`).textContent.includes(shown)", arg=[plot, shown], timeout=10_000
+    )
 
 
 def test_the_adaptation_is_searched_hovered_and_filtered(adaptation, open_page):
@@ -73,8 +74,8 @@ def test_the_adaptation_is_searched_hovered_and_filtered(adaptation, open_page):
     page.select_option("#theme", "0")
     assert page.inner_text("#found") == "50 of 100 texts"
     page.select_option("#theme", "")
-    assert "secretword number 5 of the plum cakes" in hovered(page, "map-adapted", 9)
-    assert "</script>" in hovered(page, "map-base", 0)
+    hover(page, "map-adapted", 9, "secretword number 5 of the plum cakes")
+    hover(page, "map-base", 0, "</script>")
     page.fill("#filter", "cake")
     assert page.locator("tbody tr:visible", has_text="plum cakes").count() == 1
     assert page.locator("tbody tr:visible", has_text="late buses").count() == 0

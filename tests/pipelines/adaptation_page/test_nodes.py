@@ -60,8 +60,6 @@ def write(tiny_adapted, model_facts, training_report):
         )
         moved = pd.DataFrame({"text": ["secretword"] * 2, "side": ["base", "adapted"], "rank": [0, 0], "neighbour": ["old one", "new one"]})
         summary = pd.DataFrame({"cluster": [0], "name": ["n"], "size": [2], "share": [1.0], "cohesion": [0.5], "words": ["w"]})
-            {"cluster": [0], "name": ["n"], "size": [2], "share": [1.0], "cohesion": [0.5], "words": ["w"], "nearest_1": ["x"]}
-        )
         history = pd.DataFrame({"step": [1], "train_loss": [1.0]})
         pairs = {"accepted": 1, "candidates": 1, "rejected": {}, "generators": {}}
         about = about if facts is None else facts
