@@ -13,7 +13,7 @@ from embedding_adaptation.settings import CONFIG_LOADER_ARGS
 
 
 def documents(project):
-    return "\n".join(path.read_text() for path in [project / "README.md", *sorted((project / "docs").glob("*.md"))])
+    return "\n".join(path.read_text() for path in [project / "README.md", *sorted((project / "docs").rglob("*.md"))])
 
 
 def test_every_parameter_on_a_command_line_is_one_that_kedro_takes(project):
