@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import types
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin
 
@@ -50,14 +51,21 @@ class Option(NamedTuple):
 
 
 def options_of(group: str) -> list[Option]:
-    """All options of a group in ``OPTION_TYPES``, in the order of the models."""
-    return list(_walk(group, option_group(group), (option_group(group),)))
+    """All options of a group in ``OPTION_TYPES``, in the order of the models.
+
+    Where the code has no default, the value of ``conf/base`` is shown, if it is a value and not a reference to another.
+    """
+    shipped = _shipped()
+    return [
+        one._replace(default=shipped.get(one.name, one.default)) if one.default in {"", "derived"} else one
+        for one in _walk(group, option_group(group), (option_group(group),))
+    ]
 
 
 def options_page(group: str) -> str:
     """The page of a group of options."""
     rows = [
-        f"| `{one.name.removeprefix(group + '.')}` | {_cell(one.kind)} | {_code(one.default)} | {_cell(one.bounds)} | {_cell(one.description)} |"
+        _row(f"`{one.name.removeprefix(group + '.')}`", _cell(one.kind), _code(one.default), _cell(one.bounds), _cell(one.description))
         for one in options_of(group)
     ]
     intro = _sentence(option_group(group).__doc__)
@@ -70,8 +78,9 @@ def options_index() -> str:
     """The list of the groups."""
     lines = [f"- [`{group}`]({group}.md): {len(options_of(group))} options" for group in OPTION_TYPES]
     text = (
-        "Defaults are those of the code. Where `conf/base/parameters` gives a value, it is the same one, except for names of strategies and "
-        "templates, texts for a model, and a few that such names need. `derived` means that the value follows from another option or from the seed."
+        "Defaults are those of the code, and `conf/base/parameters` repeats them. Where the code has none, such as for names of strategies "
+        "and texts for a model, the value of `conf/base` is shown. `derived` means that the value follows from a global setting, such as the "
+        "seed. In names, `*` stands for a name that you choose, or for each entry of a list."
     )
     return "\n".join(["# Options", "", text, "", *lines, ""])
 
@@ -81,8 +90,8 @@ def datasets_page(conf: Path, pipelines: Mapping[str, Pipeline]) -> str:
     parts = [
         "# Datasets",
         "",
-        "What the catalog in `conf/base/catalog` names, file by file. `{...}` in a name stands for any text; such an entry is a pattern. Paths in "
-        "braces can be set for a run. A versioned dataset is stored as `FILE/<version>/FILE`.",
+        "What the catalog in `conf/base/catalog` names, file by file. `{...}` in a name stands for any text: such an entry is a pattern. A "
+        "path followed by a name in braces can be set by that parameter. A versioned dataset is stored as `FILE/<version>/FILE`.",
         "",
     ]
     for file in sorted(conf.glob("*.yml")):
@@ -94,7 +103,7 @@ def datasets_page(conf: Path, pipelines: Mapping[str, Pipeline]) -> str:
             versioned = "yes" if entry.get("versioned") else "no"
             written = _users(name, pipelines, "outputs")
             read = _users(name, pipelines, "inputs")
-            parts.append(f"| `{name}` | {layer} | {_code(stored)} | {versioned} | {written} | {read} |")
+            parts.append(_row(f"`{name}`", layer, _code(stored), versioned, written, read))
         parts.append("")
     return "\n".join(parts)
 
@@ -123,6 +132,29 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001  MkDocs names them
     """Put the targets where the page wants them (an event of MkDocs)."""
     return markdown.replace(TARGETS, make_targets(PROJECT / "Makefile"))
+
+
+_ROLE = re.compile(r":(?:meth|func|class|data|attr|mod|obj):<code>[~.]*([\w.]+)</code>")
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:  # noqa: ARG001  MkDocs names them
+    """Leave the roles of docstrings out, which Sphinx alone knows (an event of MkDocs)."""
+    return _ROLE.sub(r"<code>\1</code>", html)
+
+
+@cache
+def _shipped() -> dict[str, str]:
+    """The values in ``conf/base/parameters`` by dotted name."""
+    files = sorted((PROJECT / "conf" / "base" / "parameters").glob("*.yml"))
+    return dict(pair for file in files for pair in _values("", yaml.safe_load(file.read_text())))
+
+
+def _values(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict) and value:
+        for key, below in value.items():
+            yield from _values(f"{name}.{key}" if name else str(key), below)
+    elif not (isinstance(value, str) and "${" in value):
+        yield name, _as_yaml(value)
 
 
 def _walk(name: str, model: type[BaseModel], above: tuple[type[BaseModel], ...]) -> Iterator[Option]:
@@ -154,7 +186,7 @@ def _models(kind: Any, below: str = "") -> Iterator[tuple[type[BaseModel], str]]
             yield from _models(member, below + ".*")
 
 
-def _kind(kind: Any) -> str:
+def _kind(kind: Any) -> str:  # noqa: PLR0911  one for each form of a type
     origin, arguments = get_origin(kind), get_args(kind)
     names = {str: "text", int: "whole number", float: "number", bool: "true or false", types.NoneType: "null", Any: "any value"}
     if kind in names:
@@ -177,7 +209,12 @@ def _default(field: FieldInfo) -> str:
         return "derived" if field.default_factory else ""
     if isinstance(field.default, BaseModel):
         return "as below"
-    text = yaml.safe_dump(to_jsonable_python(field.default), default_flow_style=True, width=10_000, allow_unicode=True)
+    return _as_yaml(field.default)
+
+
+def _as_yaml(value: Any) -> str:
+    """A value in one line, as in a file; shortened if it is long."""
+    text = yaml.safe_dump(to_jsonable_python(value), default_flow_style=True, width=10_000, allow_unicode=True)
     text = text.removesuffix("\n").removesuffix("\n...").strip()
     return text if len(text) <= _LONGEST_DEFAULT else text[: _LONGEST_DEFAULT - 1] + "…"
 
@@ -190,7 +227,9 @@ def _bounds(field: FieldInfo) -> str:
 def _users(name: str, pipelines: Mapping[str, Pipeline], side: str) -> str:
     """The pipelines that have a dataset, or one that a pattern stands for, among their nodes' inputs or outputs."""
     wanted = re.compile(re.sub(r"\\\{.*?\\\}", ".+", re.escape(name)))
-    using = [key for key, pipeline in pipelines.items() if any(wanted.fullmatch(one) for node in pipeline.nodes for one in getattr(node, side))]
+    using = [
+        key for key, pipeline in pipelines.items() if any(wanted.fullmatch(one) for node in pipeline.nodes for one in getattr(node, side))
+    ]
     return ", ".join(f"`{key}`" for key in using)
 
 
@@ -209,6 +248,10 @@ def _first_doc(nested: list[tuple[type[BaseModel], str]]) -> str | None:
 def _sentence(text: str | None) -> str:
     """The first paragraph, in one line."""
     return " ".join((text or "").strip().split("\n\n")[0].split())
+
+
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(text: str) -> str:

@@ -1,6 +1,7 @@
 """Every family through the whole chain: convert, embed, train, export, reload; or a refusal by name.
 
-What docs/explanation/models.md says of a family is what is checked. ``make survey`` runs all of them, the ordinary tests those of ``USUAL``.
+What docs/explanation/models.md says of a family is what is checked. ``make survey`` runs all of them, the ordinary tests those
+of ``USUAL``.
 """
 
 from __future__ import annotations
