@@ -79,7 +79,7 @@ def options_index() -> str:
     lines = [f"- [`{group}`]({group}.md): {len(options_of(group))} options" for group in OPTION_TYPES]
     text = (
         "Defaults are those of the code, and `conf/base/parameters` repeats them. Where the code has none, such as for names of strategies "
-        "and texts for a model, the value of `conf/base` is shown. `derived` means that the value follows from a global setting, such as the "
+        "and texts for a model, the value of `conf/base` is shown. `derived` means that it follows from a global setting, such as the "
         "seed. In names, `*` stands for a name that you choose, or for each entry of a list."
     )
     return "\n".join(["# Options", "", text, "", *lines, ""])
