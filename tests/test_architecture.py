@@ -1,4 +1,4 @@
-"""The picture in docs/architecture.md and the rules below it, held against what the modules import."""
+"""The picture in docs/explanation/architecture.md and the rules below it, held against what the modules import."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 PACKAGE = "embedding_adaptation"
 SOURCE = Path(__file__).parents[1] / "src" / PACKAGE
-PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
+PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "architecture.md"
 
 # Rooms that know neither of Kedro nor of MLflow.
 LIBRARY = {"embedder", "attention", "vectors", "texts", "identity"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -289,6 +290,17 @@ def test_the_run_is_tracked_with_models_metrics_and_versions(finished):
     logged = {item.path for item in client.list_artifacts(run.info.run_id)}
     assert {"adapter", "cluster_map", "attention_shift_figure", "report", "training_curve"} <= logged
     assert any("adapter_model.safetensors" in item.path for item in client.list_artifacts(run.info.run_id, "adapter"))
+
+
+@pytest.mark.parametrize("name", ["texts-without-labels", "did-it-help"])
+def test_the_first_command_of_a_how_to_works_as_pasted(finished, project, tmp_path, name):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0], copy, ignore=shutil.ignore_patterns("mlartifacts", "mlflow.db"))
+    pasted = re.search(r"```bash\n(.*?)\n```", (project / "docs" / "how-to" / f"{name}.md").read_text(), re.DOTALL)[1]
+    before = set((copy / "build" / "kedro-test").rglob("verdict.json/*"))
+    result = command(copy, *shlex.split(pasted, comments=True))
+    assert "Pipeline execution completed successfully" in result.stderr
+    assert set((copy / "build" / "kedro-test").rglob("verdict.json/*")) > before
 
 
 @pytest.mark.parametrize("name", PIPELINES)

@@ -235,7 +235,7 @@ def _accepts(kind: TypeAdapter[Any], value: Any) -> bool:
 def _option_type(name: str) -> Any:
     """The type of an option by its dotted name; ``None`` if there is no such option."""
     group, *names = name.split(".")
-    kinds = [_group_type(group)] if group in OPTION_TYPES else []
+    kinds = [option_group(group)] if group in OPTION_TYPES else []
     for part in names:
         kinds = _option_types(kinds, part)
     return Union[tuple(kinds)] if kinds else None  # noqa: UP007  the types are known only here
@@ -247,11 +247,12 @@ def read_options(group: str, values: Any) -> Options:
     Raises:
         pydantic.ValidationError: If a value is invalid.
     """
-    options: Options = TypeAdapter(_group_type(group)).validate_python(values)
+    options: Options = TypeAdapter(option_group(group)).validate_python(values)
     return options
 
 
-def _group_type(group: str) -> Any:
+def option_group(group: str) -> Any:
+    """The model of a group in :data:`OPTION_TYPES`."""
     module, _, name = OPTION_TYPES[group].partition(":")
     return getattr(importlib.import_module(module), name)
 
@@ -297,7 +298,7 @@ def _field_type(field: FieldInfo) -> Any:
 
 def _unknown_options(group: str, values: Any) -> Iterator[str]:
     """The unknown options of a group, each with a hint."""
-    kinds = [_group_type(group)]
+    kinds = [option_group(group)]
     if isinstance(values, Mapping):
         yield from _unknown_in(group, kinds, values)
     else:
@@ -327,7 +328,7 @@ def _similar(name: str, names: Iterable[str]) -> list[str]:
 
 def _in_groups(name: str, names: list[str]) -> list[str]:
     """Options of this name in those of the names that are groups."""
-    return [f"{group}.{name}" for group in OPTION_TYPES if group in names and name in _option_names([_group_type(group)])][:_SHOWN]
+    return [f"{group}.{name}" for group in OPTION_TYPES if group in names and name in _option_names([option_group(group)])][:_SHOWN]
 
 
 def _hint(similar: list[str], every: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Every family through the whole chain: convert, embed, train, export, reload; or a refusal by name.
 
-What docs/models.md says of a family is what is checked. ``make survey`` runs all of them, the ordinary tests those of ``USUAL``.
+What docs/explanation/models.md says of a family is what is checked. ``make survey`` runs all of them, the ordinary tests those
+of ``USUAL``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.embedder.weights import DecoderWeights
 from survey.families import MULTIMODAL, write_family
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
+DOCUMENT = Path(__file__).parents[2] / "docs" / "explanation" / "models.md"
 USUAL = ("bloom", "deepseek_v3", "gemma3", "gpt2", "gpt_oss", "llama4_text", "mistral", "mixtral", "qwen2_5_vl", "qwen3_5_text")
 # Those people meet; "make survey" runs them in a few minutes, the rare ones take as long again.
 COMMON = (
@@ -45,7 +46,7 @@ STRATEGIES = (
 def documented() -> dict[str, str]:
     """How a family is computed, by its name, as the documentation's tables say."""
     rows = re.findall(r"^\| `([\w.-]+)` \| (packed|one by one|refused)\b", DOCUMENT.read_text(encoding="utf-8"), re.MULTILINE)
-    assert len(rows) == len(dict(rows)), "a family stands twice in docs/models.md"
+    assert len(rows) == len(dict(rows)), "a family stands twice in docs/explanation/models.md"
     return dict(rows)
 
 

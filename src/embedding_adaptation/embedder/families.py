@@ -1,6 +1,7 @@
 """Which model types of transformers are supported, judged by their configuration alone: all others are refused by name.
 
-The table in docs/models.md is checked against a survey (tests/survey) that runs a tiny model of every family through the whole chain.
+The table in docs/explanation/models.md is checked against a survey (tests/survey) that runs a tiny model of every family through the whole
+chain.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     Clustering = Callable[[np.ndarray], Mapping[int, np.ndarray]]
 
-# These constants were chosen on synthetic mixtures and on mixtures of StackOverflow's tags (docs/method.md). An agreement is clearly above
-# its reference if the difference exceeds this many of its standard errors ...
+# These constants were chosen on synthetic mixtures and on mixtures of StackOverflow's tags (docs/explanation/method.md). An agreement is
+# clearly above its reference if the difference exceeds this many of its standard errors ...
 _ERRORS = 3.0
 # ... and this share of the agreement that the reference lacks (the second once groups have been found, which are never quite Gaussian), ...
 _LEAST_CORRECTED, _LEAST_ADDED = 0.3, 0.45
