@@ -79,8 +79,8 @@ serve: $(VENV)/.run  ## Serve the registered champion model over HTTP (ARGS="--p
 notebook: $(VENV)/.dev  ## Open the notebooks
 	@$(BIN)/kedro jupyter lab $(ARGS)
 
-SAMPLE := data/01_raw/labelled_texts.csv
-bench: $(VENV)/.run  ## Run the benchmarks on the bundled sample (about half an hour)
+SAMPLE := data/01_raw/hard_labelled_texts.csv
+bench: $(VENV)/.run  ## Run the benchmarks on the hard sample (about half an hour)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/encode.py --texts $(SAMPLE) --limit 200
 	$(BIN)/python benchmarks/grid.py --texts $(SAMPLE) --limit 100

@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: the default base model and the bundled texts."""
+"""Shared by the benchmarks: the default base model and the hard sample."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def default_weights() -> DecoderWeights:
 
 
 def sample_texts(count: int) -> list[str]:
-    """Texts of the bundled sample, in the file's (random) order."""
-    return pd.read_csv(PROJECT / "data" / "01_raw" / "labelled_texts.csv")["text"].head(count).tolist()
+    """Texts of the hard sample, in the file's (random) order."""
+    return pd.read_csv(PROJECT / "data" / "01_raw" / "hard_labelled_texts.csv")["text"].head(count).tolist()
 
 
 def median_seconds(work: Callable[[], object], repeats: int = 3) -> float:

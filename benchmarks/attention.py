@@ -2,7 +2,7 @@
 
 Usage::
 
-    python benchmarks/attention.py --texts data/01_raw/labelled_texts.csv --limit 50
+    python benchmarks/attention.py --texts data/01_raw/hard_labelled_texts.csv --limit 50
     python benchmarks/attention.py --texts FILE [--column text] [--limit 1000] [--dtype auto|float32|bfloat16] [--model SETTING]
                                    [--repeats 3] [--max-length 256] [--eager-gigabytes 6]
 

@@ -68,7 +68,7 @@ def ours(requests: list[Request], options: RewriteOptions, context: Context) -> 
 def main() -> None:
     """Measure all sides on the same texts, taking turns."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--texts", type=Path, help="one text per line; the bundled sample by default")
+    parser.add_argument("--texts", type=Path, help="one text per line; the hard sample by default")
     parser.add_argument("--count", type=int, default=128)
     parser.add_argument("--max-new-tokens", type=int, default=100)
     parser.add_argument("--repeats", type=int, default=2)

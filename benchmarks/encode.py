@@ -2,7 +2,7 @@
 
 Usage::
 
-    python benchmarks/encode.py --texts data/01_raw/labelled_texts.csv --limit 200
+    python benchmarks/encode.py --texts data/01_raw/hard_labelled_texts.csv --limit 200
     python benchmarks/encode.py --texts FILE [--column text] [--limit N] [--dtype auto|float32|bfloat16] [--device auto|cpu|cuda|mps]
                                 [--model SETTING_OR_FOLDER | --random-shape qwen3-0.6b] [--repeats 3] [--max-length 256]
 

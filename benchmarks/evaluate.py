@@ -92,7 +92,7 @@ def plain(frame: pd.DataFrame, weights: DecoderWeights, embedder: EmbedderOption
 def main() -> None:
     """Alternate the sides, print medians and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=Path, default=PROJECT / "data" / "01_raw" / "labelled_texts.csv")
+    parser.add_argument("--texts", type=Path, default=PROJECT / "data" / "01_raw" / "hard_labelled_texts.csv")
     parser.add_argument("--column", default="text")
     parser.add_argument("--label", default="label")
     parser.add_argument("--limit", type=int, default=1000)

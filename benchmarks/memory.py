@@ -36,7 +36,7 @@ def embed(source: Path, count: int) -> None:
 def main() -> None:
     """Compare the two counts."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=Path, default=PROJECT / "data/01_raw/corpus.txt")
+    parser.add_argument("--texts", type=Path, default=PROJECT / "data/01_raw/hard_corpus.txt")
     parser.add_argument("--count", type=int, default=200_000)
     parser.add_argument("--only", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

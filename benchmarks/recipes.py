@@ -36,7 +36,7 @@ SHOWN = ("validation_loss", "validation_accuracy", "neighbour_agreement", "secon
 def main() -> None:
     """Train the missing recipes, then print all."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=Path, default=PROJECT / "data/01_raw/corpus.txt")
+    parser.add_argument("--texts", type=Path, default=PROJECT / "data/01_raw/hard_corpus.txt")
     parser.add_argument("--save", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--max-length", type=int, help="tokens of a text with its prompt; the default otherwise")

@@ -142,7 +142,7 @@ def peak_memory(layers: str, arguments: argparse.Namespace) -> float:
 def main() -> None:
     """Measure all sides on the same pairs."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=Path, help="one text a line; the bundled sample otherwise")
+    parser.add_argument("--texts", type=Path, help="one text a line; the hard sample otherwise")
     parser.add_argument("--dtype", default="auto", help="of (b) and (c)")
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only-memory", help=argparse.SUPPRESS)
