@@ -619,6 +619,7 @@ def test_the_notebook_runs(finished):
 
     project, _, _ = finished
     notebook = nbformat.read(project / "notebooks" / "01_first_look.ipynb", as_version=4)
+    saved = versions(project, "strategy_comparison.csv")
     before = os.environ.get("KEDRO_ENV")
     os.environ["KEDRO_ENV"] = "test"
     try:
@@ -629,6 +630,8 @@ def test_the_notebook_runs(finished):
     assert not [output for output in outputs if output.output_type == "error"]
     tables = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
     assert any("prompted_last_adapted" in table for table in tables)
+    assert saved
+    assert versions(project, "strategy_comparison.csv") == saved, "a notebook that looks at scores leaves them as they are"
 
 
 @pytest.fixture(scope="session")
