@@ -122,7 +122,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     configure_project("embedding_adaptation")
     pages = {f"reference/options/{group}.md": options_page(group) for group in OPTION_TYPES}
     pages["reference/options/index.md"] = options_index()
-    named = {name: pipelines[name] for name in pipelines if name not in {"__default__", "end_to_end"}}
+    named = {name: pipelines[name] for name in pipelines if name not in {"__default__", "end_to_end", "adapt"}}
     pages["reference/datasets.md"] = datasets_page(PROJECT / "conf" / "base" / "catalog", named)
     for path, text in pages.items():
         files.append(File.generated(config, path, content=text))

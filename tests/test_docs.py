@@ -69,7 +69,7 @@ def test_a_how_to_begins_with_a_command_that_can_be_pasted(page, project):
     elif words[:2] == ["kedro", "run"]:
         check_run(words[2:], project)
     elif words[0] == "kedro":
-        assert words[1] in {"ask", "package"}
+        assert words[1] in {"adapt", "ask", "package"}
     elif words[0] == "python":
         compile(words[words.index("-c") + 1], page.name, "exec")
     else:
