@@ -20,7 +20,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz mlflow serve notebook bench docs lock clean
+.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz open mlflow serve notebook bench docs lock clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -34,6 +34,7 @@ run: $(VENV)/.run  ## Run the whole chain (ARGS="..." goes to kedro run)
 adapt: $(VENV)/.run  ## Adapt to your texts: TEXTS=my.csv (COLUMN=text, LABELS=column, ARGS="..." goes to kedro adapt)
 	@test -n "$(TEXTS)" || { echo "Which texts? make adapt TEXTS=my.csv (COLUMN=name unless it is text, LABELS=name if there are labels)" >&2; exit 2; }
 	@$(BIN)/kedro adapt "$(TEXTS)" $(if $(COLUMN),--column="$(COLUMN)") $(if $(LABELS),--labels="$(LABELS)") $(ARGS)
+	@$(if $(findstring --output,$(ARGS)),,$(MAKE) --no-print-directory open)
 
 test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
 	@$(BIN)/python -m pytest $(ARGS)
@@ -68,6 +69,12 @@ types: $(VENV)/.dev  ## Check types
 
 viz: $(VENV)/.run  ## Open the pipelines and their results in the browser
 	@$(BIN)/kedro viz run $(ARGS)
+
+open:  ## Open the newest page in the browser: report.html, or clusters.html
+	@page=$$(ls -t data/latest/report.html data/latest/clusters.html 2>/dev/null | head -1); \
+	  test -n "$$page" || { echo "There is no page yet; make adapt TEXTS=my.csv writes one" >&2; exit 1; }; \
+	  if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then $(PYTHON) -m webbrowser "file://$(CURDIR)/$$page" > /dev/null; \
+	  else echo "No screen here; open $(CURDIR)/$$page in a browser"; fi
 
 mlflow: $(VENV)/.run  ## Open the tracked runs in the browser
 	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" $(ARGS)
@@ -104,7 +111,7 @@ lock: $(VENV)/.dev $(VENV)/.docs  ## Write the installed versions to constraints
 
 clean:  ## Remove everything that runs made, including tracked runs; keep .venv and the raw texts
 	rm -rf build site .coverage .mypy_cache .pytest_cache .ruff_cache .viz mlflow.db mlflow.db.lock mlartifacts mlflow_pending
-	rm -f data/node_seconds.json
+	rm -rf data/node_seconds.json data/latest
 	find data -mindepth 2 -maxdepth 2 -not -path 'data/01_raw/*' -not -name .gitkeep -exec rm -rf {} +
 
 build/lowest.txt: pyproject.toml .ci/lowest.py

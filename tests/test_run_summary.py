@@ -8,7 +8,7 @@ from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.text import TextDataset
 
 from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
-from embedding_adaptation.run_summary import RunSummary, loading_line
+from embedding_adaptation.run_summary import RunSummary, link_latest, loading_line
 
 
 def pipeline(*inputs, outputs="out"):
@@ -88,3 +88,32 @@ def test_the_line_that_loads_the_model_is_python_for_either_flavour():
         line = loading_line({"flavour": flavour}, "a/b")
         compile(line, "line", "exec")
         assert line.endswith('("a/b")')
+
+
+@pytest.mark.parametrize("is_folder", [False, True])
+def test_latest_leads_to_the_newest_version(tmp_path, is_folder):
+    for version in ("2026-01-01", "2026-01-02"):
+        path = tmp_path / "data" / "08_reporting" / "report.html" / version / "report.html"
+        path.mkdir(parents=True) if is_folder else path.parent.mkdir(parents=True)
+        (path / "content" if is_folder else path).write_text(version)
+        link = link_latest(path)
+        assert link == tmp_path / "data" / "latest" / "report.html"
+        assert (link / "content" if is_folder else link).read_text() == version
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert (tmp_path / "moved" / "latest" / "report.html").exists()  # the link is relative
+    assert [path.name for path in (tmp_path / "moved" / "latest").iterdir()] == ["report.html"]
+
+
+def test_what_has_no_version_or_cannot_be_linked_keeps_its_path(tmp_path, monkeypatch):
+    plain = tmp_path / "report.html"
+    plain.write_text("")
+    assert link_latest(plain) == plain
+    path = tmp_path / "data" / "08_reporting" / "report.html" / "1" / "report.html"
+    path.parent.mkdir(parents=True)
+    path.write_text("")
+
+    def unsupported(*_, **__):
+        raise OSError("no links here")
+
+    monkeypatch.setattr("pathlib.Path.symlink_to", unsupported)
+    assert link_latest(path) == path

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
@@ -21,6 +24,9 @@ CLUSTERS, SUMMARY, ASSIGNMENTS = "clustering_report", "cluster_summary", "cluste
 # Pages to look at: what they are about, by dataset.
 PAGES = {"adaptation_page": "Page", "clusters_page": "Clusters"}
 _NAMES_SHOWN = 5
+LATEST = "latest"
+
+logger = logging.getLogger(__name__)
 
 
 class RunSummary:
@@ -35,6 +41,8 @@ class RunSummary:
         from rich.console import Console
 
         console = Console()
+        if MODEL in made:
+            link_latest(Path(saved_path(catalog.get(MODEL))))
         if COMPARISON in made:
             console.print(comparison_table(catalog.load(COMPARISON)))
         for line in summary_lines(made, catalog):
@@ -52,12 +60,12 @@ def summary_lines(made: set[str], catalog: DataCatalog) -> Iterator[str]:
         yield catalog.load(VERDICT)["sentence"]
     if CLUSTERS in made:
         yield _clusters(catalog.load(CLUSTERS), catalog.load(SUMMARY))
-        yield f"Table:    {saved_path(catalog.get(ASSIGNMENTS))}"
+        yield f"Table:    {link_latest(Path(saved_path(catalog.get(ASSIGNMENTS))))}"
     if REPORT in made:
-        yield f"Report:   {saved_path(catalog.get(REPORT))}"
+        yield f"Report:   {link_latest(Path(saved_path(catalog.get(REPORT))))}"
     for name, title in PAGES.items():
         if name in made:
-            yield f"{title + ':':<9} {saved_path(catalog.get(name))}"
+            yield f"{title + ':':<9} {link_latest(Path(saved_path(catalog.get(name))))}"
     if MODEL in made:
         facts, path = catalog.load(FACTS), saved_path(catalog.get(MODEL))
         yield f"Model:    {path}"
@@ -90,6 +98,30 @@ def _clusters(report: dict[str, Any], summary: pd.DataFrame) -> str:
     largest = summary[summary["cluster"] >= 0].sort_values("size", ascending=False).head(_NAMES_SHOWN)
     names = "; ".join(f"{name} ({share:.0%})" for name, share in zip(largest["name"], largest["share"], strict=True))
     return f"{report['clusters']} clusters of {report['texts']:,} texts, the largest: {names}"
+
+
+def link_latest(path: Path) -> Path:
+    """Let ``latest/NAME`` in the output folder lead to the newest version of a file or folder.
+
+    Args:
+        path: ``OUTPUT/LAYER/NAME/VERSION/NAME``, as Kedro writes versions.
+
+    Returns:
+        The link, or the path itself where there can be none: it has no version, or the file system has no symbolic links.
+    """
+    if len(path.parts) < 5 or path.parents[1].name != path.name or not path.exists():  # noqa: PLR2004
+        return path
+    folder = path.parents[3] / LATEST
+    link, work = folder / path.name, folder / f".{path.name}.{os.getpid()}"
+    try:
+        folder.mkdir(exist_ok=True)
+        work.unlink(missing_ok=True)
+        work.symlink_to(os.path.relpath(path, folder), target_is_directory=path.is_dir())
+        work.replace(link)
+    except OSError as error:
+        logger.debug("%s could not be linked: %s", link, error)
+        return path
+    return link
 
 
 def saved_path(dataset: Any) -> Any:
