@@ -16,7 +16,7 @@ import pytest
 from mlflow import MlflowClient
 
 from embedding_adaptation.embedder.embedder import Embedder
-from embedding_adaptation.model_registry import RegistryOptions, champion_verdict, log_and_register, pinned_requirements
+from embedding_adaptation.model_registry import RegistryOptions, champion_verdict, log_and_register, pinned_requirements, store_once
 from embedding_adaptation.runtime import build_strategy
 
 SCORED = {"evaluation.data": "d", "evaluation.protocol": "p", "score.v_measure": "0.6"}
@@ -228,3 +228,19 @@ def test_mlflow_serves_the_registered_model_over_http(store, exported, tiny_adap
     np.testing.assert_allclose(one["predictions"], expected[:1], atol=1e-4)
     assert refused.value.code == 400
     assert "input 1 is missing (null), not a text" in message
+
+
+def test_large_files_are_stored_once_and_outlive_either_side(tmp_path):
+    folder, copy = tmp_path / "exported", tmp_path / "store" / "artifacts" / "model"
+    folder.mkdir()
+    copy.mkdir(parents=True)
+    for name, here, there in (("same", b"a", b"a"), ("other", b"a", b"b"), ("small", b"", b"")):
+        (folder / name).write_bytes(here * (2 << 20) or b"little")
+        (copy / name).write_bytes(there * (2 << 20) or b"little")
+    assert store_once(folder, (tmp_path / "store" / "artifacts").as_uri()) == 2 << 20
+    assert {path.name for path in copy.iterdir() if path.samefile(folder / path.name)} == {"same"}
+    assert (copy / "other").read_bytes()[:1] == b"b"
+    (folder / "same").unlink()
+    assert (copy / "same").read_bytes() == b"a" * (2 << 20)
+    assert store_once(folder, "s3://bucket/artifacts") == 0
+    assert sorted(path.name for path in copy.iterdir()) == ["other", "same", "small"]

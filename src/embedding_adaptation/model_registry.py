@@ -15,9 +15,11 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from filecmp import cmp
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
 
 from pydantic import Field
 
@@ -43,6 +45,7 @@ _OWN_PACKAGE = f"embedding-adaptation=={metadata.version('embedding-adaptation')
 _DATA, _PROTOCOL = "evaluation.data", "evaluation.protocol"
 # MLflow rejects longer values; the full facts are in the model's folder.
 _TAG_CHARACTERS = 1000
+_WORTH_SHARING = 1 << 20  # bytes
 
 
 class RegistryOptions(Options):
@@ -120,6 +123,7 @@ def log_and_register(
             target = Path(scratch) / "model"
             write_mlflow_model(folder, target, int(facts["dimensions"]), logged, is_packaged=is_packaged)
             client.log_model_artifacts(logged.model_id, str(target))
+        store_once(folder, logged.artifact_location)
     except BaseException:
         client.finalize_logged_model(logged.model_id, "FAILED")
         raise
@@ -134,6 +138,41 @@ def log_and_register(
     client.set_registered_model_alias(options.name, CANDIDATE, version)
     _choose_champion(client, version, version_tags, options)
     return version
+
+
+def store_once(folder: Path, artifacts: str) -> int:
+    """Let MLflow's copies of large files be the same files on disk as the exported ones, where both lie on one file system.
+
+    The weights then take their space once. Each side can be deleted without harm to the other: the disk frees the space when both are gone.
+
+    Args:
+        folder: The exported folder, whose files never change.
+        artifacts: Where MLflow has put its copy.
+
+    Returns:
+        The number of bytes saved; 0 where MLflow's store is elsewhere or the file system has no hard links.
+    """
+    from mlflow.utils.file_utils import local_file_uri_to_path
+
+    scheme = urlparse(artifacts).scheme
+    if scheme not in {"", "file"}:
+        return 0
+    saved = 0
+    originals = {(path.name, path.stat().st_size): path for path in folder.rglob("*") if path.is_file()}
+    for copy in Path(local_file_uri_to_path(artifacts)).rglob("*"):
+        original = originals.get((copy.name, copy.stat().st_size)) if copy.is_file() else None
+        if original is None or copy.stat().st_size < _WORTH_SHARING or copy.samefile(original) or not cmp(copy, original, shallow=False):
+            continue
+        link = copy.with_name(f".{copy.name}.{os.getpid()}")
+        try:
+            link.unlink(missing_ok=True)
+            link.hardlink_to(original)
+            link.replace(copy)
+        except OSError as error:
+            logger.debug("%s keeps its own copy: %s", copy, error)
+            return saved
+        saved += original.stat().st_size
+    return saved
 
 
 def write_mlflow_model(folder: Path, target: Path, dimensions: int, logged: Any, *, is_packaged: bool = False) -> None:
@@ -195,6 +234,7 @@ def model_tags(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         "adapter.version": adapter["version"],
         "adapter.fingerprint": adapter["fingerprint"],
         "adapter.step": adapter["step"],
+        "fingerprint": facts.get("fingerprint"),
         "strategy": facts["strategy"]["name"],
         "weights": facts["strategy"].get("weights"),
         "verdict": (facts.get("verdict") or {}).get("verdict"),
