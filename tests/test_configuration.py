@@ -175,3 +175,18 @@ def test_it_is_known_which_datasets_take_a_parameter_of_the_run(conf):
         "embedder": {"params:embedder"},
     }
     assert loader(conf).consumers_of_run_parameters() == {}
+
+
+def test_private_texts_are_shown_and_copied_nowhere_and_their_numbers_are(project):
+    def catalog(**given):
+        return ProjectConfigLoader(str(project / "conf"), env="base", runtime_params=given, **CONFIG_LOADER_ARGS)["catalog"]
+
+    public, private = catalog(), catalog(private="true")
+    holding = {name for name, entry in public.items() if (entry.get("metadata") or {}).get("texts")}
+    assert {"positive_pairs", "augmentation_report", "attention_page", "adaptation_page", "clusters_page"} <= holding
+    for name in holding:
+        metadata = private[name]["metadata"]
+        assert metadata["kedro-viz"]["preview"] is False, name
+        assert "artifact" not in metadata.get("mlflow", {}), name
+    assert private["augmentation_report"]["metadata"]["mlflow"] == {"metrics": {}}
+    assert {name for name in public if public[name] != private[name]} <= holding

@@ -111,6 +111,28 @@ def test_every_artefact_is_a_version_in_the_catalog(finished):
     assert not [path for path in (project / "build" / "kedro-test").rglob("*") if path.suffix in {".pkl", ".pickle", ".bin", ".pt"}]
 
 
+def test_files_that_are_tracked_hold_no_text_unless_the_catalog_says_so(finished):
+    """Which datasets say so is what ``private`` goes by."""
+    project, _, _ = finished
+    conf = ProjectConfigLoader(str(project / "conf"), env="test", **CONFIG_LOADER_ARGS)
+    catalog = CatalogConfigResolver(conf["catalog"], conf["credentials"])
+    texts = [line for line in (project / "data" / "01_raw" / "corpus.txt").read_text().splitlines() if len(line) > 40]
+    texts += [text for text in pd.read_csv(project / "data" / "01_raw" / "labelled_texts.csv")["text"] if len(text) > 40]
+    pieces = {text[:40].encode() for text in texts} | {json.dumps(text[:40])[1:-1].encode() for text in texts}
+    holding = set()
+    for name in create_pipeline().datasets():
+        entry = {} if name.startswith("params:") else catalog.resolve_pattern(name)
+        metadata = entry.get("metadata") or {}
+        if "artifact" not in metadata.get("mlflow", {}) and "model" not in metadata.get("mlflow", {}):
+            continue
+        saved = versions(project, entry["filepath"].rpartition("/")[2])[-1:]
+        files = [file for path in saved for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file()]
+        if any(piece in file.read_bytes() for file in files for piece in pieces):
+            holding.add(name)
+            assert metadata.get("texts"), name
+    assert "augmentation_report" in holding
+
+
 def test_the_chain_ends_with_a_model_that_others_can_load_and_whose_card_has_the_scores(finished, monkeypatch):
     import mlflow
     from sentence_transformers import SentenceTransformer

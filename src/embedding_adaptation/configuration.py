@@ -22,10 +22,11 @@ _KINDS: dict[type, str] = {bool: "true or false", int: "a whole number", float: 
 
 
 class ProjectConfigLoader(OmegaConfigLoader):
-    """Reads ``conf/`` as Kedro does, with three differences.
+    """Reads ``conf/`` as Kedro does, with four differences.
 
     - A run parameter also sets the global of the same name (``--params seed=1,output=results``).
     - In the catalog, ``${runtime_params:NAME,DEFAULT}`` takes the type of its default: text stays as typed, a number is parsed.
+    - With the global ``private``, datasets whose metadata say ``texts: true`` have no preview in kedro-viz and are not copied to MLflow.
     - A catalog path may begin with ``~``, and a colon in it does not turn it into a remote address.
     """
 
@@ -82,7 +83,9 @@ class ProjectConfigLoader(OmegaConfigLoader):
             if self._refusal is not None:
                 raise self._refusal from None  # OmegaConf wraps it in an error of its own
             raise
-        return _with_paths(configuration) if key == "catalog" else configuration
+        if key != "catalog":
+            return configuration
+        return _with_paths(_without_texts(configuration) if self["globals"].get("private") else configuration)
 
     def _get_runtime_value(self, variable: str, default_value: Any = _MISSING) -> Any:
         """The value of ``${runtime_params:...}``."""
@@ -151,6 +154,21 @@ def _with_paths(entries: dict[str, Any]) -> dict[str, Any]:
         key: _with_paths(value) if isinstance(value, dict) else _path(value) if key in _PATHS and isinstance(value, str) else value
         for key, value in entries.items()
     }
+
+
+def _without_texts(entries: dict[str, Any]) -> dict[str, Any]:
+    """Catalog entries of which those that hold texts are shown and copied nowhere; their numbers still are."""
+    return {
+        name: entry | {"metadata": _private(entry["metadata"])} if (entry.get("metadata") or {}).get("texts") else entry
+        for name, entry in entries.items()
+    }
+
+
+def _private(metadata: dict[str, Any]) -> dict[str, Any]:
+    tracked = {what: value for what, value in metadata.get("mlflow", {}).items() if what != "artifact"}
+    shown = {key: value for key, value in metadata.get("kedro-viz", {}).items() if key != "preview_args"}
+    kept = {key: value for key, value in metadata.items() if key != "mlflow"}
+    return kept | {"kedro-viz": shown | {"preview": False}} | ({"mlflow": tracked} if tracked else {})
 
 
 def _path(path: str) -> str:
