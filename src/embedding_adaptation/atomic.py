@@ -106,6 +106,17 @@ def _put_in_place(work: Path, target: Path) -> None:
     raise OSError(msg)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder so that nobody finds it in part; of a killed process, :func:`clean_leftovers` removes the rest.
+
+    Args:
+        folder: The folder.
+    """
+    aside = Path(tempfile.mkdtemp(prefix=_work_prefix(folder), dir=folder.parent))
+    folder.rename(aside / folder.name)
+    shutil.rmtree(aside)
+
+
 def scratch_prefix() -> str:
     """Prefix for the names of temporary folders, from which :func:`clean_leftovers` can tell which process owned them."""
     return f"{_SCRATCH}.{_HOST}.{os.getpid()}-"

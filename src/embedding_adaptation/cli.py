@@ -12,6 +12,7 @@ from kedro.framework.cli.project import run as kedro_run
 from embedding_adaptation.adapt_command import adapt_command
 from embedding_adaptation.ask_command import ask
 from embedding_adaptation.params_option import with_own_parameters
+from embedding_adaptation.prune_command import prune
 from embedding_adaptation.run_command import RunCommand
 
 
@@ -24,3 +25,4 @@ run = RunCommand(with_own_parameters(kedro_run))
 cli.add_command(run)
 cli.add_command(adapt_command(run))
 cli.add_command(ask)
+cli.add_command(prune)
