@@ -20,7 +20,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz mlflow serve notebook bench docs lock clean
+.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz mlflow serve serve-mlflow notebook bench docs lock clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -72,7 +72,10 @@ viz: $(VENV)/.run  ## Open the pipelines and their results in the browser
 mlflow: $(VENV)/.run  ## Open the tracked runs in the browser
 	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" $(ARGS)
 
-serve: $(VENV)/.run  ## Serve the registered champion model over HTTP (ARGS="--port 8080")
+serve: $(VENV)/.serve  ## Serve the registered champion over HTTP (ARGS="--model FOLDER --port 8080")
+	@$(BIN)/python -m embedding_adaptation.serving $(ARGS)
+
+serve-mlflow: $(VENV)/.run  ## Serve the registered champion with MLflow's own server
 	@MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" PATH="$(CURDIR)/$(BIN):$$PATH" \
 	  $(BIN)/mlflow models serve --model-uri "models:/embedding-adaptation@champion" --env-manager local --port 5001 $(ARGS)
 
@@ -133,6 +136,10 @@ $(VENV)/.run: pyproject.toml $(CONSTRAINTS) requirements-model.txt | $(VENV)/bin
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing the tools for tests and notebooks"
 	@$(PIP) install -c $(CONSTRAINTS) -e ".[dev,notebook]"
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.run
+	@$(PIP) install -c $(CONSTRAINTS) -e ".[serve]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

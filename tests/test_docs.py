@@ -13,7 +13,7 @@ from embedding_adaptation.settings import CONFIG_LOADER_ARGS
 
 
 def documents(project):
-    return "\n".join(path.read_text() for path in [project / "README.md", *sorted((project / "docs").glob("*.md"))])
+    return "\n".join(path.read_text() for path in [project / "README.md", *sorted((project / "docs").rglob("*.md"))])
 
 
 def test_every_parameter_on_a_command_line_is_one_that_kedro_takes(project):
@@ -33,7 +33,7 @@ def test_every_pipeline_on_a_command_line_is_there(project):
     assert named <= set(pipelines)
 
 
-@pytest.mark.parametrize("target", ["run", "test", "viz", "mlflow", "serve", "bench", "docs"])
+@pytest.mark.parametrize("target", ["run", "test", "viz", "mlflow", "serve", "serve-mlflow", "bench", "docs"])
 def test_every_verb_the_readme_needs_is_in_the_makefile(project, target):
     assert re.search(rf"^{target}:.*## ", (project / "Makefile").read_text(), re.MULTILINE)
 
