@@ -83,7 +83,7 @@ notebook: $(VENV)/.dev  ## Open the notebooks
 	@$(BIN)/kedro jupyter lab $(ARGS)
 
 SAMPLE := data/01_raw/labelled_texts.csv
-bench: $(VENV)/.run  ## Run the benchmarks on the bundled sample (about half an hour)
+bench: $(VENV)/.serve  ## Run the benchmarks on the bundled sample (about half an hour)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/encode.py --texts $(SAMPLE) --limit 200
 	$(BIN)/python benchmarks/grid.py --texts $(SAMPLE) --limit 100
@@ -96,6 +96,7 @@ bench: $(VENV)/.run  ## Run the benchmarks on the bundled sample (about half an 
 	$(BIN)/python benchmarks/attention.py --texts $(SAMPLE) --limit 100
 	$(BIN)/python benchmarks/cluster_scale.py --vectors 200000
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/serve.py
 
 docs: $(VENV)/.docs  ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict $(ARGS)
