@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,7 +26,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import aiohttp
 import numpy as np
 from _workload import ONE_WORD, default_weights, sample_texts, weights_of
 
@@ -73,14 +73,15 @@ class Side:
         return json.dumps(self.body | {self.key: text if self.name != MLFLOW else [text]}).encode()
 
 
-def sides_of(folder: Path, scratch: Path) -> list[Side]:
+def sides_of(folder: Path, scratch: Path, dtype: str) -> list[Side]:
     """The three servers of an exported folder."""
     model = SimpleNamespace(artifact_location="model", model_id=None, source_run_id=None)
     dimensions = Embedder.load(folder, device="cpu").encode(["a"], progress=False).shape[1]
     write_mlflow_model(folder, scratch / "mlflow", dimensions, model)
     own, mlflow, plain = (free_port() for _ in range(3))
     python, port = sys.executable, ["--port"]
-    serve = [python, "-m", "embedding_adaptation.serving", "--model", str(folder), "--name", "model", "--device", "cpu", *port, str(own)]
+    serve = [python, "-m", "embedding_adaptation.serving", "--model", str(folder), "--name", "model"]
+    serve += ["--device", "cpu", "--dtype", dtype, *port, str(own)]
     uri = ["--model-uri", str(scratch / "mlflow"), "--env-manager", "local"]
     return [
         Side(OWN, serve, own, "/v1/embeddings", {"model": "model"}, "input"),
@@ -124,29 +125,65 @@ def running(side: Side, log: Path) -> Iterator[None]:
             process.wait()
 
 
+class Client(asyncio.Protocol):
+    """One connection that sends the next text as soon as the answer to the last has arrived.
+
+    It does no more than that, because a client library would take as much of the shared CPU as the servers that are compared.
+    """
+
+    def __init__(self, requests: list[bytes], turn: int, end: float) -> None:
+        self.requests, self.turn, self.end = requests, turn, end
+        self.seconds: list[float] = []
+        self.errors = 0
+        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the first text."""
+        self.transport: Any = transport
+        self.send()
+
+    def send(self) -> None:
+        """Send the next text, or stop if the time is over."""
+        self.begun, self.answer = time.perf_counter(), bytearray()
+        if self.begun < self.end:
+            self.transport.write(self.requests[self.turn % len(self.requests)])
+            self.turn += 1
+        else:
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Collect an answer; once it is complete, send the next text."""
+        self.answer += data
+        head, separator, body = self.answer.partition(b"\r\n\r\n")
+        length = re.search(rb"\r\ncontent-length: *(\d+)", head, re.IGNORECASE)
+        if not separator or length is None or len(body) < int(length[1]):
+            return
+        if head.split(maxsplit=2)[1] == b"200":
+            self.seconds.append(time.perf_counter() - self.begun)
+        else:
+            self.errors += 1
+        self.send()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """End; before the time is over, or in the middle of an answer, that is an error."""
+        self.errors += int(error is not None or time.perf_counter() < self.end or bool(self.answer))
+        self.done.set_result(None)
+
+
 async def ask(side: Side, texts: list[str], clients: int, seconds: float, *, keep: bool) -> None:
     """Let all clients send one text after another for some time."""
+    head = f"POST {side.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: "
     bodies = [side.request(text) for text in texts]
-    start = time.perf_counter()
-    end = start + seconds
-
-    async def client(number: int, session: aiohttp.ClientSession) -> None:
-        turn = number * len(bodies) // clients
-        while (begun := time.perf_counter()) < end:
-            try:
-                async with session.post(side.url, data=bodies[turn % len(bodies)]) as response:
-                    is_right = response.ok and len(await response.read()) > 0
-            except aiohttp.ClientError:
-                is_right = False
-            turn += 1
-            if keep and is_right:
-                side.seconds.append(time.perf_counter() - begun)
-            side.errors += keep and not is_right
-
-    headers = {"Content-Type": "application/json"}
-    async with aiohttp.ClientSession(headers=headers, connector=aiohttp.TCPConnector(limit=clients)) as session:
-        await asyncio.gather(*(client(number, session) for number in range(clients)))
-    side.wall += keep * (time.perf_counter() - start)
+    requests = [f"{head}{len(body)}\r\n\r\n".encode() + body for body in bodies]
+    loop, start = asyncio.get_running_loop(), time.perf_counter()
+    made = [Client(requests, number * len(requests) // clients, start + seconds) for number in range(clients)]
+    for client in made:
+        await loop.create_connection(lambda client=client: client, "127.0.0.1", side.port)
+    await asyncio.gather(*(client.done for client in made))
+    if keep:
+        side.wall += time.perf_counter() - start
+        side.seconds += [one for client in made for one in client.seconds]
+        side.errors += sum(client.errors for client in made)
 
 
 def export(base: str | None, folder: Path) -> None:
@@ -162,16 +199,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="an exported folder; otherwise --base is exported")
     parser.add_argument("--base", help="a base model, such as random:tiny-llama; otherwise the project's")
+    parser.add_argument("--dtype", default="float32", help="number format of this project's server; the others keep the folder's")
     parser.add_argument("--seconds", type=float, default=60.0, help="seconds a server")
+    parser.add_argument("--words", type=int, help="cut the texts to so many words, as queries are short")
     parser.add_argument("--clients", type=int, default=64, help="concurrent clients")
     parser.add_argument("--rounds", type=int, default=3, help="turns a server")
     arguments = parser.parse_args()
-    texts = sample_texts(500)
+    texts = [" ".join(text.split()[: arguments.words]) for text in sample_texts(500)]
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as servers:
         folder = arguments.model or Path(scratch) / "model"
         if arguments.model is None:
             export(arguments.base, folder)
-        sides = sides_of(folder.resolve(), Path(scratch))
+        sides = sides_of(folder.resolve(), Path(scratch), arguments.dtype)
         for side in sides:
             servers.enter_context(running(side, Path(scratch) / f"{side.port}.log"))
             asyncio.run(ask(side, texts, arguments.clients, 2.0, keep=False))
