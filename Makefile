@@ -20,7 +20,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz open mlflow serve notebook bench docs lock prune clean
+.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz open mlflow serve serve-mlflow notebook bench docs lock prune clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -79,7 +79,10 @@ open:  ## Open the newest page in the browser: report.html, or clusters.html
 mlflow: $(VENV)/.run  ## Open the tracked runs in the browser
 	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" $(ARGS)
 
-serve: $(VENV)/.run  ## Serve the registered champion model over HTTP (ARGS="--port 8080")
+serve: $(VENV)/.serve  ## Serve the registered champion over HTTP (ARGS="--model FOLDER --port 8080")
+	@$(BIN)/python -m embedding_adaptation.serving $(ARGS)
+
+serve-mlflow: $(VENV)/.run  ## Serve the registered champion with MLflow's own server
 	@MLFLOW_TRACKING_URI="$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" PATH="$(CURDIR)/$(BIN):$$PATH" \
 	  $(BIN)/mlflow models serve --model-uri "models:/embedding-adaptation@champion" --env-manager local --port 5001 $(ARGS)
 
@@ -87,7 +90,7 @@ notebook: $(VENV)/.dev  ## Open the notebooks
 	@$(BIN)/kedro jupyter lab $(ARGS)
 
 SAMPLE := data/01_raw/hard_labelled_texts.csv
-bench: $(VENV)/.run  ## Run the benchmarks on the hard sample (about half an hour)
+bench: $(VENV)/.serve  ## Run the benchmarks on the hard sample (about half an hour)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/encode.py --texts $(SAMPLE) --limit 200
 	$(BIN)/python benchmarks/grid.py --texts $(SAMPLE) --limit 100
@@ -100,6 +103,7 @@ bench: $(VENV)/.run  ## Run the benchmarks on the hard sample (about half an hou
 	$(BIN)/python benchmarks/attention.py --texts $(SAMPLE) --limit 100
 	$(BIN)/python benchmarks/cluster_scale.py --vectors 200000
 	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/serve.py
 
 docs: $(VENV)/.docs  ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict $(ARGS)
@@ -144,6 +148,10 @@ $(VENV)/.run: pyproject.toml $(CONSTRAINTS) requirements-model.txt | $(VENV)/bin
 $(VENV)/.dev: $(VENV)/.run
 	@echo "Installing the tools for tests and notebooks"
 	@$(PIP) install -c $(CONSTRAINTS) -e ".[dev,notebook]"
+	@touch $@
+
+$(VENV)/.serve: $(VENV)/.run
+	@$(PIP) install -c $(CONSTRAINTS) -e ".[serve]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

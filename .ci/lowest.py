@@ -25,7 +25,7 @@ def lowest(project: dict[str, object]) -> list[str]:
             msg = f"pyproject.toml: {requirement!r} has no lower bound; write NAME>=VERSION"
             raise ValueError(msg)
         lines.append(f"{bound['name']}=={bound['version']}")
-    return sorted(lines)
+    return sorted(set(lines))  # extras may name the same dependency
 
 
 if __name__ == "__main__":

@@ -184,6 +184,13 @@ def test_nothing_imports_a_pipeline():
     assert found == set()
 
 
+def test_nothing_imports_serving_which_needs_an_extra():
+    assert [pair for pair in arrows() if pair[1] == "serving"] == []
+    optional = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
+    users = {module for module in modules() for name in all_imports(module) if name.partition(".")[0] in optional}
+    assert {room(module) for module in users} == {"serving"}
+
+
 @pytest.mark.parametrize("name", sorted(LIBRARY))
 def test_the_library_knows_neither_kedro_nor_mlflow(name):
     found = {

@@ -44,10 +44,12 @@ def test_every_promised_python_is_tested(project, jobs):
 
 def test_every_dependency_has_a_lower_bound_that_the_pinned_versions_meet(project, lowest):
     table = tomllib.loads((project / "pyproject.toml").read_text())
-    bounds = dict(line.split("==") for line in lowest(table))
+    lines = lowest(table)
+    bounds = dict(line.split("==") for line in lines)
+    assert len(bounds) == len(lines), "a dependency of two extras has two bounds"
     extras = table["project"]["optional-dependencies"].values()
     wanted = [*table["project"]["dependencies"], *itertools.chain.from_iterable(extras)]
-    assert sorted(bounds) == sorted(Requirement(one).name for one in wanted)
+    assert sorted(bounds) == sorted({Requirement(one).name for one in wanted})
     pinned = dict(re.findall(r"^([\w.-]+)==(\S+)$", (project / "constraints.txt").read_text(), re.MULTILINE))
     pinned = {name.lower().replace("_", "-"): version for name, version in pinned.items()}
     too_low = {name: bound for name, bound in bounds.items() if name.lower() in pinned and Version(pinned[name.lower()]) < Version(bound)}

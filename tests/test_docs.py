@@ -40,7 +40,7 @@ def test_every_pipeline_on_a_command_line_is_there(project):
     assert named <= set(pipelines)
 
 
-@pytest.mark.parametrize("target", ["run", "test", "viz", "mlflow", "serve", "bench", "docs"])
+@pytest.mark.parametrize("target", ["run", "test", "viz", "mlflow", "serve", "serve-mlflow", "bench", "docs"])
 def test_every_verb_the_readme_needs_is_in_the_makefile(project, target):
     assert re.search(rf"^{target}:.*## ", (project / "Makefile").read_text(), re.MULTILINE)
 

@@ -1,0 +1,1 @@
+"""Vectors over HTTP: one exported model behind OpenAI's and text-embeddings-inference's interfaces."""
