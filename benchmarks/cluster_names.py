@@ -1,10 +1,11 @@
 """Names of clusters for a reader to judge: python benchmarks/cluster_names.py FILE:CLUSTERS [FILE:CLUSTERS ...] --save FOLDER.
 
 Each FILE has a column ``text``, of which 1,000 distinct texts are drawn, embedded as text_clustering does with base weights (vectors are
-kept in FOLDER) and clustered. FOLDER/cluster_names.csv lists for each cluster the name made of its distinctive words and what the base
-model proposes, with whether the proposal passes the checks of text_clustering (it is short and has a distinctive word); FOLDER/cluster_texts.txt shows the five nearest and eight random texts
-of each cluster. Proposals that copy a text are not repeated in the table. The columns words_accepted and model_accepted are the reader's: yes or no. With ``--judged FILE``, they are taken from a
-table where names are the same, and shares are printed.
+kept in FOLDER) and clustered. FOLDER/cluster_names.csv lists for each cluster the name made of its distinctive words, what the base model
+proposes, and whether the proposal passes the checks of text_clustering (it is short and has a distinctive word); proposals that copy a
+text are not repeated there. FOLDER/cluster_texts.txt shows the five nearest and eight random texts of each cluster. The columns
+words_accepted and model_accepted are the reader's: yes or no. With ``--judged FILE``, they are taken from a table where names are the
+same, and shares are printed.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from embedding_adaptation.pipelines.text_clustering.options import TextClusterin
 from embedding_adaptation.pipelines.text_clustering.profiles import profile_clusters
 from embedding_adaptation.pipelines.text_clustering.word_names import share_a_word
 from embedding_adaptation.pipelines.text_clustering.words import words_of
-from embedding_adaptation.texts.language import language_of_all
+from embedding_adaptation.texts.language import languages_of
 from embedding_adaptation.texts.stream import TextStream
 from embedding_adaptation.texts.word_forms import stemmer
 from embedding_adaptation.vectors.store import VectorStore
@@ -50,11 +51,12 @@ def candidates(path: Path, clusters: int, count: int, folder: Path) -> Iterator[
     weights = default_weights()
     by_words = name_clusters(nearest, words, weights, options.naming.model_copy(update={"model": False}), embedder_options)
     answers = model_answers(nearest, weights, options.naming, embedder_options)
+    languages = languages_of(nearest)
     usable = usable_names(answers, nearest, options.naming)
     rng = np.random.default_rng(0)
     for cluster, row in profiles.iterrows():
         proposal = " ".join(answers[cluster][0].split())[:LONGEST_NAME]
-        stem = stemmer(language_of_all("\n".join(row["nearest"]))[0])
+        stem = stemmer(languages[cluster])
         passes = any(share_a_word(usable[cluster], word, stem) for word in row["words"])
         if copies(proposal, row["nearest"]):
             proposal = COPY

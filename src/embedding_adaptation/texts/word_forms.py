@@ -59,9 +59,10 @@ def stemmer(language: str) -> Callable[[str], str]:
 
 @cache
 def stop_words_of(language: str) -> frozenset[str]:
-    """Words of a language, in lower case, that say nothing about the subject of a text; none if there is no list of that language.
+    """Words of a language, in lower case, that say nothing about the subject of a text.
 
-    English has a list of its own: others contain words that texts are about, such as computer, bill or fire.
+    Those of English are always among them, because texts in other languages quote it. English has a list of its own: the package's
+    contains words that texts are about, such as computer, bill or fire.
 
     Args:
         language: ISO 639-1 code; may be empty.
@@ -70,5 +71,5 @@ def stop_words_of(language: str) -> frozenset[str]:
         return FUNCTION_WORDS | _REMAINS | _GENERAL
     code = "nb" if language in {"no", "nn"} else language
     if code not in stop_words.LANGUAGE_MAPPING:
-        return frozenset()
-    return frozenset(word.lower() for word in stop_words.get_stop_words(code))
+        return FUNCTION_WORDS
+    return FUNCTION_WORDS.union(word.lower() for word in stop_words.get_stop_words(code))

@@ -13,7 +13,7 @@ from embedding_adaptation.embedder.token_choice import Prompt, Sampling
 from embedding_adaptation.pipelines.text_clustering.options import TEXTS_SLOT
 from embedding_adaptation.pipelines.text_clustering.word_names import SEPARATOR, parts_of_name, share_a_word
 from embedding_adaptation.texts.answers import is_preamble, is_refusal, tidy_answer
-from embedding_adaptation.texts.language import language_of_all
+from embedding_adaptation.texts.language import languages_of
 from embedding_adaptation.texts.word_forms import stemmer
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def name_clusters(
     Raises:
         ChatServerError: If the server cannot be used; the message says why and what to do.
     """
-    stems = [stemmer(language_of_all("\n".join(some))[0]) for some in texts]
+    stems = [stemmer(language) for language in languages_of(texts)]
     proposals = _proposals(texts, weights, options, embedder_options, key)
     backed = [
         proposal if any(share_a_word(proposal, word, stem) for word in own) else ""

@@ -11,7 +11,7 @@ import pandas as pd
 from embedding_adaptation.datasets.clusters import NOISE
 from embedding_adaptation.pipelines.text_clustering.corpus import texts_at
 from embedding_adaptation.pipelines.text_clustering.words import WordCounts
-from embedding_adaptation.texts.language import language_of_all
+from embedding_adaptation.texts.language import languages_of
 
 if TYPE_CHECKING:
     from embedding_adaptation.datasets.clusters import Clusters
@@ -37,7 +37,7 @@ def profile_clusters(corpus: TextStream, clusters: Clusters, options: TextCluste
     count = len(clusters.centres)
     nearest = nearest_rows(clusters, _SPARE * options.nearest_texts)
     texts = texts_at(corpus, np.concatenate(nearest))
-    languages = [language_of_all("\n".join(texts[row] for row in rows.tolist()))[0] for rows in nearest]
+    languages = languages_of([[texts[row] for row in rows.tolist()] for rows in nearest])
     words = _distinctive_words(corpus, clusters, languages, options)
     members = clusters.labels != NOISE
     means = np.bincount(clusters.labels[members], clusters.distances[members], count) / np.maximum(clusters.sizes, 1)  # [K]

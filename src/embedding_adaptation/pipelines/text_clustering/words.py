@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import unicodedata
 from collections import Counter, defaultdict
 from functools import cache
@@ -28,6 +29,8 @@ _SMALL = 5
 # Two adjacent words stand for one of them if they make up this share of its occurrences, in so many texts at least.
 _TOGETHER = 0.5
 _FEWEST_PAIRS = 3
+# Both must be this much more frequent than in the other clusters, or every word would stand with its article.
+_PARTNER = 1.2
 # Above this many different pairs in a cluster, those seen once are forgotten, so that memory does not grow with the texts.
 _MOST_PAIRS = 200_000
 _LONGEST = 40  # characters; longer runs are keys, hashes and encoded data
@@ -174,7 +177,7 @@ class WordCounts:
         Args:
             count: Words per cluster.
             stop_words: Words to leave out; ``None``: those of the cluster's language.
-            languages: The language of each cluster, as ISO 639-1 codes; without, forms are not recognised.
+            languages: The language of each cluster, as ISO 639-1 codes; without, forms of a word are not recognised.
 
         Returns:
             For each cluster, at most ``count`` words, the most distinctive first.
@@ -199,23 +202,33 @@ class WordCounts:
                 stems_of[language] = {word: stem(word) for word in overall if word not in excluded}
                 totals_of[language] = _sums(overall, stems_of[language])
             stems = stems_of[language]
-            weights = self._weights(cluster, stems, totals_of[language], overall.total(), mean)
-            lists.append([" ".join(map(written, words)) for words in self._chosen(cluster, weights, stems, count)])
+            totals = totals_of[language]
+            own = _sums(self._words[cluster], stems)
+            lifts = self._lifts(cluster, own, totals, overall.total())
+            weights = self._weights(cluster, own, totals, lifts, stems, mean)
+            lists.append([" ".join(map(written, words)) for words in self._chosen(cluster, weights, lifts, stems, count)])
         return lists
 
-    def _weights(self, cluster: int, stems: dict[str, str], totals: Counter[str], total: int, mean: float) -> dict[str, float]:
+    def _lifts(self, cluster: int, own: Counter[str], totals: Counter[str], total: int) -> dict[str, float]:
+        """How many times as frequent stems are in a cluster as in the others."""
+        words = self._words[cluster].total()
+        ratio = max(total - words, 1) / max(words, 1)
+        return {stem: ratio * occurs / others if (others := totals[stem] - occurs) else math.inf for stem, occurs in own.items()}
+
+    def _weights(
+        self, cluster: int, own: Counter[str], totals: Counter[str], lifts: dict[str, float], stems: dict[str, str], mean: float
+    ) -> dict[str, float]:
         """Weights of the stems that are distinctive of a cluster."""
-        words = self._words[cluster]
-        own, rest = max(words.total(), 1), max(total - words.total(), 1)
+        words = max(self._words[cluster].total(), 1)
         fewest = _FEWEST_TEXTS if self._size[cluster] >= _SMALL else 1
         texts: Counter[str] = Counter()
         for word, number in self._texts[cluster].items():
             if word in stems:
                 texts[stems[word]] = max(texts[stems[word]], number)
         return {
-            stem: occurs / own * float(np.log1p(mean / totals[stem]))
-            for stem, occurs in _sums(words, stems).items()
-            if texts[stem] >= fewest and occurs / own > _LIFT * (totals[stem] - occurs) / rest
+            stem: occurs / words * float(np.log1p(mean / totals[stem]))
+            for stem, occurs in own.items()
+            if texts[stem] >= fewest and lifts[stem] > _LIFT
         }
 
     def _as_written(self, overall: Counter[str]) -> Callable[[str], str]:
@@ -229,7 +242,9 @@ class WordCounts:
 
         return written
 
-    def _chosen(self, cluster: int, weights: dict[str, float], stems: dict[str, str], count: int) -> list[tuple[str, ...]]:
+    def _chosen(
+        self, cluster: int, weights: dict[str, float], lifts: dict[str, float], stems: dict[str, str], count: int
+    ) -> list[tuple[str, ...]]:
         """Single words and pairs that stand for the stems with the largest weights."""
         words, texts = self._words[cluster], self._texts[cluster]
         forms: defaultdict[str, list[str]] = defaultdict(list)
@@ -245,8 +260,9 @@ class WordCounts:
                 most[pair] = max(most.get(pair, (0, ("", ""))), (number, (first, second)))
         best: dict[str, tuple[int, tuple[str, str]]] = {}
         for pair, number in together.items():
-            for stem in pair:
-                best[stem] = max(best.get(stem, (0, pair)), (number, pair))
+            if all(lifts[stem] > _PARTNER for stem in pair):
+                for stem in pair:
+                    best[stem] = max(best.get(stem, (0, pair)), (number, pair))
         found: list[tuple[str, ...]] = []
         covered: set[str] = set()
         for stem in sorted(weights, key=lambda stem: (-weights[stem], stem)):
