@@ -67,7 +67,7 @@ def test_texts_without_words_have_no_distinctive_ones():
 
 
 def test_forms_of_a_word_count_as_one_and_the_most_frequent_is_shown():
-    counts = counted(["my cards", "cards, again", "a card"] * 3, ["cake", "more cakes", "this cake"] * 4)
+    counts = counted(["my, cards", "cards, again", "a card"] * 3, ["cake", "more cakes", "this cake"] * 4)
     assert counts.distinctive(1, [], ["en", "en"]) == [["cards"], ["cake"]]
     assert counts.distinctive(1, [], ["", ""])[0] == ["cards"]
     assert {"card", "cards"} <= set(counts.distinctive(9, [])[0])
