@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.weights import DecoderWeights
 
-pytest_plugins = ["attention_fixtures", "clustering_fixtures", "hub_server"]
+pytest_plugins = ["attention_fixtures", "chat_fixtures", "clustering_fixtures", "hub_server"]
 PROJECT = Path(__file__).parents[1]
 
 # No test may reach for the Hub; those of the Hub's code start a server of their own and a process that is told of it.

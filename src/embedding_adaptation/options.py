@@ -63,6 +63,18 @@ class Options(BaseModel):
         """
 
 
+class ServerOptions(Options):
+    """A server for OpenAI's chat protocol (vLLM, Ollama, TGI, transformers serve); its key comes from Kedro's credentials."""
+
+    url: str = Field(
+        pattern=r"^https?://[^@]+$", description="Address up to and including /v1, such as http://localhost:8000/v1; no password."
+    )
+    model: str = Field(min_length=1, description="The model's name on the server.")
+    concurrency: int = Field(8, ge=1, description="Number of concurrent requests.")
+    timeout: float = Field(60.0, gt=0.0, description="Seconds after which a request counts as failed.")
+    retries: int = Field(5, ge=0, description="How often a failed request is retried, with increasing delays.")
+
+
 class TemplateOptions(Options):
     """A template with settings for special tokens."""
 

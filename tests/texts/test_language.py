@@ -23,3 +23,10 @@ def test_the_start_of_a_text_tells_its_language_or_all_of_it():
 def test_languages_are_known_by_their_codes():
     assert {"de", "en", "zh"} <= set(language.known_languages())
     assert "zxx" not in language.known_languages()
+
+
+def test_groups_have_their_own_languages_where_there_is_enough_to_tell():
+    english = ["The invoice was sent to the wrong address last week and nobody has answered my letters."] * 4
+    german = ["Die Rechnung wurde letzte Woche an die falsche Adresse geschickt, und niemand hat geantwortet."] * 4
+    assert language.languages_of([english, english, german, ["in bash"], []]) == ["en", "en", "de", "en", "en"]
+    assert language.languages_of([["12"], []]) == ["", ""]

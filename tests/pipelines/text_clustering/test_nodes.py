@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from embedding_adaptation.datasets.adapter import ADAPTER_CARD_FILE
+from embedding_adaptation.datasets.chat_server import ChatServerKey
 from embedding_adaptation.datasets.clusters import NOISE, Clusters, ClustersDataset
 from embedding_adaptation.datasets.vectors import VectorsDataset
 from embedding_adaptation.pipelines.text_clustering import nodes
@@ -131,11 +132,11 @@ def test_the_summary_says_what_each_cluster_is_about(clustered, make_options, ti
     corpus, clusters = clustered
     options = make_options(nearest_texts=3, naming={"model": False, "system_prompt": "x", "instruction": "{texts}"})
     profiles = nodes.describe_clusters(corpus, clusters, options)
-    summary = nodes.name_clusters(profiles, tiny_weights, options, embedder_options()).set_index("cluster")
+    summary = nodes.name_clusters(profiles, tiny_weights, ChatServerKey(), options, embedder_options()).set_index("cluster")
     assert summary.index.tolist() == [0, 1, 2, NOISE]
     assert summary["size"].tolist() == [8, 8, 8, 2]
     assert summary.loc[0, "words"] == "bus, late"
-    assert summary.loc[1, "name"] == "cake, oven"
+    assert summary.loc[1, "name"] == "cake · oven"
     assert summary.loc[NOISE, "name"] == "noise"
     assert summary.loc[0, ["nearest_1", "nearest_2", "nearest_3"]].tolist() == [f"the bus and the late number {n}" for n in (0, 1, 2)]
     assert summary.loc[0, "cohesion"] == pytest.approx(1 - np.linspace(0.1, 0.8, 8).mean(), abs=1e-4)
@@ -145,7 +146,7 @@ def test_the_summary_says_what_each_cluster_is_about(clustered, make_options, ti
 
 @pytest.mark.parametrize(
     ("stop_words", "words"),
-    [(None, [["bash"], ["cake"]]), ((), [["bash", "in"], ["cake"]]), (("bash",), [["in"], ["cake"]])],
+    [(None, [["bash"], ["cake"]]), ((), [["in bash"], ["cake"]]), (("bash",), [["in"], ["cake"]])],
 )
 def test_function_words_are_not_what_a_cluster_is_about_unless_one_says_so(make_options, stop_words, words):
     texts = [f"{n} in bash" for n in range(8)] + [f"{n} cake" for n in range(8)]

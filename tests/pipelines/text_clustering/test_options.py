@@ -4,6 +4,8 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
+NAMING = {"system_prompt": "x", "instruction": "{texts}"}
+
 
 @pytest.mark.parametrize(
     ("changes", "message"),
@@ -13,6 +15,9 @@ from pydantic import ValidationError
         ({"stability": {"candidates": [1, 2]}}, "each at least 2"),
         ({"stability": {"candidates": [2, 2]}}, "distinct numbers"),
         ({"naming": {"system_prompt": "x", "instruction": "no slot"}}, r"one \{texts\} slot"),
+        ({"naming": {**NAMING, "min_parameters": -1}}, "greater than or equal to 0"),
+        ({"naming": {**NAMING, "server": {"url": "localhost:8000", "model": "m"}}}, "String should match pattern"),
+        ({"naming": {**NAMING, "server": {"url": "http://localhost:8000/v1"}}}, "Field required"),
         ({"clustters": 5}, "Extra inputs"),
     ],
 )

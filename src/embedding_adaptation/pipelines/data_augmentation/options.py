@@ -9,7 +9,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from embedding_adaptation.embedder.template import PromptTemplate
-from embedding_adaptation.options import EmbedderOptions, Options
+from embedding_adaptation.options import EmbedderOptions, Options, ServerOptions
 
 GeneratorName = Literal["rewrite", "back_translation", "span_pairs", "neighbours", "noise", "identity", "given"]
 _WRITTEN: tuple[GeneratorName, ...] = ("rewrite", "back_translation")
@@ -86,18 +86,6 @@ class GeneratorOptions(Options):
     def style_names(self) -> tuple[str, ...]:
         """The styles that the candidates of a text cycle through; a single unnamed one if there are none."""
         return ("",)
-
-
-class ServerOptions(Options):
-    """A server for OpenAI's chat protocol (vLLM, Ollama, TGI, transformers serve); its key comes from Kedro's credentials."""
-
-    url: str = Field(
-        pattern=r"^https?://[^@]+$", description="Address up to and including /v1, such as http://localhost:8000/v1; no password."
-    )
-    model: str = Field(min_length=1, description="The model's name on the server.")
-    concurrency: int = Field(8, ge=1, description="Number of concurrent requests.")
-    timeout: float = Field(60.0, gt=0.0, description="Seconds after which a request counts as failed.")
-    retries: int = Field(5, ge=0, description="How often a failed request is retried, with increasing delays.")
 
 
 class RewriteOptions(GeneratorOptions):

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from embedding_adaptation.datasets.adapter import adapter_corpus
+from embedding_adaptation.datasets.chat_server import ChatServerKey
 from embedding_adaptation.datasets.clusters import NOISE, Clusters
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.vectors import FinishedShards
@@ -221,14 +222,19 @@ def describe_clusters(corpus: TextStream, text_clusters: Clusters, options: Text
 
 
 def name_clusters(
-    cluster_profiles: pd.DataFrame, base_model: DecoderWeights, options: TextClusteringOptions, embedder_options: EmbedderOptions
+    cluster_profiles: pd.DataFrame,
+    base_model: DecoderWeights,
+    chat_server: ChatServerKey,
+    options: TextClusteringOptions,
+    embedder_options: EmbedderOptions,
 ) -> pd.DataFrame:
     """Give every cluster a name.
 
     Args:
         cluster_profiles: The result of :func:`describe_clusters`.
-        base_model: The model that proposes names.
-        options: The request to the model.
+        base_model: The model that proposes names if it is large enough.
+        chat_server: The key of the server that proposes names instead, if any.
+        options: Who proposes names, and the request.
         embedder_options: Device and number format.
 
     Returns:
@@ -238,7 +244,9 @@ def name_clusters(
     from embedding_adaptation.pipelines.text_clustering import naming
 
     proper = cluster_profiles[cluster_profiles["cluster"] != NOISE]
-    names = naming.name_clusters(proper["nearest"].tolist(), proper["words"].tolist(), base_model, options.naming, embedder_options)
+    names = naming.name_clusters(
+        proper["nearest"].tolist(), proper["words"].tolist(), base_model, options.naming, embedder_options, key=chat_server.value
+    )
     noise = len(cluster_profiles) - len(proper)
     summary = cluster_profiles[["cluster", "size", "share", "cohesion"]].copy()
     summary.insert(1, "name", [name.name for name in names] + [NOISE_NAME] * noise)

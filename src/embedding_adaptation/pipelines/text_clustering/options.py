@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from embedding_adaptation.options import EmbedderOptions, Names, Options
+from embedding_adaptation.options import EmbedderOptions, Names, Options, ServerOptions
 
 TEXTS_SLOT = "{texts}"
 
@@ -73,7 +73,7 @@ class WordOptions(Options):
     """Distinctive words of a cluster."""
 
     count: int = Field(10, ge=1, description="Words per cluster.")
-    stop_words: Names | None = Field(None, description="Words never to show; null takes the built-in English ones.")
+    stop_words: Names | None = Field(None, description="Words never to show; null takes those of the texts' language.")
     max_texts: int = Field(2000, ge=1, description="Texts per cluster whose words are counted.")
 
 
@@ -85,9 +85,11 @@ class NameExample(Options):
 
 
 class NamingOptions(Options):
-    """Names of clusters, proposed by the base model from the nearest texts."""
+    """Names of clusters: their distinctive words, unless a model that can be relied on proposes a name that has one of them."""
 
-    model: bool = Field(True, description="Whether the base model proposes names; false uses the distinctive words.")
+    model: bool = Field(True, description="Whether the base model proposes names if it is large enough.")
+    min_parameters: int = Field(1_000_000_000, ge=0, description="Smaller base models are not asked: their names mislead.")
+    server: ServerOptions | None = Field(None, description="A chat server that proposes names instead of the base model.")
     system_prompt: str = Field(description="The role given to the model.")
     instruction: str = Field(description="The request to the model, with one {texts} slot.")
     examples: tuple[NameExample, ...] = Field((), description="Shown as earlier turns of the conversation.")

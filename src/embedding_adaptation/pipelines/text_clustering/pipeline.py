@@ -57,7 +57,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
             ),
             Node(
                 func=name_clusters,
-                inputs=["cluster_profiles", "base_model", "params:text_clustering", "params:embedder"],
+                inputs=["cluster_profiles", "base_model", "chat_server", "params:text_clustering", "params:embedder"],
                 outputs="cluster_summary",
                 name="name_clusters_node",
             ),

@@ -11,7 +11,7 @@ import pandas as pd
 from embedding_adaptation.datasets.clusters import NOISE
 from embedding_adaptation.pipelines.text_clustering.corpus import texts_at
 from embedding_adaptation.pipelines.text_clustering.words import WordCounts
-from embedding_adaptation.texts.function_words import FUNCTION_WORDS
+from embedding_adaptation.texts.language import languages_of
 
 if TYPE_CHECKING:
     from embedding_adaptation.datasets.clusters import Clusters
@@ -37,7 +37,8 @@ def profile_clusters(corpus: TextStream, clusters: Clusters, options: TextCluste
     count = len(clusters.centres)
     nearest = nearest_rows(clusters, _SPARE * options.nearest_texts)
     texts = texts_at(corpus, np.concatenate(nearest))
-    words = _distinctive_words(corpus, clusters, options)
+    languages = languages_of([[texts[row] for row in rows.tolist()] for rows in nearest])
+    words = _distinctive_words(corpus, clusters, languages, options)
     members = clusters.labels != NOISE
     means = np.bincount(clusters.labels[members], clusters.distances[members], count) / np.maximum(clusters.sizes, 1)  # [K]
     profiles = pd.DataFrame(
@@ -64,7 +65,7 @@ def nearest_rows(clusters: Clusters, count: int) -> list[np.ndarray]:
     return [order[start : min(start + count, stop)] for start, stop in itertools.pairwise(starts)]
 
 
-def _distinctive_words(corpus: TextStream, clusters: Clusters, options: TextClusteringOptions) -> list[list[str]]:
+def _distinctive_words(corpus: TextStream, clusters: Clusters, languages: list[str], options: TextClusteringOptions) -> list[list[str]]:
     rng = np.random.default_rng(options.seed)
     order = np.lexsort((rng.random(len(clusters.labels)), clusters.labels))
     labels = clusters.labels[order]
@@ -77,5 +78,4 @@ def _distinctive_words(corpus: TextStream, clusters: Clusters, options: TextClus
         rows = np.flatnonzero(counted[first : first + len(piece)])
         counts.add(piece["text"].iloc[rows], clusters.labels[first + rows].tolist())
         first += len(piece)
-    stop_words = options.words.stop_words
-    return counts.distinctive(options.words.count, FUNCTION_WORDS if stop_words is None else stop_words)
+    return counts.distinctive(options.words.count, options.words.stop_words, languages)

@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from chat_fixtures import KEY, answer
+from embedding_adaptation.datasets.chat_server import ChatServerKey
 from embedding_adaptation.pipelines.data_augmentation.generators import rewrite
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, GenerationError, Request
 from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
@@ -83,3 +85,61 @@ def test_a_model_without_chat_template_is_refused(context, tmp_path):
         with pytest.raises(GenerationError, match=r"has no chat template.*choose its instruction-tuned version"):
             attempt()
     rewrite.check(options(server={"url": "http://localhost:1/v1", "model": "m"}), dataclasses.replace(context, base_model=other))
+
+
+@pytest.fixture
+def asking(chat):
+    """Rewrite so many texts with the server; candidates by text, and the error at the end."""
+
+    def ask(count, seed=0, key=KEY):
+        server = {"url": chat.url, "model": "small", "concurrency": 4, "timeout": 5.0, "retries": 0}
+        made = options(styles={"s": {"instruction": "{text}"}}, server=server)
+        requests = (Request.of(str(number), f"text {number}", 0, "s") for number in range(count))
+        found = {}
+        try:
+            for one in rewrite.generate(requests, made, Context(seed, None, None, None, server_key=ChatServerKey(key), progress=False)):
+                found[one.source_id] = one
+        except GenerationError as error:
+            return found, str(error)
+        return found, ""
+
+    return ask
+
+
+def test_rewriting_takes_the_servers_answers(chat, asking):
+    found, error = asking(5)
+    assert not error
+    assert {name: (one.generated_text, one.style, one.finished) for name, one in found.items()} == {
+        str(number): (f"re: text {number}", "s", True) for number in range(5)
+    }
+    assert [message["role"] for message in chat.bodies[0]["messages"]] == ["system", "user"]
+    assert {headers["Authorization"] for headers in chat.headers} == {f"Bearer {KEY}"}
+
+
+def test_a_seed_belongs_to_the_request(chat, asking):
+    def seeds(count, seed):
+        chat.bodies.clear()
+        asking(count, seed)
+        return {body["messages"][-1]["content"]: body["seed"] for body in chat.bodies}
+
+    many = seeds(9, 0)
+    assert all(0 <= seed < 2**31 for seed in many.values())
+    assert len(set(many.values())) == 9
+    assert seeds(3, 0).items() < many.items()
+    assert seeds(3, 1)["text 0"] != many["text 0"]
+
+
+def test_what_a_server_answered_before_it_failed_is_kept(chat, asking):
+    chat.say = lambda text, attempt: (200, answer(text)) if int(text.split()[1]) < 6 else (503, {"error": "out of order"})
+    found, error = asking(100)
+    assert len(found) == 6
+    assert error.endswith(". 6 answers of this run have been kept; run the same command again to continue from there")
+
+
+def test_a_refused_key_names_the_place_of_the_key_and_hides_it(chat, asking):
+    chat.say = lambda text, attempt: (401, {"error": KEY})
+    found, error = asking(3)
+    assert not found
+    assert "chat_server: {api_key: ...}" in error
+    assert "0 answers of this run" in error
+    assert KEY not in error

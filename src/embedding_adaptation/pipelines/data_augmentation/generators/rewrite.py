@@ -5,11 +5,11 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.chat_server import ChatServerError, Conversation, answers
 from embedding_adaptation.embedder.chat import end_ids, has_chat_template, has_vocabulary_head, load_chat_model
 from embedding_adaptation.embedder.sampling import AnswerSampler
 from embedding_adaptation.embedder.template import SLOT
 from embedding_adaptation.embedder.token_choice import Prompt, Sampling
-from embedding_adaptation.pipelines.data_augmentation.generators.chat_server import answers
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Candidate, Context, GenerationError, Generator, Request
 
 if TYPE_CHECKING:
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from embedding_adaptation.options import ServerOptions
     from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
     from embedding_adaptation.texts.stream import TextStream
 
+_SERVER = "data_augmentation.generators.rewrite.server"
 # Requests sorted by length together; those of the same style share the beginning of their prompts.
 _WINDOW = 4096
 
@@ -43,9 +45,7 @@ def generate(requests: Iterable[Request], options: RewriteOptions, context: Cont
         GenerationError: If the model cannot rewrite texts; the message says why and what to do.
     """
     if options.server is not None:
-        conversations = ((request, conversation(request, options)) for request in requests)
-        for request, text, finished in answers(conversations, options, context):
-            yield Candidate.answering(request, text, finished=finished)
+        yield from _ask_server(requests, options.server, options, context)
         return
     stream = iter(requests)
     window = list(itertools.islice(stream, _WINDOW))
@@ -93,6 +93,28 @@ def conversation(request: Request, options: RewriteOptions) -> list[dict[str, st
     return [*turns, {"role": "user", "content": style.instruction.replace(SLOT, request.source_text)}]
 
 
+def _ask_server(requests: Iterable[Request], server: ServerOptions, options: RewriteOptions, context: Context) -> Iterator[Candidate]:
+    conversations = (
+        Conversation(
+            request,
+            f"text {request.source_id}",
+            conversation(request, options),
+            request.random(context.seed).getrandbits(31),
+        )
+        for request in requests
+    )
+    sampling = Sampling(options.temperature, options.top_p, options.max_new_tokens)
+    key = context.server_key.value if context.server_key else None
+    kept = 0
+    try:
+        for request, text, finished in answers(conversations, server, sampling, setting=_SERVER, key=key):
+            kept += 1
+            yield Candidate.answering(request, text, finished=finished)
+    except ChatServerError as error:
+        msg = f"{error}. {kept} answers of this run have been kept; run the same command again to continue from there"
+        raise GenerationError(msg) from error
+
+
 def _answer(
     sampler: AnswerSampler, tokenizer: PreTrainedTokenizerBase, requests: list[Request], options: RewriteOptions, seed: int
 ) -> Iterator[Candidate]:
@@ -137,7 +159,7 @@ def _prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request, options: R
 def _no_chat_template(source: str) -> str:
     return (
         f"base_model {source!r} has no chat template, so it cannot rewrite texts; choose its instruction-tuned version, configure a server "
-        "in data_augmentation.generators.rewrite.server, or use other generators"
+        f"in {_SERVER}, or use other generators"
     )
 
 

@@ -7,114 +7,44 @@ import json
 import logging
 import threading
 import time
-from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
 
-from embedding_adaptation.datasets.chat_server import ChatServerKey
-from embedding_adaptation.pipelines.data_augmentation.generators import chat_server as module
-from embedding_adaptation.pipelines.data_augmentation.generators import rewrite
-from embedding_adaptation.pipelines.data_augmentation.generators.chat_server import answers
-from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, GenerationError, Request
-from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
+from chat_fixtures import KEY, Chat, answer
+from embedding_adaptation import chat_server as module
+from embedding_adaptation.chat_server import ChatServerError, Conversation
+from embedding_adaptation.embedder.token_choice import Sampling
+from embedding_adaptation.options import ServerOptions
 
-KEY = "sk-very-secret-key"
-
-
-def answer(text, reason="stop"):
-    return {"choices": [{"index": 0, "finish_reason": reason, "message": {"role": "assistant", "content": text}}]}
+SETTING = "pipeline.server"
 
 
-class ChatHandler(BaseHTTPRequestHandler):
-    """Asks the test what to answer."""
-
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        chat = self.server.chat
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        text = body["messages"][-1]["content"]
-        with chat.lock:
-            chat.bodies.append(body)
-            chat.headers.append(self.headers)
-            chat.tries[text] += 1
-            chat.under_way += 1
-            chat.most_under_way = max(chat.most_under_way, chat.under_way)
-        status, said = chat.say(text, chat.tries[text]) if self.path == "/v1/chat/completions" else (404, "<html>nothing here</html>")
-        with chat.lock:
-            chat.under_way -= 1
-        data = (said if isinstance(said, str) else json.dumps(said)).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "text/html" if isinstance(said, str) else "application/json")
-        if status == 307:
-            self.send_header("Location", chat.location)
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        """Quiet."""
-
-
-class QuietServer(ThreadingHTTPServer):
-    """Says nothing about clients that hang up."""
-
-    daemon_threads = True
-
-    def handle_error(self, request, client_address):
-        """Quiet."""
-
-
-class Chat:
-    def __init__(self):
-        self.lock = threading.Lock()
-        self.bodies, self.headers, self.tries = [], [], Counter()
-        self.under_way = self.most_under_way = 0
-        self.say = lambda text, attempt: (200, answer(f" re: {text}\n"))
-        self.location = ""
-        self.server = QuietServer(("127.0.0.1", 0), ChatHandler)
-        self.server.chat = self
-        self.url = f"http://127.0.0.1:{self.server.server_port}/v1"
-        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-
-@pytest.fixture
-def chat(monkeypatch):
-    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.01)
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch):
     monkeypatch.setattr(module, "_PAUSE", 0.01)
-    chat = Chat()
-    yield chat
-    chat.server.shutdown()
-    chat.server.server_close()
 
 
 def options(chat, **changes):
     server = {"url": chat.url, "model": "small", "concurrency": 4, "timeout": 5.0, "retries": 2} | changes
-    return RewriteOptions(
-        system_prompt="rewrite", styles={"s": {"instruction": "{text}"}}, temperature=0.5, top_p=0.8, max_new_tokens=7, server=server
-    )
+    return ServerOptions.model_validate(server)
 
 
-def context(key=KEY, seed=0):
-    return Context(seed, None, None, None, server_key=ChatServerKey(key), progress=False)
+def answers(conversations, server, key=KEY):
+    return module.answers(conversations, server, Sampling(0.5, 0.8, 7), setting=SETTING, key=key)
 
 
 def asked(count=8):
     for number in itertools.islice(itertools.count(), count):
-        yield Request.of(str(number), f"text {number}"), [{"role": "user", "content": f"text {number}"}]
+        yield Conversation(str(number), f"text {number}", [{"role": "user", "content": f"text {number}"}], 100 + number)
 
 
 def collect(stream):
     """What came, and the error at the end."""
     found = []
     try:
-        for request, text, finished in stream:
-            found.append((request.source_id, text, finished))
-    except GenerationError as error:
+        found.extend(stream)
+    except ChatServerError as error:
         return found, str(error)
     return found, None
 
@@ -125,7 +55,7 @@ def test_several_requests_are_under_way_at_once_and_all_are_answered(chat):
         return 200, answer(f" re: {text}\n", "length" if text == "text 3" else "stop")
 
     chat.say = say
-    found, error = collect(answers(asked(20), options(chat), context()))
+    found, error = collect(answers(asked(20), options(chat)))
     assert error is None
     assert sorted(found) == sorted((str(n), f"re: text {n}", n != 3) for n in range(20))
     assert 1 < chat.most_under_way <= 4
@@ -135,21 +65,13 @@ def test_several_requests_are_under_way_at_once_and_all_are_answered(chat):
 
 def test_answers_come_as_they_are_finished(chat):
     chat.say = lambda text, attempt: (time.sleep(0.3 if text == "text 0" else 0), (200, answer(text)))[1]
-    found, _ = collect(answers(asked(4), options(chat), context()))
+    found, _ = collect(answers(asked(4), options(chat)))
     assert found[-1][0] == "0"
 
 
-def test_a_seed_belongs_to_the_request(chat):
-    def seeds(count, seed):
-        chat.bodies.clear()
-        collect(answers(asked(count), options(chat), context(seed=seed)))
-        return {body["messages"][0]["content"]: body["seed"] for body in chat.bodies}
-
-    many = seeds(9, 0)
-    assert all(0 <= seed < 2**31 for seed in many.values())
-    assert len(set(many.values())) == 9
-    assert seeds(3, 0).items() < many.items()
-    assert seeds(3, 1)["text 0"] != many["text 0"]
+def test_each_conversation_is_sent_its_seed(chat):
+    collect(answers(asked(9), options(chat)))
+    assert {body["messages"][0]["content"]: body["seed"] for body in chat.bodies} == {f"text {n}": 100 + n for n in range(9)}
 
 
 def test_no_more_is_taken_than_is_needed(chat):
@@ -161,7 +83,7 @@ def test_no_more_is_taken_than_is_needed(chat):
             taken += 1
             yield pair
 
-    stream = answers(endless(), options(chat, concurrency=2), context())
+    stream = answers(endless(), options(chat, concurrency=2))
     assert len(list(itertools.islice(stream, 5))) == 5
     assert taken <= 5 + 2 * 2
     stream.close()
@@ -171,15 +93,14 @@ def test_no_more_is_taken_than_is_needed(chat):
 
 def test_a_server_without_key_is_sent_a_placeholder(chat, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-of-another-service")
-    for given in (context(None), Context(0, None, None, None)):
-        assert collect(answers(asked(1), options(chat), given))[1] is None
+    assert collect(answers(asked(1), options(chat), None))[1] is None
     assert {headers["Authorization"] for headers in chat.headers} == {"Bearer none"}
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
 def test_what_fails_once_is_tried_again(chat, status):
     chat.say = lambda text, attempt: (status, {"error": "busy"}) if attempt == 1 else (200, answer(text))
-    found, error = collect(answers(asked(5), options(chat), context()))
+    found, error = collect(answers(asked(5), options(chat)))
     assert error is None
     assert len(found) == 5
     assert set(chat.tries.values()) == {2}
@@ -195,18 +116,15 @@ def test_what_fails_once_is_tried_again(chat, status):
 )
 def test_what_fails_always_keeps_what_was_answered_before(chat, status, message):
     chat.say = lambda text, attempt: (200, answer(text)) if int(text.split()[1]) < 6 else (status, {"error": "out of order"})
-    found, error = collect(answers(asked(1000), options(chat), context()))
+    found, error = collect(answers(asked(1000), options(chat)))
     if status == 500:
         message = message.replace("3 times", "20 times")
     assert len(found) == 6
     assert message in error
     assert "out of order" in error
-    assert error.endswith(". 6 answers of this run have been kept; run the same command again to continue from there")
     assert chat.tries["text 6"] == 3
     chat.say = lambda text, attempt: (status, {"error": "out of order"})
-    found, error = collect(answers(asked(), options(chat), context()))
-    assert not found
-    assert "0 answers of this run" in error
+    assert not collect(answers(asked(), options(chat)))[0]
 
 
 def test_answers_that_are_there_when_another_request_fails_come_first(chat, monkeypatch):
@@ -220,51 +138,50 @@ def test_answers_that_are_there_when_another_request_fails_come_first(chat, monk
     failed = threading.Event()
     monkeypatch.setattr(module._Workers, "wait", lambda self, wait=module._Workers.wait: (failed.wait(5), time.sleep(0.1), wait(self))[2])
     monkeypatch.setattr(module._Server, "_failed", lambda self, *a, made=module._Server._failed: (failed.set(), made(self, *a))[1])
-    found, error = collect(answers(asked(4), options(chat), context()))
+    found, error = collect(answers(asked(4), options(chat)))
     assert "rejects the key" in error
     assert sorted(row[0] for row in found) == ["1", "2", "3"]
-    assert "3 answers of this run" in error
 
 
 def test_a_server_that_takes_too_long_is_named_with_its_timeout(chat):
     chat.say = lambda text, attempt: (time.sleep(0.4), (200, answer(text)))[1]
-    _, error = collect(answers(asked(1), options(chat, timeout=0.05, retries=1), context()))
-    assert "did not answer within 0.05 seconds; raise data_augmentation.generators.rewrite.server.timeout" in error
+    _, error = collect(answers(asked(1), options(chat, timeout=0.05, retries=1)))
+    assert "did not answer within 0.05 seconds; raise pipeline.server.timeout" in error
     assert chat.tries["text 0"] == 2
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_a_refused_key_ends_at_once_and_is_not_shown(chat, status):
     chat.say = lambda text, attempt: (status, {"error": f"wrong key {KEY}"})
-    _, error = collect(answers(asked(100), options(chat), context()))
+    _, error = collect(answers(asked(100), options(chat)))
     assert "rejects the key" in error
     assert "chat_server: {api_key: ...} in conf/local/credentials.yml" in error
     assert "wrong key ***" in error
     assert KEY not in error
     assert len(chat.bodies) <= 8
     assert set(chat.tries.values()) == {1}
-    assert "requires a key" in collect(answers(asked(1), options(chat), context(None)))[1]
+    assert "requires a key" in collect(answers(asked(1), options(chat), None))[1]
 
 
 @pytest.mark.parametrize("path", ["/v1", "/other"])
 def test_an_unknown_model_or_address_is_named(chat, path):
     chat.say = lambda text, attempt: (404, {"error": "model not found"})
-    _, error = collect(answers(asked(3), options(chat, url=chat.url.replace("/v1", path)), context()))
+    _, error = collect(answers(asked(3), options(chat, url=chat.url.replace("/v1", path))))
     assert f"the server {chat.url.replace('/v1', path)}/ has no model 'small' or no such address" in error
-    assert "correct data_augmentation.generators.rewrite.server.url (up to /v1) and model" in error
+    assert "correct pipeline.server.url (up to /v1) and model" in error
 
 
 def test_nobody_there(chat):
     chat.server.shutdown()
     chat.server.server_close()
     started = time.perf_counter()
-    _, error = collect(answers(asked(), options(chat), context()))
-    assert "Connection refused); start it, or correct data_augmentation.generators.rewrite.server.url" in error
+    _, error = collect(answers(asked(), options(chat)))
+    assert "Connection refused); start it, or correct pipeline.server.url" in error
     assert time.perf_counter() - started < 2
 
 
 def test_no_address(chat):
-    assert "'http://[::1/v1' is not a valid URL; correct" in collect(answers(asked(), options(chat, url="http://[::1/v1"), context()))[1]
+    assert "'http://[::1/v1' is not a valid URL; correct" in collect(answers(asked(), options(chat, url="http://[::1/v1")))[1]
 
 
 NONSENSE = {
@@ -284,7 +201,7 @@ NONSENSE = {
 def test_one_request_without_a_usable_answer_gets_an_empty_one(chat, name, caplog):
     chat.say = lambda text, attempt: NONSENSE[name] if text == "text 2" else (200, answer(text))
     with caplog.at_level(logging.WARNING):
-        found, error = collect(answers(asked(), options(chat), context()))
+        found, error = collect(answers(asked(), options(chat)))
     assert error is None
     assert len(found) == 8
     assert [row for row in found if not row[1]] == [("2", "", False)]
@@ -296,10 +213,9 @@ def test_one_request_without_a_usable_answer_gets_an_empty_one(chat, name, caplo
 def test_a_server_that_gives_nothing_usable_from_the_start_is_shown(chat, name):
     chat.say = lambda text, attempt: NONSENSE[name]
     for count in (1, 100):
-        found, error = collect(answers(asked(count), options(chat, retries=1), context()))
+        found, error = collect(answers(asked(count), options(chat, retries=1)))
         assert not found
         assert f"sent no usable answer {min(count, 3)} times in a row" in error
-        assert "0 answers of this run" in error
     said = NONSENSE[name][1]
     shown = " ".join((said if isinstance(said, str) else json.dumps(said)).split())[:100]
     assert shown in error
@@ -308,7 +224,7 @@ def test_a_server_that_gives_nothing_usable_from_the_start_is_shown(chat, name):
 
 def test_nonsense_once_is_tried_again(chat):
     chat.say = lambda text, attempt: NONSENSE["html"] if attempt == 1 else (200, answer(text))
-    found, error = collect(answers(asked(), options(chat), context()))
+    found, error = collect(answers(asked(), options(chat)))
     assert error is None
     assert all(text for _, text, _ in found)
 
@@ -316,20 +232,20 @@ def test_nonsense_once_is_tried_again(chat):
 def test_tries_of_all_kinds_count_together(chat):
     said = [(503, {}), NONSENSE["html"], (503, {}), NONSENSE["html"], (200, answer("at last"))]
     chat.say = lambda text, attempt: said[attempt - 1]
-    assert collect(answers(asked(1), options(chat, retries=4), context()))[0] == [("0", "at last", True)]
+    assert collect(answers(asked(1), options(chat, retries=4)))[0] == [("0", "at last", True)]
     chat.tries.clear()
-    assert "no usable answer" in collect(answers(asked(1), options(chat, retries=3), context()))[1]
+    assert "no usable answer" in collect(answers(asked(1), options(chat, retries=3)))[1]
     assert chat.tries["text 0"] == 4
 
 
 def test_an_empty_answer_is_an_answer(chat):
     chat.say = lambda text, attempt: (200, answer("", "length"))
-    assert collect(answers(asked(1), options(chat), context())) == ([("0", "", False)], None)
+    assert collect(answers(asked(1), options(chat))) == ([("0", "", False)], None)
 
 
 def test_half_a_character_at_the_end_of_an_answer_is_replaced(chat):
     chat.say = lambda text, attempt: (200, answer("thanks \ud83d", "length"))
-    assert collect(answers(asked(1), options(chat), context())) == ([("0", "thanks \ufffd", False)], None)
+    assert collect(answers(asked(1), options(chat))) == ([("0", "thanks \ufffd", False)], None)
 
 
 def test_neither_key_nor_texts_go_where_a_redirect_leads(chat):
@@ -337,7 +253,7 @@ def test_neither_key_nor_texts_go_where_a_redirect_leads(chat):
     try:
         chat.location = f"{other.url}/chat/completions?token={KEY}"
         chat.say = lambda text, attempt: (307, "")
-        _, error = collect(answers(asked(), options(chat), context()))
+        _, error = collect(answers(asked(), options(chat)))
     finally:
         other.server.shutdown()
         other.server.server_close()
@@ -351,25 +267,24 @@ def test_the_key_is_in_no_log(chat, caplog):
         (503, f"{KEY}") if attempt == 1 else (200, f"{KEY} nonsense") if text == "text 1" else (200, answer(text))
     )
     with caplog.at_level(logging.DEBUG):
-        found, _ = collect(answers(asked(), options(chat), context()))
+        found, _ = collect(answers(asked(), options(chat)))
         chat.say = lambda text, attempt: (400, KEY * 9)
-        _, error = collect(answers(asked(), options(chat), context()))
+        _, error = collect(answers(asked(), options(chat)))
     assert len(found) == 8
     assert "HTTP Response" in caplog.text
     assert KEY not in caplog.text
     assert KEY[:10] not in error
-    assert KEY not in repr(context())
 
 
 def test_a_mistake_of_the_program_is_not_hidden(chat, monkeypatch):
     monkeypatch.setattr(module, "_read", lambda body: 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        list(answers(asked(), options(chat), context()))
+        list(answers(asked(), options(chat)))
 
 
 def test_threads_end_with_the_answers(chat):
-    collect(answers(asked(), options(chat), context()))
-    stream = answers(asked(100), options(chat), context())
+    collect(answers(asked(), options(chat)))
+    stream = answers(asked(100), options(chat))
     next(stream)
     stream.close()
     deadline = time.monotonic() + 2
@@ -378,19 +293,10 @@ def test_threads_end_with_the_answers(chat):
     assert not left
 
 
-def test_rewriting_takes_the_servers_answers(chat):
-    requests = [Request.of(str(number), f"text {number}", 0, "s") for number in range(5)]
-    candidates = list(rewrite.generate(requests, options(chat), context()))
-    assert {(c.source_id, c.generated_text, c.style, c.finished) for c in candidates} == {
-        (str(number), f"re: text {number}", "s", True) for number in range(5)
-    }
-    assert [message["role"] for message in chat.bodies[0]["messages"]] == ["system", "user"]
-
-
 def test_pauses_grow(chat, monkeypatch):
     paused = []
     monkeypatch.setattr(module, "_PAUSE", 3.0)
-    server = module._Server(options(chat, retries=4), options(chat, retries=4).server, context())
+    server = module._Server(options(chat, retries=4), Sampling(0.5, 0.8, 7), SETTING, KEY)
     server.stopped = SimpleNamespace(wait=paused.append, is_set=lambda: False)
     chat.say = lambda text, attempt: NONSENSE["html"]
     assert server.ask(next(asked())).doubt
@@ -401,7 +307,7 @@ def test_pauses_grow(chat, monkeypatch):
 def test_nothing_is_asked_once_nobody_waits(chat, monkeypatch):
     monkeypatch.setattr("openai._base_client.INITIAL_RETRY_DELAY", 0.1)
     chat.say = lambda text, attempt: (503, {}) if text == "text 0" else (200, answer(text))
-    stream = answers(asked(), options(chat, retries=50), context())
+    stream = answers(asked(), options(chat, retries=50))
     next(stream)
     stream.close()
     time.sleep(0.02)

@@ -13,19 +13,18 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
-from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, GenerationError, Request
 from embedding_adaptation.texts.cells import SINGLE_SURROGATE
 
 if TYPE_CHECKING:
     import openai
 
-    from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions, ServerOptions
+    from embedding_adaptation.embedder.token_choice import Sampling
+    from embedding_adaptation.options import ServerOptions
 
 logger = logging.getLogger(__name__)
 
-_SETTING = "data_augmentation.generators.rewrite.server"
 _CREDENTIALS = "chat_server: {api_key: ...} in conf/local/credentials.yml"
 _SHOWN = 100
 # Seconds before a request with an unusable answer is retried; the client has its own delays for everything else.
@@ -39,38 +38,59 @@ _TOO_MANY = 429
 # Statuses caused by a single request: too long, an unknown setting, or a text that makes the server fail.
 _THIS_REQUEST = frozenset({400, 413, 422, 500})
 
-_Task = tuple[Request, list[dict[str, str]]]
+
+_Subject = TypeVar("_Subject")
+
+
+class ChatServerError(RuntimeError):
+    """A server that cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversation(Generic[_Subject]):
+    """What is asked of a server.
+
+    Attributes:
+        subject: What it is about; comes back with the answer.
+        name: What messages call the subject, such as ``text 12``.
+        messages: The messages, with roles and contents.
+        seed: Sent along, for servers that heed it.
+    """
+
+    subject: _Subject
+    name: str
+    messages: list[dict[str, str]]
+    seed: int
 
 
 def answers(
-    conversations: Iterable[tuple[Request, list[dict[str, str]]]], options: RewriteOptions, context: Context
-) -> Iterator[tuple[Request, str, bool]]:
-    """Send several requests to a server at once.
+    conversations: Iterable[Conversation[_Subject]], server: ServerOptions, sampling: Sampling, *, setting: str, key: str | None = None
+) -> Iterator[tuple[_Subject, str, bool]]:
+    """Send several conversations to a server at once.
 
     A request that fails or gets no usable answer is retried ``retries`` times, after increasing delays. If it still fails while the server
     answers others, it gets an empty answer. Redirects are not followed, so key and texts go only to the configured address.
 
     Args:
-        conversations: Requests and their messages; at most ``2 * concurrency`` are read ahead of the answers.
-        options: Server and sampling.
-        context: Key and seed. Each request is sent a seed of its own.
+        conversations: At most ``2 * concurrency`` are read ahead of the answers.
+        server: The server.
+        sampling: How it is to choose tokens.
+        setting: Name of the option that holds the server, for messages.
+        key: The server's key, if it needs one.
 
     Yields:
-        Request, answer, and whether the answer is complete, in the order in which they finish.
+        Subject, answer, and whether the answer is complete, in the order in which they finish.
 
     Raises:
-        GenerationError: If the server cannot be used; the message says why and what to do. Answers received before are yielded first.
+        ChatServerError: If the server cannot be used; the message says why and what to do. Answers received before are yielded first.
     """
-    if options.server is None:
-        msg = f"no server is configured in {_SETTING}; set its url and model"
-        raise GenerationError(msg)
-    server = _Server(options, options.server, context)
+    asked = _Server(server, sampling, setting, key)
     stream = iter(conversations)
-    ahead = 2 * options.server.concurrency
+    ahead = 2 * server.concurrency
     doubtful: list[_Outcome] = []
     failure: Exception | None = None
     kept = pending = 0
-    with _Workers(server, options.server.concurrency) as workers:
+    with _Workers(asked, server.concurrency) as workers:
         while failure is None:
             for task in itertools.islice(stream, ahead - pending):
                 workers.submit(task)
@@ -86,15 +106,12 @@ def answers(
                 doubtful.clear()
             else:
                 doubtful.append(outcome)
-                failure = outcome.failure or server.unusable(doubtful, _LATER if kept else _AT_FIRST)
+                failure = outcome.failure or asked.unusable(doubtful, _LATER if kept else _AT_FIRST)
         for outcome in workers.finished():
             if outcome.answered:
                 kept += 1
                 yield outcome.result()
-    failure = failure or server.unusable(doubtful, _AT_FIRST if kept else 1)
-    if isinstance(failure, GenerationError):
-        msg = f"{failure}. {kept} answers of this run have been kept; run the same command again to continue from there"
-        raise GenerationError(msg)
+    failure = failure or asked.unusable(doubtful, _AT_FIRST if kept else 1)
     if failure is not None:
         raise failure
     yield from (outcome.result() for outcome in doubtful)
@@ -104,7 +121,7 @@ def answers(
 class _Outcome:
     """The outcome of a request: an answer, a doubt (nothing usable, perhaps because of the request itself), or a server failure."""
 
-    request: Request
+    conversation: Conversation[Any]
     text: str = ""
     finished: bool = False
     doubt: str = ""
@@ -114,27 +131,27 @@ class _Outcome:
     def answered(self) -> bool:
         return not self.doubt and self.failure is None
 
-    def result(self) -> tuple[Request, str, bool]:
+    def result(self) -> tuple[Any, str, bool]:
         if self.doubt:
-            logger.warning("text %s is left without an answer: the server answers others, but sent %s", self.request.source_id, self.doubt)
-        return self.request, self.text, self.finished
+            logger.warning("%s is left without an answer: the server answers others, but sent %s", self.conversation.name, self.doubt)
+        return self.conversation.subject, self.text, self.finished
 
 
 class _Server:
     """One server, model and sampling configuration; thread-safe."""
 
-    def __init__(self, options: RewriteOptions, server: ServerOptions, context: Context) -> None:
+    def __init__(self, server: ServerOptions, sampling: Sampling, setting: str, key: str | None) -> None:
         import openai
 
         self.stopped = threading.Event()
         self._options = server
-        self._seed = context.seed
-        self._key = context.server_key.value if context.server_key else None
+        self._setting = setting
+        self._key = key
         self._sampling: dict[str, Any] = {
             "model": server.model,
-            "temperature": options.temperature,
-            "top_p": options.top_p,
-            "max_tokens": options.max_new_tokens,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "max_tokens": sampling.max_new_tokens,
         }
         try:
             self._client = openai.OpenAI(
@@ -147,16 +164,15 @@ class _Server:
                 ),
             )
         except Exception:  # noqa: BLE001  the error for an invalid URL depends on the client's HTTP library, which has changed
-            msg = f"{_without_password(server.url)!r} is not a valid URL; correct {_SETTING}.url"
-            raise GenerationError(msg) from None
+            msg = f"{_without_password(server.url)!r} is not a valid URL; correct {setting}.url"
+            raise ChatServerError(msg) from None
         self._address = _without_password(str(self._client.base_url))
 
-    def ask(self, task: _Task) -> _Outcome:
+    def ask(self, conversation: Conversation[Any]) -> _Outcome:
         """Send one request, with retries."""
         import openai
 
-        request, messages = task
-        seed = request.random(self._seed).getrandbits(31)
+        messages, seed = conversation.messages, conversation.seed
         left = self._options.retries
         for attempt in itertools.count():
             # All kinds of failure share the number of retries of the request.
@@ -164,31 +180,32 @@ class _Server:
             try:
                 raw = client.chat.completions.with_raw_response.create(messages=messages, seed=seed, **self._sampling)  # type: ignore[arg-type]
             except openai.APIStatusError as error:
-                return self._refused(request, error)
+                return self._refused(conversation, error)
             except openai.APITimeoutError:
-                reason = f"did not answer within {self._options.timeout:g} seconds; raise {_SETTING}.timeout or lower its concurrency"
-                return self._failed(request, reason)
+                reason = f"did not answer within {self._options.timeout:g} seconds; raise {self._setting}.timeout or lower its concurrency"
+                return self._failed(conversation, reason)
             except openai.APIConnectionError as error:
-                reason = f"cannot be reached ({self._shown(str(error.__cause__))}); start it, or correct {_SETTING}.url"
-                return self._failed(request, reason)
+                reason = f"cannot be reached ({self._shown(str(error.__cause__))}); start it, or correct {self._setting}.url"
+                return self._failed(conversation, reason)
             left -= raw.retries_taken
             text, finished, doubt = _read(raw.http_response.text)
             if not doubt:
-                return _Outcome(request, text, finished)
+                return _Outcome(conversation, text, finished)
             if left <= 0 or self.stopped.wait(min(_PAUSE * 2.0**attempt, _LONGEST_PAUSE)):
-                return _Outcome(request, doubt=f"{doubt}: {self._shown(raw.http_response.text)}")
+                return _Outcome(conversation, doubt=f"{doubt}: {self._shown(raw.http_response.text)}")
             left -= 1
         raise AssertionError
 
-    def unusable(self, doubtful: list[_Outcome], limit: int) -> GenerationError | None:
+    def unusable(self, doubtful: list[_Outcome], limit: int) -> ChatServerError | None:
         """An error if so many consecutive requests got no usable answer that the server must be at fault."""
         if len(doubtful) < limit:
             return None
         msg = (
             f"the server {self._address} sent no usable answer {len(doubtful)} times in a row; the last was {doubtful[-1].doubt} - check "
-            f"that {_SETTING}.url is that of a chat server (up to and including /v1) and that the model accepts these texts and settings"
+            f"that {self._setting}.url is that of a chat server (up to and including /v1), and that the model accepts these texts and "
+            "settings"
         )
-        return GenerationError(msg)
+        return ChatServerError(msg)
 
     def close(self) -> None:
         """Close all connections, none of which may be in use."""
@@ -202,27 +219,29 @@ class _Server:
             msg = "stopped"
             raise openai.OpenAIError(msg)
 
-    def _refused(self, request: Request, error: openai.APIStatusError) -> _Outcome:
+    def _refused(self, conversation: Conversation[Any], error: openai.APIStatusError) -> _Outcome:
         status = error.status_code
         details = f"{status}: {self._shown(error.response.text)}"
         if status in _THIS_REQUEST:
-            return _Outcome(request, doubt=details)
+            return _Outcome(conversation, doubt=details)
         if status in _UNKNOWN_KEY:
             problem = "rejects the key" if self._key else "requires a key"
             reason = f"{problem} ({details}); set {_CREDENTIALS}"
         elif status == _NOT_FOUND:
-            reason = f"has no model {self._options.model!r} or no such address ({details}); correct {_SETTING}.url (up to /v1) and model"
+            reason = (
+                f"has no model {self._options.model!r} or no such address ({details}); correct {self._setting}.url (up to /v1) and model"
+            )
         elif error.response.is_redirect:
             target = _without_password(error.response.headers.get("location", "")).partition("?")[0]
-            reason = f"redirects to {self._shown(target)!r}, where the key is not sent; correct {_SETTING}.url"
+            reason = f"redirects to {self._shown(target)!r}, where the key is not sent; correct {self._setting}.url"
         elif status == _TOO_MANY:
-            reason = f"accepts no more requests for now ({details}); wait, or lower {_SETTING}.concurrency"
+            reason = f"accepts no more requests for now ({details}); wait, or lower {self._setting}.concurrency"
         else:
             reason = f"fails ({details}); see its own log"
-        return self._failed(request, reason)
+        return self._failed(conversation, reason)
 
-    def _failed(self, request: Request, reason: str) -> _Outcome:
-        return _Outcome(request, failure=GenerationError(f"the server {self._address} {reason}"))
+    def _failed(self, conversation: Conversation[Any], reason: str) -> _Outcome:
+        return _Outcome(conversation, failure=ChatServerError(f"the server {self._address} {reason}"))
 
     def _shown(self, text: str) -> str:
         """The beginning of a server's message, without the key, which some servers repeat."""
@@ -236,7 +255,7 @@ class _Workers:
 
     def __init__(self, server: _Server, count: int) -> None:
         self._server = server
-        self._tasks: SimpleQueue[_Task | None] = SimpleQueue()
+        self._tasks: SimpleQueue[Conversation[Any] | None] = SimpleQueue()
         self._outcomes: SimpleQueue[_Outcome] = SimpleQueue()
         self._lock = threading.Lock()
         self._working = count
@@ -255,7 +274,7 @@ class _Workers:
         for _thread in self._threads:
             self._tasks.put(None)
 
-    def submit(self, task: _Task) -> None:
+    def submit(self, task: Conversation[Any]) -> None:
         """Queue a request."""
         self._tasks.put(task)
 
@@ -273,7 +292,7 @@ class _Workers:
             try:
                 outcome = self._server.ask(task)
             except Exception as error:  # noqa: BLE001  raised again in the waiting thread
-                outcome = _Outcome(task[0], failure=error)
+                outcome = _Outcome(task, failure=error)
             self._outcomes.put(outcome)
         with self._lock:
             self._working -= 1
