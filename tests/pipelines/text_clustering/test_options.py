@@ -40,4 +40,4 @@ def test_the_projects_own_options_are_valid(project):
     from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
 
     values = yaml.safe_load((project / "conf/base/parameters/text_clustering.yml").read_text())["text_clustering"]
-    assert TextClusteringOptions.model_validate(values | {"seed": 0}).clusters is None
+    assert TextClusteringOptions.model_validate(values | {"seed": 0, "private": False}).clusters is None
