@@ -72,16 +72,19 @@ def name_clusters(
         ChatServerError: If the server cannot be used; the message says why and what to do.
     """
     stems = [stemmer(language) for language in languages_of(texts)]
+    reason = "" if options.server is not None else unfit(weights, options)
+    if reason:
+        logger.info("clusters are named by their distinctive words: %s", reason)
+        return _distinct([""] * len(texts), words, stems)
     proposals = _proposals(texts, weights, options, embedder_options, key)
     backed = [
         proposal if any(share_a_word(proposal, word, stem) for word in own) else ""
         for proposal, own, stem in zip(proposals, words, stems, strict=True)
     ]
-    if any(proposals):
-        logger.info(
-            "the model's answers name %d of %d clusters; %d were no names, and %d had none of their cluster's distinctive words",
-            sum(map(bool, backed)), len(texts), proposals.count(""), sum(map(bool, proposals)) - sum(map(bool, backed)),
-        )  # fmt: skip
+    logger.info(
+        "the model's answers name %d of %d clusters; %d were no names, and %d had none of their cluster's distinctive words",
+        sum(map(bool, backed)), len(texts), proposals.count(""), sum(map(bool, proposals)) - sum(map(bool, backed)),
+    )  # fmt: skip
     return _distinct(backed, words, stems)
 
 
@@ -147,18 +150,14 @@ def _proposals(
     embedder_options: EmbedderOptions,
     key: str | None,
 ) -> list[str]:
-    """What the server or the base model proposes for each cluster; empty where nothing is usable, or nobody is to be asked."""
+    """What the server, or else the base model, proposes for each cluster; empty where nothing is usable."""
     if options.server is not None:
         return usable_names(server_answers(texts, options.server, options, key), texts, options)
-    reason = unfit(weights, options)
-    if reason:
-        logger.info("clusters are named by their distinctive words: %s", reason)
-        return [""] * len(texts)
     return usable_names(model_answers(texts, weights, options, embedder_options), texts, options)
 
 
 def unfit(weights: DecoderWeights, options: NamingOptions) -> str:
-    """Why the base model is not asked for names; empty if it is."""
+    """Why the base model cannot be asked for names; empty if it can."""
     if not options.model:
         return "text_clustering.naming.model is false"
     if weights.card.parameters < options.min_parameters:
