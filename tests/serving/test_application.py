@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import logging
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -116,7 +118,9 @@ def test_an_unknown_model_path_or_method_is_refused_in_openais_form(client):
     message = openai_error(api.post("/v1/embeddings", json={"model": "gpt", "input": "a"}), 404, "model", "model_not_found")
     assert message == "there is no model 'gpt'; this server has 'tiny-model'"
     openai_error(api.get("/v1/nothing"), 404)
-    openai_error(api.get("/v1/embeddings"), 405)
+    wrong_method = api.get("/v1/embeddings")
+    openai_error(wrong_method, 405)
+    assert wrong_method.headers["allow"] == "POST"
     (model,) = api.get("/v1/models").json()["data"]
     assert model["id"] == "tiny-model"
 
@@ -220,6 +224,34 @@ def test_info_names_the_limits_and_no_path(client, served):
     assert (info["model_id"], info["model_dtype"], info["dimensions"]) == ("tiny-model", "float32", 32)
     assert (info["max_client_batch_size"], info["max_input_length"]) == (7, served.room)
     assert "/" not in response.text.replace("models:/", "")
+
+
+def test_beyond_the_queue_a_request_is_told_to_come_back(client, served):
+    began, gate = threading.Event(), threading.Event()
+
+    class Held:
+        name, dimensions, count_tokens = "held", served.dimensions, served.count_tokens
+
+        @staticmethod
+        def encode(texts):
+            began.set()
+            assert gate.wait(10)
+            return served.encode(texts)
+
+    api = client(model=Held(), queue_texts=1, batch_texts=1, wait_ms=0)
+    body = {"model": "held", "input": "a"}
+    with ThreadPoolExecutor(2) as pool:
+        accepted = [pool.submit(api.post, "/v1/embeddings", json=body)]
+        assert began.wait(10)
+        accepted.append(pool.submit(api.post, "/v1/embeddings", json=body))
+        while metric(api, "embedding_queue_texts") == 0:
+            time.sleep(0.005)
+        refused, plain = api.post("/v1/embeddings", json=body), api.post("/embed", json={"inputs": "a"})
+        assert "would be more than 1" in openai_error(refused, 503, None, "overloaded")
+        assert refused.headers["retry-after"] == plain.headers["retry-after"] == "1"
+        assert plain.json()["error_type"] == "Overloaded"
+        gate.set()
+        assert [one.result(10).status_code for one in accepted] == [200, 200]
 
 
 def test_a_failure_of_the_model_is_status_500_and_its_message_is_not_logged(client, served, caplog):

@@ -91,7 +91,7 @@ def test_beyond_the_bound_requests_are_refused_and_a_request_alone_is_not(encode
     assert lengths(queue.submit(["a"] * 5)) == [1] * 5
     occupied(encoder, queue)
     kept = queue.submit(["a", "b"])
-    with pytest.raises(QueueFullError, match="2 texts are waiting, and with these 2 they would exceed 3"):
+    with pytest.raises(QueueFullError, match=r"the texts that wait \(2\) and these \(2\) would be more than 3"):
         queue.submit(["c", "d"])
     encoder.gate.set()
     assert lengths(kept) == [1, 1]

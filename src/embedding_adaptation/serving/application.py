@@ -191,4 +191,6 @@ async def _invalid(request: Request, error: RequestValidationError) -> Response:
 async def _http_error(request: Request, error: HTTPException) -> Response:
     """The answer to an unknown path or method."""
     path = request.url.path
-    return RequestError(error.status_code, f"{request.method} {path[:100]}: {error.detail}").response(path)
+    response = RequestError(error.status_code, f"{request.method} {path[:100]}: {error.detail}").response(path)
+    response.headers.update(error.headers or {})
+    return response

@@ -115,7 +115,7 @@ class Batcher:
                 raise StoppedError(msg)
             if self._waiting and self._waiting + len(texts) > self._options.queue_texts:
                 limit = self._options.queue_texts
-                msg = f"{self._waiting} texts are waiting, and with these {len(texts)} they would exceed {limit}; try later"
+                msg = f"the texts that wait ({self._waiting}) and these ({len(texts)}) would be more than {limit}; try later"
                 raise QueueFullError(msg)
             job = _Job(texts, truncate, Future())
             self._new.append(job)
