@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hmac
 import time
 from typing import TYPE_CHECKING
@@ -12,7 +14,7 @@ from embedding_adaptation.serving.failures import log_failure
 from embedding_adaptation.serving.schemas import RequestError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Awaitable, Collection
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -56,7 +58,7 @@ class Guard:
             self._check_key(scope)
             body = await self._body(scope, receive)
             if body is not None:  # None: the client has gone
-                await self._app(scope, _replayed(body, receive), counted)
+                await _while_connected(self._app(scope, _replayed(body), counted), receive)
         except RequestError as error:
             await error.response(scope["path"])(scope, receive, counted)
         except Exception as error:  # noqa: BLE001  the server would log its message
@@ -96,11 +98,33 @@ class Guard:
         return RequestError(413, msg, code="request_too_large")
 
 
-def _replayed(body: bytes, receive: Receive) -> Receive:
-    """A body that has been read already, followed by whatever comes next."""
+def _replayed(body: bytes) -> Receive:
+    """A body that has been read already; whoever waits for more, waits for as long as the client is there."""
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:
-        return messages.pop() if messages else await receive()
+        if messages:
+            return messages.pop()
+        await asyncio.Event().wait()  # ended from outside, see _while_connected
+        return {"type": "http.disconnect"}
 
     return replay
+
+
+async def _while_connected(answer: Awaitable[None], receive: Receive) -> None:
+    """Answer a request, or give it up when its client has gone: what it waits for in the queue is then not embedded."""
+
+    async def client_gone() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    answering, leaving = asyncio.ensure_future(answer), asyncio.ensure_future(client_gone())
+    try:
+        await asyncio.wait({answering, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not answering.done():
+            answering.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await answering
+    finally:
+        leaving.cancel()
+        answering.cancel()
