@@ -141,9 +141,9 @@ def test_the_chain_ends_with_a_model_that_others_can_load_and_whose_card_has_the
     folder = versions(project, "adapted_embedder")[-1]
     assert str(folder) in result.stdout.replace("\n", "")
     comparison = pd.read_csv(versions(project, "strategy_comparison.csv")[-1]).set_index("strategy")
-    scores = [f"{comparison.loc[name, 'v_measure']:.3f}" for name in ("random", "distilled_last", "distilled_last_adapted")]
+    scores = [comparison.loc[name, "v_measure"] for name in ("random", "distilled_last", "distilled_last_adapted")]
     (line,) = re.findall(r"\| V-measure \| (.*) \|", (folder / "README.md").read_text())
-    assert [cell.split(" ± ")[0] for cell in line.split(" | ")] == scores
+    assert [float(cell.split(" ± ")[0]) for cell in line.split(" | ")] == pytest.approx(scores, abs=6e-4)  # rounded, in one or two steps
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project / 'mlflow.db'}")
     registered = mlflow.sentence_transformers.load_model("models:/embedding-adaptation-test@champion")
     texts = ["the bus is late", "water"]
