@@ -8,7 +8,7 @@ from click.testing import CliRunner
 from kedro.framework.cli.project import run as kedro_run
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.cli import ask, cli, run
+from embedding_adaptation.cli import cli, run
 from embedding_adaptation.run_command import RUNNERS, RunCommand
 
 
@@ -90,7 +90,8 @@ def test_a_configuration_file_without_the_section_or_with_a_wrong_key_is_told(tm
 def test_the_command_takes_all_that_kedros_takes_and_verbose():
     names = {option.name for option in run.params}
     assert names == {option.name for option in kedro_run.params} | {"verbose"}
-    assert cli.commands == {"run": run, "ask": ask}
+    assert set(cli.commands) == {"run", "adapt", "ask", "prune"}
+    assert cli.commands["run"] is run
     assert all(hasattr(__import__("kedro.runner", fromlist=[name]), name) for name in RUNNERS)
 
 
