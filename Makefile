@@ -71,7 +71,8 @@ viz: $(VENV)/.run  ## Open the pipelines and their results in the browser
 	@$(BIN)/kedro viz run $(ARGS)
 
 open:  ## Open the newest page in the browser: report.html, or clusters.html
-	@page=$$(ls -t data/latest/report.html data/latest/clusters.html 2>/dev/null | head -1); \
+	@page=$$(for name in clusters report; do file=data/latest/$$name.html; \
+	    test -e $$file && echo "$$(basename "$$(dirname "$$(readlink $$file)")") $$file"; done | sort | tail -1 | cut -d' ' -f2); \
 	  test -n "$$page" || { echo "There is no page yet; make adapt TEXTS=my.csv writes one" >&2; exit 1; }; \
 	  if [ -n "$$DISPLAY$$WAYLAND_DISPLAY" ] || [ "$$(uname)" = Darwin ]; then $(PYTHON) -m webbrowser "file://$(CURDIR)/$$page" > /dev/null; \
 	  else echo "No screen here; open $(CURDIR)/$$page in a browser"; fi
