@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pandas as pd
     from rich.table import Table
 
@@ -45,3 +47,19 @@ def comparison_table(comparison: pd.DataFrame) -> Table:
         mark = " =" * (row["standing"] == NOT_WORSE)
         table.add_row(f"{row['strategy']}{mark}", *scores, style="bold" if row["standing"] == BEST else None)
     return table
+
+
+def exported_score(facts: Mapping[str, Any]) -> tuple[float, str] | None:
+    """The V-measure of the exported strategy, and in words how far it is from the best one; ``None`` if it was not scored.
+
+    Args:
+        facts: The facts about the exported model.
+    """
+    scores, name = facts["evaluation"], facts["strategy"]["name"]
+    own = scores["adapted"].get("v_measure") if scores else None
+    if own is None:
+        return None
+    best = scores["best"]
+    if best["strategy"] == name:
+        return own["mean"], "the best strategy"
+    return own["mean"], f"{own['mean'] - best['mean']:+.3f} against the best, {best['strategy']}"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 
-from embedding_adaptation.comparison_table import comparison_table
+from embedding_adaptation.comparison_table import comparison_table, exported_score
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -82,15 +82,8 @@ def loading_line(facts: dict[str, Any], path: Any) -> str:
 
 def _exported(facts: dict[str, Any]) -> str:
     """Which strategy is exported, and how far it is from the best."""
-    name, scores = facts["strategy"]["name"], facts["evaluation"]
-    own = scores["adapted"].get("v_measure") if scores else None
-    if own is None:
-        return f"{name}, not scored on labelled texts"
-    best = scores["best"]
-    distance = (
-        "the best strategy" if best["strategy"] == name else f"{own['mean'] - best['mean']:+.3f} against the best, {best['strategy']}"
-    )
-    return f"{name}, V-measure {own['mean']:.3f}: {distance}"
+    name, scored = facts["strategy"]["name"], exported_score(facts)
+    return f"{name}, V-measure {scored[0]:.3f}: {scored[1]}" if scored else f"{name}, not scored on labelled texts"
 
 
 def _clusters(report: dict[str, Any], summary: pd.DataFrame) -> str:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.comparison_table import exported_score
 from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
 from embedding_adaptation.pages.rendering import render
 from embedding_adaptation.pages.themes import themes_of
@@ -138,7 +139,7 @@ def adaptation_page(
 
 def exported_sentence(facts: Mapping[str, Any]) -> str:
     """What is exported, why, and how far it is from the best strategy."""
-    strategy, scores = facts["strategy"], facts["evaluation"]
+    strategy, scored = facts["strategy"], exported_score(facts)
     reason = {
         "answers": ", as your answers say",
         "labels": ", as the labelled texts say",
@@ -146,16 +147,7 @@ def exported_sentence(facts: Mapping[str, Any]) -> str:
         None: "",
     }[facts["chosen_by"]]
     sentence = f"Exported are the {strategy['weights']} weights under the strategy {strategy['name']}{reason}"
-    own = scores["adapted"].get("v_measure") if scores else None
-    if own is None:
-        return f"{sentence}; not scored, for want of labels."
-    best = scores["best"]
-    distance = (
-        "the best strategy"
-        if best["strategy"] == strategy["name"]
-        else f"{own['mean'] - best['mean']:+.3f} against the best, {best['strategy']}"
-    )
-    return f"{sentence}; V-measure {own['mean']:.3f}, {distance}."
+    return f"{sentence}; V-measure {scored[0]:.3f}, {scored[1]}." if scored else f"{sentence}; not scored, for want of labels."
 
 
 def _scores(facts: Mapping[str, Any]) -> list[dict[str, str]]:
