@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 
 import pytest
 
@@ -130,7 +131,13 @@ def test_a_seed_belongs_to_the_request(chat, asking):
 
 
 def test_what_a_server_answered_before_it_failed_is_kept(chat, asking):
-    chat.say = lambda text, attempt: (200, answer(text)) if int(text.split()[1]) < 6 else (503, {"error": "out of order"})
+    def say(text, attempt):
+        if int(text.split()[1]) < 6:
+            return 200, answer(text)
+        time.sleep(0.5)  # so that no answer is under way when the server fails: it would be lost with it
+        return 503, {"error": "out of order"}
+
+    chat.say = say
     found, error = asking(100)
     assert len(found) == 6
     assert error.endswith(". 6 answers of this run have been kept; run the same command again to continue from there")
