@@ -6,6 +6,7 @@ import pytest
 
 from embedding_adaptation.pages.adaptation import MovedText, Reports, adaptation_page
 from embedding_adaptation.pages.clusters import clusters_page
+from page_fixtures import ATTENTION
 
 NASTY = ["</script><b>bold</b>", "cats & dogs <img src=x onerror=alert(1)>", 'a "quoted" one \u2028 of two lines', "🙂 مرحبا"]
 NAMES = ["late buses", "plum cakes"]
@@ -66,7 +67,7 @@ def reports(model_facts):
 
 @pytest.fixture
 def adaptation(reports):
-    def make(count=100, *, private=False, **changes):
+    def make(count=100, *, private=False, attention=ATTENTION, **changes):
         values = reports.__dict__ | changes
         moved = [MovedText("secretword moved", ("secretword old",), ("secretword old", "secretword new"))]
         return adaptation_page(
@@ -74,6 +75,7 @@ def adaptation(reports):
             points(count) if count else points(9).head(0),
             SUMMARY,
             moved,
+            attention,
             total=100,
             corpus="secretword.csv",
             private=private,

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from embedding_adaptation.pages.adaptation import exported_sentence
+from page_fixtures import ATTENTION
 
 
 def test_the_page_says_the_verdict_first_and_holds_every_finding(adaptation):
@@ -15,6 +18,18 @@ def test_the_page_says_the_verdict_first_and_holds_every_finding(adaptation):
     assert "secretword moved" in body
     assert '<li class="new">secretword new</li>' in body
     assert "<li>secretword old</li>" in body
+
+
+def test_words_are_shaded_by_the_attention_they_get(adaptation):
+    page = adaptation()
+    section = page[page.index("What the model looks at") : page.index("Scores on your labels")]
+    first, second = section.split("After</span>")
+    shades = [re.findall(r"--shade:([\d.]+)", part) for part in (first, second)]
+    assert shades == [["0.15", "0.3", "0.0"], ["0.45", "0.15", "0.0"]]
+    assert "secretword&#39;s: 30.0%" in second
+    assert '&lt;</span><span class="word' in section  # attached words stay attached
+    assert "The text gets 30.0% of the attention before, 40.0% after. Most gained: “secretword&#39;s”, 10.0% to 30.0%." in section
+    assert "What the model looks at" not in adaptation(attention=ATTENTION.head(0))
 
 
 def test_texts_cannot_break_the_page(adaptation, clusters):

@@ -23,6 +23,7 @@ HEADLINES = {
     "cannot_tell": "It cannot be told whether adaptation helped.",
 }
 _EXAMPLES = 8
+_DARKEST = 0.45  # opacity of the heaviest word, on which letters stay readable in light and dark
 _CURVES = {"train_loss": "training", "validation_loss": "held-out texts"}
 
 
@@ -63,7 +64,15 @@ class Reports:
 
 
 def adaptation_page(
-    reports: Reports, points: pd.DataFrame, summary: pd.DataFrame, moved: Sequence[MovedText], *, total: int, corpus: str, private: bool
+    reports: Reports,
+    points: pd.DataFrame,
+    summary: pd.DataFrame,
+    moved: Sequence[MovedText],
+    attention: pd.DataFrame,
+    *,
+    total: int,
+    corpus: str,
+    private: bool,
 ) -> str:
     """Write the page.
 
@@ -73,6 +82,7 @@ def adaptation_page(
             there are too few.
         summary: The clusters, see :func:`.themes.themes_of`.
         moved: Texts whose neighbours changed most.
+        attention: Words of some of them: ``text``, ``part``, ``word``, ``start``, ``end``, ``base``, ``adapted``, ``cut``.
         total: Number of texts.
         corpus: Name of the texts.
         private: Leave out all that is of the texts.
@@ -117,6 +127,7 @@ def adaptation_page(
         themes_by=reports.clustering.get("weights", "base"),
         private=private,
         moved=[] if private else moved,
+        attention=[] if private else _attention(attention),
         scores=_scores(facts),
         training=_training(reports),
         scales=reports.verdict.get("scales", []),
@@ -148,6 +159,38 @@ def exported_sentence(facts: Mapping[str, Any]) -> str:
     }[facts["chosen_by"]]
     sentence = f"Exported are the {strategy['weights']} weights under the strategy {strategy['name']}{reason}"
     return f"{sentence}; V-measure {scored[0]:.3f}, {scored[1]}." if scored else f"{sentence}; not scored, for want of labels."
+
+
+def _attention(words: pd.DataFrame) -> list[dict[str, Any]]:
+    """Texts with their words, the opacity of each, and the shares of the prompt's parts.
+
+    Opacity is relative to the heaviest word of the text under either model, so that both can be compared.
+    """
+    shown = []
+    for text, rows in words.groupby("text", sort=False):
+        inside = rows[rows["part"] == "text"]
+        if inside.empty:
+            continue
+        heaviest = float(inside[["base", "adapted"]].to_numpy().max())
+        gained = inside.assign(gain=inside["adapted"] - inside["base"]).nlargest(1, "gain").iloc[0]
+        sides = {}
+        for side in ("base", "adapted"):
+            ends = [-1, *inside["end"].tolist()]
+            sides[side] = {
+                "share": float(inside[side].sum()),
+                "words": [
+                    {
+                        "word": word["word"],
+                        "attached": 0 <= word["start"] == end,
+                        "percent": f"{word[side]:.1%}",
+                        "shade": round(_DARKEST * word[side] / heaviest, 2) if heaviest else 0,
+                    }
+                    for word, end in zip(inside.to_dict("records"), ends, strict=False)
+                ],
+            }
+        gain = f"Most gained: “{gained['word']}”, {gained['base']:.1%} to {gained['adapted']:.1%}." if gained["gain"] > 0 else ""
+        shown.append({"text": text, "sides": sides, "gain": gain, "cut": bool(rows["cut"].any())})
+    return shown
 
 
 def _scores(facts: Mapping[str, Any]) -> list[dict[str, str]]:

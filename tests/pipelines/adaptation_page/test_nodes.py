@@ -4,10 +4,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from embedding_adaptation.attention.recording import record_attention
+from embedding_adaptation.attention.rows import AttentionError
 from embedding_adaptation.datasets.clusters import Clusters
-from embedding_adaptation.pipelines.adaptation_page.nodes import PageError, compare_weights, twins, write_adaptation_page
+from embedding_adaptation.pipelines.adaptation_page.nodes import (
+    PageError,
+    attention_of_moved_texts,
+    compare_weights,
+    twins,
+    write_adaptation_page,
+)
 from embedding_adaptation.pipelines.adaptation_page.options import PageOptions
+from embedding_adaptation.runtime import build_strategy, load_embedder
 from embedding_adaptation.texts.stream import TextStream
+from page_fixtures import ATTENTION
 
 OPTIONS = PageOptions(neighbours=4, moved_texts=2, nearest=2, seed=0)
 
@@ -41,6 +51,38 @@ def test_few_texts_have_no_map_and_others_are_refused(tiny_weights, tiny_adapted
         compare_weights(corpus(4), clusters(5), tiny_weights, tiny_adapted, store, OPTIONS, embedder_options())
 
 
+MOVED = pd.DataFrame(
+    {"text": ["the late bus", "the late bus", "plum cake 🙂"], "side": ["base", "adapted", "base"], "rank": 0, "neighbour": "x"}
+)
+
+
+def test_the_attention_on_each_word_is_that_of_a_recording(tiny_weights, tiny_adapted, embedder_options, tmp_path):
+    options = embedder_options()
+    words = attention_of_moved_texts(MOVED, tiny_weights, tiny_adapted, OPTIONS, options)
+    assert words["text"].unique().tolist() == ["the late bus", "plum cake 🙂"]
+    assert words[words["part"] == "text"]["word"].tolist() == ["the", "late", "bus", "plum", "cake", "🙂"]
+    template = build_strategy(options.adapt, options).templates[0]
+    for side, weights in (("base", tiny_weights), ("adapted", tiny_adapted)):
+        rows = record_attention(load_embedder(weights, options), template, ["the late bus"], tmp_path / side, progress=False)
+        (one,) = rows
+        inside = one.row[:, :, one.text_start : one.text_end].mean(axis=(0, 1)).sum()
+        found = words[(words["text"] == "the late bus") & (words["part"] == "text")][side].sum()
+        assert found == pytest.approx(float(inside), abs=1e-5)
+    assert attention_of_moved_texts(MOVED, tiny_weights, tiny_adapted, OPTIONS.model_copy(update={"attention_texts": 0}), options).empty
+
+
+def test_a_model_without_attention_that_can_be_recorded_has_a_page_all_the_same(
+    tiny_weights, tiny_adapted, embedder_options, monkeypatch, caplog
+):
+    def refuse(*_args, **_options):
+        msg = "layer 1 has no softmax attention"
+        raise AttentionError(msg)
+
+    monkeypatch.setattr("embedding_adaptation.pipelines.adaptation_page.nodes.AttentionRecording", refuse)
+    assert attention_of_moved_texts(MOVED, tiny_weights, tiny_adapted, OPTIONS, embedder_options()).empty
+    assert "The page shows no attention: layer 1 has no softmax attention" in caplog.text
+
+
 def test_a_strategy_needs_its_counterpart(embedder_options):
     options = embedder_options()
     assert twins({"strategy": "prompted_last"}, options) == twins({"strategy": "prompted_last_adapted"}, options)
@@ -64,7 +106,7 @@ def write(tiny_adapted, model_facts, training_report):
         pairs = {"accepted": 1, "candidates": 1, "rejected": {}, "generators": {}}
         about = about if facts is None else facts
         return write_adaptation_page(
-            corpus(2), points, moved, clusters(2), summary, tiny_adapted, about, {}, report, history, pairs, options
+            corpus(2), points, moved, ATTENTION, clusters(2), summary, tiny_adapted, about, {}, report, history, pairs, options
         )
 
     return make

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from embedding_adaptation.attention.recording import AttentionRecording
 from embedding_adaptation.datasets.clusters import Clusters
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.embedder.weights import DecoderWeights
@@ -18,6 +21,7 @@ from embedding_adaptation.texts.stream import TextStream
 logger = logging.getLogger(__name__)
 
 _POINT_COLUMNS = ["row", "id", "text", "cluster", "base_x", "base_y", "adapted_x", "adapted_y"]
+_ATTENTION_COLUMNS = ["text", "part", "word", "start", "end", "base", "adapted", "cut"]
 
 
 class PageError(ValueError):
@@ -120,10 +124,51 @@ def twins(facts: dict[str, Any], embedder_options: EmbedderOptions) -> tuple[str
     return str(pair[0]), str(pair[1])
 
 
+def attention_of_moved_texts(
+    moved_texts: pd.DataFrame, base_model: DecoderWeights, adapter: DecoderWeights, options: PageOptions, embedder_options: EmbedderOptions
+) -> pd.DataFrame:
+    """Record what the last token attends to in the texts that changed most, under the template of fine-tuning.
+
+    Args:
+        moved_texts: The second result of :func:`compare_weights`.
+        base_model: The base weights.
+        adapter: The base weights with the adapter.
+        options: How many of the texts.
+        embedder_options: The template.
+
+    Returns:
+        One row per text and word of its prompt: ``text``, ``part``, ``word``, ``start`` and ``end`` (its characters in the text, -1 outside
+        it), ``base`` and ``adapted`` (mean share of attention over layers and heads), ``cut`` (whether the end of the text did not fit).
+        Empty if the model has no attention that can be recorded.
+    """
+    from embedding_adaptation.attention.comparison import paired_words
+    from embedding_adaptation.attention.rows import AttentionError
+    from embedding_adaptation.attention.shares import Spans, measure_words
+    from embedding_adaptation.runtime import build_strategy, load_embedder
+
+    texts = moved_texts["text"].drop_duplicates().head(options.attention_texts).tolist()
+    if not texts:
+        return pd.DataFrame(columns=_ATTENTION_COLUMNS)
+    template = build_strategy(embedder_options.adapt, embedder_options).templates[0]
+    sides = []
+    for weights in (base_model, adapter):
+        embedder = load_embedder(weights, embedder_options)
+        try:
+            recording = AttentionRecording(embedder, template, texts, map(str, range(len(texts))), progress=False)
+        except AttentionError as error:
+            logger.warning("The page shows no attention: %s", error)
+            return pd.DataFrame(columns=_ATTENTION_COLUMNS)
+        with tempfile.TemporaryDirectory() as folder:
+            sides.append(pd.concat(measure_words(recording.write(Path(folder)), Spans()), ignore_index=True))
+    words = paired_words(*sides)
+    return words.assign(text=[texts[int(text_id)] for text_id in words["id"]])[_ATTENTION_COLUMNS]
+
+
 def write_adaptation_page(
     corpus: TextStream,
     adaptation_points: pd.DataFrame,
     moved_texts: pd.DataFrame,
+    moved_attention: pd.DataFrame,
     text_clusters: Clusters,
     cluster_summary: pd.DataFrame,
     adapter: DecoderWeights,
@@ -140,6 +185,7 @@ def write_adaptation_page(
         corpus: The texts.
         adaptation_points: The first result of :func:`compare_weights`.
         moved_texts: The second.
+        moved_attention: The result of :func:`attention_of_moved_texts`.
         text_clusters: Clusters of the texts.
         cluster_summary: Their descriptions.
         adapter: The adapted weights.
@@ -181,6 +227,7 @@ def write_adaptation_page(
         adaptation_points,
         cluster_summary,
         moved,
+        moved_attention,
         total=len(text_clusters.labels),
         corpus=corpus.name,
         private=options.private,

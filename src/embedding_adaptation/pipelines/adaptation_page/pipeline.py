@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from kedro.pipeline import Node, Pipeline
 
-from embedding_adaptation.pipelines.adaptation_page.nodes import compare_weights, write_adaptation_page
+from embedding_adaptation.pipelines.adaptation_page.nodes import attention_of_moved_texts, compare_weights, write_adaptation_page
 
 
 def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's interface
@@ -26,11 +26,18 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
                 name="compare_weights_node",
             ),
             Node(
+                func=attention_of_moved_texts,
+                inputs=["moved_texts", "base_model", "adapter", "params:adaptation_page", "params:embedder"],
+                outputs="moved_attention",
+                name="attention_of_moved_texts_node",
+            ),
+            Node(
                 func=write_adaptation_page,
                 inputs=[
                     "corpus",
                     "adaptation_points",
                     "moved_texts",
+                    "moved_attention",
                     "text_clusters",
                     "cluster_summary",
                     "adapter",
