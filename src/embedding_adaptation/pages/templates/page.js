@@ -98,18 +98,41 @@ function setUpTables() {
   });
 }
 
+function useTheme(theme) {
+  root.dataset.theme = theme;
+  document.getElementById("dark").setAttribute("aria-pressed", String(theme === "dark"));
+  plots.forEach((place) => Plotly.relayout(place, { "font.color": colourOf("--ink") }));
+}
+
 function setUpTheme() {
-  const button = document.getElementById("dark");
-  const use = (theme) => {
-    root.dataset.theme = theme;
-    button.setAttribute("aria-pressed", String(theme === "dark"));
-    plots.forEach((place) => Plotly.relayout(place, { "font.color": colourOf("--ink") }));
-  };
   const system = matchMedia("(prefers-color-scheme: dark)");
-  use(system.matches ? "dark" : "light");
-  system.addEventListener("change", () => use(system.matches ? "dark" : "light"));
-  button.addEventListener("click", () => use(root.dataset.theme === "dark" ? "light" : "dark"));
+  useTheme(system.matches ? "dark" : "light");
+  system.addEventListener("change", () => useTheme(system.matches ? "dark" : "light"));
+  document.getElementById("dark").addEventListener("click", () => useTheme(root.dataset.theme === "dark" ? "light" : "dark"));
+}
+
+// On paper: light, and nothing folded.
+function setUpPrint() {
+  const media = matchMedia("print"), folded = [];
+  let theme;
+  const before = () => {
+    if (theme) return;
+    theme = root.dataset.theme;
+    useTheme("light");
+    folded.push(...document.querySelectorAll("details:not([open])"));
+    folded.forEach((part) => { part.open = true; });
+  };
+  const after = () => {
+    if (!theme) return;
+    useTheme(theme);
+    folded.splice(0).forEach((part) => { part.open = false; });
+    theme = undefined;
+  };
+  addEventListener("beforeprint", before);
+  addEventListener("afterprint", after);
+  media.addEventListener("change", () => (media.matches ? before() : after()));
 }
 
 setUpTheme();
 setUpTables();
+setUpPrint();

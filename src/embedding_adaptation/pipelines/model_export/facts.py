@@ -205,7 +205,7 @@ def _scores(
                        "no scores; run embedding_extraction and clustering_evaluation again")  # fmt: skip
         return None
     if evaluation["weights"]["adapted"] != fingerprint:
-        logger.warning("the evaluation_report belongs to another adapter, so the model card has no scores; run embedding_extraction and "
+        logger.info("the evaluation_report belongs to another adapter, so the model card has no scores; run embedding_extraction and "
                        "clustering_evaluation for this one")  # fmt: skip
         return None
     strategies = evaluation["strategies"]
