@@ -7,6 +7,7 @@ from importlib.resources import files
 from kedro.framework.project import find_pipelines, pipelines
 from kedro.pipeline import Pipeline
 
+from embedding_adaptation.pipeline_boxes import in_boxes
 from embedding_adaptation.wording import nearest
 
 DEFAULT = "end_to_end"
@@ -17,7 +18,7 @@ class UnknownPipelineError(ValueError):
 
 
 def register_pipelines() -> dict[str, Pipeline]:
-    """All pipelines; ``kedro run`` without a name runs the whole chain.
+    """All pipelines, each in a namespace of its name; ``kedro run`` without a name runs the whole chain.
 
     Raises:
         UnknownPipelineError: If a requested pipeline does not exist.
@@ -28,7 +29,8 @@ def register_pipelines() -> dict[str, Pipeline]:
         if name not in {*names, "__default__"}:
             msg = f"unknown pipeline {name!r}; {nearest(name, names)}"
             raise UnknownPipelineError(msg)
-    registered = find_pipelines(raise_errors=True)
+    # The report of the whole chain belongs to none of its parts.
+    registered = {name: in_boxes(pipeline, names - {DEFAULT}) for name, pipeline in find_pipelines(raise_errors=True).items()}
     # Kedro's own default is the sum of all pipelines found.
     if DEFAULT in registered:
         registered["__default__"] = registered[DEFAULT]

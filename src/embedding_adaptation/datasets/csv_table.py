@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro_datasets._typing import TablePreview
 
+from embedding_adaptation.datasets.previews import ROWS, table_preview
 from embedding_adaptation.datasets.versioned import LocalVersions
 
 if TYPE_CHECKING:
@@ -57,9 +58,9 @@ class CSVTableDataset(LocalVersions["pd.DataFrame", "pd.DataFrame"]):
         with self.replacing() as work:
             data.to_csv(work, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n", encoding="utf-8", errors="replace")
 
-    def preview(self, nrows: int = 5) -> TablePreview:
-        """The first rows, for kedro-viz."""
-        return TablePreview(self._load(nrows).to_dict(orient="split"))
+    def preview(self, nrows: int = ROWS, columns: Sequence[str] = ()) -> TablePreview:
+        """The first rows, for kedro-viz; see :func:`.previews.table_preview`."""
+        return table_preview(self._load(nrows), columns)
 
     def _load(self, rows: int | None = None) -> pd.DataFrame:
         import pandas as pd

@@ -7,10 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from kedro_datasets._typing import TablePreview
 
+from embedding_adaptation.datasets.previews import ROWS, table_preview
 from embedding_adaptation.datasets.versioned import LocalVersions
 from embedding_adaptation.texts.stream import TableStream, TextStream
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import pandas as pd
     from kedro.io import Version
 
@@ -49,10 +52,9 @@ class TableStreamDataset(LocalVersions["TableStream | pd.DataFrame", "TextStream
         with self.replacing() as work:
             stream.write_parquet(work)
 
-    def preview(self, nrows: int = 5) -> TablePreview:
-        """The first rows, for kedro-viz."""
-        first = next(iter(TableStream.of_parquet(Path(self._get_load_path()), rows=nrows).pieces()))
-        return TablePreview(first.to_dict(orient="split"))
+    def preview(self, nrows: int = ROWS, columns: Sequence[str] = ()) -> TablePreview:
+        """The first rows, for kedro-viz; see :func:`.previews.table_preview`."""
+        return table_preview(TableStream.of_parquet(Path(self._get_load_path()), rows=nrows).first(), columns)
 
     def _exists(self) -> bool:
         return Path(self._get_load_path()).is_file()

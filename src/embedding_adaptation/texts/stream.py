@@ -49,6 +49,10 @@ class TableStream:
         """Read from the first row, frame by frame."""
         return self._pieces()
 
+    def first(self) -> pd.DataFrame:
+        """The first piece."""
+        return next(iter(self.pieces()))
+
     def table(self) -> pd.DataFrame:
         """All rows in one table, in memory."""
         import pandas as pd
