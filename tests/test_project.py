@@ -8,19 +8,21 @@ import re
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+import urllib.request
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from kedro.framework.project import configure_project, pipelines
 from kedro.io import CatalogConfigResolver
+from kedro.pipeline import Node
 
 from embedding_adaptation import Embedder
 from embedding_adaptation.configuration import ProjectConfigLoader
@@ -85,6 +87,13 @@ def kill_at_third(project: Path, arguments: list[str], folder: Path, pattern: st
         time.sleep(0.005)
     process.kill()
     process.wait()
+
+
+def pipelines_of(name: str) -> list[Node]:
+    """The nodes of a registered pipeline."""
+    configure_project("embedding_adaptation")
+    pipelines.set_requested(None)
+    return pipelines[name].nodes
 
 
 def versions(project: Path, name: str) -> list[Path]:
@@ -696,24 +705,126 @@ def test_viz_shows_all_pipelines_layers_and_previews(viz):
         assert details.get("preview"), name
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine; on Debian: apt install chromium")
-def test_viz_opens_in_a_browser(viz, tmp_path):
-    from playwright.sync_api import sync_playwright
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(viz)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+@pytest.fixture(scope="session")
+def viz_server(finished):
+    """kedro-viz's own server on the finished project, which has a page of each kind: its address."""
+    project, _, _ = finished
+    command(project, "kedro", "run", "--pipelines=text_clustering,adaptation_page")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen(
+        [str(Path(sys.executable).parent / "kedro"), "viz", "run", "--no-browser", f"--port={port}"],
+        cwd=project, env={**os.environ, "KEDRO_ENV": "test"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+    )  # fmt: skip
+    threading.Thread(target=server.stdout.read, daemon=True).start()
+    address = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + 60
     try:
-        with sync_playwright() as playwright:
-            browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-            page = browser.new_page(viewport={"width": 1600, "height": 1000})
-            page.goto(f"http://127.0.0.1:{server.server_port}/?pipeline_id=end_to_end")
-            page.wait_for_selector(".pipeline-node", timeout=60_000)
-            shown = " ".join(page.locator("body").inner_text().lower().replace("_", " ").split())
-            page.screenshot(path=str(tmp_path / "viz.png"))
-            browser.close()
+        while True:
+            try:
+                urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        yield address
     finally:
-        server.shutdown()
-        server.server_close()
-    for words in ("strategy comparison", "reporting", "model output"):
-        assert words in shown
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+@pytest.fixture(scope="session")
+def viz_page(viz_server):
+    """A page of a browser that shows a pipeline, and what it complained of."""
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine; on Debian: apt install chromium")
+    playwright = pytest.importorskip("playwright.sync_api")
+    faults: list[str] = []
+    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page(viewport={"width": 1600, "height": 1000})
+        page.set_default_timeout(20_000)
+        page.on("pageerror", lambda error: faults.append(str(error)))
+        # Without a network, kedro-viz cannot ask for its newest version.
+        page.on("console", lambda said: faults.append(said.text) if said.type == "error" and "ERR_" not in said.text else None)
+
+        def show(pipeline, query=""):
+            page.goto(f"{viz_server}/?pid={pipeline}{query}")
+            page.wait_for_selector(".pipeline-node")
+            with urllib.request.urlopen(f"{viz_server}/api/pipelines/{pipeline}", timeout=30) as answer:
+                return page, json.load(answer)
+
+        yield show, faults
+        browser.close()
+
+
+@pytest.mark.parametrize("pipeline", ["end_to_end", "adapt"])
+def test_in_viz_every_pipeline_is_a_box_that_opens(viz_page, pipeline):
+    show, faults = viz_page
+    page, graph = show(pipeline)
+    boxes = {name: box for name, box in graph["modular_pipelines"].items() if name != "__root__"}
+    outer = {name for name in boxes if "." not in name}
+    assert outer == {name for node in pipelines_of(pipeline) if (name := (node.namespace or "").partition(".")[0])}
+    assert {page.locator(".pipeline-node--modularPipeline").nth(place).get_attribute("data-id") for place in range(len(outer))} == outer
+    assert page.locator(".pipeline-node--task").count() == (pipeline == "end_to_end")  # the report's
+    for name in sorted(boxes):  # outer ones first
+        page.locator(f'.pipeline-node[data-id="{name}"]').dispatch_event("click")
+        page.wait_for_selector(f'.pipeline-node[data-id="{name}"]', state="detached")
+        for child in boxes[name]["children"]:
+            page.wait_for_selector(f'.pipeline-node[data-id="{child["id"]}"]', state="attached")
+    assert page.locator(".pipeline-node--task").count() == len(pipelines_of(pipeline))
+    layers = [name.strip() for name in page.locator(".pipeline-layer-name").all_inner_texts()]
+    assert set(filter(None, layers)) <= LAYERS
+    assert {"raw", "primary", "models", "reporting", "product"} <= set(layers)
+    assert not faults
+
+
+# What shows that a preview of each kind is there.
+PREVIEWS = {
+    "TablePreview": ".preview-table__row, .preview-table__header",
+    "ImagePreview": "img.pipeline-metadata__plot-image",
+    "PlotlyPreview": ".main-svg",
+    "JSONPreview": ".pipeline-metadata__preview-json",
+    "HTMLPreview": ".html-renderer",
+}
+
+
+def test_in_viz_every_preview_shows(finished, viz_page, viz_server):
+    show, faults = viz_page
+    conf = ProjectConfigLoader(str(finished[0] / "conf"), env="test", **CONFIG_LOADER_ARGS)
+    catalog = CatalogConfigResolver(conf["catalog"], conf["credentials"])
+    seen = {}
+    # Pipeline by pipeline, because small charts are drawn faster.
+    for pipeline in (*PIPELINES, "adaptation_verdict", "end_to_end", "text_clustering", "adaptation_page"):
+        page, graph = show(pipeline, "&expandAllPipelines=true")
+        for node in graph["nodes"]:
+            if node["type"] != "data" or node["name"] in seen:
+                continue
+            with urllib.request.urlopen(f"{viz_server}/api/nodes/{node['id']}", timeout=30) as answer:
+                details = json.load(answer)
+            kind = seen[node["name"]] = details["preview_type"] if details.get("preview") else None
+            if kind is None:
+                continue
+            page.locator(f'.pipeline-node[data-id="{node["id"]}"]').dispatch_event("click")
+            panel = page.locator(".pipeline-metadata", has=page.locator(f'.pipeline-metadata__title:text-is("{node["name"]}")'))
+            shown = panel.locator(PREVIEWS[kind])
+            if kind in {"JSONPreview", "HTMLPreview"}:
+                shown = shown.filter(has_text=re.compile(r"\w{3}"))
+            shown.first.wait_for()
+            if kind == "ImagePreview":
+                assert shown.evaluate("image => image.decode().then(() => image.naturalWidth)") > 100, node["name"]
+            elif kind == "TablePreview":
+                table = details["preview"]
+                assert panel.locator("table tr").count() == len(table["data"]) + 1, node["name"]
+                wanted = catalog.resolve_pattern(node["name"])["metadata"]["kedro-viz"].get("preview_args", {}).get("columns")
+                assert table["columns"] == (wanted or table["columns"]), node["name"]
+                assert len(table["columns"]) <= 10, node["name"]
+    kinds = {kind: {name for name, other in seen.items() if other == kind} for kind in PREVIEWS}
+    assert kinds["HTMLPreview"] == {"report", "adaptation_page", "clusters_page", "attention_page"}
+    assert {"positive_pairs", "strategy_comparison", "cluster_summary"} <= kinds["TablePreview"]
+    assert {"text_map", "training_curve"} <= kinds["PlotlyPreview"]
+    assert all(len(names) > 2 for names in kinds.values()), kinds
+    assert not faults

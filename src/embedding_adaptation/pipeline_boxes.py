@@ -13,8 +13,9 @@ if TYPE_CHECKING:
 class BoxedNode(Node):
     """A node in the namespace of its pipeline, under the name that it has without it.
 
-    Kedro puts a namespace in front of a node's name. Here that of the pipeline is left out, so that ``kedro run --nodes=train_adapter_node``
-    and everything else that knows nodes by name need not know in which pipeline they are. A node's other namespaces stay in its name.
+    Kedro puts a namespace in front of a node's name. Here that of the pipeline is left out, so that people who type
+    ``kedro run --nodes=train_adapter_node``, and all code that knows nodes by name, need not know in which pipeline they are. A node's
+    other namespaces stay in its name.
 
     Args:
         node: The node as its pipeline defines it, or already in a namespace that begins with ``box``.

@@ -29,7 +29,8 @@ def test_a_table_is_cut_to_what_one_reads():
 
 
 def test_cells_of_all_kinds_are_json():
-    table = pd.DataFrame({"list": [np.arange(2), None], "integer": np.array([1, 2], np.int64), "time": pd.to_datetime(["2026-01-01", None])})
+    times = pd.to_datetime(["2026-01-01", None])
+    table = pd.DataFrame({"list": [np.arange(2), None], "integer": np.array([1, 2], np.int64), "time": times})
     shown = table_preview(table)
     assert [row[:2] for row in shown["data"]] == [["[0, 1]", 1], ["", 2]]
     assert shown["data"][1][2] == ""
@@ -61,19 +62,20 @@ PAGE = """<!doctype html><html><head><title>T</title><style>body {color: red}</s
 <header><h1>Cats &amp; dogs</h1><button>Dark</button></header><a class="skip" href="#main">To the content</a>
 <script type="application/json">{"a": "<p>secret</p>"}</script><svg><text>axis</text></svg>
 <figure><figcaption>Map</figcaption><figure>inner</figure><div class="plot"></div></figure>
-<table><thead><tr><th scope="col"><button>Theme</button></th></tr></thead><tbody><tr><td onclick="x()" style="color: blue">&lt;b&gt;<br></td></tr></table>
+<table><thead><tr><th scope="col"><button>Theme</button></th></tr></thead>
+<tbody><tr><td onclick="x()" style="color: blue">&lt;b&gt;<br></td></tr></table>
 <label>Search</label><input><p class="why">why</p></body></html>"""
 
 
 def test_a_page_is_shown_without_what_needs_scripts():
     shown = page_preview(PAGE, "/there/a&b.html")
     assert "<h1>Cats &amp; dogs</h1>" in shown
-    assert '<th>Theme</th>' in shown
+    assert "<th>Theme</th>" in shown
     assert '<td style="color: blue">&lt;b&gt;<br></td>' in shown
     assert "<p>why</p>" in shown
     assert "/there/a&amp;b.html" in shown
-    for gone in ("Dark", "To the content", "secret", "axis", "Map", "inner", "Search", "onclick", "color: red", "<script", "<input", "<button"):
-        assert gone not in shown, gone
+    gone = ("Dark", "To the content", "secret", "axis", "Map", "inner", "Search", "onclick", "color: red", "<script", "<input", "<button")
+    assert [word for word in gone if word in shown] == []
 
 
 def test_a_long_page_is_cut():

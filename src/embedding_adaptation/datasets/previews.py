@@ -20,8 +20,9 @@ _SIGNIFICANT = 3  # digits
 _LONGEST_PAGE = 100_000  # characters
 # kedro-viz sanitises what it shows, but would let a style apply to all of its own page.
 _SHOWN = frozenset(
-    "h1 h2 h3 h4 h5 h6 p ul ol li dl dt dd table thead tbody tr th td strong em b i code pre span div section details summary br hr".split()
-)
+    {"h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "strong",
+     "em", "b", "i", "code", "pre", "span", "div", "section", "details", "summary", "br", "hr"}
+)  # fmt: skip
 _VOID = frozenset({"br", "hr"})
 # What needs scripts, and what is no use without them.
 _LEFT_OUT = frozenset({"head", "script", "style", "template", "svg", "figure", "button", "label", "select", "caption", "a"})

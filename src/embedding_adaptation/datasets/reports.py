@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from kedro_datasets import json
+from kedro_datasets._typing import JSONPreview
 
 from embedding_adaptation.datasets.versioned import OneFile
 
@@ -25,3 +26,7 @@ class OptionalReportDataset(JSONDataset):
         """The report, or an empty mapping."""
         asked_for = self._version is not None and self._version.load
         return super().load() if asked_for or self.exists() else {}
+
+    def preview(self) -> JSONPreview:
+        """The report, for kedro-viz; nothing if none has been saved."""
+        return super().preview() if self.exists() else JSONPreview("")
