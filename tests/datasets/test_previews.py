@@ -74,6 +74,7 @@ def test_a_page_is_shown_without_what_needs_scripts():
     assert '<td style="color: blue">&lt;b&gt;<br></td>' in shown
     assert "<p>why</p>" in shown
     assert "/there/a&amp;b.html" in shown
+    assert shown.count("[a figure]") == 1
     gone = ("Dark", "To the content", "secret", "axis", "Map", "inner", "Search", "onclick", "color: red", "<script", "<input", "<button")
     assert [word for word in gone if word in shown] == []
 

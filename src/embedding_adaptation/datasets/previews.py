@@ -26,6 +26,7 @@ _SHOWN = frozenset(
 _VOID = frozenset({"br", "hr"})
 # What needs scripts, and what is no use without them.
 _LEFT_OUT = frozenset({"head", "script", "style", "template", "svg", "figure", "button", "label", "select", "caption", "a"})
+_FIGURE = "<p><em>[a figure]</em></p>"
 _ATTRIBUTES = frozenset({"style", "title"})
 
 
@@ -109,6 +110,8 @@ class _Reader(HTMLParser):
             self._depth += tag == self._skipped
         elif tag in _LEFT_OUT and not (tag == "button" and self._in_heading):
             self._skipped, self._depth = tag, 1
+            if tag == "figure":
+                self._show(_FIGURE)
         elif tag in _SHOWN:
             self._in_heading |= tag == "th"
             kept = "".join(f' {name}="{escape(value or "")}"' for name, value in attrs if name in _ATTRIBUTES)
