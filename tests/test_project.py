@@ -706,18 +706,19 @@ def test_viz_shows_all_pipelines_layers_and_previews(viz):
 
 
 @pytest.fixture(scope="session")
-def viz_server(finished):
+def viz_server(finished, tmp_path_factory):
     """kedro-viz's own server on the finished project, which has a page of each kind: its address."""
     project, _, _ = finished
     command(project, "kedro", "run", "--pipelines=text_clustering,adaptation_page")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    server = subprocess.Popen(
-        [str(Path(sys.executable).parent / "kedro"), "viz", "run", "--no-browser", f"--port={port}"],
-        cwd=project, env={**os.environ, "KEDRO_ENV": "test"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
-    threading.Thread(target=server.stdout.read, daemon=True).start()
+    log = tmp_path_factory.mktemp("viz") / "log"
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            [str(Path(sys.executable).parent / "kedro"), "viz", "run", "--no-browser", f"--port={port}"],
+            cwd=project, env={**os.environ, "KEDRO_ENV": "test"}, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
     deadline = time.monotonic() + 60
     try:
@@ -726,12 +727,13 @@ def viz_server(finished):
                 urllib.request.urlopen(f"{address}/api/version", timeout=5).close()
                 break
             except OSError:
-                assert server.poll() is None
-                assert time.monotonic() < deadline
+                assert server.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
                 time.sleep(0.1)
         yield address
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
 
 
@@ -768,7 +770,14 @@ def test_in_viz_every_pipeline_is_a_box_that_opens(viz_page, pipeline):
     boxes = {name: box for name, box in graph["modular_pipelines"].items() if name != "__root__"}
     outer = {name for name in boxes if "." not in name}
     assert outer == {name for node in pipelines_of(pipeline) if (name := (node.namespace or "").partition(".")[0])}
-    assert {page.locator(".pipeline-node--modularPipeline").nth(place).get_attribute("data-id") for place in range(len(outer))} == outer
+    # The default pipeline may be drawn before the one that was asked for.
+    page.wait_for_function(
+        """names => {
+            const boxes = [...document.querySelectorAll(".pipeline-node--modularPipeline")].map(box => box.dataset.id);
+            return boxes.sort().join() === names.join();
+        }""",
+        arg=sorted(outer),
+    )
     assert page.locator(".pipeline-node--task").count() == (pipeline == "end_to_end")  # the report's
     for name in sorted(boxes):  # outer ones first
         page.locator(f'.pipeline-node[data-id="{name}"]').dispatch_event("click")

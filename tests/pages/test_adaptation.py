@@ -16,7 +16,7 @@ def test_the_page_says_the_verdict_first_and_holds_every_finding(adaptation):
     assert "24 steps, of which step 12 was kept; the loss on held-out texts went from 2.000 to 1.000" in body
     assert "7 of 9 candidates were accepted (neighbours 7). Rejected: copy 2." in body
     assert "secretword moved" in body
-    assert '<li><strong>secretword new</strong></li>' in body
+    assert "<li><strong>secretword new</strong></li>" in body
     assert "<li>secretword old</li>" in body
 
 

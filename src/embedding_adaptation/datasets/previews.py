@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from html import escape
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
@@ -18,16 +19,22 @@ ROWS = 20
 _LONGEST_TEXT = 120  # characters
 _SIGNIFICANT = 3  # digits
 _LONGEST_PAGE = 100_000  # characters
-# kedro-viz sanitises what it shows, but would let a style apply to all of its own page.
+_SPACES = re.compile(r"\s+")
+# kedro-viz 12.5 sanitises what it shows, but would let a style apply to all of its own page.
 _SHOWN = frozenset(
     {"h1", "h2", "h3", "h4", "h5", "h6", "p", "ul", "ol", "li", "dl", "dt", "dd", "table", "thead", "tbody", "tr", "th", "td", "strong",
-     "em", "b", "i", "code", "pre", "span", "div", "section", "details", "summary", "br", "hr"}
+     "em", "b", "i", "code", "pre", "span", "div", "section", "blockquote", "details", "summary", "br", "hr"}
 )  # fmt: skip
 _VOID = frozenset({"br", "hr"})
 # What needs scripts, and what is no use without them.
-_LEFT_OUT = frozenset({"head", "script", "style", "template", "svg", "figure", "button", "label", "select", "caption", "a"})
+_LEFT_OUT = frozenset({"head", "script", "style", "template", "svg", "figure", "button", "label", "select", "caption"})
 _FIGURE = "<p><em>[a figure]</em></p>"
 _ATTRIBUTES = frozenset({"style", "title"})
+# Then it reads HTML as Markdown: the names in "a_b and c_d" would become italic, lines paragraphs, and items lists once more. Its patterns
+# do not cross a carriage return, which does no harm in the attribute of an empty element.
+_GUARD = '<span title="-&#13;-"></span>'
+_GUARDED = {ord("_"): f"_{_GUARD}", ord("*"): f"*{_GUARD}", ord("]"): f"]{_GUARD}", ord("`"): "\u02cb"}
+_IN_ATTRIBUTES = {ord("_"): "\u02cd", ord("*"): "\u2217", ord("`"): "\u02cb", ord("\n"): " "}
 
 
 def table_preview(table: pd.DataFrame, columns: Sequence[str] = ()) -> TablePreview:
@@ -46,7 +53,7 @@ def markdown_preview(text: str) -> HTMLPreview:
     """A report in Markdown as HTML; HTML inside it is shown as text."""
     from markdown_it import MarkdownIt
 
-    return HTMLPreview(MarkdownIt("commonmark", {"html": False}).enable("table").render(text))
+    return HTMLPreview(_as_shown(MarkdownIt("commonmark", {"html": False}).enable("table").render(text)))
 
 
 def page_preview(page: str, place: str) -> HTMLPreview:
@@ -56,11 +63,15 @@ def page_preview(page: str, place: str) -> HTMLPreview:
         page: The HTML of the page.
         place: Where the whole page is.
     """
-    reader = _Reader()
-    reader.feed(page)
-    reader.close()
     where = f"<p><em>Texts and tables of this page. With its figures: open {escape(place)} in a browser.</em></p>"
-    return HTMLPreview(where + "".join(reader.shown))
+    return HTMLPreview(_as_shown(where) + _as_shown(page))
+
+
+def _as_shown(html: str) -> str:
+    reader = _Reader()
+    reader.feed(html)
+    reader.close()
+    return "".join(reader.shown)
 
 
 def _cell(value: Any) -> Any:
@@ -103,18 +114,20 @@ class _Reader(HTMLParser):
         self._length = 0
         self._skipped = ""
         self._depth = 0
-        self._in_heading = False
+        self._in_heading = self._in_code = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if self._skipped:
             self._depth += tag == self._skipped
-        elif tag in _LEFT_OUT and not (tag == "button" and self._in_heading):
+        elif (tag in _LEFT_OUT and not (tag == "button" and self._in_heading)) or (tag == "a" and ("class", "skip") in attrs):
             self._skipped, self._depth = tag, 1
             if tag == "figure":
                 self._show(_FIGURE)
         elif tag in _SHOWN:
             self._in_heading |= tag == "th"
-            kept = "".join(f' {name}="{escape(value or "")}"' for name, value in attrs if name in _ATTRIBUTES)
+            self._in_code |= tag == "pre"
+            kept = "".join(f' {name}="{escape((value or "").translate(_IN_ATTRIBUTES))}"' for name, value in attrs if name in _ATTRIBUTES)
+            kept += ' dir="auto"' if tag == "li" else ""
             self._show(f"<{tag}{kept}>")
 
     def handle_endtag(self, tag: str) -> None:
@@ -124,11 +137,13 @@ class _Reader(HTMLParser):
                 self._skipped = ""
         elif tag in _SHOWN - _VOID:
             self._in_heading &= tag != "th"
+            self._in_code &= tag != "pre"
             self._show(f"</{tag}>")
 
     def handle_data(self, data: str) -> None:
         if not self._skipped:
-            self._show(escape(data))
+            text = escape(data, quote=False).translate(_GUARDED)
+            self._show(text.rstrip("\n").replace("\n", "<br>") if self._in_code else _SPACES.sub(" ", text))
 
     def _show(self, piece: str) -> None:
         self._length += len(piece)
