@@ -85,6 +85,14 @@ def test_every_pipeline_is_one_box_and_is_the_same_in_composites(registry):
         assert {node.name: node.namespace for node in registry[name].nodes}.items() - known.items() <= {("write_report_node", None)}
 
 
+def test_a_run_can_be_limited_to_a_box(registry):
+    for name in ("clustering_evaluation", "model_export"):
+        part = registry["end_to_end"].filter(node_namespaces=[name])
+        assert {node.name for node in part.nodes} == {node.name for node in registry[name].nodes}
+    (node,) = registry["end_to_end"].filter(node_namespaces=["embedding_extraction.base"]).nodes
+    assert node.name == "base.extract_embeddings_node"
+
+
 @pytest.mark.filterwarnings("error::UserWarning")
 def test_no_box_is_interrupted_by_another(registry):
     for name in COMPOSITES:

@@ -9,6 +9,7 @@ import pytest
 
 from embedding_adaptation.datasets.pandas_files import CSVDataset, ParquetDataset
 from embedding_adaptation.datasets.previews import markdown_preview, page_preview, table_preview
+from embedding_adaptation.datasets.reports import JSONDataset, OptionalReportDataset
 from embedding_adaptation.datasets.text_files import TextDataset
 
 
@@ -49,6 +50,20 @@ def test_tables_show_their_first_rows(kind, name, tmp_path):
     dataset.save(pd.DataFrame({"a": range(100), "b": np.linspace(0, 1, 100)}))
     assert dataset.preview(nrows=2, columns=["b", "a"])["data"] == [[0, 0], [0.0101, 1]]
     assert len(dataset.preview()["data"]) == 20
+
+
+def test_reports_have_readable_numbers_and_are_json(tmp_path):
+    report = {"a": [0.34357166499922814, {"b": float("nan"), "c": None, "d": True}], "e": 12345.678, "f": "ä", "g": 3}
+    dataset = JSONDataset(filepath=str(tmp_path / "report.json"))
+    dataset.save(report)
+    assert json.loads(dataset.preview()) == {"a": [0.344, {"b": "", "c": None, "d": True}], "e": 12346, "f": "ä", "g": 3}
+
+
+def test_a_report_that_is_not_there_has_no_preview(tmp_path):
+    dataset = OptionalReportDataset(filepath=str(tmp_path / "answers.json"))
+    assert not dataset.preview()
+    dataset.save({"x": 1})
+    assert json.loads(dataset.preview()) == {"x": 1}
 
 
 def test_a_report_is_shown_as_markdown_and_its_html_as_text():

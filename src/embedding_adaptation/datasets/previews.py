@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from html import escape
 from html.parser import HTMLParser
 from typing import TYPE_CHECKING, Any
 
-from kedro_datasets._typing import HTMLPreview, TablePreview
+from kedro_datasets._typing import HTMLPreview, JSONPreview, TablePreview
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,11 @@ def table_preview(table: pd.DataFrame, columns: Sequence[str] = ()) -> TablePrev
     return TablePreview({"columns": [str(column) for column in shown], "index": list(range(len(rows))), "data": rows})
 
 
+def report_preview(report: Any) -> JSONPreview:
+    """A report as JSON: numbers with three significant digits; a number that JSON does not have is empty or text."""
+    return JSONPreview(json.dumps(_rounded(report), ensure_ascii=False, allow_nan=False))
+
+
 def markdown_preview(text: str) -> HTMLPreview:
     """A report in Markdown as HTML; HTML inside it is shown as text."""
     from markdown_it import MarkdownIt
@@ -72,6 +78,14 @@ def _as_shown(html: str) -> str:
     reader.feed(html)
     reader.close()
     return "".join(reader.shown)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _rounded(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [_rounded(one) for one in value]
+    return _number(value) if isinstance(value, float) else value
 
 
 def _cell(value: Any) -> Any:

@@ -7,11 +7,16 @@ from typing import Any
 from kedro_datasets import json
 from kedro_datasets._typing import JSONPreview
 
+from embedding_adaptation.datasets.previews import report_preview
 from embedding_adaptation.datasets.versioned import OneFile
 
 
 class JSONDataset(OneFile, json.JSONDataset):
-    """``json.JSONDataset``, with its arguments."""
+    """``json.JSONDataset``, with its arguments, and a preview that is easier to read."""
+
+    def preview(self) -> JSONPreview:
+        """The report, for kedro-viz; see :func:`.previews.report_preview`."""
+        return report_preview(self.load())
 
 
 class OptionalReportDataset(JSONDataset):
