@@ -76,7 +76,9 @@ def describe_model(
     licence = options.licence or base.licence
     trained, data = training_report["trained"], training_report["data"]
     generators = {generator: counts | {"models": _public_names(counts["models"])} for generator, counts in data["generators"].items()}
-    scores = by_label if name == wanted or not evaluation_report else _scores(fingerprint, evaluation_report, name, wanted, embedder_options)
+    scores = (
+        by_label if name == wanted or not evaluation_report else _scores(fingerprint, evaluation_report, name, wanted, embedder_options)
+    )
     return {
         "title": options.title,
         "summary": _summary(public_name(base.source), training_report, is_base=strategy.weights == "base"),
