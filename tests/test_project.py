@@ -657,25 +657,155 @@ def test_a_tracking_server_that_is_down_does_not_cost_the_run(finished):
     assert len(pending.read_text().splitlines()) > 5
 
 
-def test_the_notebook_runs(finished):
+def executed(project: Path, name: str, **parameters: object) -> list[dict]:
+    """Outputs of a notebook that was run in the copy; its cell of parameters is followed by one that sets others.
+
+    Fails if a run's output or data/ is changed by it.
+    """
     import nbformat
     from nbclient import NotebookClient
 
-    project, _, _ = finished
-    notebook = nbformat.read(project / "notebooks" / "01_first_look.ipynb", as_version=4)
-    saved = versions(project, "strategy_comparison.csv")
-    before = os.environ.get("KEDRO_ENV")
-    os.environ["KEDRO_ENV"] = "test"
-    try:
-        NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(project / "notebooks")}}).execute()
-    finally:
-        os.environ.pop("KEDRO_ENV") if before is None else os.environ.update(KEDRO_ENV=before)
+    notebook = nbformat.read(project / "notebooks" / name, as_version=4)
+    assert not [cell for cell in notebook.cells if cell.get("outputs")], "a notebook is committed without outputs"
+    if parameters:
+        (place,) = [number for number, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", [])]
+        unknown = [one for one in parameters if not re.search(rf"^{one} = ", notebook.cells[place].source, re.MULTILINE)]
+        assert not unknown
+        source = "\n".join(f"{one} = {value!r}" for one, value in parameters.items())
+        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(source))
+    before = made_by_runs(project)
+    with pytest.MonkeyPatch.context() as patch:
+        for one, value in {"KEDRO_ENV": "test", "TQDM_DISABLE": "1", "MLFLOW_TRACKING_URI": f"sqlite:///{project}/notebooks.db"}.items():
+            patch.setenv(one, value)
+        resources = {"metadata": {"path": str(project / "notebooks")}}
+        NotebookClient(notebook, timeout=300, kernel_name="python3", resources=resources).execute()
+    assert made_by_runs(project) == before, "a notebook leaves what runs made as it is"
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     assert not [output for output in outputs if output.output_type == "error"]
-    tables = [output["data"]["text/html"] for output in outputs if "text/html" in output.get("data", {})]
-    assert any("prompted_last_adapted" in table for table in tables)
-    assert saved
-    assert versions(project, "strategy_comparison.csv") == saved, "a notebook that looks at scores leaves them as they are"
+    return outputs
+
+
+def made_by_runs(project: Path) -> dict[Path, int]:
+    """The files of data/ and of the test environment's output, with the times they were written."""
+    folders = (project / "data", project / "build" / "kedro-test")
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+def shown(outputs: list[dict], kind: str) -> list[str]:
+    """What the outputs hold in one form, such as text/html; printed text is text/plain."""
+    printed = [output["text"] for output in outputs if output["output_type"] == "stream" and kind == "text/plain"]
+    return [*printed, *(output["data"][kind] for output in outputs if kind in output.get("data", {}))]
+
+
+def tables_of(outputs: list[dict]) -> list[pd.DataFrame]:
+    """The tables that were shown, with numbers as numbers and the innermost index."""
+    from bs4 import BeautifulSoup
+
+    found = []
+    for table in (table for html in shown(outputs, "text/html") for table in BeautifulSoup(html, "html.parser").select("table.dataframe")):
+        rows = table.select("tbody tr")
+        cells = [[cell.get_text() for cell in row.select("td")] for row in rows]
+        header = [cell.get_text() for cell in table.select_one("thead tr").select("th")]
+        frame = pd.DataFrame(cells, columns=header[-len(cells[0]) :], index=[row.select("th")[-1].get_text() for row in rows])
+        for name in frame:
+            numbers = pd.to_numeric(frame[name], errors="coerce")
+            frame[name] = frame[name] if numbers.isna().any() else numbers
+        found.append(frame)
+    return found
+
+
+def test_the_first_notebook_shows_what_a_run_left(finished):
+    project, _, _ = finished
+    outputs = executed(project, "01_first_look.ipynb")
+    assert any("prompted_last_adapted" in table for table in shown(outputs, "text/html"))
+
+
+def test_a_notebook_adapts_texts_shows_the_page_and_saves_the_model(finished, tmp_path):
+    project, _, _ = finished
+    outputs = executed(project, "02_adapt_my_texts.ipynb", count=40, folder=str(tmp_path / "made"), params={"text_clustering.clusters": 3})
+    page = next(html for html in shown(outputs, "text/html") if "<iframe" in html)
+    assert "&lt;/html&gt;" in page
+    (cosine,) = re.findall(r"least cosine between the two libraries: ([\d.]+)", " ".join(shown(outputs, "text/plain")))
+    assert float(cosine) > 0.99
+    assert (tmp_path / "made" / "my_model" / "modules.json").is_file()
+    assert not (project / "notebooks" / "adaptation").exists()
+
+
+def test_a_notebook_compares_templates_without_labels_and_with(finished):
+    project, _, _ = finished
+    settings = {"count": 60, "templates": ["bare", "one_word", "mine"], "poolings": ["last"], "seeds": [0, 1]}
+    outputs = executed(project, "03_compare_templates.ipynb", **settings)
+    ranked, scored = tables_of(outputs)
+    assert sorted(ranked["strategy"]) == sorted(scored["strategy"]) == ["bare.last.-1", "mine.last.-1", "one_word.last.-1"]
+    assert scored["v_measure"].is_monotonic_decreasing
+    assert scored["v_measure"].between(0.01, 0.99).all()
+    assert any("Rank correlation" in str(figure) for figure in shown(outputs, "application/vnd.plotly.v1+json"))
+
+
+def test_a_notebook_explores_clusters(finished):
+    project, _, _ = finished
+    command(project, "kedro", "run", "--pipelines=text_clustering")
+    outputs = executed(project, "04_explore_clusters.ipynb", theme=1, count=3)
+    themes, members, neighbours, _ = tables_of(outputs)
+    assert themes["size"].sum() == len((project / "data" / "01_raw" / "corpus.txt").read_text().splitlines())
+    assert len(members) == 6
+    assert neighbours["cosine"].is_monotonic_decreasing
+    assert len(shown(outputs, "application/vnd.plotly.v1+json")) == 3
+
+
+def test_a_notebook_finds_topics_with_bertopic(finished):
+    pytest.importorskip("bertopic", reason="BERTopic is not installed: pip install bertopic")
+    project, _, _ = finished
+    outputs = executed(project, "05_bertopic.ipynb", count=200, min_topic_size=5)
+    topics, compared, _, found, placed = tables_of(outputs)
+    assert topics["Count"].sum() == len(pd.read_csv(project / "data" / "01_raw" / "labelled_texts.csv"))
+    assert list(compared.columns) == ["base", "adapted"]
+    assert found["similarity"].is_monotonic_decreasing
+    assert len(placed) == 5
+
+
+def test_a_notebook_searches_a_grid_with_the_bundled_model(finished):
+    project, _, _ = finished
+    grid = {"embed__template": ["{text}", 'The topic of "{text}" is: "'], "embed__layers": [-1], "classify__C": [1.0, 10.0, 100.0]}
+    outputs = executed(project, "06_scikit_learn.ipynb", count=120, grid=grid)
+    scores, test, *_ = tables_of(outputs)
+    assert scores.shape[0] >= 2
+    assert test.loc["embedder", "accuracy"] > 0.25, "far beyond chance"
+
+
+def test_a_notebook_searches_a_vector_store(finished, tmp_path):
+    pytest.importorskip("qdrant_client", reason="Qdrant's client is not installed: pip install qdrant-client")
+    project, _, _ = finished
+    outputs = executed(project, "07_vector_store.ipynb", count=100, folder=str(tmp_path / "store"))
+    found, within = tables_of(outputs)
+    assert found["score"].is_monotonic_decreasing
+    assert within["label"].nunique() == 1
+    printed = " ".join(shown(outputs, "text/plain"))
+    assert "same texts as an exact search: True" in printed
+    labels = pd.read_csv(project / "data" / "01_raw" / "labelled_texts.csv")["label"]
+    label = within["label"][0]
+    assert f"{len(labels) + 100} texts, {(labels == label).sum()} with the label {label}" in printed
+
+
+@pytest.mark.parametrize(
+    ("name", "library", "package"),
+    [("08_langchain", "langchain_core", "langchain-core"), ("09_llama_index", "llama_index.core", "llama-index-core")],
+)
+def test_a_notebook_searches_with_a_framework(finished, name, library, package):
+    pytest.importorskip(library, reason=f"not installed: pip install {package}")
+    project, _, _ = finished
+    outputs = executed(project, f"{name}.ipynb", count=60)
+    (found,) = tables_of(outputs)
+    assert len(found) == 5
+    assert found["score"].is_monotonic_decreasing
+    assert "same texts as an exact search: True" in " ".join(shown(outputs, "text/plain"))
+
+
+def test_every_notebook_is_executed_by_a_test_and_listed(project):
+    source, page = Path(__file__).read_text(), (project / "docs" / "how-to" / "notebooks.md").read_text()
+    names = [path.stem for path in (project / "notebooks").glob("*.ipynb")]
+    assert len(names) >= 9
+    assert [name for name in names if f'"{name}' not in source or f"`{name}`" not in page] == []
 
 
 @pytest.fixture(scope="session")
