@@ -746,11 +746,12 @@ def test_a_notebook_explores_clusters(finished):
     project, _, _ = finished
     command(project, "kedro", "run", "--pipelines=text_clustering")
     outputs = executed(project, "04_explore_clusters.ipynb", theme=1, count=3)
-    themes, members, neighbours, _ = tables_of(outputs)
+    themes, tree, members, neighbours, _ = tables_of(outputs)
+    assert tree["distance"].is_monotonic_increasing
     assert themes["size"].sum() == len((project / "data" / "01_raw" / "corpus.txt").read_text().splitlines())
     assert len(members) == 6
     assert neighbours["cosine"].is_monotonic_decreasing
-    assert len(shown(outputs, "application/vnd.plotly.v1+json")) == 3
+    assert len(shown(outputs, "application/vnd.plotly.v1+json")) == 2
 
 
 def test_a_notebook_finds_topics_with_bertopic(finished):
