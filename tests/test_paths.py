@@ -3,11 +3,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from embedding_adaptation import paths
-from embedding_adaptation.paths import project_path, project_root, set_project_root
+from embedding_adaptation.paths import output_folder, project_path, project_root, set_project_root
 
 
 @pytest.fixture
@@ -60,3 +61,11 @@ def test_the_home_folder_is_written_as_a_tilde(monkeypatch, tmp_path):
     assert project_path("~/texts #1, final.csv") == tmp_path / "texts #1, final.csv"
     assert project_path("/data/texts.csv") == Path("/data/texts.csv")
     assert project_path("~nobody-of-this-name/x").name == "x"
+
+
+@pytest.mark.parametrize(("output", "folder"), [("data", "PROJECT/data"), ("/elsewhere", "/elsewhere"), ("~/results", "HOME/results")])
+def test_the_output_folder_is_where_the_catalog_writes(tmp_path, monkeypatch, output, folder):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    context = SimpleNamespace(project_path=tmp_path, config_loader={"globals": {"output": output}})
+    expected = folder.replace("PROJECT", str(tmp_path)).replace("HOME", str(tmp_path / "home"))
+    assert output_folder(context) == Path(expected)

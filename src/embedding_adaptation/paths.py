@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from kedro.framework.context import KedroContext
 
 # An environment variable, so that the worker processes of a run (of ParallelRunner or torchrun) follow the same rule.
 _ROOT = "EMBEDDING_ADAPTATION_PROJECT"
@@ -31,3 +35,8 @@ def project_root() -> Path:
 def project_path(path: str | Path) -> Path:
     """Resolve a path from an option: ``~`` is the home folder, and a relative path starts at the project's root."""
     return project_root() / os.path.expanduser(path)  # noqa: PTH111  pathlib's fails for an unknown user
+
+
+def output_folder(context: KedroContext) -> Path:
+    """The folder of everything that runs write, as the catalog resolves the global ``output``: ``~`` is the home folder."""
+    return Path(context.project_path) / os.path.expanduser(str(context.config_loader["globals"]["output"]))  # noqa: PTH111

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 
 from embedding_adaptation.atomic import DiskFullError, replacing_file
+from embedding_adaptation.paths import output_folder
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -40,7 +41,7 @@ class Progress:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Read how long nodes took last time."""
-        self._file = Path(context.project_path) / str(context.config_loader["globals"]["output"]) / TIMES_FILE
+        self._file = output_folder(context) / TIMES_FILE
         self._last = read_times(self._file)
 
     @hook_impl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import click
 
 from embedding_adaptation.atomic import remove_folder
 from embedding_adaptation.params_option import parsed_parameters
+from embedding_adaptation.paths import output_folder
 from embedding_adaptation.run_command import in_a_sentence, quiet_kedro
 from embedding_adaptation.tracking import tracking_uri
 
@@ -41,7 +43,7 @@ def prune(*, keep: int, caches: bool, dry_run: bool, env: str | None, params: di
 
         with KedroSession.create(env=env, runtime_params=params) as session:
             context: KedroContext = session.load_context()  # type: ignore[attr-defined]  # missing in its class
-            output = Path(context.project_path) / context.config_loader["globals"]["output"]
+            output = output_folder(context)
             entries = context.config_loader["catalog"]
             doomed = list(old_versions(output, keep, protected=registered_adapters(context)))
             if caches:
@@ -50,7 +52,7 @@ def prune(*, keep: int, caches: bool, dry_run: bool, env: str | None, params: di
             for path in doomed:
                 size = size_of(path)
                 freed += size
-                click.echo(f"{'would remove' if dry_run else 'removed'} {path.relative_to(output)} ({size / 1e6:,.1f} MB)")
+                click.echo(f"{'would remove' if dry_run else 'removed'} {os.path.relpath(path, output)} ({size / 1e6:,.1f} MB)")
                 if not dry_run:
                     remove_folder(path)
             click.echo(f"{len(doomed)} {'to remove' if dry_run else 'removed'}, {freed / 1e6:,.1f} MB")
