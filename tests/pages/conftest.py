@@ -87,7 +87,7 @@ def adaptation(reports):
 @pytest.fixture
 def clusters():
     def make(count=100, *, private=False, total=None, more=0):
-        others = points(more, 1)[["id", "text", "cluster"]] if more else points(9)[["id", "text", "cluster"]].head(0)
+        others = points(more, 1)[["id", "text"]].assign(cluster=-1) if more else points(9)[["id", "text", "cluster"]].head(0)
         facts = {"texts": total or count + more, "strategy": "consensus", "weights": "base"}
         return clusters_page(
             points(count), SUMMARY, MERGES, facts, others=others, corpus="secretword.csv", private=private, no_structure=False

@@ -95,6 +95,7 @@ def test_tables_sort_and_the_texts_are_taken_away(clusters, open_page):
     assert len(rows) == 120
     assert rows[1]["text"] == "cats & dogs <img src=x onerror=alert(1)>"
     assert rows[1]["cluster_name"] == "plum cakes"
+    assert {(row["cluster"], row["cluster_name"]) for row in rows[100:]} == {("-1", "noise")}
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
