@@ -48,6 +48,8 @@ def test_texts_in_memory_become_a_model_a_verdict_and_clusters(project, tmp_path
         (["a", None], None, "texts contains None, which is NoneType and not text"),
         (["a", float("nan")], None, "texts contains nan, which is float"),
         (["a", "b"], ["x"], "2 texts and 1 labels; give one label for each text"),
+        (["a", "b", "c"], ["x", None, float("nan")], "2 of 3 texts have no label \\(the first is number 1\\); label or leave them out"),
+        (["a", "b"], ["x", " "], "1 of 2 texts have no label"),
     ],
 )
 def test_unusable_texts_are_refused_before_any_work(tmp_path, texts, labels, message):

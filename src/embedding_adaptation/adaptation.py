@@ -113,7 +113,7 @@ def adapt(
         params: Further parameters, as for ``kedro run --params``: ``{"contrastive_finetuning.steps": 12}``.
 
     Raises:
-        UnusableTextsError: If there are no texts, something else than texts, or another number of labels.
+        UnusableTextsError: If there are no texts, something else than texts, another number of labels, or a label is missing.
         FileNotFoundError: If there is no configuration.
 
     Example:
@@ -171,11 +171,16 @@ def _table(texts: Iterable[str], labels: Iterable[object] | None) -> pd.DataFram
         msg = f"texts contains {others[0]!r}, which is {type(others[0]).__name__} and not text; leave it out or convert it"
         raise UnusableTextsError(msg)
     if labels is not None:
-        given = [str(label) for label in labels]
+        given = pd.Series(list(labels), dtype=object)
         if len(given) != len(table):
             msg = f"there are {len(table)} texts and {len(given)} labels; give one label for each text"
             raise UnusableTextsError(msg)
-        table["label"] = given
+        missing = given.isna() | (given.astype(str).str.strip() == "")
+        if missing.any():
+            first = int(missing.argmax())
+            msg = f"{missing.sum()} of {len(given)} texts have no label (the first is number {first}); label or leave them out"
+            raise UnusableTextsError(msg)
+        table["label"] = given.astype(str)
     return table
 
 
