@@ -67,7 +67,14 @@ def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_clusters_end_with_the_names_of_the_largest_and_their_table_and_page(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "2 clusters of 18,000 texts, the largest: many (40%); few (10%)"),
+        ({"private": True}, "2 clusters of 18,000 texts"),
+    ],
+)
+def test_clusters_end_with_the_names_of_the_largest_and_their_table_and_page(options, said, tmp_path, capsys):
     summary = pd.DataFrame({"cluster": [0, 1, -1], "name": ["few", "many", "noise"], "size": [2, 7, 9], "share": [0.1, 0.4, 0.5]})
     catalog = DataCatalog(
         {
@@ -75,11 +82,13 @@ def test_clusters_end_with_the_names_of_the_largest_and_their_table_and_page(tmp
             "cluster_summary": MemoryDataset(summary),
             "cluster_assignments": TextDataset(filepath=str(tmp_path / "assignments.parquet")),
             "clusters_page": TextDataset(filepath=str(tmp_path / "clusters.html")),
+            "params:text_clustering": MemoryDataset(options),
         }
     )
-    RunSummary().after_pipeline_run(pipeline=pipeline("x", outputs=list(catalog.keys())), catalog=catalog)
+    made = [name for name in catalog.keys() if not name.startswith("params:")]  # noqa: SIM118  a catalog is no mapping
+    RunSummary().after_pipeline_run(pipeline=pipeline("x", outputs=made), catalog=catalog)
     first, *rest = capsys.readouterr().out.splitlines()
-    assert first == "2 clusters of 18,000 texts, the largest: many (40%); few (10%)"
+    assert first == said
     assert [line.rpartition("/")[2] for line in rest] == ["assignments.parquet", "clusters.html"]
 
 

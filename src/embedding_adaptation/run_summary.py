@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COMPARISON, VERDICT, REPORT = "strategy_comparison", "verdict", "report"
 MODEL, FACTS = "adapted_embedder", "model_facts"
 CLUSTERS, SUMMARY, ASSIGNMENTS = "clustering_report", "cluster_summary", "cluster_assignments"
+OPTIONS = "params:text_clustering"
 # Pages to look at: what they are about, by dataset.
 PAGES = {"adaptation_page": "Page", "clusters_page": "Clusters"}
 _NAMES_SHOWN = 5
@@ -59,7 +60,8 @@ def summary_lines(made: set[str], catalog: DataCatalog) -> Iterator[str]:
     if VERDICT in made:
         yield catalog.load(VERDICT)["sentence"]
     if CLUSTERS in made:
-        yield _clusters(catalog.load(CLUSTERS), catalog.load(SUMMARY))
+        private = OPTIONS in catalog and catalog.load(OPTIONS).get("private", False)
+        yield _clusters(catalog.load(CLUSTERS), catalog.load(SUMMARY), private=private)
         yield f"Table:    {link_latest(Path(saved_path(catalog.get(ASSIGNMENTS))))}"
     if REPORT in made:
         yield f"Report:   {link_latest(Path(saved_path(catalog.get(REPORT))))}"
@@ -86,8 +88,10 @@ def _exported(facts: dict[str, Any]) -> str:
     return f"{name}, V-measure {scored[0]:.3f}: {scored[1]}" if scored else f"{name}, not scored on labelled texts"
 
 
-def _clusters(report: dict[str, Any], summary: pd.DataFrame) -> str:
-    """How many clusters there are, and the largest by name."""
+def _clusters(report: dict[str, Any], summary: pd.DataFrame, *, private: bool) -> str:
+    """How many clusters there are, and the largest by name unless names, which are words of the texts, are private."""
+    if private:
+        return f"{report['clusters']} clusters of {report['texts']:,} texts"
     largest = summary[summary["cluster"] >= 0].sort_values("size", ascending=False).head(_NAMES_SHOWN)
     names = "; ".join(f"{name} ({share:.0%})" for name, share in zip(largest["name"], largest["share"], strict=True))
     return f"{report['clusters']} clusters of {report['texts']:,} texts, the largest: {names}"

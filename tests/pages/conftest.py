@@ -67,12 +67,12 @@ def reports(model_facts):
 
 @pytest.fixture
 def adaptation(reports):
-    def make(count=100, *, private=False, attention=ATTENTION, **changes):
+    def make(count=100, *, private=False, attention=ATTENTION, longest="", **changes):
         values = reports.__dict__ | changes
         moved = [MovedText("secretword moved", ("secretword old",), ("secretword old", "secretword new"))]
         return adaptation_page(
             Reports(**values),
-            points(count) if count else points(9).head(0),
+            points(count).assign(text=lambda frame: frame["text"] + longest) if count else points(9).head(0),
             SUMMARY,
             moved,
             attention,

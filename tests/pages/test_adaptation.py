@@ -47,6 +47,10 @@ def test_a_private_page_holds_nothing_of_the_texts(adaptation, clusters):
     assert "secretword" in adaptation()
 
 
+def test_very_long_texts_do_not_make_a_very_large_page(adaptation):
+    assert len(adaptation(longest="x" * 50_000)) < len(adaptation()) + 100 * 1100
+
+
 def test_what_is_missing_is_left_out_and_said(adaptation, model_facts):
     page = adaptation(0, facts=model_facts | {"evaluation": None}, verdict={})
     assert "100 texts are too few for a map" in page

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from embedding_adaptation.serving.batching import Batcher, QueueFullError, StoppedError
+from embedding_adaptation.serving.failures import TextTooLongError
 from embedding_adaptation.serving.options import ServingOptions
 
 
@@ -20,7 +21,9 @@ class Encoder:
 
     def count_tokens(self, texts, *, truncate):
         if not truncate and max(map(len, texts)) > 9:
-            raise ValueError("too long")
+            raise TextTooLongError("too long")
+        if "uncountable" in texts:
+            raise RuntimeError("uncountable")
         return [len(text) for text in texts]
 
     def encode(self, texts):
@@ -110,6 +113,16 @@ def test_only_the_request_at_fault_fails(encoder, batcher):
     with pytest.raises(ValueError, match="too long"):
         queue.submit(["f" * 20], truncate=False).result(10)
     assert queue.waiting == 0
+
+
+def test_a_failure_of_ours_is_logged_without_the_text_and_one_of_the_client_is_not(batcher, caplog):
+    queue = batcher()
+    with pytest.raises(TextTooLongError):
+        queue.submit(["f" * 20], truncate=False).result(10)
+    assert not caplog.records
+    with pytest.raises(RuntimeError):
+        queue.submit(["uncountable"]).result(10)
+    assert "RuntimeError during the counting of tokens of a request of 1 texts" in caplog.text
 
 
 def test_what_was_given_up_is_not_embedded(encoder, batcher):

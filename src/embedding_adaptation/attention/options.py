@@ -55,6 +55,7 @@ class AttentionOptions(Options):
     top_k: int = Field(5, ge=1, description="Number of tokens with the most attention that make up top_k.")
     examples: Names = Field((), description="Sentences to show word by word; empty shows the first text drawn.")
     page_texts: int = Field(50, ge=1, description="Number of texts on the page.")
+    private: bool = Field(False, description="Whether to leave words and ids of texts out of the page and the figures.")
     min_texts_of_word: int = Field(3, ge=1, description="Words in fewer texts than this are not ranked by how their attention changed.")
     occlusion_texts: int = Field(
         4, ge=0, description="Number of texts whose words are removed one by one for comparison with attention; 0 skips this."

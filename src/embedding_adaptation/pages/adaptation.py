@@ -23,6 +23,7 @@ HEADLINES = {
     "cannot_tell": "It cannot be told whether adaptation helped.",
 }
 _EXAMPLES = 8
+_LONGEST_TEXT = 1000  # characters to search and to show of a text on the map, so that long texts do not make a page too large to open
 _DARKEST = 0.45  # opacity of the heaviest word, on which letters stay readable in light and dark
 _CURVES = {"train_loss": "training", "validation_loss": "held-out texts"}
 
@@ -94,7 +95,7 @@ def adaptation_page(
     themes = themes_of(summary, private=private)
     data: dict[str, Any] = {
         "clusters": points["cluster"].astype(int).tolist(),
-        "texts": None if private else points["text"].tolist(),
+        "texts": None if private else points["text"].str.slice(0, _LONGEST_TEXT).tolist(),
         "names": {str(theme.cluster): theme.name for theme in themes},
         "curve": _curves(reports.history),
     }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from embedding_adaptation.serving.failures import log_failure
+from embedding_adaptation.serving.failures import TextTooLongError, log_failure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -161,6 +161,8 @@ class Batcher:
             job.tokens = self._encoder.count_tokens(job.texts, truncate=job.truncate)
         except Exception as error:  # noqa: BLE001  the request's answer, not the thread's end
             self._forget(len(job.texts))
+            if not isinstance(error, TextTooLongError):  # that is the client's
+                log_failure(error, f"the counting of tokens of a request of {len(job.texts)} texts")
             if job.future.set_running_or_notify_cancel():
                 job.future.set_exception(error)
         else:

@@ -8,6 +8,10 @@ import traceback
 logger = logging.getLogger(__name__)
 
 
+class TextTooLongError(ValueError):
+    """A text has more tokens than the model reads; the message says how many it may have."""
+
+
 def log_failure(error: BaseException, during: str) -> None:
     """Log an error's type and place.
 

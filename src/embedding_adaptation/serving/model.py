@@ -17,6 +17,7 @@ from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.template import encode_texts
 from embedding_adaptation.model_registry import CHAMPION
 from embedding_adaptation.served_texts import adapted_to
+from embedding_adaptation.serving.failures import TextTooLongError
 from embedding_adaptation.tracking import tracking_uri
 
 if TYPE_CHECKING:
@@ -35,10 +36,6 @@ _SCHEME = "models:/"
 
 class ModelNotFoundError(FileNotFoundError):
     """There is no such model; the message says where it was looked for and how to make one."""
-
-
-class TextTooLongError(ValueError):
-    """A text has more tokens than the model reads; the message says how many it may have."""
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ References:
 
 from __future__ import annotations
 
+import re
 from http import HTTPStatus
 from typing import Annotated, Any, Literal
 
@@ -16,6 +17,7 @@ from starlette.responses import JSONResponse
 
 # Paths with text-embeddings-inference's form of errors; all others have OpenAI's.
 PLAIN_ERROR_PATHS = frozenset({"/embed", "/info", "/health", "/metrics"})
+_HALF = re.compile("[\ud800-\udfff]")
 _OPENAI_TYPES = {401: "invalid_request_error", 500: "server_error", 503: "server_error"}
 _PLAIN_TYPES = {401: "Unauthorized", 404: "NotFound", 500: "Backend", 503: "Overloaded"}
 
@@ -34,6 +36,8 @@ def _texts(value: Any) -> Any:
         raise PydanticCustomError("no_texts", "it is an empty list; give at least one text")
     for index, text in enumerate(values):
         if isinstance(text, str):
+            if _HALF.search(text):
+                raise PydanticCustomError("no_text", "item {index} holds half a surrogate pair, which is no text", {"index": index})
             continue
         if isinstance(text, int | list) and not isinstance(text, bool):
             raise PydanticCustomError(

@@ -76,6 +76,21 @@ def test_tables_figures_and_page_come_from_what_was_measured(run):
     assert "example 1" in page
 
 
+def test_of_private_texts_no_word_or_id_is_shown(run):
+    found, embedder = run
+    base, adapted = found["base"]["words"], found["adapted"]["words"]
+    ranked = nodes.compare_words(base, adapted, options())
+    open_page, private_page = (nodes.plot_words(base, adapted, ranked, options(private=private), embedder)[2] for private in (False, True))
+    inside = base[base["part"] == "text"]
+    for shown in {*inside["word"][inside["kind"] == "content"], *base["id"]}:
+        assert f">{shown}<" in open_page
+        assert f">{shown}<" not in private_page
+        assert f'"{shown}: ' not in private_page
+    figure = nodes.plot_words(base, adapted, ranked, options(private=True), embedder)[1]
+    labels = {label.get_text() for axis in figure.axes for label in axis.get_yticklabels()}
+    assert not labels & set(ranked["word"])
+
+
 def test_the_first_text_stands_in_for_missing_examples(run):
     found, embedder = run
     base = found["base"]["words"][~found["base"]["words"]["example"]].reset_index(drop=True)

@@ -170,6 +170,11 @@ def plot_words(
     from embedding_adaptation.runtime import build_strategy
 
     words = paired_words(base_words, adapted_words)
+    if options.private:
+        words, attention_words = (
+            _without_texts(words),
+            attention_words.assign(word=[f"word {n}" for n in range(1, len(attention_words) + 1)]),
+        )
     ids = words["id"].drop_duplicates().tolist()
     examples = words.loc[words["example"], "id"].drop_duplicates().tolist()
     layers = f"layers {', '.join(map(str, options.shown_layers))}" if options.shown_layers else "all layers"
@@ -179,6 +184,13 @@ def plot_words(
         figures.word_changes(attention_words, layers=layers),
         attention_page(words, list(islice(ids, options.page_texts)), template=template, layers=layers),
     )
+
+
+def _without_texts(words: pd.DataFrame) -> pd.DataFrame:
+    """Words with numbers for ids, and dots for what is of a text: the part named so, and the tokens that are separate from it."""
+    numbers = {text_id: f"text {number}" for number, text_id in enumerate(words["id"].drop_duplicates(), start=1)}
+    hidden = words["part"].isin(["text", "sink", "self"])
+    return words.assign(id=words["id"].map(numbers), word=words["word"].mask(hidden, "•••"))
 
 
 def plot_faithfulness(attention_faithfulness: pd.DataFrame) -> Figure:
