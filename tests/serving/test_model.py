@@ -12,7 +12,8 @@ from sentence_transformers import SentenceTransformer
 from embedding_adaptation.embedder.packaged import load_packaged, write_packaged
 from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.model_registry import RegistryOptions, log_and_register
-from embedding_adaptation.serving.model import Located, ModelNotFoundError, ServedModel, TextTooLongError, locate
+from embedding_adaptation.serving.failures import TextTooLongError
+from embedding_adaptation.serving.model import Located, ModelNotFoundError, ServedModel, locate
 
 TEXTS = ["where is my stopcock", "", "drain " * 300, "🎉 emoji"]
 

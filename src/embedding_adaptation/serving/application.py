@@ -16,9 +16,10 @@ from pydantic_core import to_json
 from starlette.exceptions import HTTPException
 
 from embedding_adaptation.serving.batching import Batcher, Embedded, QueueFullError, StoppedError
+from embedding_adaptation.serving.failures import TextTooLongError
 from embedding_adaptation.serving.guard import Guard
 from embedding_adaptation.serving.metrics import Metrics
-from embedding_adaptation.serving.model import ServedModel, TextTooLongError
+from embedding_adaptation.serving.model import ServedModel
 from embedding_adaptation.serving.options import ServingOptions
 from embedding_adaptation.serving.schemas import PLAIN_ERROR_PATHS, EmbeddingsRequest, EmbedRequest, RequestError
 from embedding_adaptation.vectors.unit import unit_vectors
