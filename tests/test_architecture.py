@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "architecture.md"
 # Rooms that know neither of Kedro nor of MLflow.
 LIBRARY = {"embedder", "attention", "vectors", "texts", "identity"}
 # Packages that take seconds to import, or need not be installed: also modules that compute may import them inside a function.
-HEAVY = {"mteb", "openai", "peft", "sentence_transformers", "transformers", "umap"}
+HEAVY = {"faiss", "mteb", "openai", "peft", "sentence_transformers", "transformers", "umap"}
 # Imports between the project's own modules that cannot stand at the top: two modules that build on one another.
 OWN_INSIDE = {
     ("embedder.embedder", "embedder.modules"),  # an embedder becomes a sentence-transformers model, whose modules hold an embedder

@@ -22,7 +22,7 @@ def smoothed(vectors: np.ndarray, *, neighbours: int = 10, rounds: int = 1) -> n
         rounds: How often; each round finds the neighbours anew.
 
     Returns:
-        Unit vectors, float32 ``[N, D]``. Time grows with the square of ``N``, memory linearly.
+        Unit vectors, float32 ``[N, D]``. Time grows with the square of ``N`` as long as neighbours are searched exactly, memory linearly.
 
     Raises:
         ValueError: If a number is negative.

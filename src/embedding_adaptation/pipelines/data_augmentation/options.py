@@ -153,9 +153,17 @@ class NeighboursOptions(GeneratorOptions):
     min_similarity: float = Field(0.5, ge=-1.0, le=1.0, description="Leave out pairs that are less similar.")
     max_pairs_per_text: int = Field(3, ge=1, description="Maximum number of pairs with the same text.")
     near_duplicate: Share = Field(0.9, description="Never pair texts with a higher edit similarity than this.")
+    search: Literal["auto", "exact", "approximate"] = Field(
+        "auto", description="How neighbours are searched: exact compares all texts with each other; auto does so up to exact_up_to texts."
+    )
+    exact_up_to: int = Field(
+        30_000,
+        ge=1,
+        description="Of more texts than this, auto finds most of the neighbours, in less time.",
+    )
 
-    # The definition of the strategy matters, not its name.
-    irrelevant: ClassVar[frozenset[str]] = frozenset({"weight", "strategy"})
+    # The definition of the strategy matters, not its name; of the search, only what it comes to for the corpus.
+    irrelevant: ClassVar[frozenset[str]] = frozenset({"weight", "strategy", "search", "exact_up_to"})
 
 
 class NoiseOptions(GeneratorOptions):

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 
+from embedding_adaptation import memory
+from embedding_adaptation.memory import OutOfMemoryError
 from embedding_adaptation.options import StrategyOptions
+from embedding_adaptation.pipelines.data_augmentation.candidates import folder_name
 from embedding_adaptation.pipelines.data_augmentation.generators.neighbours import generate, strategy_vectors
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, GenerationError, Request
 from embedding_adaptation.pipelines.data_augmentation.options import NeighboursOptions
 from embedding_adaptation.runtime import fitted_strategies
+from embedding_adaptation.texts.stream import TextStream
 
 ONE = {"weights": "base", "template": "one_word", "pooling": "last"}
 CONSENSUS = ONE | {"template": ["one_word", "bare"], "combine": "concatenate", "after": {"centre": True}}
@@ -86,3 +93,29 @@ def test_too_few_texts_for_the_after_processing_are_refused(tiny_embedder, embed
     requests = [Request.of(str(n), f"the bus number {n} is late") for n in range(8)]
     with pytest.raises(GenerationError, match="generator 'neighbours' cannot use strategy 'cut': after-processing cannot keep 40"):
         list(generate(requests, options(strategy="cut"), made))
+
+
+def test_memory_is_checked_before_the_model_reads_anything(monkeypatch, tiny_embedder, embedder_options):
+    monkeypatch.setattr(memory, "available_memory", lambda: 1000)
+    monkeypatch.setattr("embedding_adaptation.pipelines.data_augmentation.generators.neighbours.strategy_vectors", None)
+    requests = [Request.of(str(n), f"the bus number {n}") for n in range(20)]
+    with pytest.raises(OutOfMemoryError, match=r"the neighbours of 20 texts would take .* lower data_augmentation.cleaning.max_texts"):
+        list(generate(requests, options(), context(tiny_embedder, embedder_options)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"search": "exact", "exact_up_to": 1}, True),
+        ({"exact_up_to": 3}, True),
+        ({"exact_up_to": 2}, False),
+        ({"search": "approximate"}, False),
+    ],
+)
+def test_candidates_are_others_only_where_the_search_comes_to_something_else(tiny_embedder, embedder_options, changes, same):
+    made = context(tiny_embedder, embedder_options)
+    made = Context(0, SimpleNamespace(card=SimpleNamespace(sha256="x")), made.embedder_options, made.embedder)
+    corpus = TextStream.of(pd.DataFrame({"id": ["1", "2", "3"], "text": ["a bus", "a house", "a garden"]}))
+    names = {folder_name("neighbours", options(strategy="consensus", **one), corpus, made) for one in ({}, changes)}
+    assert (len(names) == 1) == same

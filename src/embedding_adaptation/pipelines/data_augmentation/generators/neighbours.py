@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.embedder.after_processing import AfterProcessingError
 from embedding_adaptation.identity import texts_in_order
+from embedding_adaptation.memory import check_memory
 from embedding_adaptation.pipelines.data_augmentation.generators.request import (
     Candidate,
     Context,
@@ -17,7 +18,7 @@ from embedding_adaptation.pipelines.data_augmentation.generators.request import 
     text_key,
 )
 from embedding_adaptation.runtime import processed_vectors, read_once, teacher_targets
-from embedding_adaptation.vectors.neighbours import mutual_neighbours
+from embedding_adaptation.vectors.neighbours import SPARE, Search, mutual_neighbours
 from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
@@ -30,13 +31,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_COPIES = 3  # vectors as they were read, with after-processing, and scaled to unit length
+
 
 def generate(requests: Iterable[Request], options: NeighboursOptions, context: Context) -> Iterator[Candidate]:
     """Pair texts that are among each other's nearest neighbours.
 
     Similarity is the cosine under one strategy. Under a consensus of several templates it is the mean of their cosines: neighbours under a
-    single template may be due to chance, those under several rarely are. Time grows with the square of the number of texts, memory
-    linearly.
+    single template may be due to chance, those under several rarely are. Up to ``exact_up_to`` texts, time grows with the square of their
+    number; beyond that, most of the neighbours are found in far less time. Memory grows with the number of texts, and is checked before
+    they are read by the model.
 
     Args:
         requests: Texts; all are read before the first pair is yielded.
@@ -48,6 +52,7 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
 
     Raises:
         GenerationError: If there are too few texts for the options, or for the strategy's after-processing.
+        OutOfMemoryError: If there are too many texts for the memory of this machine.
     """
     texts = {request.source_text: request for request in requests if request.turn == 0}
     rows = list(texts.values())
@@ -57,6 +62,13 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
             "larger corpus, or use another generator"
         )
         raise GenerationError(msg)
+    search = Search(options.search, options.exact_up_to)
+    check_memory(
+        needed_bytes(len(rows), strategy_width(options, context), options.neighbours, search),
+        f"the neighbours of {len(rows):,} texts",
+        "lower data_augmentation.cleaning.max_texts, or embedder.strategies."
+        f"{options.strategy}.after.dimensions, or use a machine with more memory",
+    )
     try:
         vectors = strategy_vectors([row.source_text for row in rows], options, context)
     except AfterProcessingError as error:
@@ -69,6 +81,7 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
         min_similarity=options.min_similarity,
         near_duplicate=options.near_duplicate,
         max_pairs_per_text=options.max_pairs_per_text,
+        search=search,
     )
     logger.info("neighbours: %d pairs from %d texts", len(pairs), len(rows))
     for one, other, similarity in pairs:
@@ -77,6 +90,17 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
         if options.weight < 1.0 and digest_fraction(context.seed, key) >= options.weight:
             continue
         yield Candidate(key, first.source_id, first.source_text, second.source_text, other_id=second.source_id, own_score=similarity)
+
+
+def needed_bytes(texts: int, width: int, neighbours: int, search: Search) -> int:
+    """Bytes for vectors of so many texts and dimensions, as read and as processed, and for the search of their neighbours."""
+    return _COPIES * 4 * texts * width + search.needed_bytes(texts, width, neighbours + SPARE)
+
+
+def strategy_width(options: NeighboursOptions, context: Context) -> int:
+    """Dimensions of the strategy's vectors, before after-processing."""
+    chosen = context.embedder_options.every_strategy[options.strategy]
+    return context.embedder().dimension(context.embedder_options.strategy(options.strategy, chosen))
 
 
 def strategy_vectors(texts: Sequence[str], options: NeighboursOptions, context: Context) -> np.ndarray:
@@ -98,7 +122,14 @@ def _identity(options: NeighboursOptions, corpus: TextStream, context: Context) 
         options.weight,
         used.definition(options.strategy),
         texts_in_order(text for _, text in corpus.rows()),
+        *_of_search(options, corpus),
     ]
+
+
+def _of_search(options: NeighboursOptions, corpus: TextStream) -> list[Any]:
+    """Nothing where the search is exact, as it always was."""
+    texts = len({text for _, text in corpus.rows()}) if options.search == "auto" else 0
+    return [] if Search(options.search, options.exact_up_to).is_exact(texts) else ["approximate"]
 
 
 def _provenance(options: NeighboursOptions, context: Context) -> tuple[str, str]:  # noqa: ARG001  interface of all generators
