@@ -30,6 +30,7 @@ NAMES = (
     "attention_analysis",
     "attention_over_training",
     "model_export",
+    "plan",
     "text_clustering",
     "adaptation_page",
     "adapt",
@@ -77,7 +78,7 @@ def test_the_default_is_the_whole_chain(registry):
     registry.set_requested(None)
     assert set(registry) == {*NAMES, "__default__"}
     assert {node.name for node in registry["__default__"].nodes} == {node.name for node in registry["end_to_end"].nodes}
-    by_name_only = {"strategy_selection", "attention_over_training", "text_clustering", "adapt", "adaptation_page"}
+    by_name_only = {"strategy_selection", "attention_over_training", "text_clustering", "adapt", "adaptation_page", "plan"}
     parts = sum(len(registry[name].nodes) for name in NAMES if name not in {"end_to_end", *by_name_only})
     assert len(registry["end_to_end"].nodes) == parts + 1
 

@@ -40,6 +40,7 @@ OPTION_TYPES = {
     "text_clustering": "embedding_adaptation.pipelines.text_clustering.options:TextClusteringOptions",
     "adaptation_verdict": "embedding_adaptation.verdict.options:VerdictOptions",
     "model_export": "embedding_adaptation.pipelines.model_export.options:ExportOptions",
+    "plan": "embedding_adaptation.pipelines.plan.options:PlanOptions",
 }
 
 _QUOTED = re.compile(r"""'(?:[^']|'')*'|"(?:[^"\\]|\\.)*\"""")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 
 from embedding_adaptation.comparison_table import comparison_table, exported_score
+from embedding_adaptation.progress import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,11 +18,13 @@ if TYPE_CHECKING:
     import pandas as pd
     from kedro.io import DataCatalog
     from kedro.pipeline import Pipeline
+    from rich.table import Table
 
 COMPARISON, VERDICT, REPORT = "strategy_comparison", "verdict", "report"
 MODEL, FACTS = "adapted_embedder", "model_facts"
 CLUSTERS, SUMMARY, ASSIGNMENTS = "clustering_report", "cluster_summary", "cluster_assignments"
 OPTIONS = "params:text_clustering"
+PLAN, PLAN_TABLE = "plan", "plan_table"
 # Pages to look at: what they are about, by dataset.
 PAGES = {"adaptation_page": "Page", "clusters_page": "Clusters"}
 _NAMES_SHOWN = 5
@@ -31,12 +34,12 @@ logger = logging.getLogger(__name__)
 
 
 class RunSummary:
-    """Show at the end of a run: the comparison of strategies, the verdict, the clusters, and where report, pages and model are."""
+    """Show at the end of a run: the comparison of strategies, the plan, the verdict, the clusters, and where pages and model are."""
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
         """Print to the terminal what this run has produced."""
-        made = pipeline.all_outputs() & {COMPARISON, VERDICT, REPORT, MODEL, CLUSTERS, *PAGES}
+        made = pipeline.all_outputs() & {COMPARISON, VERDICT, REPORT, MODEL, CLUSTERS, PLAN, *PAGES}
         if not made:
             return
         from rich.console import Console
@@ -46,6 +49,8 @@ class RunSummary:
             link_latest(Path(saved_path(catalog.get(MODEL))))
         if COMPARISON in made:
             console.print(comparison_table(catalog.load(COMPARISON)))
+        if PLAN in made:
+            console.print(plan_table(catalog.load(PLAN_TABLE)))
         for line in summary_lines(made, catalog):
             console.print(line, soft_wrap=True, highlight=False, markup=False)
 
@@ -57,6 +62,9 @@ def summary_lines(made: set[str], catalog: DataCatalog) -> Iterator[str]:
         made: Names of the datasets it has produced.
         catalog: The catalog, which has them.
     """
+    if PLAN in made:
+        yield from _plan(catalog.load(PLAN))
+        yield f"Plan:     {saved_path(catalog.get(PLAN))}"
     if VERDICT in made:
         yield catalog.load(VERDICT)["sentence"]
     if CLUSTERS in made:
@@ -73,6 +81,35 @@ def summary_lines(made: set[str], catalog: DataCatalog) -> Iterator[str]:
         yield f"Model:    {path}"
         yield f"          {_exported(facts)}"
         yield f"          {loading_line(facts, path)}"
+
+
+def plan_table(table: pd.DataFrame) -> Table:
+    """What each pipeline takes, by number of workers, as a table for the terminal."""
+    from rich.table import Table
+
+    workers = [name.removeprefix("seconds_") for name in map(str, table) if name.startswith("seconds_")]
+    shown = Table(title=f"What adapt takes for {int(table['texts'].iloc[0]):,} texts, by number of workers")
+    shown.add_column("pipeline")
+    for count in workers:
+        shown.add_column(count, justify="right")
+    for row in table.to_dict("records"):
+        cells = []
+        for count in workers:
+            cost = row.get(f"cost_{count}")
+            cells.append(duration(row[f"seconds_{count}"]) + ("" if cost is None else f" ({cost:,.2f})"))
+        shown.add_row(str(row["pipeline"]), *cells)
+    return shown
+
+
+def _plan(plan: dict[str, Any]) -> Iterator[str]:
+    """What a plan says besides times."""
+    fits = "" if plan["fits_into_memory"] else ", more than this machine has free"
+    yield (
+        f"{plan['texts']:,} texts, {plan['tokens']:,} tokens: memory {plan['memory_bytes'] / 1e9:,.1f} GB{fits}, "
+        f"disk {plan['disk_bytes'] / 1e9:,.1f} GB"
+    )
+    if any(cost is not None for cost in plan["cost"].values()):
+        yield f"Costs in brackets are in {plan['currency']}; of several workers, all are paid to the end."
 
 
 def loading_line(facts: dict[str, Any], path: Any) -> str:

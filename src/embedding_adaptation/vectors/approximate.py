@@ -21,6 +21,8 @@ _CELLS = 2.0  # times the root of the number of vectors
 _TRAINED_ON = 64  # vectors for each cell
 _ITERATIONS = 8
 _MEASURED_ON = 2048  # vectors whose neighbours are searched among all, to see how many cells must be looked into
+# Cells that are looked into, and the cost of a comparison there against that in one large product (docs/explanation/results.md).
+_USUAL_PROBES, _USUAL_COST = 48, 2.5
 # Vectors searched between two steps of the progress bar, and their nearest cells.
 _AT_ONCE, _PROBES_AT_ONCE = 1 << 16, 1 << 23
 
@@ -77,6 +79,13 @@ def approximate_bytes(number: int, width: int, count: int) -> int:
     at_once = min(number, _AT_ONCE)
     places = number * 3 * 8 + min(at_once * cells, _PROBES_AT_ONCE) * 4 * 8  # of the vectors in their cells, and of each text's cells
     return 4 * width * (2 * trained + 2 * at_once) + places + number * count * (8 + 4)
+
+
+def approximate_comparisons(number: int) -> float:
+    """About as many comparisons of two vectors as the search takes the time of: with cells, within them, and for making them."""
+    cells = _cells(number)
+    within = number * min(_USUAL_PROBES, cells) * number / cells
+    return _USUAL_COST * within + number * cells + _ITERATIONS * min(number, _TRAINED_ON * cells) * cells
 
 
 def _blocks(rows: np.ndarray, probes: int) -> Iterator[np.ndarray]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from rapidfuzz.distance import Indel
 
-from embedding_adaptation.vectors.approximate import approximate_bytes, approximate_neighbours
+from embedding_adaptation.vectors.approximate import approximate_bytes, approximate_comparisons, approximate_neighbours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,10 @@ class Search:
     def is_exact(self, number: int) -> bool:
         """Whether the neighbours of this many vectors are searched exactly."""
         return self.method == "exact" or (self.method == "auto" and number <= self.exact_up_to)
+
+    def comparisons(self, number: int) -> float:
+        """How many comparisons of two vectors a search makes; of an approximate one, whose cells depend on the vectors, an estimate."""
+        return float(number) ** 2 if self.is_exact(number) else approximate_comparisons(number)
 
     def needed_bytes(self, number: int, width: int, count: int) -> int:
         """Bytes that a search takes beside the vectors themselves.

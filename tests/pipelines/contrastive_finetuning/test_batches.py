@@ -40,3 +40,28 @@ def test_too_few_pairs_that_may_stand_together_are_refused():
     groups[:6, 0] = 999
     with pytest.raises(BatchError, match="only 5 of the 10 training pairs fit into a batch of 6"):
         PairBatches(groups, batch_size=6, steps=1, seed=0)
+
+
+def slow_batches(groups, size, steps, seed):
+    """Take the first pairs that fit, from the front of a list."""
+    rng, waiting, found = np.random.default_rng(seed), [], []
+    while len(found) < steps:
+        waiting += rng.permutation(len(groups)).tolist()
+        while len(found) < steps:
+            places = []
+            for place, row in enumerate(waiting):
+                if len(places) < size and all(not set(groups[row]) & set(groups[waiting[other]]) for other in places):
+                    places.append(place)
+            if len(places) < size:
+                break
+            found.append([waiting[place] for place in places])
+            waiting = [row for place, row in enumerate(waiting) if place not in places]
+    return found
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_batches_are_those_that_are_drawn_from_the_front(seed):
+    groups = apart(30)
+    groups[::4, 0] = 999
+    groups[1::5, 1] = 888
+    assert list(PairBatches(groups, batch_size=5, steps=20, seed=seed)) == slow_batches(groups.tolist(), 5, 20, seed)

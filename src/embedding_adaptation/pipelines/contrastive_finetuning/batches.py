@@ -46,10 +46,10 @@ class PairBatches:
     def __iter__(self) -> Iterator[list[int]]:
         """The rows of each batch, ``[batch_size]``."""
         rng = np.random.default_rng(self.seed)
-        waiting: list[int] = []
+        waiting: list[int] = []  # the next one last: what is removed from the end of a list moves nothing
         drawn = 0
         while drawn < self.steps:
-            waiting += rng.permutation(len(self.groups)).tolist()
+            waiting[:0] = rng.permutation(len(self.groups))[::-1].tolist()
             while drawn < self.steps and (batch := self._draw(waiting)):
                 drawn += 1
                 yield batch
@@ -67,10 +67,11 @@ class PairBatches:
         """Remove a batch from the waiting rows; empty if they do not fill one."""
         used: set[int] = set()
         places: list[int] = []
-        for place, row in enumerate(waiting):
+        for place in range(len(waiting) - 1, -1, -1):
+            row = waiting[place]
             if used.isdisjoint(self.groups[row]):
                 used.update(self.groups[row])
                 places.append(place)
                 if len(places) == self.batch_size:
-                    return [waiting.pop(chosen) for chosen in reversed(places)][::-1]
+                    return [waiting.pop(chosen) for chosen in places]
         return []

@@ -1,0 +1,191 @@
+"""Short runs of the pipelines on samples of the corpus, each in a process of its own."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import psutil
+import yaml
+
+from embedding_adaptation.atomic import scratch_prefix
+from embedding_adaptation.paths import project_root
+from embedding_adaptation.pipelines.plan.errors import PlanError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+TINY_MODEL = "random:tiny-llama"
+PIPELINE = "adapt"
+# The name is that of the section of the file with its options.
+_COMMAND = "from embedding_adaptation.__main__ import main; main(prog_name='run')"
+_TIMES = "node_seconds.json"
+_LOOK_EVERY = 0.2  # seconds
+_LINES = 4  # of a failed run's output
+
+
+@dataclass(frozen=True)
+class SampleRun:
+    """What a run on a sample took.
+
+    Attributes:
+        texts: Number of texts.
+        model: ``base`` or ``tiny``.
+        seconds: Seconds of the whole process, start included.
+        nodes: Seconds by name of the node.
+        step_seconds: Seconds of one training step.
+        look_seconds: Seconds of one look at the criteria during training.
+        looks: Number of these looks.
+        steps: Number of training steps.
+        kept: Share of the texts that cleaning keeps, before any are drawn.
+        peak_bytes: Largest resident memory.
+        disk_bytes: Bytes written, by folder.
+    """
+
+    texts: int
+    model: str
+    seconds: float
+    nodes: dict[str, float]
+    step_seconds: float
+    look_seconds: float
+    looks: int
+    steps: int
+    kept: float
+    peak_bytes: int
+    disk_bytes: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """As a mapping, for JSON."""
+        return asdict(self)
+
+
+def sample_run(texts: Sequence[str], parameters: Mapping[str, Any], *, base_model: str, steps: int, tiny: bool = False) -> SampleRun:
+    """Run ``adapt`` on texts in a scratch folder.
+
+    Args:
+        texts: The texts.
+        parameters: All groups of options; training is shortened, and with a tiny model layers that it lacks are replaced.
+        base_model: Setting of the base model.
+        steps: Training steps.
+        tiny: Whether the model is a tiny random one.
+
+    Raises:
+        PlanError: If the run fails; the message quotes its end.
+    """
+    with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
+        scratch = Path(folder)
+        pd.DataFrame({"text": list(texts)}, dtype=str).to_parquet(scratch / "texts.parquet")
+        values = shortened(parameters, steps=steps, tiny=tiny)
+        values |= {"corpus": str(scratch / "texts.parquet"), "corpus_column": "text", "output": str(scratch / "output")}
+        values["base_model"] = base_model
+        config = scratch / "run.yml"
+        config.write_text(yaml.safe_dump({"run": {"pipelines": PIPELINE, "params": values}}), encoding="utf-8")
+        start = time.perf_counter()
+        peak = _run([sys.executable, "-c", _COMMAND, "--config", str(config)], scratch)
+        seconds = time.perf_counter() - start
+        output = scratch / "output"
+        nodes = json.loads((output / _TIMES).read_text(encoding="utf-8"))
+        history = pd.read_csv(next(output.glob("08_reporting/training_history.csv/*/*.csv")))
+        step, look, looks = loop_seconds(history["seconds"].tolist(), values["contrastive_finetuning"]["validate_every"])
+        report = json.loads(next(output.glob("02_intermediate/corpus_report.json/*/*.json")).read_text(encoding="utf-8"))
+        return SampleRun(
+            texts=len(texts),
+            model="tiny" if tiny else "base",
+            seconds=seconds,
+            nodes=nodes,
+            step_seconds=step,
+            look_seconds=look,
+            looks=looks,
+            steps=len(history) - 1,
+            kept=(report["kept"] + report["not_drawn"]) / report["texts"],
+            peak_bytes=peak,
+            disk_bytes=_bytes_by_folder(output),
+        )
+
+
+def shortened(parameters: Mapping[str, Any], *, steps: int, tiny: bool) -> dict[str, Any]:
+    """Parameters for a short run: few steps, a look at the criteria only before the first and after the last."""
+    values: dict[str, Any] = json.loads(json.dumps({name: group for name, group in parameters.items() if name != "plan"}))
+    training = values["contrastive_finetuning"]
+    training["steps"], training["validate_every"] = steps, steps
+    if training["stopping"]["criterion"] is not None:
+        training["stopping"]["patience"] = max(2, training["stopping"]["patience"])
+    if tiny:
+        for strategy in values["embedder"]["strategies"].values():
+            strategy["layers"] = [-1]
+        values["embedder"]["grid"] = None
+        values["text_clustering"]["naming"]["model"] = False
+    return values
+
+
+def loop_seconds(seconds: Sequence[float], every: int) -> tuple[float, float, int]:
+    """Seconds of a step, of a look at the criteria, and how many looks there were.
+
+    Args:
+        seconds: Seconds since the start of training after each step, the first entry before any.
+        every: Steps between looks.
+    """
+    first = seconds[0]  # a look, before the first step
+    if len(seconds) == 1:
+        return 0.0, first, 1
+    looks = 1 + -(-(len(seconds) - 1) // every)
+    later = seconds[-1] - first
+    step = max(0.0, (later - (looks - 1) * first) / (len(seconds) - 1))
+    between = [b - a for number, (a, b) in enumerate(itertools.pairwise(seconds), start=1) if number % every]
+    if between:  # steps that nothing was looked at after
+        step = sum(between) / len(between)
+    return step, max(0.0, (seconds[-1] - step * (len(seconds) - 1)) / looks), looks
+
+
+def _run(command: list[str], scratch: Path) -> int:
+    """Run a command, and return its largest resident memory.
+
+    Raises:
+        PlanError: If it fails.
+    """
+    # Tracked in the scratch folder, and not among the project's runs.
+    environment = os.environ | {"MLFLOW_TRACKING_URI": f"sqlite:///{scratch / 'mlflow.db'}", "KEDRO_DISABLE_TELEMETRY": "true"}
+    with (scratch / "log").open("w+", encoding="utf-8", errors="replace") as log:
+        process = subprocess.Popen(command, cwd=project_root(), env=environment, stdout=log, stderr=subprocess.STDOUT)  # noqa: S603
+        peak = 0
+        try:
+            while process.poll() is None:
+                peak = max(peak, _resident(process.pid))
+                time.sleep(_LOOK_EVERY)
+        finally:
+            if process.poll() is None:
+                process.terminate()
+                process.wait()
+        if process.returncode:
+            log.seek(0)
+            end = " ".join(log.read().replace("\r", "\n").splitlines()[-_LINES:]).strip()
+            msg = f"the run on a sample failed: {end}; mend that first, as the whole run would fail likewise"
+            raise PlanError(msg)
+    return peak
+
+
+def _resident(pid: int) -> int:
+    try:
+        return int(psutil.Process(pid).memory_info().rss)
+    except psutil.Error:  # it has just ended
+        return 0
+
+
+def _bytes_by_folder(output: Path) -> dict[str, int]:
+    """Bytes of files, by the two upper folders."""
+    found: dict[str, int] = {}
+    for path in output.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            name = "/".join(path.relative_to(output).parts[:2][: len(path.relative_to(output).parts) - 1]) or "."
+            found[name] = found.get(name, 0) + path.stat().st_size
+    return found

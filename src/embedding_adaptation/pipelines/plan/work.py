@@ -1,0 +1,211 @@
+"""What the time of each node grows with, and how that is told from runs on samples."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from embedding_adaptation.vectors.neighbours import SPARE, Search
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from embedding_adaptation.pipelines.plan.sample_runs import SampleRun
+
+Unit = Literal["texts", "embedded", "drawn", "judged", "mapped", "compared", "read_to_compare", "shown", "once"]
+# Who does the work: the base model, which reads texts one by one and can do so on many workers, or one process.
+Doer = Literal["model", "process"]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a node does.
+
+    Attributes:
+        pipeline: Its pipeline.
+        unit: What its time grows with.
+        doer: Who does it.
+    """
+
+    pipeline: str
+    unit: Unit
+    doer: Doer = "process"
+
+
+# Nodes of ``adapt``; one that is not here does its work once.
+WORK: Mapping[str, Work] = {
+    "clean_corpus_node": Work("data_augmentation", "texts"),
+    "generate_candidates_node": Work("data_augmentation", "drawn", "model"),
+    "score_candidates_node": Work("data_augmentation", "drawn"),
+    "select_pairs_node": Work("data_augmentation", "drawn"),
+    "plot_augmentation_node": Work("data_augmentation", "once"),
+    "split_pairs_node": Work("contrastive_finetuning", "drawn"),
+    "train_adapter_node": Work("contrastive_finetuning", "judged", "model"),
+    "describe_training_node": Work("contrastive_finetuning", "once"),
+    "plot_training_curve_node": Work("contrastive_finetuning", "once"),
+    "judge_adaptation_node": Work("adaptation_verdict", "once"),
+    "describe_model_node": Work("model_export", "once"),
+    "export_model_node": Work("model_export", "once"),
+    "embed_corpus_node": Work("text_clustering", "embedded", "model"),
+    "cluster_texts_node": Work("text_clustering", "texts"),
+    "plot_stability_node": Work("text_clustering", "once"),
+    "describe_clusters_node": Work("text_clustering", "texts"),
+    "name_clusters_node": Work("text_clustering", "once"),
+    "list_assignments_node": Work("text_clustering", "texts"),
+    "map_texts_node": Work("text_clustering", "mapped"),
+    "grow_tree_node": Work("text_clustering", "once"),
+    "write_clusters_page_node": Work("text_clustering", "shown"),
+    "report_clustering_node": Work("text_clustering", "once"),
+    "compare_weights_node": Work("adaptation_page", "read_to_compare", "model"),
+    "write_adaptation_page_node": Work("adaptation_page", "compared"),
+}
+# What the bytes in a folder grow with.
+FOLDERS: Mapping[str, Unit] = {
+    "02_intermediate": "drawn",
+    "03_primary": "drawn",
+    "04_feature/corpus_vectors": "texts",
+    "04_feature/embedding_store": "compared",
+    "05_model_input": "drawn",
+    "07_model_output": "texts",
+    "08_reporting": "compared",
+}
+OTHER = "other"
+
+
+def units(texts: int, kept: float, parameters: Mapping[str, Any]) -> dict[Unit, float]:
+    """How many of each unit a corpus has.
+
+    Args:
+        texts: Texts of the corpus.
+        kept: Share of them that cleaning keeps.
+        parameters: All groups of options.
+    """
+    augmentation, training = parameters["data_augmentation"], parameters["contrastive_finetuning"]
+    most = augmentation["cleaning"]["max_texts"]
+    drawn = kept * texts if most is None else min(kept * texts, most)
+    # Texts that augmentation has read are not read again by the same weights; others are, for after-processing and for the page.
+    unread = 1.0 - drawn / (kept * texts)
+    fitted = min(texts, parameters["text_clustering"]["fitting_texts"])
+    compared = min(texts, parameters["adaptation_page"]["max_texts"])
+    return {
+        "texts": texts,
+        "embedded": texts + fitted * unread,
+        "drawn": drawn,
+        "judged": min(drawn, training["stopping"]["texts"]),
+        "mapped": min(texts, parameters["text_clustering"]["map"]["max_texts"]),
+        "compared": compared,
+        "read_to_compare": compared + max(0, compared - fitted) * unread,
+        "shown": min(texts, parameters["text_clustering"]["page_texts"]),
+        "once": 1,
+    }
+
+
+@dataclass(frozen=True)
+class Line:
+    """A straight line through what two runs took: so much whatever the texts, and so much for each unit.
+
+    Attributes:
+        fixed: What does not grow.
+        each: What each unit adds.
+    """
+
+    fixed: float
+    each: float
+
+    @classmethod
+    def through(cls, few: tuple[float, float], many: tuple[float, float]) -> Line:
+        """The line through two points (units, amount), neither part of which is negative."""
+        (x1, y1), (x2, y2) = few, many
+        if x2 <= x1:
+            return cls(max(y1, y2), 0.0)
+        each = max(0.0, (y2 - y1) / (x2 - x1))
+        fixed = y2 - each * x2
+        return cls(fixed, each) if fixed >= 0 else cls(0.0, y2 / x2)
+
+    def at(self, count: float) -> float:
+        """What so many units take."""
+        return self.fixed + self.each * count
+
+
+def node_lines(runs: Sequence[SampleRun], kept: float, parameters: Mapping[str, Any]) -> dict[str, Line]:
+    """A line for each node: the base model's work from the runs of the base model, other work from those of the tiny one.
+
+    Args:
+        runs: Two of each, the smaller first.
+        kept: Share of texts that cleaning keeps.
+        parameters: All groups of options.
+    """
+    by_model = {model: [run for run in runs if run.model == model] for model in ("base", "tiny")}
+    lines = {}
+    for name in by_model["base"][1].nodes:
+        work = work_of(name)
+        # What happens once may load, merge or write the model, and that depends on its size.
+        few, many = by_model["base" if work.doer == "model" or work.unit == "once" else "tiny"]
+        points = [(units(run.texts, kept, parameters)[work.unit], _outside_the_loop(run, name)) for run in (few, many)]
+        lines[name] = Line.through(*points)
+    return lines
+
+
+def work_of(node: str) -> Work:
+    """What a node does."""
+    return WORK.get(node, Work(OTHER, "once"))
+
+
+def _outside_the_loop(run: SampleRun, node: str) -> float:
+    """Seconds of a node, without the steps and looks of training."""
+    seconds = run.nodes.get(node, 0.0)
+    loop = run.steps * run.step_seconds + run.looks * run.look_seconds if node == "train_adapter_node" else 0.0
+    return max(0.0, seconds - loop)
+
+
+def training_seconds(run: SampleRun, judged: float, judged_then: float, parameters: Mapping[str, Any]) -> tuple[int, float, int, float]:
+    """Steps, seconds of each, looks, and seconds of each, of a whole training run.
+
+    Args:
+        run: The larger run of the base model.
+        judged: Texts that are judged by.
+        judged_then: Those of the run.
+        parameters: All groups of options.
+    """
+    options = parameters["contrastive_finetuning"]
+    looks = 1 + -(-options["steps"] // options["validate_every"])
+    return options["steps"], run.step_seconds, looks, run.look_seconds * judged / max(judged_then, 1)
+
+
+def search_seconds(drawn: float, pair_seconds: float, parameters: Mapping[str, Any]) -> float:
+    """Seconds of the search for neighbours, if that generator is used.
+
+    Args:
+        drawn: Texts that are searched.
+        pair_seconds: Seconds to compare two vectors of the strategy's width.
+        parameters: All groups of options.
+    """
+    options = parameters["data_augmentation"]["generators"]["neighbours"]
+    if not options or not options["weight"]:
+        return 0.0
+    search = Search(options["search"], options["exact_up_to"])
+    return search.comparisons(int(drawn)) * pair_seconds
+
+
+def memory_bytes(runs: Sequence[SampleRun], counts: Mapping[Unit, float], width: int, parameters: Mapping[str, Any]) -> float:
+    """The largest resident memory: that of the largest run, and what vectors and rows of more texts add.
+
+    Args:
+        runs: Runs on samples.
+        counts: How many of each unit the corpus has.
+        width: Dimensions of the vectors.
+        parameters: All groups of options.
+    """
+    base = max(run.peak_bytes for run in runs)
+    texts, drawn = int(counts["texts"]), int(counts["drawn"])
+    options = parameters["data_augmentation"]["generators"]["neighbours"]
+    neighbours = 0
+    if options and options["weight"]:
+        search = Search(options["search"], options["exact_up_to"])
+        neighbours = 3 * 4 * drawn * width + search.needed_bytes(drawn, width, options["neighbours"] + SPARE)
+    smoothing = parameters["text_clustering"]["smoothing"]
+    smoothed = 3 * 4 * texts * width if smoothing and texts <= smoothing["max_texts"] else 0
+    return base + max(neighbours, smoothed) + ROW_BYTES * texts
+
+
+ROW_BYTES = 200  # of a text in memory beside its vector: digests, labels, its row on the page (measured: docs/explanation/results.md)

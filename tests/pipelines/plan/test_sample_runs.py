@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import pytest
+
+from embedding_adaptation.pipelines.plan.errors import PlanError
+from embedding_adaptation.pipelines.plan.sample_runs import loop_seconds, sample_run, shortened
+
+
+def test_steps_and_looks_are_told_apart():
+    # A look of 2 s, a step of 5 s, a step of 5 s and another look.
+    assert loop_seconds([2.0, 7.0, 14.0], 2) == pytest.approx((5.0, 2.0, 2))
+    # A look after each step: as long as the first one.
+    assert loop_seconds([2.0, 9.0, 16.0], 1) == pytest.approx((5.0, 2.0, 3))
+    assert loop_seconds([2.0], 1) == (0.0, 2.0, 1)
+
+
+def test_a_short_run_has_few_steps_and_leaves_the_options_as_they_are(parameters):
+    values = shortened(parameters, steps=2, tiny=True)
+    assert values["contrastive_finetuning"]["steps"] == values["contrastive_finetuning"]["validate_every"] == 2
+    assert parameters["contrastive_finetuning"]["steps"] == 24
+    assert {tuple(strategy["layers"]) for strategy in values["embedder"]["strategies"].values()} == {(-1,)}
+    assert "plan" not in values
+    assert shortened(parameters, steps=2, tiny=False)["embedder"] == parameters["embedder"]
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_quoted(parameters):
+    with pytest.raises(PlanError, match=r"the run on a sample failed: .*too few.*; mend that first"):
+        sample_run(["one text only"] * 3, parameters, base_model="random:tiny-llama", steps=2, tiny=True)
