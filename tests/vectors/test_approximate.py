@@ -25,6 +25,7 @@ def share(found, true):
 @pytest.mark.parametrize("at_once", [1 << 16, 100])
 def test_with_all_cells_it_finds_what_the_exact_search_finds(monkeypatch, count, at_once):
     monkeypatch.setattr(module, "_AT_ONCE", at_once)
+    monkeypatch.setattr(module, "_SCORES_AT_ONCE", 50 * at_once)
     vectors = groups(700)
     rows, similarities = approximate_neighbours(vectors, count, recall=1.0, progress=False)
     true, expected = nearest_neighbours(vectors, count, EXACT)

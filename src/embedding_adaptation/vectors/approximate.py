@@ -25,6 +25,7 @@ _MEASURED_ON = 2048  # vectors whose neighbours are searched among all, to see h
 _USUAL_PROBES, _USUAL_COST = 48, 2.5
 # Vectors searched between two steps of the progress bar, and their nearest cells.
 _AT_ONCE, _PROBES_AT_ONCE = 1 << 16, 1 << 23
+_SCORES_AT_ONCE = 1 << 24  # similarities: 64 MB
 
 
 def approximate_neighbours(
@@ -78,7 +79,7 @@ def approximate_bytes(number: int, width: int, count: int) -> int:
     trained = min(number, _TRAINED_ON * cells)
     at_once = min(number, _AT_ONCE)
     places = number * 3 * 8 + min(at_once * cells, _PROBES_AT_ONCE) * 4 * 8  # of the vectors in their cells, and of each text's cells
-    return 4 * width * (2 * trained + 2 * at_once) + places + number * count * (8 + 4)
+    return 4 * (width * (2 * trained + 2 * at_once) + 2 * _SCORES_AT_ONCE) + places + number * count * (8 + 4)
 
 
 def approximate_comparisons(number: int) -> float:
@@ -161,9 +162,13 @@ class _Cells:
         for cell in range(len(self.centres)):
             members = self.members[self.bounds[cell] : self.bounds[cell + 1]]
             asking = order[ends[cell] : ends[cell + 1]] // probes
-            if len(members) and len(asking):
-                similarities, places = _nearest(queries[asking], self.vectors[members], min(count + 1, len(members)))
-                found.add_result_subset(asking, similarities, members[places])
+            if not len(asking):
+                continue
+            of_cell = queries[asking]  # [q, D]
+            size = max(1, _SCORES_AT_ONCE // len(asking))  # cells may be of any size
+            for start in range(0, len(members), size):
+                block = members[start : start + size]
+                found.add_result_subset(asking, of_cell @ self.vectors[block].T, block)
         found.finalize()
         rows, similarities = found.I, found.D
         similarities[rows == own[:, None]] = -np.inf  # itself comes last, and is left out

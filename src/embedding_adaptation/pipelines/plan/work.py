@@ -45,7 +45,7 @@ WORK: Mapping[str, Work] = {
     "plot_training_curve_node": Work("contrastive_finetuning", "once"),
     "judge_adaptation_node": Work("adaptation_verdict", "once"),
     "describe_model_node": Work("model_export", "once"),
-    "export_model_node": Work("model_export", "once"),
+    "export_embedder_node": Work("model_export", "once"),
     "embed_corpus_node": Work("text_clustering", "embedded", "model"),
     "cluster_texts_node": Work("text_clustering", "texts"),
     "plot_stability_node": Work("text_clustering", "once"),
