@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import re
+
 import pandas as pd
 import pytest
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.pipeline import Node, Pipeline
+from kedro_datasets.json import JSONDataset
 from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.text import TextDataset
 
@@ -126,3 +129,24 @@ def test_what_has_no_version_or_cannot_be_linked_keeps_its_path(tmp_path, monkey
 
     monkeypatch.setattr("pathlib.Path.symlink_to", unsupported)
     assert link_latest(path) == path
+
+
+def test_a_plan_is_shown_as_a_table_with_its_price(tmp_path, capsys):
+    table = CSVDataset(filepath=str(tmp_path / "plan.csv"), save_args={"index": False})
+    rows = [("data_augmentation", 600.0, 0.2, 100.0, 0.27), ("all", 7200.0, 2.4, 1200.0, 3.2)]
+    table.save(
+        pd.DataFrame(
+            [(name, 5000, *rest) for name, *rest in rows], columns=["pipeline", "texts", "seconds_1", "cost_1", "seconds_8", "cost_8"]
+        )
+    )
+    plan = {"texts": 5000, "tokens": 61_000, "memory_bytes": 3.2e9, "disk_bytes": 1e9, "fits_into_memory": False, "currency": "EUR"}
+    catalog = DataCatalog({"plan_table": table, "plan": JSONDataset(filepath=str(tmp_path / "plan.json"))})
+    catalog.save("plan", plan | {"cost": {"1": 2.4, "8": 3.2}})
+    RunSummary().after_pipeline_run(pipeline=pipeline("x", outputs=["plan", "plan_table"]), catalog=catalog)
+    shown = capsys.readouterr().out
+    assert "5,000 texts" in shown
+    assert re.search(r"data_augmentation\W+10 min \(0\.20\)\W+2 min \(0\.27\)", shown)
+    assert re.search(r"all\W+2\.0 h \(2\.40\)\W+20 min \(3\.20\)", shown)
+    assert "memory 3.2 GB, more than this machine has free, disk 1.0 GB" in shown
+    assert "in EUR" in shown
+    assert "plan.json" in shown
