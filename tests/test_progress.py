@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import json
+import time
 from types import SimpleNamespace
 
 import pytest
+from kedro.framework.hooks.manager import _create_hook_manager
+from kedro.io import AbstractDataset, DataCatalog
 from kedro.pipeline import Node, Pipeline
+from kedro.runner import SequentialRunner
 
 from embedding_adaptation import progress as module
 from embedding_adaptation.progress import TIMES_FILE, Progress, duration, read_times
@@ -46,6 +50,33 @@ def test_a_run_says_how_long_nodes_took_last_time(caplog, tmp_path):
     kept = read_times(file)
     assert kept["first_node"] < 1
     assert kept["of_another_pipeline_node"] == 7.0
+
+
+def test_a_node_that_yields_its_results_takes_until_the_last_one_is_saved(tmp_path):
+    def yields():
+        for number in range(3):
+            time.sleep(0.1)
+            yield {str(number): number}
+
+    class Chunks(AbstractDataset):
+        def _load(self):
+            return {}
+
+        def _save(self, data):
+            pass
+
+        def _describe(self):
+            return {}
+
+    hooks = _create_hook_manager()
+    progress = Progress()
+    progress.after_context_created(context=context(tmp_path))
+    hooks.register(progress)
+    nodes = Pipeline([Node(yields, None, "chunks", name="yielding_node")])
+    progress.before_pipeline_run(pipeline=nodes)
+    SequentialRunner().run(nodes, DataCatalog({"chunks": Chunks()}), hooks)
+    progress.after_pipeline_run()
+    assert 0.3 <= read_times(tmp_path / "out" / TIMES_FILE)["yielding_node"] < 2
 
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"first_node": "long"}', "\x00"])

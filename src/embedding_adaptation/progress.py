@@ -47,7 +47,8 @@ class Progress:
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline) -> None:
         """Count the nodes, and say how long they took last time if all of them have run before."""
-        self._count, self._started, self._since, self._now = len(pipeline.nodes), 0, time.perf_counter(), {}
+        self._count, self._started, self._since = len(pipeline.nodes), 0, time.perf_counter()
+        self._now, self._starts = {}, {}
         known = [self._last[node.name] for node in pipeline.nodes if node.name in self._last]
         if len(known) == self._count and sum(known) >= _WORTH_SAYING:
             logger.info("%d nodes; last time they took %s", self._count, duration(sum(known)))
@@ -71,8 +72,16 @@ class Progress:
     @hook_impl
     def after_node_run(self, node: Node) -> None:
         """Note how long it took."""
+        self._note(node)
+
+    @hook_impl
+    def after_dataset_saved(self, node: Node) -> None:
+        """Note how long it took until now: a node that yields its results computes them while they are saved."""
+        self._note(node)
+
+    def _note(self, node: Node) -> None:
         if node.name in self._starts:
-            self._now[node.name] = time.perf_counter() - self._starts.pop(node.name)
+            self._now[node.name] = time.perf_counter() - self._starts[node.name]
 
     @hook_impl
     def after_pipeline_run(self) -> None:
