@@ -70,7 +70,8 @@ def compare_weights(
         )
         raise PageError(msg)
     sample = corpus.sample(options.max_texts, options.seed)
-    places = {text_id: row for row, (text_id, _) in enumerate(corpus.rows())}
+    drawn = set(sample["id"])
+    places = {text_id: row for row, (text_id, _) in enumerate(corpus.rows()) if text_id in drawn}
     rows = [places[text_id] for text_id in sample["id"]]
     texts = sample["text"].tolist()
     vectors = {}

@@ -70,6 +70,8 @@ FOLDERS: Mapping[str, Unit] = {
     "08_reporting": "compared",
 }
 OTHER = "other"
+ROW_BYTES = 100  # of a text beside its vector: about 70 while it is cleaned, and its digest, cluster and distance
+VECTOR_COPIES = 3  # as they were read, with after-processing, and scaled to unit length
 
 
 def units(texts: int, kept: float, parameters: Mapping[str, Any]) -> dict[Unit, float]:
@@ -202,10 +204,7 @@ def memory_bytes(runs: Sequence[SampleRun], counts: Mapping[Unit, float], width:
     neighbours = 0
     if options and options["weight"]:
         search = Search(options["search"], options["exact_up_to"])
-        neighbours = 3 * 4 * drawn * width + search.needed_bytes(drawn, width, options["neighbours"] + SPARE)
+        neighbours = VECTOR_COPIES * 4 * drawn * width + search.needed_bytes(drawn, width, options["neighbours"] + SPARE)
     smoothing = parameters["text_clustering"]["smoothing"]
-    smoothed = 3 * 4 * texts * width if smoothing and texts <= smoothing["max_texts"] else 0
+    smoothed = VECTOR_COPIES * 4 * texts * width if smoothing and texts <= smoothing["max_texts"] else 0
     return base + max(neighbours, smoothed) + ROW_BYTES * texts
-
-
-ROW_BYTES = 200  # of a text in memory beside its vector: digests, labels, its row on the page (measured: docs/explanation/results.md)
