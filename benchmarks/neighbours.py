@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import time
 from pathlib import Path
 
@@ -69,6 +68,12 @@ def synthetic_vectors(count: int, width: int) -> np.ndarray:
     return vectors
 
 
+def peak_bytes() -> int:
+    """Largest resident memory of this process since the peak was last cleared (Linux)."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) * 1024
+
+
 def main() -> None:
     """Compare, and search very many."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -85,11 +90,12 @@ def main() -> None:
         results += [compare(file.stem, vectors[:size]) for size in sorted({min(size, len(vectors)) for size in arguments.sizes})]
     if arguments.texts:
         vectors = synthetic_vectors(arguments.texts, arguments.dimensions)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+        before = peak_bytes()
         start = time.perf_counter()
         approximate_neighbours(vectors, COUNT)
         seconds = time.perf_counter() - start
-        rise = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        rise = peak_bytes() - before
         stated = approximate_bytes(*vectors.shape, COUNT)
         results.append(
             {"texts": arguments.texts, "dimensions": arguments.dimensions, "approximate_s": round(seconds, 1), "rise_mb": rise >> 20}
