@@ -112,6 +112,7 @@ def main() -> None:
             start = time.perf_counter()
             stage()
             seconds.setdefault(name, []).append(time.perf_counter() - start)
+            print(f"{count:>9,} texts: {name:<26} {seconds[name][-1]:>8.2f} s", flush=True)
     few, many = arguments.texts
     results = {}
     for name, (one, other) in seconds.items():
