@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from embedding_adaptation.pipelines.plan.errors import PlanError
-from embedding_adaptation.pipelines.plan.sample_runs import loop_seconds, sample_run, shortened
+from embedding_adaptation.pipelines.plan.sample_runs import _error, loop_seconds, sample_run, shortened
 
 
 def test_steps_and_looks_are_told_apart():
@@ -25,5 +25,10 @@ def test_a_short_run_has_few_steps_and_leaves_the_options_as_they_are(parameters
 
 @pytest.mark.slow
 def test_a_run_that_fails_is_quoted(parameters):
-    with pytest.raises(PlanError, match=r"the run on a sample failed: .*too few.*; mend that first"):
+    with pytest.raises(PlanError, match=r"the run on a sample failed: of 3 corpus texts 1 are left after cleaning .*; mend that first"):
         sample_run(["one text only"] * 3, parameters, base_model="random:tiny-llama", steps=2, tiny=True)
+
+
+def test_the_error_is_the_one_at_the_end():
+    assert _error("clean: 1\rclean: 2\nError: no such\n file\n") == "no such file"
+    assert _error("one\ntwo\nthree\nfour\nValueError: five\n") == "two three four ValueError: five"

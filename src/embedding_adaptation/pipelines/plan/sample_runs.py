@@ -30,7 +30,8 @@ PIPELINE = "adapt"
 _COMMAND = "from embedding_adaptation.__main__ import main; main(prog_name='run')"
 _TIMES = "node_seconds.json"
 _LOOK_EVERY = 0.2  # seconds
-_LINES = 4  # of a failed run's output
+_ERROR = "Error: "  # what click begins with
+_LINES = 4  # of a run's output that ends otherwise
 
 
 @dataclass(frozen=True)
@@ -168,10 +169,17 @@ def _run(command: list[str], scratch: Path) -> int:
                 process.wait()
         if process.returncode:
             log.seek(0)
-            end = " ".join(log.read().replace("\r", "\n").splitlines()[-_LINES:]).strip()
-            msg = f"the run on a sample failed: {end}; mend that first, as the whole run would fail likewise"
+            msg = f"the run on a sample failed: {_error(log.read())}; mend that first, as the whole run would fail likewise"
             raise PlanError(msg)
     return peak
+
+
+def _error(output: str) -> str:
+    """The error that a run's output ends with."""
+    lines = output.replace("\r", "\n").splitlines()
+    starts = [number for number, line in enumerate(lines) if line.startswith(_ERROR)]
+    last = lines[starts[-1] :] if starts else lines[-_LINES:]
+    return " ".join(" ".join(last).removeprefix(_ERROR).split())
 
 
 def _resident(pid: int) -> int:

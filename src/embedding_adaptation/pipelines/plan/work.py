@@ -57,6 +57,7 @@ WORK: Mapping[str, Work] = {
     "write_clusters_page_node": Work("text_clustering", "shown"),
     "report_clustering_node": Work("text_clustering", "once"),
     "compare_weights_node": Work("adaptation_page", "read_to_compare", "model"),
+    "attention_of_moved_texts_node": Work("adaptation_page", "once"),
     "write_adaptation_page_node": Work("adaptation_page", "compared"),
 }
 # What the bytes in a folder grow with.
