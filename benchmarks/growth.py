@@ -1,7 +1,8 @@
 """How the time of every stage but embedding grows with the corpus: python benchmarks/growth.py FILE... [--texts 5000 20000].
 
 Texts are taken from the files (.csv with a column text, or .txt) in random order. Vectors are synthetic, in groups, as clustering's
-benchmark has them. A growth of 1 is linear, of 2 with the square.
+benchmark has them. Seconds are of the processor, so that other work on the machine counts little. A growth of 1 is linear, of 2 with the
+square.
 """
 
 from __future__ import annotations
@@ -109,9 +110,9 @@ def main() -> None:
         for name, stage in stages(texts[:count], synthetic_vectors(count, arguments.dimensions)).items():
             if arguments.only and not name.startswith(tuple(arguments.only)):
                 continue
-            start = time.perf_counter()
+            start = time.process_time()
             stage()
-            seconds.setdefault(name, []).append(time.perf_counter() - start)
+            seconds.setdefault(name, []).append(time.process_time() - start)
             print(f"{count:>9,} texts: {name:<26} {seconds[name][-1]:>8.2f} s", flush=True)
     few, many = arguments.texts
     results = {}
