@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
+from embedding_adaptation import runtime
+from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.options import StrategyOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.options import LoraOptions
@@ -165,3 +168,34 @@ def test_weights_that_exist_in_memory_only_leave_nothing_behind_under_another_na
     plain = read_once(embedder, TEXTS, [strategy], store, without_adapter=True, progress=False)["prompted_last"]
     assert not store.folder.exists()
     np.testing.assert_allclose(plain, load_embedder(tiny_weights, options).encode(TEXTS, strategy, progress=False), atol=1e-5)
+
+
+def test_vectors_are_processed_in_blocks_as_they_would_be_at_once(monkeypatch, embedder_options):
+    consensus = {"weights": "base", "template": ["one_word", "bare"], "combine": "concatenate", "pooling": "last", "after": {"centre": 0.7}}
+    options = embedder_options(strategies=embedder_options().model_dump()["strategies"] | {"consensus": consensus})
+    vectors = np.random.default_rng(0).normal(size=(50, 16)).astype(np.float32)
+    whole = runtime.processed_vectors(vectors, options.strategies["consensus"], options)
+    monkeypatch.setattr(runtime, "_FINISHED_AT_ONCE", 7)
+    np.testing.assert_array_equal(runtime.processed_vectors(vectors, options.strategies["consensus"], options), whole)
+
+
+def test_what_has_been_read_is_kept_if_the_rest_fails(monkeypatch, tmp_path, tiny_embedder, embedder_options):
+    monkeypatch.setattr(runtime, "_READ_AT_ONCE", 3)
+    memory, strategy = EmbeddingStore(tmp_path), embedder_options().strategy("one", embedder_options().strategies[embedder_options().adapt])
+    texts = [f"the bus number {n} is late" for n in range(8)]
+    encode, asked = tiny_embedder.encode_strategies, []
+
+    def failing(block, *rest, **options):
+        asked.append(len(block))
+        if len(asked) == 3:
+            raise RuntimeError("out of power")
+        return encode(block, *rest, **options)
+
+    monkeypatch.setattr(tiny_embedder, "encode_strategies", failing)
+    with pytest.raises(RuntimeError, match="out of power"):
+        runtime.read_once(tiny_embedder, texts, [strategy], memory, progress=False)
+    monkeypatch.setattr(tiny_embedder, "encode_strategies", encode)
+    vectors = runtime.read_once(tiny_embedder, texts, [strategy], EmbeddingStore(tmp_path), progress=False)["one"]
+    assert asked == [3, 3, 2]
+    assert len(EmbeddingStore(tmp_path).missing(tiny_embedder.vectors_identity(strategy), texts)) == 0
+    np.testing.assert_allclose(vectors, encode(texts, [strategy], progress=False)["one"], atol=1e-5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from embedding_adaptation.embedder.strategy import Strategy
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import AfterOptions, EmbedderOptions, StrategyOptions
+
+
+_READ_AT_ONCE = 8192  # texts
+_FINISHED_AT_ONCE = 1 << 16  # vectors
 
 
 class VectorMemory(Protocol):
@@ -83,8 +88,10 @@ def read_once(
     with switch:
         for missing in dict.fromkeys(filter(None, unread.values())):  # strategies that lack the same texts share a pass
             together = [strategy for strategy in strategies if unread[strategy.name] == missing]
-            for name, vectors in embedder.encode_strategies(missing, together, progress=progress).items():
-                memory.add(keys[name], missing, vectors)
+            for start in range(0, len(missing), _READ_AT_ONCE):  # what has been read is kept if the rest fails
+                block = missing[start : start + _READ_AT_ONCE]
+                for name, vectors in embedder.encode_strategies(block, together, progress=progress).items():
+                    memory.add(keys[name], block, vectors)
     return {name: memory.vectors(key, texts) for name, key in keys.items()}
 
 
@@ -169,7 +176,18 @@ def processed_vectors(
     if not chosen.after.title:
         return vectors
     strategy = options.strategy("unfitted", chosen)
-    return finish_vectors(vectors, replace(strategy, after=fit_after(vectors[:fitted_on], chosen.after, options, strategy.parts, targets)))
+    fitted = replace(strategy, after=fit_after(vectors[:fitted_on], chosen.after, options, strategy.parts, targets))
+    # In blocks, because every step makes a copy.
+    blocks = (finish_vectors(vectors[start : start + _FINISHED_AT_ONCE], fitted) for start in range(0, len(vectors), _FINISHED_AT_ONCE))
+    first = next(blocks, None)
+    if first is None or len(first) == len(vectors):
+        return finish_vectors(vectors, fitted) if first is None else first
+    finished = np.empty((len(vectors), first.shape[1]), first.dtype)
+    done = 0
+    for block in itertools.chain([first], blocks):
+        finished[done : done + len(block)] = block
+        done += len(block)
+    return finished
 
 
 def teacher_targets(

@@ -72,7 +72,7 @@ FOLDERS: Mapping[str, Unit] = {
 }
 OTHER = "other"
 ROW_BYTES = 100  # of a text beside its vector: about 70 while it is cleaned, and its digest, cluster and distance
-VECTOR_COPIES = 3  # as they were read, with after-processing, and scaled to unit length
+VECTOR_COPIES = 2  # as they were read, and with after-processing or smoothed
 
 
 def units(texts: int, kept: float, parameters: Mapping[str, Any]) -> dict[Unit, float]:
@@ -205,7 +205,8 @@ def memory_bytes(runs: Sequence[SampleRun], counts: Mapping[Unit, float], width:
     neighbours = 0
     if options and options["weight"]:
         search = Search(options["search"], options["exact_up_to"])
-        neighbours = VECTOR_COPIES * 4 * drawn * width + search.needed_bytes(drawn, width, options["neighbours"] + SPARE)
+        vectors = 4 * drawn * width
+        neighbours = max(VECTOR_COPIES * vectors, vectors + search.needed_bytes(drawn, width, options["neighbours"] + SPARE))
     smoothing = parameters["text_clustering"]["smoothing"]
     smoothed = VECTOR_COPIES * 4 * texts * width if smoothing and texts <= smoothing["max_texts"] else 0
     return base + max(neighbours, smoothed) + ROW_BYTES * texts

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_COPIES = 3  # vectors as they were read, with after-processing, and scaled to unit length
+# Copies of the vectors at the same time: as they were read and with after-processing; more where its components are computed.
+_COPIES, _COPIES_WITH_COMPONENTS = 2, 7
 
 
 def generate(requests: Iterable[Request], options: NeighboursOptions, context: Context) -> Iterator[Candidate]:
@@ -64,10 +65,10 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
         raise GenerationError(msg)
     search = Search(options.search, options.exact_up_to)
     check_memory(
-        needed_bytes(len(rows), strategy_width(options, context), options.neighbours, search),
+        needed_bytes(len(rows), options, context),
         f"the neighbours of {len(rows):,} texts",
-        "lower data_augmentation.cleaning.max_texts, or embedder.strategies."
-        f"{options.strategy}.after.dimensions, or use a machine with more memory",
+        "lower data_augmentation.cleaning.max_texts, name a strategy with fewer templates in "
+        "data_augmentation.generators.neighbours.strategy, or use a machine with more memory",
     )
     try:
         vectors = strategy_vectors([row.source_text for row in rows], options, context)
@@ -92,15 +93,14 @@ def generate(requests: Iterable[Request], options: NeighboursOptions, context: C
         yield Candidate(key, first.source_id, first.source_text, second.source_text, other_id=second.source_id, own_score=similarity)
 
 
-def needed_bytes(texts: int, width: int, neighbours: int, search: Search) -> int:
-    """Bytes for vectors of so many texts and dimensions, as read and as processed, and for the search of their neighbours."""
-    return _COPIES * 4 * texts * width + search.needed_bytes(texts, width, neighbours + SPARE)
-
-
-def strategy_width(options: NeighboursOptions, context: Context) -> int:
-    """Dimensions of the strategy's vectors, before after-processing."""
+def needed_bytes(texts: int, options: NeighboursOptions, context: Context) -> int:
+    """Bytes for the vectors of so many texts, as read and as processed, and for the search of their neighbours."""
     chosen = context.embedder_options.every_strategy[options.strategy]
-    return context.embedder().dimension(context.embedder_options.strategy(options.strategy, chosen))
+    width = context.embedder().dimension(context.embedder_options.strategy(options.strategy, chosen))
+    after = chosen.after
+    copies = _COPIES_WITH_COMPONENTS if after.distil or after.whiten or after.remove_components or after.dimensions else _COPIES
+    search = Search(options.search, options.exact_up_to).needed_bytes(texts, width, options.neighbours + SPARE)
+    return max(copies * 4 * texts * width, 4 * texts * width + search)
 
 
 def strategy_vectors(texts: Sequence[str], options: NeighboursOptions, context: Context) -> np.ndarray:
@@ -111,7 +111,8 @@ def strategy_vectors(texts: Sequence[str], options: NeighboursOptions, context: 
     targets = None
     if chosen.after.distil:
         targets = teacher_targets(context.embedder(), texts, context.embedder_options, memory=context.memory, progress=context.progress)
-    return unit_vectors(processed_vectors(vectors, chosen, context.embedder_options, targets=targets))
+    processed = processed_vectors(vectors, chosen, context.embedder_options, targets=targets)
+    return unit_vectors(processed, out=processed)
 
 
 def _identity(options: NeighboursOptions, corpus: TextStream, context: Context) -> list[Any]:
