@@ -20,6 +20,7 @@ def test_a_short_run_has_few_steps_and_leaves_the_options_as_they_are(parameters
     assert parameters["contrastive_finetuning"]["steps"] == 24
     assert {tuple(strategy["layers"]) for strategy in values["embedder"]["strategies"].values()} == {(-1,)}
     assert "plan" not in values
+    assert values["data_augmentation"]["generators"]["neighbours"]["min_similarity"] == -1.0
     assert shortened(parameters, steps=2, tiny=False)["embedder"] == parameters["embedder"]
 
 

@@ -115,12 +115,14 @@ def sample_run(texts: Sequence[str], parameters: Mapping[str, Any], *, base_mode
 
 
 def shortened(parameters: Mapping[str, Any], *, steps: int, tiny: bool) -> dict[str, Any]:
-    """Parameters for a short run: few steps, a look at the criteria only before the first and after the last."""
+    """Parameters for a short run: few steps, a look at the criteria only before the first and after the last, and pairs in any case."""
     values: dict[str, Any] = json.loads(json.dumps({name: group for name, group in parameters.items() if name != "plan"}))
     training = values["contrastive_finetuning"]
     training["steps"], training["validate_every"] = steps, steps
     if training["stopping"]["criterion"] is not None:
         training["stopping"]["patience"] = max(2, training["stopping"]["patience"])
+    if neighbours := values["data_augmentation"]["generators"]["neighbours"]:
+        neighbours["min_similarity"] = -1.0  # a few texts may have no pair that is alike
     if tiny:
         for strategy in values["embedder"]["strategies"].values():
             strategy["layers"] = [-1]
@@ -169,7 +171,7 @@ def _run(command: list[str], scratch: Path) -> int:
                 process.wait()
         if process.returncode:
             log.seek(0)
-            msg = f"the run on a sample failed: {_error(log.read())}; mend that first, as the whole run would fail likewise"
+            msg = f"the run on a sample failed: {_error(log.read())}; mend that first, or raise plan.samples if it fails for want of texts"
             raise PlanError(msg)
     return peak
 
