@@ -1,8 +1,8 @@
-"""Exact and approximate neighbours: python benchmarks/neighbours.py [VECTORS.npy ...] [--sizes 5000 10000 20000] [--texts 1000000].
+"""Exact and approximate neighbours: python benchmarks/neighbours.py VECTORS.npy ... [--sizes 5000 10000 20000] [--texts 100000].
 
 For vectors from files, the first ``--sizes`` rows are searched both ways: seconds, and the share of neighbours and pairs found. The rate of
-the exact search gives the number of vectors for which it takes a minute. ``--texts`` searches that many synthetic vectors in groups,
-approximately.
+the exact search gives the number of vectors for which it takes a minute. ``--texts`` searches that many
+mixtures of the last file's vectors, approximately.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from embedding_adaptation.vectors.neighbours import Search, nearest_neighbours
 from embedding_adaptation.vectors.unit import unit_vectors
 
 COUNT, PAIRED = 8, 3
-GROUPS = 2000
+SHARE = 0.7  # of the second vector in a mixed one
 
 
 def mutual(rows: np.ndarray) -> set[tuple[int, int]]:
@@ -55,17 +55,17 @@ def compare(title: str, vectors: np.ndarray) -> dict[str, float]:
     return result
 
 
-def synthetic_vectors(count: int, width: int) -> np.ndarray:
-    """Unit vectors in groups, made block by block."""
+def mixed_vectors(vectors: np.ndarray, count: int) -> np.ndarray:
+    """Unit vectors that are as hard to search as given ones: sums of two of them, one at less than its length, made block by block."""
     rng = np.random.default_rng(0)
-    centres = rng.normal(size=(GROUPS, width)).astype(np.float32)
-    vectors = np.empty((count, width), np.float32)
+    mixed = np.empty((count, vectors.shape[1]), np.float32)
     for start in range(0, count, 100_000):
-        block = vectors[start : start + 100_000]
-        rng.standard_normal(out=block, dtype=np.float32)
-        block += centres[rng.integers(GROUPS, size=len(block))]
+        block = mixed[start : start + 100_000]
+        one, other = rng.integers(len(vectors), size=(2, len(block)))
+        block[:] = vectors[one]
+        block += np.float32(SHARE) * vectors[other]
         unit_vectors(block, out=block)
-    return vectors
+    return mixed
 
 
 def peak_bytes() -> int:
@@ -77,10 +77,9 @@ def peak_bytes() -> int:
 def main() -> None:
     """Compare, and search very many."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("files", type=Path, nargs="*")
+    parser.add_argument("files", type=Path, nargs="+")
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 10_000, 20_000])
-    parser.add_argument("--texts", type=int, help="synthetic vectors to search approximately")
-    parser.add_argument("--dimensions", type=int, default=128)
+    parser.add_argument("--texts", type=int, help="mixed vectors to search approximately")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("embedding_adaptation").setLevel(logging.INFO)
@@ -89,7 +88,7 @@ def main() -> None:
         vectors = unit_vectors(np.load(file))
         results += [compare(file.stem, vectors[:size]) for size in sorted({min(size, len(vectors)) for size in arguments.sizes})]
     if arguments.texts:
-        vectors = synthetic_vectors(arguments.texts, arguments.dimensions)
+        vectors = mixed_vectors(vectors, arguments.texts)
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
         before = peak_bytes()
         start = time.perf_counter()
