@@ -3,7 +3,7 @@
 Usage::
 
     python benchmarks/encode.py --texts data/01_raw/hard_labelled_texts.csv --limit 200
-    python benchmarks/encode.py --texts FILE [--column text] [--limit N] [--dtype auto|float32|bfloat16] [--device auto|cpu|cuda|mps]
+    python benchmarks/encode.py --texts FILE [--column text] [--limit N] [--dtype auto|float32|bfloat16|int8] [--device auto|cpu|cuda|mps]
                                 [--model SETTING_OR_FOLDER | --random-shape qwen3-0.6b] [--repeats 3] [--max-length 256]
 
 All sides get the same texts (the first N rows after a shuffle with a fixed seed) under the same prompt and take the last token's vector:
@@ -11,7 +11,10 @@ All sides get the same texts (the first N rows after a shuffle with a fixed seed
 - the published way: ``AutoModelForCausalLM`` with logits and all hidden states, batches of 16 in input order, padded to the longest, once
   in the model's own number format (float32 on a CPU) and once in this project's;
 - sentence-transformers' ``encode`` as it comes: batches of 32 sorted by characters, last-token pooling, normalisation;
-- this project's embedder.
+- this project's embedder, and once more in float32 if it runs in another format.
+
+With int8, the other sides run in float32, which is what lies between this project's 8-bit products. ``lowest_cosine_float32`` compares all
+texts' vectors with this project's own in float32.
 
 Tokenisation is timed, loading is not. After an unmeasured warm-up the sides take turns, so that a neighbour's load meets all of them;
 medians are compared. Ratios above 1 say how many times as fast this project is.
@@ -48,7 +51,7 @@ from kedro.io.core import DatasetError
 
 from embedding_adaptation import Embedder, Strategy
 from embedding_adaptation.datasets.texts import TextsDataset
-from embedding_adaptation.embedder.device import DeviceError, choose_device, choose_dtype
+from embedding_adaptation.embedder.device import DeviceError, FormatName, choose_device, choose_dtype, choose_format
 from embedding_adaptation.embedder.template import SLOT, TemplateError
 from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
 
@@ -59,6 +62,7 @@ MATRIX_SECONDS, MATRIX_WINDOWS = 0.3, 6
 # Rows of the bare matrix products: the tokens of a batch that suits the device.
 MATRIX_ROWS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 OWN, SAME, LIBRARY, OURS = "published_own_dtype", "published_same_dtype", "sentence_transformers", "embedding_adaptation"
+LIBRARY_FLOAT32, OURS_FLOAT32 = "sentence_transformers_float32", "embedding_adaptation_float32"
 
 Encode = Callable[[list[str]], np.ndarray]
 
@@ -246,7 +250,7 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument("--texts", required=True, metavar="FILE", help=".txt (one a line), .csv, .tsv, .jsonl or .parquet")
     parser.add_argument("--column", default="text", help="column of the texts (default: text)")
     parser.add_argument("--limit", type=positive, metavar="N", help="number of texts (default: all)")
-    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16"), help="this project's number format")
+    parser.add_argument("--dtype", default="auto", choices=("auto", "float32", "bfloat16", "int8"), help="this project's number format")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda", "mps"))
     models = parser.add_mutually_exclusive_group()
     models.add_argument("--model", metavar="SETTING_OR_FOLDER", help="a base model as in conf/base/globals.yml (default: the one there)")
@@ -292,14 +296,15 @@ def main() -> None:
                 weights = RANDOM_SHAPES[arguments.random_shape](Path(scratch))
             else:
                 weights = weights_of(arguments.model, Path(scratch)) if arguments.model else default_weights()
-            measure(arguments, texts, weights, device, choose_dtype(arguments.dtype, device))
+            measure(arguments, texts, weights, device, choose_format(arguments.dtype, device))
         except (InputError, DatasetError, DeviceError, TemplateError) as error:
             parser.error(str(error))
 
 
-def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWeights, device: str, dtype: torch.dtype) -> None:
+def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWeights, device: str, number_format: FormatName) -> None:
     """Load the sides, run them in turn, and print the table and the JSON line."""
     max_length, threads = arguments.max_length, torch.get_num_threads()
+    dtype = choose_dtype(number_format, device)
     lengths, same_ids = token_ids(texts, weights, max_length)
     tokens = sum(lengths)
     place = f"{weights.card.source}, {device}, {threads} threads"
@@ -310,19 +315,29 @@ def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWei
     if causal.dtype != dtype:
         sides[SAME] = published(load_causal(weights, device, dtype), weights, max_length)
     sides[LIBRARY] = sentence_transformers(weights, device, dtype, max_length)
-    embedder = Embedder.load(weights, device=device, dtype=dtype_name(dtype), max_length=max_length)
+    if dtype != torch.float32:
+        sides[LIBRARY_FLOAT32] = sentence_transformers(weights, device, torch.float32, max_length)
+    # Format of the request, not of the measurement above: auto falls back to float32 if the model's vectors do not keep in 8 bits.
+    embedder = Embedder.load(weights, device=device, dtype=arguments.dtype, max_length=max_length)
+    own_format = embedder.number_format
     computed: list[int] = []
     sides[OURS] = embedding_adaptation(embedder, computed)
+    if own_format != "float32":
+        sides[OURS_FLOAT32] = embedding_adaptation(Embedder.load(weights, device=device, dtype="float32", max_length=max_length), [])
 
     shapes = layer_shapes(causal)
     runs, vectors, rates = take_turns(sides, texts, arguments.repeats, device, lambda: matrix_flops(shapes, device, dtype))
     if SAME not in sides:
         runs[SAME], vectors[SAME] = runs[OWN], vectors[OWN]
+    for one, other in ((LIBRARY_FLOAT32, LIBRARY), (OURS_FLOAT32, OURS)):
+        if one not in sides:
+            runs[one], vectors[one] = runs[other], vectors[other]
 
     medians = {name: statistics.median(values) for name, values in runs.items()}
     rate, ours = statistics.median(rates), medians[OURS]
     parameters = sum(p.numel() for p in causal.base_model.parameters()) - causal.get_input_embeddings().weight.numel()
     published_min, published_p01 = agreement(vectors[OURS], vectors[SAME], same_ids)
+    own_min, own_p01 = agreement(vectors[OURS], vectors[OURS_FLOAT32], np.ones(len(texts), bool))
     library_min, library_p01 = agreement(vectors[OURS], vectors[LIBRARY], same_ids)
     result = {
         "texts_per_s": len(texts) / ours,
@@ -330,6 +345,10 @@ def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWei
         "ratio_published_own_dtype": medians[OWN] / ours,
         "ratio_published_same_dtype": medians[SAME] / ours,
         "ratio_sentence_transformers": medians[LIBRARY] / ours,
+        "ratio_own_float32": medians[OURS_FLOAT32] / ours,
+        "ratio_sentence_transformers_float32": medians[LIBRARY_FLOAT32] / ours,
+        "lowest_cosine_float32": own_min,
+        "cosine_float32_p01": own_p01,
         "model_flop_utilisation": 2 * parameters * tokens / ours / rate,
         "cosine_published_min": published_min,
         "cosine_published_p01": published_p01,
@@ -343,7 +362,7 @@ def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWei
         "model": weights.card.source,
         "parameters_without_embeddings": parameters,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
-        "dtype": dtype_name(dtype),
+        "dtype": own_format,
         "dtype_published": dtype_name(causal.dtype),
         "threads": threads,
         "matrix_gflops": rate / 1e9,
@@ -362,7 +381,8 @@ def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWei
         f"published way, {dtype_name(causal.dtype)}": medians[OWN],
         f"published way, {dtype_name(dtype)}": medians[SAME],
         f"sentence-transformers, {dtype_name(dtype)}": medians[LIBRARY],
-        f"this project, {dtype_name(dtype)}": ours,
+        f"this project, {own_format}": ours,
+        "this project, float32": medians[OURS_FLOAT32],
     }
     report(f"Encoding {len(texts)} texts, {tokens} tokens, {place}", next(iter(table)), table, tokens, "tokens")
     print(f"  same token ids in {same_ids.sum()} of {len(texts)} texts; there the lowest cosine to this project's vectors is")
@@ -401,7 +421,7 @@ def dtype_name(dtype: torch.dtype) -> str:
 def rounded(value: Any) -> Any:
     """Round floats to four decimal places; cosines are already rounded."""
     if isinstance(value, dict):
-        return {key: item if key.startswith("cosine") else rounded(item) for key, item in value.items()}
+        return {key: item if "cosine" in key else rounded(item) for key, item in value.items()}
     if isinstance(value, list):
         return [rounded(item) for item in value]
     return round(value, 4) if isinstance(value, float) else value

@@ -196,7 +196,7 @@ class EmbedderOptions(Options):
     """How texts become vectors, in every pipeline."""
 
     device: DeviceName = Field("auto", description="auto uses CUDA, else MPS, else the CPU.")
-    dtype: DtypeName = Field("auto", description="auto uses bfloat16 wherever it is faster.")
+    dtype: DtypeName = Field("auto", description="auto measures float32, bfloat16 and int8, and takes the fastest that keeps the vectors.")
     max_length: int = Field(256, ge=8, description="Longest sequence in tokens, including the prompt; only the text is truncated.")
     batch_tokens: int | None = Field(None, ge=8, description="Tokens per batch; null chooses a value for the device.")
     templates: dict[str, str | TemplateOptions] = Field(min_length=1, description="Named templates, each with one {text} slot.")

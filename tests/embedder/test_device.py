@@ -25,15 +25,15 @@ def test_auto_prefers_cuda_then_mps_then_cpu(monkeypatch):
 
 @pytest.mark.parametrize(("bfloat16", "chosen"), [(3.0, torch.bfloat16), (0.3, torch.float32)])
 def test_the_cpu_takes_bfloat16_only_where_it_measures_faster(monkeypatch, bfloat16, chosen):
-    speeds = {torch.float32: 1.0, torch.bfloat16: bfloat16}
-    monkeypatch.setattr(module, "_matmuls_per_second", lambda dtype, seconds: speeds[dtype])
-    module._cpu_bfloat16_is_faster.cache_clear()
+    speeds = {"float32": 1.0, "bfloat16": bfloat16, "int8": 0.5}
+    monkeypatch.setattr(module, "_products_per_second", lambda name, seconds: speeds[name])
+    module._fastest_on_cpu.cache_clear()
     assert choose_dtype("auto", "cpu") == chosen
-    module._cpu_bfloat16_is_faster.cache_clear()
+    module._fastest_on_cpu.cache_clear()
 
 
 def test_the_measurement_counts_real_products():
-    assert module._matmuls_per_second(torch.float32, 0.01) > 0
+    assert module._products_per_second("float32", 0.01) > 0
 
 
 def test_gpus_take_bfloat16_and_a_named_format_is_kept():

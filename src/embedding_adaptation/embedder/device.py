@@ -9,15 +9,20 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     import torch
 
 logger = logging.getLogger(__name__)
 
 DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-DtypeName = Literal["auto", "float32", "bfloat16", "float16"]
+FormatName = Literal["float32", "bfloat16", "float16", "int8"]
+DtypeName = Literal["auto", FormatName]
 
-_MEASURE_SECONDS = 0.05
+_MEASURE_SECONDS = 0.075
 _MATRIX = 512  # large enough to reach the matrix units (AMX, AVX512-BF16), small enough for a few calls in the time
+# 8-bit products are taken only if they are this many times as fast as the next best: they cost accuracy and a copy of the weights.
+_WORTH_IT = 1.25
 
 
 class DeviceError(RuntimeError):
@@ -45,38 +50,80 @@ def choose_device(requested: DeviceName = "auto") -> str:
     return device
 
 
-def choose_dtype(requested: DtypeName = "auto", device: str = "cpu") -> torch.dtype:
-    """Choose the number format of weights and activations.
+def choose_format(requested: DtypeName = "auto", device: str = "cpu") -> FormatName:
+    """Choose the number format in which the model computes.
 
-    ``auto`` is bfloat16 on CUDA and MPS; on a CPU it is bfloat16 only if a measurement of about 50 ms shows it to be faster than
-    float32 (CPUs without bfloat16 matrix instructions emulate it, many times slower).
+    ``auto`` is bfloat16 on CUDA and MPS. On a CPU, a measurement of about 75 ms decides between float32, bfloat16 (CPUs without bfloat16
+    matrix instructions emulate it, many times slower) and int8, where products of 8-bit integers lie between float32 activations.
+
+    Raises:
+        DeviceError: If int8 is requested where it cannot be computed.
+    """
+    if requested == "int8":
+        _check_int8(device)
+    if requested != "auto":
+        return requested
+    return _fastest_on_cpu() if device == "cpu" else "bfloat16"
+
+
+def choose_dtype(requested: DtypeName = "auto", device: str = "cpu") -> torch.dtype:
+    """The dtype of weights in memory for a number format (see :func:`choose_format`); with int8, that of what lies between products.
+
+    Raises:
+        DeviceError: If int8 is requested where it cannot be computed.
     """
     import torch
 
-    if requested != "auto":
-        return getattr(torch, requested)
+    chosen = choose_format(requested, device)
+    return torch.float32 if chosen == "int8" else getattr(torch, chosen)
+
+
+def _check_int8(device: str) -> None:
+    from embedding_adaptation.embedder.quantised import has_kernel
+
     if device != "cpu":
-        return torch.bfloat16
-    return torch.bfloat16 if _cpu_bfloat16_is_faster() else torch.float32
+        msg = f"dtype 'int8' runs on a CPU only, not on {device!r}; use dtype 'auto' or 'bfloat16', or device 'cpu'"
+        raise DeviceError(msg)
+    if not has_kernel():
+        msg = (
+            "dtype 'int8' needs exact products of 8-bit integers, which this processor or this build of torch does not have; "
+            "use dtype 'auto' or 'float32'"
+        )
+        raise DeviceError(msg)
 
 
 @lru_cache(maxsize=1)
-def _cpu_bfloat16_is_faster() -> bool:
+def _fastest_on_cpu() -> FormatName:
+    from embedding_adaptation.embedder.quantised import has_kernel
+
+    formats: tuple[FormatName, ...] = ("float32", "bfloat16", "int8") if has_kernel() else ("float32", "bfloat16")
+    speeds = {name: _products_per_second(name, _MEASURE_SECONDS / len(formats)) for name in formats}
+    logger.info(
+        "CPU matrix products run at %s the speed of float32",
+        ", ".join(f"{speed / speeds['float32']:.1f} times ({name})" for name, speed in speeds.items() if name != "float32"),
+    )
+    eight_bits = speeds.pop("int8", 0.0)
+    best = max(speeds, key=lambda name: speeds[name])
+    return "int8" if eight_bits > _WORTH_IT * speeds[best] else best
+
+
+def _products_per_second(name: FormatName, seconds: float) -> float:
+    """Matrix products a second in a number format; with int8, the quantisation of one side counts."""
     import torch
 
-    speeds = {dtype: _matmuls_per_second(dtype, _MEASURE_SECONDS / 2) for dtype in (torch.float32, torch.bfloat16)}
-    ratio = speeds[torch.bfloat16] / speeds[torch.float32]
-    logger.info("CPU matrix products in bfloat16 run at %.1f times the speed of float32", ratio)
-    return ratio > 1.0
+    multiply: Callable[[], object]
+    if name == "int8":
+        from embedding_adaptation.embedder.quantised import QuantisedWeight, quantise_rows
 
-
-def _matmuls_per_second(dtype: torch.dtype, seconds: float) -> float:
-    import torch
-
-    left, right = torch.ones(_MATRIX, _MATRIX, dtype=dtype), torch.ones(_MATRIX, _MATRIX, dtype=dtype)  # [M, M]
-    left @ right  # the first call sets up kernels and threads
+        states = torch.ones(_MATRIX, _MATRIX)  # [M, M]
+        weight = QuantisedWeight(states)
+        multiply = lambda: weight.multiply(*quantise_rows(states))  # noqa: E731
+    else:
+        left, right = (torch.ones(_MATRIX, _MATRIX, dtype=getattr(torch, name)) for _ in range(2))  # [M, M]
+        multiply = lambda: left @ right  # noqa: E731
+    multiply()  # the first call sets up kernels and threads
     count, start = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - start) < seconds:
-        left @ right
+        multiply()
         count += 1
     return count / elapsed

@@ -6,6 +6,7 @@ import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,11 +24,12 @@ from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
 from embedding_adaptation.embedder.batching import token_budget_batches
 from embedding_adaptation.embedder.checkpoint import BaseModelError
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, row_groups
-from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_dtype
+from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_format
 from embedding_adaptation.embedder.loading import load_backbone
 from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
 from embedding_adaptation.embedder.positions import position_limit
 from embedding_adaptation.embedder.prompt_tree import PromptTree
+from embedding_adaptation.embedder.quantised import QuantisedLayers, quantisation_state
 from embedding_adaptation.embedder.reference import encode_one_by_one, packing_is_exact
 from embedding_adaptation.embedder.storage import load_adapter, resolve_source, save_embedder
 from embedding_adaptation.embedder.strategy import Strategy, StrategyError
@@ -54,6 +56,14 @@ _WINDOW = 2048  # texts tokenised at once
 _SHARD_FORMAT = 2  # incremented when the contents of shards with the same identity change
 _IRRELEVANT = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
 DEFAULT_TEMPLATE = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
+# What 8-bit products must not change: the vectors of these texts, to this cosine.
+_LEAST_COSINE = 0.998
+_PROBE_TEXTS = (
+    "Why was my card declined at the shop yesterday?",
+    "Shares fell 3.2 pct in early trading after the company cut its forecast for the 4th quarter.",
+    "How to sort a dictionary by value in Python 3",
+    "thx",
+)
 
 
 class Embedder:
@@ -68,6 +78,8 @@ class Embedder:
 
     Attributes:
         corpus: The corpus that the weights were adapted to; ``None`` for base weights or if it is unknown.
+        eight_bits: Whether texts are embedded with products of 8-bit integers where the model allows it (see :attr:`number_format`);
+            training, recording and saving use the float32 weights in any case.
 
     Example:
         >>> from embedding_adaptation import Embedder
@@ -99,7 +111,10 @@ class Embedder:
         self.strategy = strategy or Strategy("default", DEFAULT_TEMPLATE, "last")
         self.tokens_computed = 0
         self.corpus: CorpusIdentity | None = None
+        self.eight_bits = False
         self._packs: bool | None = None
+        self._eight_bits_hold: bool | None = None
+        self._quantised: tuple[int, QuantisedLayers] | None = None
         self._loaded: tuple[Place, int] | None = None
 
     @classmethod
@@ -122,7 +137,8 @@ class Embedder:
                 in float32, as it was trained; a base model as in the setting ``base_model``: a folder written by transformers, a Hub id
                 with or without ``@REVISION``, a GGUF file, ``package:NAME/FILE.gguf``; or weights from the catalog.
             device: The device to run on.
-            dtype: The number format.
+            dtype: The number format. ``auto`` measures which is fastest; it takes ``int8`` only if the model's vectors of a few texts keep
+                a cosine of 0.998 to float32.
             max_length: Maximum sequence length in tokens, including the prompt; ``None`` is that of the saved or exported embedder or of
                 the adapter's training, otherwise 256.
             batch_tokens: Token budget per batch.
@@ -136,10 +152,12 @@ class Embedder:
             BaseModelError: If the model does not exist or cannot be used, an adapter does not match its base, or the strategy of a
                 sentence-transformers model is unknown and none is given; the message says what to do.
             StrategyError: If the strategy uses a layer that the model does not have.
+            DeviceError: If the device is not available, or int8 cannot be computed on it.
         """
         place = resolve_source(source, base=base, has_strategy=strategy is not None)
         resolved_device = choose_device(device)
-        resolved_dtype = choose_dtype(dtype, resolved_device)
+        number_format = choose_format(dtype, resolved_device)
+        resolved_dtype = torch.float32 if number_format == "int8" else getattr(torch, number_format)
         loading: dict[str, Any] = {}
         if four_bit:
             from transformers import BitsAndBytesConfig
@@ -162,7 +180,7 @@ class Embedder:
             " with its adapter" if place.adapter else "",
             f", adapted to {place.corpus.title}," if place.corpus else "",
             resolved_device,
-            str(resolved_dtype).removeprefix("torch."),
+            number_format,
         )
         embedder = cls(
             (backbone if four_bit else backbone.to(resolved_device)).eval(),
@@ -172,6 +190,9 @@ class Embedder:
             strategy=strategy or place.strategy,
         )
         embedder.corpus = place.corpus
+        embedder.eight_bits = number_format == "int8" and not four_bit
+        if dtype == "int8":
+            embedder._eight_bits_hold = embedder.can_pack() and len(embedder._layers_in_eight_bits()) > 0
         embedder._loaded = (place, embedder._weights_state())
         embedder.check([embedder.strategy])
         return embedder
@@ -239,8 +260,21 @@ class Embedder:
             weights: Identity of the weights; ``None`` takes those of the embedder as it is.
         """
         in_four_bits = " in four bits" if getattr(self.backbone, "is_loaded_in_4bit", False) else ""
-        dtype = str(self.backbone.dtype).removeprefix("torch.") + in_four_bits
-        return vectors_identity(weights or self.identity, strategy, max_length=self.max_length, dtype=dtype)
+        return vectors_identity(weights or self.identity, strategy, max_length=self.max_length, dtype=self.number_format + in_four_bits)
+
+    @property
+    def number_format(self) -> str:
+        """The format in which texts are embedded: that of the weights in memory, or ``int8``.
+
+        With :attr:`eight_bits`, it is ``int8`` unless the model cannot be computed in packed rows or, where it was not asked for by name,
+        its vectors do not keep a cosine of 0.998 to float32.
+        """
+        if self.eight_bits:
+            if self._eight_bits_hold is None:
+                self._eight_bits_hold = self._compare_eight_bits()
+            if self._eight_bits_hold:
+                return "int8"
+        return str(self.backbone.dtype).removeprefix("torch.")
 
     @property
     def layer_count(self) -> int:
@@ -407,6 +441,7 @@ class Embedder:
     def _encode_packed(
         self, texts: Sequence[str], strategies: Sequence[Strategy], vectors: dict[str, np.ndarray], *, progress: bool
     ) -> None:
+        layers = self._layers_in_eight_bits() if self.number_format == "int8" else None
         decoder = PackedDecoder(self.backbone)
         readings = self._readings(strategies)
         with (
@@ -417,13 +452,15 @@ class Embedder:
                 reading.prefix = decoder.read_prefix(reading.tree.shared, reading.wanted)
                 self.tokens_computed += len(reading.tree.shared)
             start, computed = time.perf_counter(), self.tokens_computed
-            for first in range(0, len(texts), _WINDOW):
-                text_ids = encode_texts(texts[first : first + _WINDOW], self.tokenizer)
-                for reading in readings:
-                    for count in self._read_window(decoder, reading, text_ids, first, vectors):
-                        speed = (self.tokens_computed - computed) / (time.perf_counter() - start)
-                        bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
-                        bar.update(count)
+            # The prefix, which all texts see, is computed in full precision.
+            with layers.running() if layers else nullcontext():
+                for first in range(0, len(texts), _WINDOW):
+                    text_ids = encode_texts(texts[first : first + _WINDOW], self.tokenizer)
+                    for reading in readings:
+                        for count in self._read_window(decoder, reading, text_ids, first, vectors):
+                            speed = (self.tokens_computed - computed) / (time.perf_counter() - start)
+                            bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
+                            bar.update(count)
 
     def _readings(self, strategies: Sequence[Strategy]) -> list[_Reading]:
         """One reading for each group of templates with the same beginning."""
@@ -469,6 +506,32 @@ class Embedder:
                 for part in reading.parts:
                     vectors[part.strategy.name][places, part.columns] += pooler.pool(part).cpu().numpy()
             yield len(batch)
+
+    def _layers_in_eight_bits(self) -> QuantisedLayers:
+        """The 8-bit copies of the weights as they are now."""
+        state = hash((self._weights_state(), quantisation_state(self.backbone)))
+        if self._quantised is None or self._quantised[0] != state:
+            self._quantised = None  # two copies need not fit into memory
+            self._quantised = (state, QuantisedLayers(self.backbone))
+        return self._quantised[1]
+
+    def _compare_eight_bits(self) -> bool:
+        """Whether 8-bit products keep this model's vectors of a few texts."""
+        if not self.can_pack() or not len(self._layers_in_eight_bits()):
+            return False
+        strategies = [Strategy(name, DEFAULT_TEMPLATE, name) for name in ("last", "text_mean")]
+        computed, vectors = self.tokens_computed, []
+        for self._eight_bits_hold in (False, True):
+            vectors.append(self.encode_strategies(_PROBE_TEXTS, strategies, progress=False))
+        self.tokens_computed = computed
+        least = min(float((vectors[0][s.name] * vectors[1][s.name]).sum(axis=1).min()) for s in strategies)
+        if not least >= _LEAST_COSINE:
+            logger.info(
+                "%s is computed in float32: 8-bit products change its vectors to a cosine of %.4f", type(self.backbone).__name__, least
+            )
+            self._quantised = None
+            return False
+        return True
 
     def _weights_state(self) -> int:
         """A number that changes when weights are changed, added or replaced in memory, based on torch's version counters."""

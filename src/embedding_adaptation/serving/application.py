@@ -122,7 +122,7 @@ class _Service:
             {
                 "model_id": self.model.name,
                 "model_sha": embedder.identity,
-                "model_dtype": str(embedder.backbone.dtype).removeprefix("torch."),
+                "model_dtype": embedder.number_format,
                 "model_type": {"embedding": {"pooling": embedder.strategy.pooling}},
                 "dimensions": self.model.dimensions,
                 "max_input_length": self.model.room,

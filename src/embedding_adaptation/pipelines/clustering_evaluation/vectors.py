@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
-from embedding_adaptation.embedder.device import choose_device, choose_dtype
+from embedding_adaptation.embedder.device import choose_device, choose_format
 from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
 from embedding_adaptation.identity import canonical, vectors_identity
 from embedding_adaptation.options import RANDOM_STRATEGY, EmbedderOptions, chosen_names
@@ -55,6 +55,7 @@ class Contenders:
     comparators: ComparatorOptions
     store: EmbeddingStore
     _embedder: tuple[str, Embedder] | None = field(default=None, init=False)
+    _formats: dict[str, str] = field(default_factory=dict, init=False)
 
     def of_task(self, task: EvaluationTask) -> list[str]:
         """Names to score on a task. TF-IDF is fitted on the texts of a clustering, so it is scored on clustering tasks only."""
@@ -147,16 +148,18 @@ class Contenders:
         return dataclasses.replace(self._plain(name), after=self.data.after.get(name))
 
     def _vectors_identity(self, strategy: Strategy, kind: str) -> str:
-        return vectors_identity(self._weights[kind], strategy, max_length=self.embedder_options.max_length, dtype=self._dtype)
+        return vectors_identity(self._weights[kind], strategy, max_length=self.embedder_options.max_length, dtype=self._number_format(kind))
 
     @cached_property
     def _weights(self) -> dict[str, str]:
         return {kind: weights.fingerprint() for kind, weights in self.data.models.items()}
 
-    @cached_property
-    def _dtype(self) -> str:
-        device = choose_device(self.embedder_options.device)
-        return str(choose_dtype(self.embedder_options.dtype, device)).removeprefix("torch.")
+    def _number_format(self, kind: str) -> str:
+        if kind not in self._formats:
+            chosen = choose_format(self.embedder_options.dtype, choose_device(self.embedder_options.device))
+            # Only the loaded model knows whether its vectors keep in 8 bits.
+            self._formats[kind] = self._load(kind).number_format if chosen == "int8" else chosen
+        return self._formats[kind]
 
     @cached_property
     def _models(self) -> dict[str, SentenceModel]:

@@ -272,6 +272,7 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
         (compared,) = fitted_strategies(embedder, chosen, embedder_options, lambda: texts, job.memory)
         reference = embedder.encode(texts, compared, progress=False)
     lessons, collisions, spent = _taught(job, embedder, scratch)
+    taught_in, embedder.eight_bits = embedder.number_format, False  # what is trained stays in the format of its weights
     first_layer = add_adapter(embedder, options.lora)
     if options.start is not None:
         start_from(embedder, Path(options.start))
@@ -279,7 +280,8 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
     for config in model.peft_config.values():
         config.base_model_name_or_path = job.weights.card.source  # and not the path of this machine's copy
     cache, lower_states = cache_of(embedder, strategy, first_layer, options, scratch)
-    fingerprint = job.fingerprint(max_length=embedder.max_length, dtype=str(model.dtype))
+    dtype = f"{model.dtype}, taught in int8" if taught_in == "int8" else str(model.dtype)
+    fingerprint = job.fingerprint(max_length=embedder.max_length, dtype=dtype)
     return Setup(
         job,
         embedder,
@@ -315,7 +317,7 @@ def _teacher(job: TrainingJob, texts: Sequence[str], embedder: Embedder, scratch
     """The teacher's vectors of texts, kept for the next run, and what it cost to ask."""
     before = embedder.tokens_computed
     identity = digest_of([embedder.identity, job.embedder_options.teacher_definition, embedder.max_length, texts_in_order(texts)])
-    path = (job.checkpoints or scratch) / TEACHERS / f"{identity}-{str(embedder.backbone.dtype).removeprefix('torch.')}.safetensors"
+    path = (job.checkpoints or scratch) / TEACHERS / f"{identity}-{embedder.number_format}.safetensors"
     vectors = from_first(lambda: kept_vectors(path, lambda: teacher_targets(embedder, texts, job.embedder_options, memory=job.memory)))
     tokens = embedder.tokens_computed - before
     weights = layer_weights(decoder_layers(embedder.backbone))
