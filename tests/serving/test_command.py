@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner
 from sentence_transformers import SentenceTransformer
 
+from embedding_adaptation.embedder import quantised
 from embedding_adaptation.serving import command
 from embedding_adaptation.serving.command import main
 
@@ -183,6 +184,13 @@ def test_what_cannot_be_served_is_refused_in_a_sentence(run, tmp_path, monkeypat
     monkeypatch.setenv(command.KEY_VARIABLE, " ")
     assert "EMBEDDING_API_KEY is set, but empty" in run()[0].output
     assert list(tmp_path.iterdir()) == [], "MLflow left no database behind"
+
+
+def test_a_number_format_that_the_machine_lacks_is_refused_in_a_sentence(run, served_folder, monkeypatch):
+    monkeypatch.setattr(quantised, "has_kernel", lambda: False)
+    result, started = run("--model", served_folder, "--device", "cpu", "--dtype", "int8")
+    assert (result.exit_code, started) == (1, [])
+    assert "Error: dtype 'int8' needs exact products of 8-bit integers" in result.output
 
 
 @pytest.mark.slow

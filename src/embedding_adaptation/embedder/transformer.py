@@ -84,7 +84,7 @@ class TextEmbedding(TransformerMixin, BaseEstimator):
         whiten: Give all their principal directions the same variance.
         dimensions: Keep this many dimensions; ``None`` keeps all.
         device: The device to run on.
-        dtype: The number format.
+        dtype: The number format; see :meth:`Embedder.load`.
         max_length: Maximum sequence length in tokens; ``None`` is that of the saved embedder, otherwise 256.
         cache_size: Number of vectors to keep in memory for an estimator and its clones; 0 keeps none.
         progress: Whether to show a progress bar.

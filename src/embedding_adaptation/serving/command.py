@@ -15,6 +15,7 @@ import uvicorn
 from pydantic import ValidationError
 
 from embedding_adaptation.embedder.checkpoint import BaseModelError
+from embedding_adaptation.embedder.device import DeviceError
 from embedding_adaptation.serving.application import create_app
 from embedding_adaptation.serving.model import DEFAULT_MODEL, ModelNotFoundError, ServedModel, locate
 from embedding_adaptation.serving.options import ServingOptions
@@ -46,10 +47,10 @@ def _limits(command: Callable[..., None]) -> Callable[..., None]:
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto", show_default=True, help="Device to run on.")
 @click.option(
     "--dtype",
-    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    type=click.Choice(["auto", "float32", "bfloat16", "float16", "int8"]),
     default="float32",
     show_default=True,
-    help="Number format; float32 gives sentence-transformers' own vectors.",
+    help="Number format; auto takes the fastest; float32 gives sentence-transformers' own vectors.",
 )
 @click.option("--stop-seconds", type=click.IntRange(min=1), default=30, show_default=True, help="Time for accepted requests after SIGTERM.")
 @_limits
@@ -73,7 +74,7 @@ def main(model: str, name: str | None, host: str, port: int, device: Any, dtype:
         option = f"--{str(problem['loc'][0]).replace('_', '-')}"
         msg = f"{option} is {problem['input']}: {problem['msg']}"
         raise click.ClickException(msg) from error
-    except (ModelNotFoundError, BaseModelError) as error:
+    except (ModelNotFoundError, BaseModelError, DeviceError) as error:
         raise click.ClickException(str(error)) from error
     served.name = name or served.name
     logger.warning("%s", served.about)
