@@ -44,7 +44,7 @@ def quantise_rows(values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 class QuantisedWeight:
-    """A weight in 8 bits, packed for the kernel.
+    """A weight in 8 bits.
 
     Args:
         weight: ``[out, in]``.
@@ -53,17 +53,14 @@ class QuantisedWeight:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         integers, scales = quantise_rows(weight.detach().float())
+        self.integers = integers.T  # [in, out]
         self.scales = scales[:, 0].contiguous()  # [out]
-        self.zeros = torch.zeros(len(scales), dtype=torch.int32)  # [out]
         self.bias = None if bias is None else bias.detach().float()
-        self.packed = torch.ops.onednn.qlinear_prepack(integers, None)
 
     def multiply(self, integers: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
-        """The product of quantised rows ``[M, K]`` (see :func:`quantise_rows`) with the weight, ``[M, out]`` float32."""
-        product: torch.Tensor = torch.ops.onednn.qlinear_pointwise(
-            integers, 1.0, 0, self.packed, self.scales, self.zeros, None, 1.0, 0, torch.float32, "none", [], ""
-        )
-        product.mul_(scales)
+        """The product of quantised rows ``[M, in]`` (see :func:`quantise_rows`) with the weight, ``[M, out]`` float32."""
+        product = torch._int_mm(integers, self.integers).to(torch.float32)  # noqa: SLF001  there is no public function
+        product.mul_(scales).mul_(self.scales)  # [M, out]
         return product if self.bias is None else product.add_(self.bias)
 
 
@@ -77,7 +74,7 @@ def quantisation_state(backbone: PreTrainedModel) -> int:
 def has_kernel() -> bool:
     """Whether this processor and this build of torch multiply 8-bit integers exactly.
 
-    Processors without VNNI add pairs of products in 16 bits, which overflow.
+    Some kernels for processors without VNNI add pairs of products in 16 bits, which overflow.
     """
     largest = torch.full((_PROBE_WIDTH, _PROBE_WIDTH), float(_LEVELS))  # [M, K], whose scale is 1
     try:
