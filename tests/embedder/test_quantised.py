@@ -11,7 +11,7 @@ from embedding_adaptation.embedder import device as device_module
 from embedding_adaptation.embedder import embedder as embedder_module
 from embedding_adaptation.embedder import quantised as module
 from embedding_adaptation.embedder.device import DeviceError, choose_dtype, choose_format
-from embedding_adaptation.embedder.quantised import QuantisedLayers, QuantisedWeight, has_kernel, quantise_rows
+from embedding_adaptation.embedder.quantised import Preparation, QuantisedLayers, QuantisedWeight, has_kernel, quantise_rows
 from embedding_adaptation.runtime import base_weights
 
 TEXTS = ["bus", "a house in a street", "where is my stopcock", "thx", "the train leaves at noon and comes back " * 3]
@@ -53,8 +53,28 @@ def test_the_kernel_gives_the_product_of_the_integers(rows, with_bias):
     bias = torch.randn(32) if with_bias else None
     (left, left_scales), (right, right_scales) = quantise_rows(states), quantise_rows(weight)
     expected = (left.double() * left_scales) @ (right.double() * right_scales).T + (0 if bias is None else bias)  # [M, out]
-    product = QuantisedWeight(weight, bias).multiply(left, left_scales)
+    product = QuantisedWeight(weight, bias).multiply([(left, left_scales)])
     torch.testing.assert_close(product.double(), expected, rtol=1e-5, atol=1e-5)
+
+
+@needs_kernel
+def test_two_parts_keep_what_one_scale_a_token_loses():
+    torch.manual_seed(0)
+    states, weight = torch.randn(20, 64), torch.randn(32, 64)  # [M, K], [out, K]
+    states[:, 7] *= 1000  # an outlier channel
+    states[3] = 0
+    states[::4, 11] += 300  # and outliers in some tokens
+    prepared = Preparation.of(states)
+    assert prepared.in_two
+    assert not Preparation.of(torch.rand(20, 64) + 1).in_two
+    assert torch.equal(prepared.shrink.log2(), prepared.shrink.log2().round())
+    exact = states @ weight.T  # [M, out]
+    ways = (None, Preparation(prepared.shrink), prepared)
+    copies = [QuantisedWeight(weight, None, way) for way in ways]
+    errors = [(one.multiply(one.preparation.quantise(states)) - exact).norm() for one in copies]
+    assert errors[0] > errors[1] > errors[2]
+    rebuilt = sum(integers * scales for integers, scales in prepared.quantise(states)) / prepared.shrink
+    torch.testing.assert_close(rebuilt, states, rtol=0, atol=float(states.abs().max()) / 30_000)
 
 
 @needs_kernel
@@ -166,7 +186,7 @@ def test_a_model_that_cannot_be_packed_stays_in_float32(tiny_weights, monkeypatc
 def test_only_linear_layers_inside_the_decoder_layers_are_quantised(tiny_weights, tiny_adapted):
     for weights in (tiny_weights, tiny_adapted):
         backbone = load(weights, "float32").backbone
-        assert len(QuantisedLayers(backbone)) == 7 * backbone.config.num_hidden_layers
+        assert len(QuantisedLayers(backbone)) == 7 * (backbone.config.num_hidden_layers - 1)  # the last layer stays in float32
 
 
 @pytest.mark.parametrize(
@@ -206,7 +226,7 @@ def test_int8_is_refused_where_the_kernel_is_missing(tiny_weights):
 
 
 def test_a_kernel_that_overflows_counts_as_missing(monkeypatch):
-    monkeypatch.setattr(QuantisedWeight, "multiply", lambda self, integers, scales: torch.full((64, 64), 32767.0))
+    monkeypatch.setattr(QuantisedWeight, "multiply", lambda self, parts: torch.full((64, 64), 32767.0))
     has_kernel.cache_clear()
     try:
         assert not has_kernel()

@@ -113,11 +113,11 @@ def _products_per_second(name: FormatName, seconds: float) -> float:
 
     multiply: Callable[[], object]
     if name == "int8":
-        from embedding_adaptation.embedder.quantised import QuantisedWeight, quantise_rows
+        from embedding_adaptation.embedder.quantised import QuantisedWeight
 
         states = torch.ones(_MATRIX, _MATRIX)  # [M, M]
         weight = QuantisedWeight(states)
-        multiply = lambda: weight.multiply(*quantise_rows(states))  # noqa: E731
+        multiply = lambda: weight.multiply(weight.preparation.quantise(states))  # noqa: E731
     else:
         left, right = (torch.ones(_MATRIX, _MATRIX, dtype=getattr(torch, name)) for _ in range(2))  # [M, M]
         multiply = lambda: left @ right  # noqa: E731

@@ -38,6 +38,8 @@ from embedding_adaptation.identity import adapter_settings, digest_of, texts_in_
 from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     from sentence_transformers import SentenceTransformer
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -114,6 +116,7 @@ class Embedder:
         self.eight_bits = False
         self._packs: bool | None = None
         self._eight_bits_hold: bool | None = None
+        self._by_name = False
         self._quantised: tuple[int, QuantisedLayers] | None = None
         self._loaded: tuple[Place, int] | None = None
 
@@ -191,8 +194,7 @@ class Embedder:
         )
         embedder.corpus = place.corpus
         embedder.eight_bits = number_format == "int8" and not four_bit
-        if dtype == "int8":
-            embedder._eight_bits_hold = embedder.can_pack() and len(embedder._layers_in_eight_bits()) > 0
+        embedder._by_name = dtype == "int8"
         embedder._loaded = (place, embedder._weights_state())
         embedder.check([embedder.strategy])
         return embedder
@@ -345,7 +347,8 @@ class Embedder:
         vectors = {s.name: np.zeros((len(unique), self.dimension(s)), np.float32) for s in strategies}  # [U, D]
         if unique and strategies:
             if self.can_pack():
-                self._encode_packed(unique, strategies, vectors, progress=progress)
+                layers = self._layers_in_eight_bits() if self.number_format == "int8" else None
+                self._encode_packed(unique, strategies, vectors, progress=progress, within=layers.running() if layers else nullcontext())
             else:
                 encode_one_by_one(self, unique, strategies, vectors, progress=progress)
         finished = {s.name: finish_vectors(vectors.pop(s.name), s) for s in strategies}
@@ -439,9 +442,15 @@ class Embedder:
         return self._packs
 
     def _encode_packed(
-        self, texts: Sequence[str], strategies: Sequence[Strategy], vectors: dict[str, np.ndarray], *, progress: bool
+        self,
+        texts: Sequence[str],
+        strategies: Sequence[Strategy],
+        vectors: dict[str, np.ndarray],
+        *,
+        progress: bool,
+        within: AbstractContextManager[None],
     ) -> None:
-        layers = self._layers_in_eight_bits() if self.number_format == "int8" else None
+        """Embed texts in packed rows; the rows, but not the prefixes before them, are computed within a context."""
         decoder = PackedDecoder(self.backbone)
         readings = self._readings(strategies)
         with (
@@ -452,8 +461,7 @@ class Embedder:
                 reading.prefix = decoder.read_prefix(reading.tree.shared, reading.wanted)
                 self.tokens_computed += len(reading.tree.shared)
             start, computed = time.perf_counter(), self.tokens_computed
-            # The prefix, which all texts see, is computed in full precision.
-            with layers.running() if layers else nullcontext():
+            with within:
                 for first in range(0, len(texts), _WINDOW):
                     text_ids = encode_texts(texts[first : first + _WINDOW], self.tokenizer)
                     for reading in readings:
@@ -512,13 +520,21 @@ class Embedder:
         state = hash((self._weights_state(), quantisation_state(self.backbone)))
         if self._quantised is None or self._quantised[0] != state:
             self._quantised = None  # two copies need not fit into memory
-            self._quantised = (state, QuantisedLayers(self.backbone))
+            layers = QuantisedLayers(self.backbone)
+            strategies = [Strategy("bare", PromptTemplate("bare", "{text}"), "last"), Strategy("prompted", DEFAULT_TEMPLATE, "last")]
+            vectors = {strategy.name: np.zeros((len(_PROBE_TEXTS), self.dimension(strategy)), np.float32) for strategy in strategies}
+            computed = self.tokens_computed
+            self._encode_packed(_PROBE_TEXTS, strategies, vectors, progress=False, within=layers.calibrating())
+            self.tokens_computed = computed
+            self._quantised = (state, layers)
         return self._quantised[1]
 
     def _compare_eight_bits(self) -> bool:
         """Whether 8-bit products keep this model's vectors of a few texts."""
         if not self.can_pack() or not len(self._layers_in_eight_bits()):
             return False
+        if self._by_name:
+            return True
         strategies = [Strategy(name, DEFAULT_TEMPLATE, name) for name in ("last", "text_mean")]
         computed, vectors = self.tokens_computed, []
         for self._eight_bits_hold in (False, True):
