@@ -535,7 +535,9 @@ class Embedder:
             return False
         if self._by_name:
             return True
+        upper = tuple(range(-max(1, self.layer_count // 4), 0))
         strategies = [Strategy(name, DEFAULT_TEMPLATE, name) for name in ("last", "text_mean")]
+        strategies.append(Strategy("values", DEFAULT_TEMPLATE, "value_weighted", layers=upper))
         computed, vectors = self.tokens_computed, []
         for self._eight_bits_hold in (False, True):
             vectors.append(self.encode_strategies(_PROBE_TEXTS, strategies, progress=False))
