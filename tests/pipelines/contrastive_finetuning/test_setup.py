@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
+from embedding_adaptation.embedder.quantised import has_kernel
 from embedding_adaptation.embedder.training_pass import TrainingPass
 from embedding_adaptation.pipelines.contrastive_finetuning import setup as module
 from embedding_adaptation.pipelines.contrastive_finetuning.batches import PairBatches
@@ -33,6 +34,20 @@ def test_each_process_has_its_part_of_a_batch_in_order_of_length(monkeypatch, pr
         for start in range(0, 8, size):
             assert set(batch[start : start + size]) == set(drawn[start : start + size])
             assert np.all(np.diff(lengths[batch[start : start + size]]) >= 0)
+
+
+@pytest.mark.skipif(not has_kernel(), reason="this processor has no exact products of 8-bit integers")
+def test_what_is_trained_stays_in_float32_where_texts_are_read_in_8_bits(job_of, tmp_path):
+    losses, names = [], []
+    for dtype in ("float32", "int8"):
+        setup = prepare(job_of(9, embedder={"dtype": dtype}), tmp_path / dtype)
+        assert setup.embedder.number_format == "float32"
+        rows = setup.round(TrainingState())
+        embedded = setup.cache.forward(rows.rows(list(range(6))))
+        losses.append(rows.loss(embedded.columns, list(range(6))))
+        names.append(setup.checkpoints.folder.name)
+    torch.testing.assert_close(losses[0], losses[1], rtol=0, atol=0)
+    assert names[0] == names[1], "nothing was read in 8 bits"
 
 
 def test_the_loss_of_a_batch_has_the_gradients_of_one_plain_pass(job_of, pairs, tmp_path):

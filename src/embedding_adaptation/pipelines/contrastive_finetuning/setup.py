@@ -272,7 +272,9 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
         (compared,) = fitted_strategies(embedder, chosen, embedder_options, lambda: texts, job.memory)
         reference = embedder.encode(texts, compared, progress=False)
     lessons, collisions, spent = _taught(job, embedder, scratch)
-    taught_in, embedder.eight_bits = embedder.number_format, False  # what is trained stays in the format of its weights
+    is_taught = reference is not None or lessons is not None or collisions is not None
+    taught_in = embedder.number_format if is_taught else ""
+    embedder.eight_bits = False  # what is trained stays in the format of its weights
     first_layer = add_adapter(embedder, options.lora)
     if options.start is not None:
         start_from(embedder, Path(options.start))
