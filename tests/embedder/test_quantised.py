@@ -192,10 +192,10 @@ def test_only_linear_layers_inside_the_decoder_layers_are_quantised(tiny_weights
 @pytest.mark.parametrize(
     ("speeds", "chosen"),
     [
-        ({"float32": 1.0, "bfloat16": 0.2, "int8": 2.5}, "int8"),
-        ({"float32": 1.0, "bfloat16": 0.2, "int8": 1.1}, "float32"),
+        ({"float32": 1.0, "bfloat16": 0.2, "int8": 4.5}, "int8"),
+        ({"float32": 1.0, "bfloat16": 0.2, "int8": 2.7}, "float32"),
         ({"float32": 1.0, "bfloat16": 2.0, "int8": 2.2}, "bfloat16"),
-        ({"float32": 1.0, "bfloat16": 2.0, "int8": 3.0}, "int8"),
+        ({"float32": 1.0, "bfloat16": 2.0, "int8": 9.0}, "int8"),
     ],
 )
 def test_auto_takes_the_fastest_and_int8_only_if_it_is_worth_it(monkeypatch, speeds, chosen):

@@ -21,8 +21,9 @@ DtypeName = Literal["auto", FormatName]
 
 _MEASURE_SECONDS = 0.075
 _MATRIX = 512  # large enough to reach the matrix units (AMX, AVX512-BF16), small enough for a few calls in the time
-# 8-bit products are taken only if they are this many times as fast as the next best: they cost accuracy and a copy of the weights.
-_WORTH_IT = 1.25
+# 8-bit products are taken only if they are this many times as fast as the next best: at 2.7 times, encoding
+# gains only a fifth (docs/explanation/results.md), and a text may fall below a cosine of 0.998.
+_WORTH_IT = 4.0
 
 
 class DeviceError(RuntimeError):
