@@ -78,7 +78,7 @@ open:  ## Open the newest page in the browser: report.html, or clusters.html
 	  else echo "No screen here; open $(CURDIR)/$$page in a browser"; fi
 
 mlflow: $(VENV)/.run  ## Open the tracked runs in the browser
-	@$(BIN)/mlflow ui --backend-store-uri "sqlite:///$(CURDIR)/mlflow.db" $(ARGS)
+	@$(BIN)/python -m embedding_adaptation.runs_page $(ARGS)
 
 serve: $(VENV)/.serve  ## Serve the registered champion over HTTP (ARGS="--model FOLDER --port 8080")
 	@$(BIN)/python -m embedding_adaptation.serving $(ARGS)

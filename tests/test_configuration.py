@@ -188,5 +188,5 @@ def test_private_texts_are_shown_and_copied_nowhere_and_their_numbers_are(projec
         metadata = private[name]["metadata"]
         assert metadata["kedro-viz"]["preview"] is False, name
         assert "artifact" not in metadata.get("mlflow", {}), name
-    assert private["augmentation_report"]["metadata"]["mlflow"] == {"metrics": {}}
+    assert private["augmentation_report"]["metadata"]["mlflow"] == {"headline": "pairs"}
     assert {name for name in public if public[name] != private[name]} <= holding

@@ -20,13 +20,13 @@ from kedro_datasets.pandas import CSVDataset
 from mlflow import MlflowClient
 
 from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
+from embedding_adaptation.datasets.texts import TextStreamDataset
 from embedding_adaptation.options import Options
 from embedding_adaptation.tracking import (
     MlflowTracking,
     TrackingError,
     dataset_metrics,
     flatten_parameters,
-    git_tags,
     main,
     send_pending,
     tracking_uri,
@@ -109,13 +109,59 @@ def test_a_run_logs_what_the_catalog_asks_for(tmp_path, monkeypatch):
     assert list(elsewhere.iterdir()) == []
 
 
+def test_a_report_about_texts_makes_them_a_dataset_once_and_sums_up_the_run(tmp_path):
+    run = Run(tmp_path)
+    wish = {"headline": "corpus", "texts": {"context": "training", "source": "corpus"}}
+    run.catalog["corpus_report"] = JSONDataset(filepath=str(tmp_path / "report.json"), metadata={"mlflow": wish})
+    run.catalog["corpus"] = TextStreamDataset(filepath=str(tmp_path / "mine.txt"))
+    report = {"corpus": "mine.txt", "texts": 9, "kept": 7, "identity": {"raw": "r" * 32, "clean": "c"}, "examples": ["secretword"]}
+    run.start()
+    run.hook.after_dataset_saved("corpus_report", report)
+    run.hook.after_dataset_loaded("corpus_report", report)
+    run.hook.after_pipeline_run()
+    logged = only_run(tmp_path)[1]
+    assert logged.data.metrics == {"number_of_texts": 7.0}
+    (used,) = logged.inputs.dataset_inputs
+    assert [(tag.key, tag.value) for tag in used.tags] == [("mlflow.data.context", "training")]
+    assert (used.dataset.name, used.dataset.digest) == ("mine.txt", "r" * 32)
+    assert json.loads(used.dataset.source) == {"uri": str(tmp_path / "mine.txt")}
+    assert json.loads(used.dataset.profile) == {"num_rows": 9, "clean_texts": 7}
+    assert "secretword" not in str(logged.to_dictionary())
+
+
+def test_a_figure_is_a_page_that_needs_no_network_too(tmp_path):
+    run = Run(tmp_path)
+    file = tmp_path / "curve.json"
+    file.write_text(json.dumps({"data": [{"type": "scatter", "x": [1, 2], "y": [3, 4]}], "layout": {}}))
+    run.catalog["curve"] = JSONDataset(filepath=str(file), metadata={"mlflow": {"artifact": True, "html": True}})
+    run.start()
+    run.hook.after_dataset_saved("curve", None)
+    run.hook.after_pipeline_run()
+    client, logged = only_run(tmp_path)
+    assert {item.path for item in client.list_artifacts(logged.info.run_id, "curve")} == {"curve/curve.html", "curve/curve.json"}
+    page = Path(client.download_artifacts(logged.info.run_id, "curve/curve.html", str(tmp_path))).read_text(encoding="utf-8")
+    assert "Plotly.newPlot" in page
+    assert 'src="http' not in page
+
+
+def test_the_experiment_is_one_of_models_and_keeps_the_kind_a_person_gave_it(tmp_path):
+    for kind in ("custom_model_development", "finetuning"):
+        run = Run(tmp_path)
+        run.start()
+        run.hook.after_pipeline_run()
+        client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+        experiment = client.get_experiment_by_name("embedding-adaptation")
+        assert experiment.tags["mlflow.experimentKind"] == kind
+        client.set_experiment_tag(experiment.experiment_id, "mlflow.experimentKind", "finetuning")
+
+
 def test_versions_of_datasets_become_tags(tmp_path):
     run = Run(tmp_path)
     run.catalog["history"] = CSVDataset(filepath=str(tmp_path / "v.csv"), version=Version(None, "2026-01-01T00.00.00.000Z"))
     run.start()
     run.work()
     run.catalog.load("history")
-    run.hook.after_dataset_loaded("history")
+    run.hook.after_dataset_loaded("history", None)
     run.hook.after_pipeline_run()
     tags = only_run(tmp_path)[1].data.tags
     assert tags["saved.history"] == tags["loaded.history"] == "2026-01-01T00.00.00.000Z"
@@ -147,8 +193,11 @@ def test_one_setting_turns_it_off(tmp_path):
 def test_an_unknown_setting_or_wish_fails_before_the_work(tmp_path):
     with pytest.raises(TrackingError, match=r"unknown setting 'experimnt' in mlflow\.yml; choose from enabled, experiment, tracking_uri"):
         Run(tmp_path, settings={"experimnt": "x"})
+    with pytest.raises(TrackingError, match=r"unknown headline 'x' in metadata\.mlflow of catalog entry 'history'; choose from verdict"):
+        Run(tmp_path, wishes={"headline": "x"}).start()
     with pytest.raises(
-        TrackingError, match=r"unknown key 'metric' in metadata\.mlflow of catalog entry 'history'; choose from artifact, metrics, model"
+        TrackingError,
+        match=r"unknown key 'metric' in metadata\.mlflow of catalog entry 'history'; choose from artifact, headline, html, metrics, model, texts",
     ):
         Run(tmp_path, wishes={"metric": {}}).start()
 
@@ -303,10 +352,6 @@ def test_the_store_is_chosen_by_variable_then_setting_then_project(tmp_path, mon
     assert tracking_uri(tmp_path, "http://a") == "http://a"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://b")
     assert tracking_uri(tmp_path, "http://a") == "http://b"
-
-
-def test_outside_a_repository_the_commit_is_unknown(tmp_path):
-    assert git_tags(tmp_path) == {"git.commit": "unknown", "git.dirty": "unknown"}
 
 
 def test_threads_that_end_their_nodes_at_once_share_one_run(tmp_path):

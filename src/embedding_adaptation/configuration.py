@@ -165,7 +165,7 @@ def _without_texts(entries: dict[str, Any]) -> dict[str, Any]:
 
 
 def _private(metadata: dict[str, Any]) -> dict[str, Any]:
-    tracked = {what: value for what, value in metadata.get("mlflow", {}).items() if what != "artifact"}
+    tracked = {what: value for what, value in metadata.get("mlflow", {}).items() if what not in {"artifact", "html"}}
     shown = {key: value for key, value in metadata.get("kedro-viz", {}).items() if key != "preview_args"}
     kept = {key: value for key, value in metadata.items() if key != "mlflow"}
     return kept | {"kedro-viz": shown | {"preview": False}} | ({"mlflow": tracked} if tracked else {})

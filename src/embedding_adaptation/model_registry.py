@@ -27,6 +27,7 @@ from embedding_adaptation import served_texts
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.datasets.exported_embedder import FACTS_FILE
 from embedding_adaptation.options import Options
+from embedding_adaptation.tracking_tags import CHAMPION_VERDICT, DATA, PROTOCOL, VALUE_CHARACTERS, model_tags, score_tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -42,9 +43,6 @@ REQUIREMENTS = ("sentence-transformers", "transformers", "tokenizers", "torch", 
 # Not texts from the corpus, because the example is stored with the model.
 INPUT_EXAMPLE = ("Where can I turn off the water?", "The last bus leaves at ten.")
 _OWN_PACKAGE = f"embedding-adaptation=={metadata.version('embedding-adaptation')}"
-_DATA, _PROTOCOL = "evaluation.data", "evaluation.protocol"
-# MLflow rejects longer values; the full facts are in the model's folder.
-_TAG_CHARACTERS = 1000
 _WORTH_SHARING = 1 << 20  # bytes
 
 
@@ -78,11 +76,11 @@ def champion_verdict(candidate: Mapping[str, str], champion: Mapping[str, str] |
     """
     if champion is None:
         return Verdict(moves=True, reason="there was no champion")
-    score = _score_tag(options.metric)
+    score = score_tag(options.metric)
     for version, tags in (("the new version", candidate), ("the champion", champion)):
         if score not in tags:
             return Verdict(moves=False, reason=f"{version} has no score {options.metric!r}, so the two cannot be compared")
-    for tag, condition in ((_DATA, "labelled texts"), (_PROTOCOL, "evaluation protocols")):
+    for tag, condition in ((DATA, "labelled texts"), (PROTOCOL, "evaluation protocols")):
         if candidate.get(tag) != champion.get(tag):
             return Verdict(moves=False, reason=f"the two were scored with different {condition}, so they cannot be compared")
     new, old = float(candidate[score]), float(champion[score])
@@ -116,7 +114,7 @@ def log_and_register(
     is_packaged = facts.get("flavour") == "package"
     if is_packaged:  # another kind of model, with a champion of its own
         options = options.model_copy(update={"name": f"{options.name}-package"})
-    version_tags = dict(model_tags(facts)) | {key: value[:_TAG_CHARACTERS] for key, value in tags.items()}
+    version_tags = dict(model_tags(facts)) | {key: value[:VALUE_CHARACTERS] for key, value in tags.items()}
     logged = client.create_logged_model(experiment_id, name=name, source_run_id=run_id, tags=version_tags)
     try:
         with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
@@ -224,39 +222,6 @@ def pinned_requirements() -> Iterator[str]:
         yield f"{name}=={metadata.version(name).partition('+')[0]}"
 
 
-def model_tags(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Tags that describe a version in the registry, including those that the rule for the champion needs."""
-    base, adapter, evaluation = facts["base_model"], facts["adapter"], facts.get("evaluation")
-    values = {
-        "base_model": base["name"],
-        "base_model.revision": base["revision"],
-        "base_model.sha256": base["sha256"],
-        "adapter.version": adapter["version"],
-        "adapter.fingerprint": adapter["fingerprint"],
-        "adapter.step": adapter["step"],
-        "fingerprint": facts.get("fingerprint"),
-        "strategy": facts["strategy"]["name"],
-        "weights": facts["strategy"].get("weights"),
-        "verdict": (facts.get("verdict") or {}).get("verdict"),
-    }
-    corpus = facts["training"]["corpus"]
-    if corpus:
-        values |= {"corpus": corpus["name"], "corpus.texts": corpus["kept"], "corpus.identity": corpus["identity"]["clean"]}
-    if evaluation:
-        values |= {_DATA: evaluation["data"]["fingerprint"], _PROTOCOL: json.dumps(evaluation["protocol"], sort_keys=True)}
-        for metric, score in evaluation["adapted"].items():
-            values |= {_score_tag(metric): score["mean"], f"{_score_tag(metric)}.sd": score["sd"]}
-        best = evaluation.get("best") or {}
-        if "mean" in best and "v_measure" in evaluation["adapted"]:
-            distance = evaluation["adapted"]["v_measure"]["mean"] - best["mean"]
-            values |= {"best.strategy": best["strategy"], "best.distance": f"{distance:+.4f}"}
-        for metric, score in (evaluation["base"] or {}).items():
-            values[f"base_{_score_tag(metric)}"] = score["mean"]
-    for name, value in values.items():
-        if value not in {None, ""}:
-            yield name, str(value)[:_TAG_CHARACTERS]
-
-
 class _Folder:
     """The interface that MLflow's flavour expects of a model, backed by files.
 
@@ -273,10 +238,6 @@ class _Folder:
         return ()
 
 
-def _score_tag(metric: str) -> str:
-    return f"score.{metric}"
-
-
 def _ensure_registered_model(client: MlflowClient, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -291,7 +252,7 @@ def _choose_champion(client: MlflowClient, version: str, tags: Mapping[str, str]
     current = client.get_registered_model(options.name).aliases.get(CHAMPION)
     champion = client.get_model_version(options.name, str(current)) if current is not None else None
     verdict = champion_verdict(tags, champion.tags if champion else None, options)
-    client.set_model_version_tag(options.name, version, "champion.verdict", verdict.reason)
+    client.set_model_version_tag(options.name, version, CHAMPION_VERDICT, verdict.reason)
     if verdict.moves:
         client.set_registered_model_alias(options.name, CHAMPION, version)
         logger.info("%s version %s is the candidate and the new champion: %s", options.name, version, verdict.reason)

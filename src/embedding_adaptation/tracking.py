@@ -13,6 +13,9 @@ A catalog entry asks for it in its metadata:
           # metrics: {}              # a mapping: one metric per number in it
           artifact: true             # the saved file or folder itself
           # model: true              # an exported model: logged as an MLflow model and registered
+          # html: true               # a Plotly figure: also as a page that needs no network
+          # headline: verdict        # a report of this kind (see headlines.KINDS): the few metrics and tags that sum up a run
+          # texts: {context: training, source: corpus}  # a report about texts: they become an MLflow dataset with a digest
 
 Nothing is sent before the first node has ended, so importing MLflow does not delay the work. If the store cannot be reached, the run
 continues, and everything it would have logged is written to ``mlflow_pending/``, to be sent later with
@@ -32,8 +35,8 @@ import contextlib
 import json
 import logging
 import os
-import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import nullcontext
@@ -46,8 +49,10 @@ from kedro.io.core import DatasetError, VersionNotFoundError
 from kedro.io.data_catalog import SharedMemoryDataCatalog
 from pydantic import ValidationError
 
-from embedding_adaptation.atomic import replacing_file
+from embedding_adaptation import tracking_tags as tags
+from embedding_adaptation.atomic import replacing_file, scratch_prefix
 from embedding_adaptation.errors import sentence
+from embedding_adaptation.headlines import KINDS, Headlines, used_texts
 from embedding_adaptation.interruption import held_signals
 from embedding_adaptation.model_registry import RegistryOptions, log_and_register
 from embedding_adaptation.process_identity import has_ended, this_process
@@ -65,13 +70,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PENDING_FOLDER = "mlflow_pending"
-_KEYS = {"metrics", "artifact", "model"}
+_KEYS = {"metrics", "artifact", "model", "headline", "texts", "html"}
 _MAX_PARAM_CHARACTERS = 500
 _CUT = " ... (cut)"
 _ERROR_CHARACTERS = 4000
 _PARAMS_AT_ONCE = 100  # MLflow's limit for one call
 _METRICS_AT_ONCE = 500
-_PROCESS_TAG = "kedro.process"
+_DIGEST_CHARACTERS = 36  # MLflow's limit
 _SQLITE = "sqlite:///"
 _LOCK_SECONDS = 120
 # A server that is down should cost seconds: MLflow's defaults (7 tries of 120 s) would hold up a finished run for minutes.
@@ -97,6 +102,8 @@ class MlflowTracking:
     _pipeline: Pipeline | None = None
     _registry: RegistryOptions = field(default_factory=RegistryOptions)
     _tags: dict[str, str] = field(default_factory=dict)
+    _headlines: Headlines = field(default_factory=Headlines)
+    _texts: set[tuple[str, str]] = field(default_factory=set)
     _pid: int = 0
 
     @hook_impl
@@ -133,15 +140,16 @@ class MlflowTracking:
         self._log = RunLog(uri, self._settings["experiment"], self._project, version)
         atexit.unregister(self._end_at_exit)
         atexit.register(self._end_at_exit)
-        self._tags = {"kedro.version": version, **git_tags(self._project)}
+        self._tags = {tags.VERSION: version, **tags.git_tags(self._project)}
+        self._headlines, self._texts = Headlines(), set()
         self._log.record(
             kind="start",
             name=", ".join("end_to_end" if name == "__default__" else name for name in names),
             tags={
-                "kedro.command": " ".join(["kedro", *sys.argv[1:]]),
-                "kedro.env": self._environment,
-                "kedro.pipelines": ", ".join(names),
-                _PROCESS_TAG: this_process(),
+                tags.COMMAND: " ".join(["kedro", *sys.argv[1:]]),
+                tags.ENVIRONMENT: self._environment,
+                tags.PIPELINES: ", ".join(names),
+                tags.PROCESS: this_process(),
                 **self._tags,
             },
         )
@@ -151,9 +159,11 @@ class MlflowTracking:
             self._log.record(kind="params", values=dict(flatten_parameters({"command_line": run_params["runtime_params"]})))
 
     @hook_impl
-    def after_dataset_loaded(self, dataset_name: str) -> None:
-        """Record the version that was loaded."""
+    def after_dataset_loaded(self, dataset_name: str, data: Any) -> None:
+        """Record the version that was loaded, and the texts that a report is about."""
         self._record_version("loaded", dataset_name)
+        if self._is_ours:
+            self._log_texts(dataset_name, data)
 
     @hook_impl
     def after_dataset_saved(self, dataset_name: str, data: Any) -> None:
@@ -189,7 +199,7 @@ class MlflowTracking:
         """
         if self._log is not None and self._is_ours:
             log, self._log = self._log, None
-            log.record(kind="end", status=status, tags={"error": error[:_ERROR_CHARACTERS]} if error else {})
+            log.record(kind="end", status=status, tags={tags.ERROR: error[:_ERROR_CHARACTERS]} if error else {})
             if status == "KILLED" and not log.is_started:
                 log.keep()  # whoever sent the signal may not wait for MLflow's import
             log.flush()
@@ -214,15 +224,36 @@ class MlflowTracking:
         if self._log is None or self._catalog is None:
             return
         settings = _logging_settings(dataset_name, self._catalog)
+        needs_data = settings.get("metrics") is not None or settings.get("headline") or settings.get("texts")
+        saved = self._catalog.load(dataset_name) if data is None and needs_data else data
+        if settings.get("headline"):
+            values, said = self._headlines.of(settings["headline"], saved)
+            self._log.record(kind="metrics", step=0, values=values)
+            self._log.record(kind="tags", values=said)
+        self._log_texts(dataset_name, saved)
         if settings.get("metrics") is not None:
-            saved = self._catalog.load(dataset_name) if data is None else data
             for metrics in dataset_metrics(dataset_name, saved, settings["metrics"]):
                 self._log.record(kind="metrics", **metrics)
         if settings.get("artifact"):
             self._log.record(kind="artifact", dataset=dataset_name, path=_saved_path(self._catalog.get(dataset_name)))
+        if settings.get("html"):
+            self._log.record(kind="html", dataset=dataset_name, path=_saved_path(self._catalog.get(dataset_name)))
         if settings.get("model") and self._registry.enabled:
             path = _saved_path(self._catalog.get(dataset_name))
             self._log.record(kind="model", dataset=dataset_name, path=path, registry=self._registry.model_dump(), tags=self._tags)
+
+    def _log_texts(self, dataset_name: str, report: Any) -> None:
+        """Log the texts that a report is about, by name and digest, if its entry asks for it and they are not logged yet."""
+        if self._log is None or self._catalog is None:
+            return
+        wish = _logging_settings(dataset_name, self._catalog).get("texts")
+        used = used_texts(report) if wish else None
+        if wish is None or used is None or (used["digest"], wish["context"]) in self._texts:
+            return
+        self._texts.add((used["digest"], wish["context"]))
+        source = getattr(self._catalog.get(wish["source"]), "_path", None)
+        same_file = source is not None and Path(source).name == used["name"]
+        self._log.record(kind="texts", context=wish["context"], source=str(source) if same_file else used["name"], **used)
 
     def _log_of_other_processes(self) -> None:
         """Log what nodes in other processes loaded and saved, of which the hooks of this process hear nothing."""
@@ -233,6 +264,8 @@ class MlflowTracking:
             dataset = self._catalog.get(name)
             if name not in outputs:
                 self._record_version("loaded", name)
+                if _logging_settings(name, self._catalog).get("texts"):
+                    self._log_texts(name, self._catalog.load(name))
             elif _is_saved_by_this_run(dataset):
                 self._record_version("saved", name)
                 try:
@@ -250,7 +283,7 @@ class MlflowTracking:
         except VersionNotFoundError:
             version = None  # an optional input that does not exist
         if version:
-            self._log.record(kind="tags", values={f"{action}.{dataset_name}": version})
+            self._log.record(kind="tags", values=tags.dataset_version(action, dataset_name, str(version)))
 
 
 def end_open_runs(status: str, error: str) -> None:
@@ -380,6 +413,8 @@ class MlflowSender:
                 self._experiment_id = self._client.create_experiment(experiment, artifact_location=location)
             else:
                 self._experiment_id = existing.experiment_id
+            if existing is None or tags.EXPERIMENT_KIND not in existing.tags:
+                self._client.set_experiment_tag(self._experiment_id, tags.EXPERIMENT_KIND, tags.MODEL_DEVELOPMENT)
         self.run_id = run_id
 
     def has_run(self) -> bool:
@@ -403,24 +438,20 @@ class MlflowSender:
                 self.run_id = run.info.run_id
                 self._end_abandoned_runs()
             case "params":
-                from mlflow.entities import Param
-
-                params = [Param(name, str(value)) for name, value in event["values"].items()]
-                for first in range(0, len(params), _PARAMS_AT_ONCE):
-                    client.log_batch(run_id, params=params[first : first + _PARAMS_AT_ONCE])
+                self._log_params(event["values"])
             case "tags":
                 for name, value in event["values"].items():
                     client.set_tag(run_id, name, value)
             case "metrics":
-                from mlflow.entities import Metric
-
-                metrics = [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
-                for first in range(0, len(metrics), _METRICS_AT_ONCE):
-                    client.log_batch(run_id, metrics=metrics[first : first + _METRICS_AT_ONCE])
+                self._log_metrics(event)
             case "artifact":
                 path = Path(event["path"])
                 log = client.log_artifacts if path.is_dir() else client.log_artifact
                 log(run_id, str(path), event["dataset"])
+            case "html":
+                self._log_figure(Path(event["path"]), event["dataset"])
+            case "texts":
+                self._log_texts(event)
             case "model":
                 options = RegistryOptions.model_validate(event["registry"])
                 log_and_register(client, self._experiment_id, run_id, Path(event["path"]), event["dataset"], options, event["tags"])
@@ -429,12 +460,44 @@ class MlflowSender:
                     client.set_tag(run_id, name, value)
                 client.set_terminated(run_id, status=event["status"], end_time=event["time"])
 
+    def _log_params(self, values: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        params = [Param(name, str(value)) for name, value in values.items()]
+        for first in range(0, len(params), _PARAMS_AT_ONCE):
+            self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_AT_ONCE])
+
+    def _log_metrics(self, event: Event) -> None:
+        from mlflow.entities import Metric
+
+        metrics = [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
+        for first in range(0, len(metrics), _METRICS_AT_ONCE):
+            self._client.log_batch(self.run_id, metrics=metrics[first : first + _METRICS_AT_ONCE])
+
+    def _log_texts(self, event: Event) -> None:
+        """Log texts as an MLflow dataset: name, digest, source and size, never a text."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source, profile = json.dumps({"uri": event["source"]}), json.dumps(event["profile"])
+        dataset = Dataset(event["name"], event["digest"][:_DIGEST_CHARACTERS], "local", source, profile=profile)
+        self._client.log_inputs(self.run_id, [DatasetInput(dataset, [InputTag(tags.DATASET_CONTEXT, event["context"])])])
+
+    def _log_figure(self, file: Path, dataset: str) -> None:
+        """Log a saved Plotly figure as a page that needs no network."""
+        import plotly.io
+
+        figure = plotly.io.from_json(file.read_text(encoding="utf-8"), skip_invalid=True)
+        with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
+            page = Path(scratch) / f"{dataset}.html"
+            figure.write_html(page, include_plotlyjs=True, include_mathjax=False)
+            self._client.log_artifact(self.run_id, str(page), dataset)
+
     def _end_abandoned_runs(self) -> None:
         """Mark runs as KILLED whose process has certainly ended without closing them: after ``kill -9`` or a crash of the machine."""
         try:
             for run in self._client.search_runs([self._experiment_id], filter_string="attributes.status = 'RUNNING'"):
-                if has_ended(run.data.tags.get(_PROCESS_TAG, "")):
-                    self._client.set_tag(run.info.run_id, "error", "the process was killed or the machine went down")
+                if has_ended(run.data.tags.get(tags.PROCESS, "")):
+                    self._client.set_tag(run.info.run_id, tags.ERROR, "the process was killed or the machine went down")
                     self._client.set_terminated(run.info.run_id, status="KILLED")
         except Exception as error:  # noqa: BLE001  a failure here must not affect the current run
             logger.debug("abandoned MLflow runs could not be marked as KILLED: %s", error)
@@ -477,24 +540,6 @@ def tracking_uri(project: Path, setting: str | None) -> str:
     Its path is absolute, because a relative one would depend on the current directory and differ between a notebook and ``kedro run``.
     """
     return os.environ.get("MLFLOW_TRACKING_URI") or setting or f"sqlite:///{(project / 'mlflow.db').absolute()}"
-
-
-def git_tags(project: Path) -> dict[str, str]:
-    """The project's commit, and whether there are uncommitted changes; ``unknown`` outside a repository."""
-
-    def git(*arguments: str) -> str | None:
-        try:
-            result = subprocess.run(  # noqa: S603  fixed arguments
-                ["git", "-C", str(project), *arguments],  # noqa: S607
-                capture_output=True, text=True, check=False, timeout=10,
-            )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired):
-            return None
-        return result.stdout.strip() if result.returncode == 0 else None
-
-    commit, status = git("rev-parse", "HEAD"), git("status", "--porcelain")
-    dirty = "unknown" if status is None else str(bool(status)).lower()
-    return {"git.commit": commit or "unknown", "git.dirty": dirty}
 
 
 def flatten_parameters(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -565,6 +610,9 @@ def _logging_settings(name: str, catalog: DataCatalog) -> dict[str, Any]:
     unknown = set(settings) - _KEYS
     if unknown:
         msg = f"unknown key {sorted(unknown)[0]!r} in metadata.mlflow of catalog entry {name!r}; choose from {', '.join(sorted(_KEYS))}"
+        raise TrackingError(msg)
+    if settings.get("headline") and settings["headline"] not in KINDS:
+        msg = f"unknown headline {settings['headline']!r} in metadata.mlflow of catalog entry {name!r}; choose from {', '.join(KINDS)}"
         raise TrackingError(msg)
     return settings
 

@@ -1,0 +1,136 @@
+"""``make mlflow``: start MLflow's pages on the project's store and open the table of runs with its headline columns.
+
+MLflow opens on a page about traces and prompts otherwise, and its table shows none of a run's numbers until somebody picks them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from embedding_adaptation.headlines import METRICS
+from embedding_adaptation.tracking import tracking_uri
+from embedding_adaptation.tracking_tags import EXPERIMENT_KIND, EXPORTED, MODEL_DEVELOPMENT, SHARED_VIEW, VERDICT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mlflow import MlflowClient
+
+_VIEW = "headlines"
+_COLUMNS_OF_TAGS = (VERDICT, EXPORTED)
+_PATIENCE_SECONDS = 60
+
+
+def runs_address(server: str, experiment_id: str) -> str:
+    """The address of the table of runs, with the headline columns, the newest run first.
+
+    Args:
+        server: Address of MLflow's server, such as ``http://127.0.0.1:5000``.
+        experiment_id: The project's experiment.
+    """
+    query = {"viewStateShareKey": _VIEW, "compareRunsMode": "TABLE"}
+    return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
+
+
+def share_view(client: MlflowClient, experiment_id: str) -> None:
+    """Keep the view of the runs as a tag of the experiment, where MLflow's pages look for shared views, and make it the kind it is."""
+    client.set_experiment_tag(experiment_id, f"{SHARED_VIEW}{_VIEW}", json.dumps(_view()))
+    if EXPERIMENT_KIND not in client.get_experiment(experiment_id).tags:
+        client.set_experiment_tag(experiment_id, EXPERIMENT_KIND, MODEL_DEVELOPMENT)
+
+
+def _view() -> dict[str, Any]:
+    columns = [f"metrics.`{name}`" for name in METRICS] + [f"tags.`{name}`" for name in _COLUMNS_OF_TAGS]
+    return {
+        "searchFilter": "",
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": False,
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+        "selectedColumns": ["attributes.`Created`", "attributes.`Duration`", *columns],
+        "runsExpanded": {},
+        "runsPinned": [],
+        "runsHidden": [],
+        "runsHiddenMode": "FIRST_10_RUNS",
+        "compareRunCharts": None,
+        "viewMaximized": True,
+        "runListHidden": False,
+        "groupBy": None,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Start the pages and open them; ends with Ctrl-C. The exit code is 1 if no run has been tracked yet."""
+    parser = argparse.ArgumentParser(prog="make mlflow", description="Open the tracked runs in the browser.")
+    parser.add_argument("--experiment", default="embedding-adaptation", help="name of the experiment")
+    parser.add_argument("--host", default="127.0.0.1", help="where to listen")
+    parser.add_argument("--port", type=int, default=5000, help="the port to listen at")
+    parser.add_argument("--no-browser", action="store_true", help="only print the address")
+    given = parser.parse_args(arguments)
+    uri = tracking_uri(Path.cwd(), None)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        sys.stderr.write(f"Error: no run is tracked yet: {uri.removeprefix('sqlite:///')} does not exist; run 'kedro run' first\n")
+        return 1
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(given.experiment)
+    if experiment is None:
+        names = ", ".join(sorted(found.name for found in client.search_experiments()))
+        way_out = f"choose with ARGS='--experiment NAME' from {names}"
+        sys.stderr.write(f"Error: there is no experiment {given.experiment!r} at {uri}; {way_out}\n")
+        return 1
+    share_view(client, experiment.experiment_id)
+    if uri.startswith("http"):
+        _show(runs_address(uri, experiment.experiment_id), browser=not given.no_browser)
+        return 0
+    server = f"http://{given.host}:{given.port}"
+    command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", given.host, "--port", str(given.port)]
+    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_TRACKING_URI": uri})  # noqa: S603  our own interpreter
+    address = runs_address(server, experiment.experiment_id)
+    waiting = threading.Thread(target=_show_when_up, args=(process, server, address), kwargs={"browser": not given.no_browser}, daemon=True)
+    waiting.start()
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        return 0
+
+
+def _show_when_up(process: subprocess.Popen[bytes], server: str, address: str, *, browser: bool) -> None:
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            with urllib.request.urlopen(f"{server}/health", timeout=2):  # noqa: S310  our own server
+                break
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.2)
+    else:
+        return
+    _show(address, browser=browser)
+
+
+def _show(address: str, *, browser: bool) -> None:
+    sys.stdout.write(f"Runs: {address}\n")
+    sys.stdout.flush()
+    if browser:
+        webbrowser.open(address)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
