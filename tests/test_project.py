@@ -573,7 +573,7 @@ def test_any_runner_makes_one_tracked_run_with_the_same_metrics(finished, tmp_pa
     assert status == "FINISHED"
     assert "RUNNING" not in {run[0] for run in after}
     assert metrics == pytest.approx(its_metrics)
-    assert set(metrics) == {"cluster_cohesion", "cluster_noise_share", "number_of_clusters"}
+    assert set(metrics) == {"mean_cohesion", "noise_share", "number_of_clusters"}
     assert {name for name in tags if name.startswith("saved.")} == {name for name in its_tags if name.startswith("saved.")}
 
 

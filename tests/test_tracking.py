@@ -4,6 +4,7 @@ import json
 import logging
 import math
 import multiprocessing
+import re
 import subprocess
 import sys
 import threading
@@ -141,7 +142,7 @@ def test_a_figure_is_a_page_that_needs_no_network_too(tmp_path):
     assert {item.path for item in client.list_artifacts(logged.info.run_id, "curve")} == {"curve/curve.html", "curve/curve.json"}
     page = Path(client.download_artifacts(logged.info.run_id, "curve/curve.html", str(tmp_path))).read_text(encoding="utf-8")
     assert "Plotly.newPlot" in page
-    assert 'src="http' not in page
+    assert re.search(r'<script[^>]{0,60} src="http', page) is None
 
 
 def test_the_experiment_is_one_of_models_and_keeps_the_kind_a_person_gave_it(tmp_path):
@@ -197,7 +198,7 @@ def test_an_unknown_setting_or_wish_fails_before_the_work(tmp_path):
         Run(tmp_path, wishes={"headline": "x"}).start()
     with pytest.raises(
         TrackingError,
-        match=r"unknown key 'metric' in metadata\.mlflow of catalog entry 'history'; choose from artifact, headline, html, metrics, model, texts",
+        match=r"unknown key 'metric' in metadata\.mlflow of catalog entry 'history'; choose from artifact, headline, html, metrics",
     ):
         Run(tmp_path, wishes={"metric": {}}).start()
 

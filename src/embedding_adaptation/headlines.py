@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 METRICS: dict[str, str] = {
     "adaptation_verdict": "1 better, 0 no difference shown, -1 worse; missing if it cannot be told",
     "best_v_measure": "highest V-measure on the labelled texts, over all strategies",
-    "cluster_cohesion": "mean cosine similarity of a text and the centre of its cluster",
-    "cluster_noise_share": "share of texts that belong to no cluster",
     "exported_gain": "V-measure that adaptation adds to the exported strategy, on average over the documents drawn",
     "exported_gain_high": "upper end of its interval (95 %)",
     "exported_gain_low": "lower end of its interval; above 0, the gain is real",
     "exported_v_measure": "V-measure of the exported model on the labelled texts, mean over seeds",
+    "mean_cohesion": "mean cosine similarity of a text and the centre of its cluster",
+    "noise_share": "share of texts that belong to no cluster",
     "number_of_clusters": "clusters that `text_clustering` has found",
     "number_of_pairs": "pairs that passed all filters",
     "number_of_texts": "texts of the corpus after cleaning",
@@ -80,7 +80,7 @@ class Headlines:
         return _picked(report, number_of_pairs="accepted"), {}
 
     def _clusters(self, report: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
-        return _picked(report, cluster_cohesion="cohesion", cluster_noise_share="noise_share", number_of_clusters="clusters"), {}
+        return _picked(report, mean_cohesion="cohesion", noise_share="noise_share", number_of_clusters="clusters"), {}
 
 
 def _picked(report: Mapping[str, Any], **fields: str) -> dict[str, float]:

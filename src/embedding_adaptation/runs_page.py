@@ -1,6 +1,7 @@
 """``make mlflow``: start MLflow's pages on the project's store and open the table of runs with its headline columns.
 
-MLflow opens on a page about traces and prompts otherwise, and its table shows none of a run's numbers until somebody picks them.
+MLflow would open on a page about traces and prompts: the kind of page is chosen by ``workflowType`` in the address, else by what the browser
+remembers. Its table shows none of a run's numbers until somebody picks them; a shared view, kept as a tag of the experiment, does.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -19,6 +21,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from mlflow import MlflowClient
+
 from embedding_adaptation.headlines import METRICS
 from embedding_adaptation.tracking import tracking_uri
 from embedding_adaptation.tracking_tags import EXPERIMENT_KIND, EXPORTED, MODEL_DEVELOPMENT, SHARED_VIEW, VERDICT
@@ -26,10 +30,10 @@ from embedding_adaptation.tracking_tags import EXPERIMENT_KIND, EXPORTED, MODEL_
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mlflow import MlflowClient
-
 _VIEW = "headlines"
-_COLUMNS_OF_TAGS = (VERDICT, EXPORTED)
+# In words in the column of the tag; of interest to some runs only.
+_LEFT_OUT = {"adaptation_verdict", "mean_cohesion", "noise_share"}
+_COLUMNS = (*(f"metrics.`{name}`" for name in METRICS if name not in _LEFT_OUT), *(f"tags.`{name}`" for name in (VERDICT, EXPORTED)))
 _PATIENCE_SECONDS = 60
 
 
@@ -40,7 +44,7 @@ def runs_address(server: str, experiment_id: str) -> str:
         server: Address of MLflow's server, such as ``http://127.0.0.1:5000``.
         experiment_id: The project's experiment.
     """
-    query = {"viewStateShareKey": _VIEW, "compareRunsMode": "TABLE"}
+    query = {"workflowType": "machine_learning", "viewStateShareKey": _VIEW, "compareRunsMode": "TABLE"}
     return f"{server.rstrip('/')}/#/experiments/{experiment_id}/runs?{urlencode(query)}"
 
 
@@ -52,7 +56,6 @@ def share_view(client: MlflowClient, experiment_id: str) -> None:
 
 
 def _view() -> dict[str, Any]:
-    columns = [f"metrics.`{name}`" for name in METRICS] + [f"tags.`{name}`" for name in _COLUMNS_OF_TAGS]
     return {
         "searchFilter": "",
         "orderByKey": "attributes.start_time",
@@ -61,7 +64,7 @@ def _view() -> dict[str, Any]:
         "lifecycleFilter": "Active",
         "modelVersionFilter": "All Runs",
         "datasetsFilter": [],
-        "selectedColumns": ["attributes.`Created`", "attributes.`Duration`", *columns],
+        "selectedColumns": ["attributes.`Created`", "attributes.`Duration`", *_COLUMNS],
         "runsExpanded": {},
         "runsPinned": [],
         "runsHidden": [],
@@ -85,8 +88,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         sys.stderr.write(f"Error: no run is tracked yet: {uri.removeprefix('sqlite:///')} does not exist; run 'kedro run' first\n")
         return 1
-    from mlflow import MlflowClient
-
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(given.experiment)
     if experiment is None:
@@ -104,12 +105,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     address = runs_address(server, experiment.experiment_id)
     waiting = threading.Thread(target=_show_when_up, args=(process, server, address), kwargs={"browser": not given.no_browser}, daemon=True)
     waiting.start()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return process.wait()
     except KeyboardInterrupt:
+        return 0
+    finally:
         process.terminate()
         process.wait()
-        return 0
 
 
 def _show_when_up(process: subprocess.Popen[bytes], server: str, address: str, *, browser: bool) -> None:
