@@ -85,6 +85,6 @@ def test_figures_are_pictures_that_kedro_viz_and_mlflow_show(entries):
         assert stem in {name, name.removesuffix("_figure")}, name
         assert entry["versioned"], name
         assert entry["metadata"]["kedro-viz"]["layer"] in {"reporting", "themes"}, name
-        assert name == "text_map" or entry["metadata"]["mlflow"] == {"artifact": True}, name
+        assert name == "text_map" or entry["metadata"]["mlflow"]["artifact"] is True, name
     assert len({entry["filepath"] for entry in figures.values()}) == len(figures)
     assert {name for name in entries if name.endswith(("_figure", "_map"))} <= figures.keys()

@@ -53,7 +53,7 @@ PIPELINE = Pipeline([Node(make_history, "params:training", ["history", "counts"]
 class Run:
     """One pretended Kedro run over real datasets: the hook is called as Kedro calls it."""
 
-    def __init__(self, project: Path, *, settings: dict | None = None, wishes: dict | None = None) -> None:
+    def __init__(self, project: Path, *, settings: dict | None = None, wishes: dict | None = None, private: bool = False) -> None:
         self.project = project
         self.hook = MlflowTracking()
         wish = {"metrics": {"step": "step"}, "artifact": True} if wishes is None else wishes
@@ -64,7 +64,8 @@ class Run:
                 "counts": JSONDataset(filepath=str(project / "counts.json"), metadata={"mlflow": {"metrics": {}}}),
             }
         )
-        context = SimpleNamespace(project_path=project, env="test", config_loader={"mlflow": settings or {}})
+        configuration = {"mlflow": settings or {}, "globals": {"private": private}}
+        context = SimpleNamespace(project_path=project, env="test", config_loader=configuration)
         self.hook.after_context_created(context)
 
     def start(self) -> None:
@@ -168,13 +169,14 @@ def test_versions_of_datasets_become_tags(tmp_path):
     assert tags["saved.history"] == tags["loaded.history"] == "2026-01-01T00.00.00.000Z"
 
 
-def test_a_failed_run_ends_failed_with_its_error(tmp_path):
-    run = Run(tmp_path)
+@pytest.mark.parametrize(("private", "said"), [(False, "ValueError: no such column"), (True, "ValueError")])
+def test_a_failed_run_ends_failed_with_its_error_and_private_texts_are_not_in_it(tmp_path, private, said):
+    run = Run(tmp_path, private=private)
     run.start()
     run.hook.on_pipeline_error(ValueError("no such column"))
     logged = only_run(tmp_path)[1]
     assert logged.info.status == "FAILED"
-    assert logged.data.tags["error"] == "ValueError: no such column"
+    assert logged.data.tags["error"] == said
 
 
 def test_nothing_is_sent_before_the_first_node_has_ended(tmp_path):

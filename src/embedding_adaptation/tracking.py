@@ -98,6 +98,7 @@ class MlflowTracking:
     _settings: dict[str, Any] = field(default_factory=dict)
     _project: Path = Path()
     _environment: str = ""
+    _private: bool = False
     _catalog: DataCatalog | None = None
     _pipeline: Pipeline | None = None
     _registry: RegistryOptions = field(default_factory=RegistryOptions)
@@ -124,6 +125,7 @@ class MlflowTracking:
             raise TrackingError(msg) from error
         self._project = Path(context.project_path)
         self._environment = str(context.env or "local")
+        self._private = bool(context.config_loader["globals"].get("private"))
 
     @hook_impl
     def before_pipeline_run(self, run_params: dict[str, Any], pipeline: Pipeline, catalog: DataCatalog) -> None:
@@ -186,9 +188,9 @@ class MlflowTracking:
 
     @hook_impl
     def on_pipeline_error(self, error: Exception) -> None:
-        """Close the run as failed, with the error."""
+        """Close the run as failed, with the error; of private texts, which its message may quote, only with its type."""
         self._log_of_other_processes()
-        self.end("FAILED", f"{type(error).__name__}: {error}")
+        self.end("FAILED", type(error).__name__ if self._private else f"{type(error).__name__}: {error}")
 
     def end(self, status: str, error: str = "") -> None:
         """Close the run, if one is open.
