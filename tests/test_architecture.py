@@ -18,7 +18,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "explanation" / "architecture.md"
 # Rooms that know neither of Kedro nor of MLflow.
 LIBRARY = {"embedder", "attention", "vectors", "texts", "identity"}
 # Packages that take seconds to import, or need not be installed: also modules that compute may import them inside a function.
-HEAVY = {"faiss", "mteb", "openai", "peft", "sentence_transformers", "transformers", "umap"}
+HEAVY = {"faiss", "mteb", "openai", "peft", "ray", "sentence_transformers", "transformers", "umap"}
 # Imports between the project's own modules that cannot stand at the top: two modules that build on one another.
 OWN_INSIDE = {
     ("embedder.embedder", "embedder.modules"),  # an embedder becomes a sentence-transformers model, whose modules hold an embedder
@@ -189,6 +189,12 @@ def test_nothing_imports_serving_which_needs_an_extra():
     optional = {"fastapi", "prometheus_client", "starlette", "uvicorn"}
     users = {module for module in modules() for name in all_imports(module) if name.partition(".")[0] in optional}
     assert {room(module) for module in users} == {"serving"}
+
+
+def test_only_the_cluster_knows_ray():
+    users = {module for module in modules() for name in all_imports(module) if name.partition(".")[0] == "ray"}
+    assert {room(module) for module in users} == {"cluster"}
+    assert [module for module in users for name in imports_at_load(module) if name.partition(".")[0] == "ray"] == []
 
 
 @pytest.mark.parametrize("name", sorted(LIBRARY))

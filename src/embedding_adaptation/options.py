@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from embedding_adaptation.cluster.settings import ClusterSettings, require_ray
 from embedding_adaptation.embedder.after_processing import AfterSteps
 from embedding_adaptation.embedder.device import DeviceName, DtypeName
 from embedding_adaptation.embedder.pooling import ATTENTION_POOLINGS, PoolingName
 from embedding_adaptation.embedder.strategy import Combination, Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
 from embedding_adaptation.identity import base_twin, canonical, digest_of
+from embedding_adaptation.paths import project_path
 
 RANDOM_STRATEGY = "random"
 
@@ -192,6 +194,26 @@ class GridOptions(Options):
         return named
 
 
+class ClusterOptions(Options):
+    """Embedding on a Ray cluster, for which the extra ``cluster`` is needed."""
+
+    folder: str = Field(min_length=1, description="Folder for blocks of texts and vectors; every machine sees it under the same path.")
+    address: str | None = Field(
+        None, min_length=1, description="Address of the cluster; null takes RAY_ADDRESS, or starts one on this machine for the run."
+    )
+    workers: int | None = Field(None, ge=1, description="Models at work; null: one for each GPU, or else for every threads CPU cores.")
+    threads: int = Field(1, ge=1, description="CPU cores of a worker that has no GPU.")
+    min_texts: int = Field(2000, ge=1, description="Fewer texts are embedded by the process itself.")
+    block_texts: int = Field(512, ge=1, description="Most texts in a block: what each worker may lose when a machine dies.")
+    block_mb: float = Field(16.0, gt=0.0, description="Most megabytes of text in a block.")
+    store_mb: int = Field(256, ge=80, description="Megabytes of Ray's object store on this machine; only names of blocks go through it.")
+
+    @property
+    def settings(self) -> ClusterSettings:
+        """The options as the library's type."""
+        return ClusterSettings(**self.model_dump() | {"folder": project_path(self.folder)})
+
+
 class EmbedderOptions(Options):
     """How texts become vectors, in every pipeline."""
 
@@ -203,7 +225,13 @@ class EmbedderOptions(Options):
     strategies: dict[str, StrategyOptions] = Field(min_length=1, description="Named strategies to extract and compare.")
     grid: GridOptions | None = Field(None, description="More strategies: every combination of templates, poolings and layers.")
     teacher: TeacherOptions = TeacherOptions()
+    cluster: ClusterOptions | None = Field(None, description="Embed many texts on a Ray cluster; null: in this process.")
     adapt: str = Field(description="The strategy whose template and pooling fine-tuning trains and attention analysis examines.")
+
+    def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  the signature of all options
+        """Check that Ray is installed if the options need it; see :meth:`Options.check`."""
+        if self.cluster is not None:
+            require_ray()
 
     @property
     def every_strategy(self) -> dict[str, StrategyOptions]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 
+from embedding_adaptation.cluster.embedder import ClusterEmbedder
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
 from embedding_adaptation.vectors.teacher import teacher_vectors
@@ -40,7 +41,19 @@ class VectorMemory(Protocol):
 
 
 def load_embedder(weights: DecoderWeights, options: EmbedderOptions, *, four_bit: bool = False) -> Embedder:
-    """Load an embedder according to the options; with ``four_bit``, its linear layers are quantised to four bits."""
+    """Load an embedder according to the options; with ``four_bit``, its linear layers are quantised to four bits.
+
+    With ``embedder.cluster``, it leaves many texts to a cluster, except in four bits.
+    """
+    if options.cluster is not None and not four_bit:
+        return ClusterEmbedder.on(
+            options.cluster.settings,
+            weights,
+            device=options.device,
+            dtype=options.dtype,
+            max_length=options.max_length,
+            batch_tokens=options.batch_tokens,
+        )
     return Embedder.load(
         weights,
         device=options.device,

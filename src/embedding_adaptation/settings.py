@@ -2,6 +2,7 @@
 
 import warnings
 
+from embedding_adaptation.cluster_hook import ClusterEnd
 from embedding_adaptation.configuration import ProjectConfigLoader
 from embedding_adaptation.context import ProjectContext
 from embedding_adaptation.hooks import InputChecks
@@ -13,7 +14,7 @@ from embedding_adaptation.tracking import MlflowTracking
 # PEFT asks transformers for a deprecated name whenever it adds an adapter; nobody here can change that.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
-HOOKS = (MlflowTracking(), InputChecks(), Safeguards(), Progress(), RunSummary())
+HOOKS = (MlflowTracking(), InputChecks(), Safeguards(), Progress(), RunSummary(), ClusterEnd())
 
 CONTEXT_CLASS = ProjectContext
 

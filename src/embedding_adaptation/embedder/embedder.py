@@ -9,16 +9,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 
-from embedding_adaptation.atomic import replacing_file
-from embedding_adaptation.checksums import is_intact
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.attention_swap import UnsupportedDecoderError
 from embedding_adaptation.embedder.batching import token_budget_batches
@@ -31,10 +27,11 @@ from embedding_adaptation.embedder.positions import position_limit
 from embedding_adaptation.embedder.prompt_tree import PromptTree
 from embedding_adaptation.embedder.quantised import QuantisedLayers, quantisation_state
 from embedding_adaptation.embedder.reference import encode_one_by_one, packing_is_exact
+from embedding_adaptation.embedder.shards import ShardFolder
 from embedding_adaptation.embedder.storage import load_adapter, resolve_source, save_embedder
 from embedding_adaptation.embedder.strategy import Strategy, StrategyError
 from embedding_adaptation.embedder.template import Frame, PromptTemplate, encode_texts, fallback_id
-from embedding_adaptation.identity import adapter_settings, digest_of, texts_in_order, vectors_identity, weights_identity
+from embedding_adaptation.identity import adapter_settings, digest_of, vectors_identity, weights_identity
 from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
@@ -55,7 +52,6 @@ logger = logging.getLogger(__name__)
 # On a CPU, keeping activations in the cache matters more than large matrices: 1,024 tokens ran at 1.3 times the speed of 4,096.
 _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 _WINDOW = 2048  # texts tokenised at once
-_SHARD_FORMAT = 2  # incremented when the contents of shards with the same identity change
 _IRRELEVANT = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
 DEFAULT_TEMPLATE = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
 # What 8-bit products must not change: the vectors of these texts, to this cosine.
@@ -132,7 +128,7 @@ class Embedder:
         strategy: Strategy | None = None,
         four_bit: bool = False,
         base: DecoderWeights | str | Path | None = None,
-    ) -> Embedder:
+    ) -> Self:
         """Load an embedder.
 
         Args:
@@ -386,28 +382,17 @@ class Embedder:
         """
         strategy = strategy or self.strategy
         self.check([strategy])
-        settings = self.vectors_identity(strategy)
-        has_warned = False
+        files = ShardFolder(Path(folder), self.vectors_identity(strategy))
         stream = iter(texts)
         shards: list[Path] = []
         if isinstance(texts, str):
             checked_texts(texts)
         while chunk := list(itertools.islice(stream, shard_size)):
             chunk = checked_texts(chunk, first=len(shards) * shard_size)
-            metadata = {"format": str(_SHARD_FORMAT), "fingerprint": digest_of([settings, texts_in_order(chunk)])}
-            path = Path(folder) / f"shard-{len(shards):06d}.safetensors"
-            shards.append(path)
-            if path.exists() and is_intact(path):
-                with safe_open(path, framework="np") as file:
-                    stored = file.metadata() or {}
-                if stored == metadata:
-                    continue
-                if stored.get("format") != metadata["format"] and not has_warned:
-                    has_warned = True
-                    logger.warning("%s contains vectors in another format than %d; they are computed again", folder, _SHARD_FORMAT)
-            vectors = self.encode(chunk, strategy, progress=progress)
-            with replacing_file(path, checksum=True) as work:
-                save_file({"vectors": np.ascontiguousarray(vectors)}, work, metadata=metadata)
+            shard = files.shard(len(shards), chunk)
+            shards.append(shard.path)
+            if not files.is_finished(shard):
+                shard.write(self.encode(chunk, strategy, progress=progress))
         return shards
 
     def fit(

@@ -196,7 +196,7 @@ def fallback_id(tokenizer: PreTrainedTokenizerBase) -> int:
 
 def encode_texts(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
     """Token ids of texts without special tokens; lone surrogates, which no tokenizer accepts, become U+FFFD."""
-    return _encode(tokenizer, [_without_surrogates(text) for text in texts])
+    return _encode(tokenizer, [without_surrogates(text) for text in texts])
 
 
 def encode_with_spans(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[list[int], list[tuple[int, int]], str]]:
@@ -209,7 +209,7 @@ def encode_with_spans(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) 
     Returns:
         For each text, its ids, the half-open character span of each token, and the text that these spans refer to.
     """
-    cleaned = [_without_surrogates(text) for text in texts]
+    cleaned = [without_surrogates(text) for text in texts]
     if not cleaned:
         return []
     if tokenizer.is_fast:
@@ -224,7 +224,8 @@ def _decoded_spans(ids: Sequence[int], text: str, tokenizer: PreTrainedTokenizer
     return list(itertools.pairwise(ends))
 
 
-def _without_surrogates(text: str) -> str:
+def without_surrogates(text: str) -> str:
+    """The text as the tokenizer gets it: half a surrogate pair, which is no character, is replaced."""
     try:
         text.encode()
     except UnicodeEncodeError:
