@@ -9,7 +9,7 @@ from kedro.io import CatalogConfigResolver
 
 from embedding_adaptation.attention.options import AttentionOptions
 from embedding_adaptation.configuration import ProjectConfigLoader
-from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.options import ClusterOptions, EmbedderOptions
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
@@ -36,7 +36,7 @@ def parameters(project, env):
     return OmegaConfigLoader(str(project / "conf"), env=env, **CONFIG_LOADER_ARGS)["parameters"]
 
 
-@pytest.mark.parametrize("env", ["base", "test", "paper"])
+@pytest.mark.parametrize("env", ["base", "test", "paper", "cluster"])
 def test_training_compares_neighbours_with_attention_values(project, env):
     given = parameters(project, env)
     tuning = FinetuningOptions.model_validate(given["contrastive_finetuning"])
@@ -45,12 +45,19 @@ def test_training_compares_neighbours_with_attention_values(project, env):
     assert embedder.strategies[tuning.stopping.reference].pooling == "value_weighted"
 
 
-@pytest.mark.parametrize("env", ["base", "test", "paper"])
+@pytest.mark.parametrize("env", ["base", "test", "paper", "cluster"])
 def test_the_options_of_every_environment_are_valid(project, env):
     given = parameters(project, env)
     assert set(given) >= set(KINDS)
     for name, kind in KINDS.items():
         assert kind.model_validate(given[name]), name
+
+
+def test_the_cluster_environment_changes_only_where_texts_are_embedded(project):
+    base, given = parameters(project, "base"), parameters(project, "cluster")
+    cluster = EmbedderOptions.model_validate(given["embedder"]).cluster
+    assert cluster == ClusterOptions(folder=cluster.folder), "conf/cluster has other values than the code"
+    assert given | {"embedder": given["embedder"] | {"cluster": None}} == base
 
 
 def test_the_paper_environment_is_the_published_setting(project):

@@ -160,7 +160,7 @@ def test_a_killed_driver_costs_the_blocks_under_way(tiny_weights, tmp_path, expe
     family = [driver, *psutil.Process(driver.pid).children(recursive=True)]
     driver.send_signal(signal.SIGKILL)
     driver.wait()
-    _, alive = psutil.wait_procs([one for one in family[1:]], timeout=60)
+    _, alive = psutil.wait_procs(family[1:], timeout=60)
     assert alive == []
     kept = finished(tmp_path / "out")
     assert len(kept) < 100

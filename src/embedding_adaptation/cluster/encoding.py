@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +16,7 @@ from embedding_adaptation.cluster.worker import BlockEncoder, EncodingJob
 
 # Tasks of the scheduler are cheap but not free: beyond this number of blocks, one takes several.
 _MOST_TASKS = 4096
+_OWN = re.compile(rf"^{re.escape(ClusterError.__module__)}\.{ClusterError.__name__}: (.+)$", re.MULTILINE)
 
 
 def encode_blocks(blocks: Sequence[Block], job: EncodingJob, settings: ClusterSettings, *, progress: bool = True) -> Iterator[Block]:
@@ -86,9 +88,11 @@ def _folders(job: EncodingJob) -> list[Path]:
 def _translated(error: BaseException, folder: Path) -> ClusterError:
     """Ray's error as one that says what to do."""
     causes = list(_causes(error))
-    own = next((cause for cause in causes if isinstance(cause, ClusterError)), None)
-    if own is not None:
-        return ClusterError(str(own))
+    for cause in causes:
+        if isinstance(cause, ClusterError):
+            return ClusterError(str(cause))
+        if told := _OWN.search(str(cause)):  # of a worker that could not start, Ray passes on only the traceback
+            return ClusterError(told[1])
     last = causes[-1]
     line = (str(last).strip().splitlines() or [""])[0]
     return ClusterError(f"embedding on the cluster failed ({type(last).__name__}: {line}); run again: finished blocks stay in {folder}")

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from embedding_adaptation.cluster.settings import MB, ClusterError, ClusterSettings, require_ray
 
@@ -17,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 _SECRET = re.compile(r"^(?!RAY_).*(KEY|TOKEN(?!IZERS)|SECRET|PASSW|CREDENTIAL)", re.IGNORECASE)
 _NODE_SECONDS = 60.0
+_STARTS = 3
 # They warn that their progress bars are off, and that a cluster is protected.
 _TALKATIVE = ("ray.data", "ray._private.authentication.authentication_token_setup")
 
@@ -58,7 +60,7 @@ def connect(settings: ClusterSettings) -> None:
     else:
         cores = max(os.cpu_count() or 1, (settings.workers or 1) * settings.threads)
         with _without_secrets():
-            ray.init(num_cpus=cores, object_store_memory=settings.store_mb * MB, include_dashboard=False, **quiet)
+            _start(address="local", num_cpus=cores, object_store_memory=settings.store_mb * MB, include_dashboard=False, **quiet)
     _state.started = True
     logger.info("%s, %d workers", f"Ray cluster at {address}" if address else "Ray cluster on this machine", workers(settings)[0])
 
@@ -138,6 +140,30 @@ def stop(*, succeeded: bool) -> None:
 def _missing(paths: list[str]) -> list[str]:
     """Which paths this machine does not see; cannot even be found where the project is not installed."""
     return [path for path in paths if not Path(path).exists()]
+
+
+def _start(**arguments: Any) -> None:
+    """Start a cluster on this machine; a busy machine may need more than the seconds that Ray allows, but less the next time.
+
+    Raises:
+        ClusterError: If it does not start.
+    """
+    import ray
+
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**arguments)
+        except Exception as error:
+            ray.shutdown()
+            if not left:
+                msg = (
+                    f"Ray did not start on this machine ({_first_line(error)}); look into /tmp/ray/session_latest/logs, or wait until the "
+                    "machine is less busy"
+                )
+                raise ClusterError(msg) from error
+            logger.warning("Ray did not start (%s); trying again", _first_line(error))
+        else:
+            return
 
 
 @contextmanager
