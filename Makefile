@@ -105,6 +105,7 @@ bench: $(VENV)/.serve  ## Run the benchmarks on the hard sample (about half an h
 	$(BIN)/python benchmarks/cluster_scale.py --vectors 200000
 	$(BIN)/python benchmarks/train.py
 	$(BIN)/python benchmarks/serve.py
+	$(BIN)/python benchmarks/cluster.py --texts 1536 --block 128
 
 docs: $(VENV)/.docs  ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict $(ARGS)
