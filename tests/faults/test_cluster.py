@@ -23,7 +23,7 @@ from embedding_adaptation.embedder.template import PromptTemplate
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("ray")]
 
-TEXTS = [f"text number {number}" + " and so on" * (number % 7) for number in range(2000)]
+TEXTS = [f"text number {number}" + " and so on" * (number % 7) for number in range(6000)]
 STRATEGY = Strategy("bare", PromptTemplate("bare", "{text}"), "mean")
 LOADING = {"device": "cpu", "dtype": "float32", "max_length": 64}
 SECRET = "kept-private-9f2c"
@@ -89,7 +89,7 @@ def check(folder: Path, expected: np.ndarray, kept: dict[str, int]) -> None:
 
 
 def workers_of_ray() -> list[psutil.Process]:
-    return [one for one in psutil.process_iter() if _is_worker(one)]
+    return [one for one in psutil.Process().children(recursive=True) if _is_worker(one)]
 
 
 def _is_worker(process: psutil.Process) -> bool:
@@ -110,7 +110,7 @@ def embed_with_a_fault(machines, weights, tmp_path, monkeypatch, strike) -> dict
     def disturbed(blocks: list[Block], *arguments, **options):
         for count, block in enumerate(encode_blocks(blocks, *arguments, **options), start=1):
             yield block
-            if count == 10:
+            if count == 5:
                 before.update(finished(tmp_path / "out"))
                 assert len(before) < len(blocks)
                 strike()
@@ -163,7 +163,7 @@ def test_a_killed_driver_costs_the_blocks_under_way(tiny_weights, tmp_path, expe
     _, alive = psutil.wait_procs(family[1:], timeout=60)
     assert alive == []
     kept = finished(tmp_path / "out")
-    assert len(kept) < 100
+    assert len(kept) < 300
     last = subprocess.run(command, env=environment, capture_output=True, check=False)
     assert last.returncode == 0, last.stderr.decode()[-2000:]
     check(tmp_path / "out", expected, kept)

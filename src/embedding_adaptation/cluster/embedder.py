@@ -213,7 +213,8 @@ class ClusterEmbedder(Embedder):
         base = self.identity_without_adapter
         if base is None:
             return None
-        is_off = any(getattr(module, "disable_adapters", False) for module in self.backbone.modules())
+        # A method of this name on the model itself is something else.
+        is_off = any(getattr(module, "disable_adapters", None) is True for module in self.backbone.modules())
         identity = base if is_off else self.identity
         return EncodingJob(
             replace(self.weights, base=self.weights.base.absolute(), adapter=None if is_off else _absolute(self.weights.adapter)),

@@ -40,7 +40,7 @@ def connect(settings: ClusterSettings) -> None:
     """
     require_ray()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
+    import ray.data  # sets up its own logging
 
     for name in _TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)
