@@ -11,6 +11,7 @@ from kedro_datasets.pandas import CSVDataset
 from kedro_datasets.text import TextDataset
 
 from embedding_adaptation.datasets.exported_embedder import ExportedEmbedderDataset
+from embedding_adaptation.options import Options
 from embedding_adaptation.run_summary import RunSummary, link_latest, loading_line
 
 
@@ -70,11 +71,16 @@ def test_a_run_that_compared_strategies_ends_with_the_table(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
+class SomeOptions(Options):
+    private: bool
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         ({}, "2 clusters of 18,000 texts, the largest: many (40%); few (10%)"),
         ({"private": True}, "2 clusters of 18,000 texts"),
+        (SomeOptions(private=True), "2 clusters of 18,000 texts"),
     ],
 )
 def test_clusters_end_with_the_names_of_the_largest_and_their_table_and_page(options, said, tmp_path, capsys):

@@ -68,7 +68,8 @@ def summary_lines(made: set[str], catalog: DataCatalog) -> Iterator[str]:
     if VERDICT in made:
         yield catalog.load(VERDICT)["sentence"]
     if CLUSTERS in made:
-        private = OPTIONS in catalog and catalog.load(OPTIONS).get("private", False)
+        # In a run, Kedro has made typed options of the mapping.
+        private = OPTIONS in catalog and bool(dict(catalog.load(OPTIONS)).get("private", False))
         yield _clusters(catalog.load(CLUSTERS), catalog.load(SUMMARY), private=private)
         yield f"Table:    {link_latest(Path(saved_path(catalog.get(ASSIGNMENTS))))}"
     if REPORT in made:
