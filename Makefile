@@ -20,7 +20,7 @@ endif
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run adapt test lowest newest survey compat faults faults-short lint types format viz open mlflow serve serve-mlflow notebook bench docs lock prune clean
+.PHONY: help setup run adapt test lowest newest survey compat faults faults-short ray lint types format viz open mlflow serve serve-mlflow notebook bench docs lock prune clean
 
 help:  ## List the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 21
@@ -58,6 +58,9 @@ faults: $(VENV)/.dev  ## Kill processes, fill disks and damage files, node by no
 faults-short: $(VENV)/.dev  ## Test one fault of each kind (a few minutes)
 	@TQDM_DISABLE=1 $(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m faults tests/faults --short $(ARGS)
 
+ray: $(VENV)/.dev $(VENV)/.cluster  ## Embed on Ray clusters of this machine, and kill their workers, nodes and drivers (a few minutes)
+	@$(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m "faults or not faults" tests/cluster tests/faults/test_cluster.py $(ARGS)
+
 lint: $(VENV)/.dev  ## Check style
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
@@ -91,7 +94,7 @@ notebook: $(VENV)/.dev  ## Open the notebooks
 	@$(BIN)/kedro jupyter lab $(ARGS)
 
 SAMPLE := data/01_raw/hard_labelled_texts.csv
-bench: $(VENV)/.serve  ## Run the benchmarks on the hard sample (about half an hour)
+bench: $(VENV)/.serve $(VENV)/.cluster  ## Run the benchmarks on the hard sample (about half an hour)
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/encode.py --texts $(SAMPLE) --limit 200
 	$(BIN)/python benchmarks/grid.py --texts $(SAMPLE) --limit 100
@@ -154,6 +157,10 @@ $(VENV)/.dev: $(VENV)/.run
 
 $(VENV)/.serve: $(VENV)/.run
 	@$(PIP) install -c $(CONSTRAINTS) -e ".[serve]"
+	@touch $@
+
+$(VENV)/.cluster: $(VENV)/.run
+	@$(PIP) install -c $(CONSTRAINTS) -e ".[cluster]"
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

@@ -1,7 +1,7 @@
 """``make mlflow``: start MLflow's pages on the project's store and open the table of runs with its headline columns.
 
-MLflow would open on a page about traces and prompts: the kind of page is chosen by ``workflowType`` in the address, else by what the browser
-remembers. Its table shows none of a run's numbers until somebody picks them; a shared view, kept as a tag of the experiment, does.
+MLflow would open on a page about traces and prompts: the kind of page is chosen by ``workflowType`` in the address, else by what the
+browser remembers. Its table shows none of a run's numbers until somebody picks them; a shared view, kept as a tag of the experiment, does.
 """
 
 from __future__ import annotations
