@@ -27,8 +27,8 @@ def test_the_gain_of_the_exported_strategy_comes_with_its_interval(model_facts):
     metrics, tags = headlines.of("model", model_facts)
     name = model_facts["strategy"]["name"]
     assert tags == {"exported.strategy": name}
-    assert metrics["exported_v_measure"] == model_facts["evaluation"]["adapted"]["v_measure"]["mean"]
-    assert (metrics["exported_gain_low"], metrics["exported_gain"], metrics["exported_gain_high"]) == (0.1, 0.2, 0.3)
+    assert metrics["exported_score"] == model_facts["evaluation"]["adapted"]["v_measure"]["mean"]
+    assert (metrics["gain_low"], metrics["gain"], metrics["gain_high"]) == (0.1, 0.2, 0.3)
 
 
 def test_a_model_without_scores_has_no_score(model_facts):
@@ -48,7 +48,7 @@ def test_the_best_strategy_is_that_of_the_labelled_texts():
         {"task": ["labelled_texts", "labelled_texts", "other"], "strategy": ["a", "b", "c"], "standing": ["best", "", "best"],
          "v_measure": [0.7, 0.6, 0.9]}
     )  # fmt: skip
-    assert Headlines().of("comparison", comparison) == ({"best_v_measure": 0.7}, {"best.strategy": "a"})
+    assert Headlines().of("comparison", comparison) == ({"best_score": 0.7}, {"best.strategy": "a"})
     assert Headlines().of("comparison", comparison[comparison["task"] == "other"]) == ({}, {})
 
 

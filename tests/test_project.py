@@ -316,7 +316,7 @@ def test_the_run_is_tracked_with_models_metrics_and_versions(finished):
     assert run.data.params["embedder.templates.bare"] == "{text}"
     assert len(client.get_metric_history(run.info.run_id, "training_history.validation_loss")) == 3
     headlines = {name for name in run.data.metrics if not name.startswith("training_history.")}
-    assert {"best_v_measure", "exported_gain", "exported_gain_low", "exported_v_measure", "number_of_texts"} <= headlines <= set(METRICS)
+    assert {"best_score", "gain", "gain_low", "exported_score", "number_of_texts"} <= headlines <= set(METRICS)
     assert run.data.tags["exported.strategy"] == json.loads(versions(project, "model_facts.json")[0].read_text())["strategy"]["name"]
     used = {(used.dataset.name, used.tags[0].value): used.dataset for used in run.inputs.dataset_inputs}
     assert set(used) == {("corpus.txt", "training"), ("labelled_texts.csv", "evaluation")}

@@ -5,6 +5,7 @@ from urllib.parse import parse_qs
 
 from mlflow import MlflowClient
 
+from embedding_adaptation.headlines import METRICS
 from embedding_adaptation.runs_page import main, runs_address, share_view
 
 
@@ -23,7 +24,8 @@ def test_the_view_shows_the_headlines_and_leaves_a_kind_that_was_chosen(tmp_path
     share_view(client, experiment)
     tags = client.get_experiment(experiment).tags
     columns = json.loads(tags["mlflow.sharedViewState.headlines"])["selectedColumns"]
-    assert {"metrics.`exported_v_measure`", "metrics.`exported_gain_low`", "metrics.`best_v_measure`", "tags.`verdict`"} <= set(columns)
+    assert {"metrics.`exported_score`", "metrics.`gain_low`", "metrics.`best_score`", "tags.`verdict`"} <= set(columns)
+    assert {column[9:-1] for column in columns if column.startswith("metrics.")} <= set(METRICS)
     assert tags["mlflow.experimentKind"] == "finetuning"
 
 

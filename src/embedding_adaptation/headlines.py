@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 # MLflow sorts by name: all of these come before training_history.
 METRICS: dict[str, str] = {
     "adaptation_verdict": "1 better, 0 no difference shown, -1 worse; missing if it cannot be told",
-    "best_v_measure": "highest V-measure on the labelled texts, over all strategies",
-    "exported_gain": "V-measure that adaptation adds to the exported strategy, on average over the documents drawn",
-    "exported_gain_high": "upper end of its interval (95 %)",
-    "exported_gain_low": "lower end of its interval; above 0, the gain is real",
-    "exported_v_measure": "V-measure of the exported model on the labelled texts, mean over seeds",
+    "best_score": "highest V-measure on the labelled texts, over all strategies",
+    "exported_score": "V-measure of the exported model on the labelled texts, mean over seeds",
+    "gain": "V-measure that adaptation adds to the exported strategy, on average over the documents drawn",
+    "gain_high": "upper end of its interval (95 %)",
+    "gain_low": "lower end of its interval; above 0, the gain is real",
     "mean_cohesion": "mean cosine similarity of a text and the centre of its cluster",
     "noise_share": "share of texts that belong to no cluster",
     "number_of_clusters": "clusters that `text_clustering` has found",
@@ -55,9 +55,9 @@ class Headlines:
         for row in differences.to_dict("records"):
             if row["task"] == LABELLED_TEXTS and row["question"] == "adaptation":
                 self._gains[str(row["strategy"])] = {
-                    "exported_gain": float(row["difference"]),
-                    "exported_gain_low": float(row["low"]),
-                    "exported_gain_high": float(row["high"]),
+                    "gain": float(row["difference"]),
+                    "gain_low": float(row["low"]),
+                    "gain_high": float(row["high"]),
                 }
         return {}, {}
 
@@ -65,12 +65,12 @@ class Headlines:
         rows = comparison[(comparison["task"] == LABELLED_TEXTS) & (comparison["standing"] == "best")]
         if rows.empty:
             return {}, {}
-        return {"best_v_measure": float(rows["v_measure"].iloc[0])}, {BEST: str(rows["strategy"].iloc[0])}
+        return {"best_score": float(rows["v_measure"].iloc[0])}, {BEST: str(rows["strategy"].iloc[0])}
 
     def _model(self, facts: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:
         name = str(facts["strategy"]["name"])
         scores = (facts.get("evaluation") or {}).get("adapted") or {}
-        metrics = {"exported_v_measure": float(scores["v_measure"]["mean"])} if "v_measure" in scores else {}
+        metrics = {"exported_score": float(scores["v_measure"]["mean"])} if "v_measure" in scores else {}
         return metrics | self._gains.get(name, {}), {EXPORTED: name}
 
     def _corpus(self, report: Mapping[str, Any]) -> tuple[dict[str, float], dict[str, str]]:

@@ -23,7 +23,6 @@ from urllib.parse import urlencode
 
 from mlflow import MlflowClient
 
-from embedding_adaptation.headlines import METRICS
 from embedding_adaptation.tracking import tracking_uri
 from embedding_adaptation.tracking_tags import EXPERIMENT_KIND, EXPORTED, MODEL_DEVELOPMENT, SHARED_VIEW, VERDICT
 
@@ -31,10 +30,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _VIEW = "headlines"
-# In words in the column of the tag; of interest to some runs only.
-_LEFT_OUT = {"adaptation_verdict", "mean_cohesion", "noise_share"}
-_COLUMNS = (*(f"metrics.`{name}`" for name in METRICS if name not in _LEFT_OUT), *(f"tags.`{name}`" for name in (VERDICT, EXPORTED)))
-_PATIENCE_SECONDS = 60
+# The verdict is there in words, as a tag.
+_SCORES = ("best_score", "exported_score", "gain", "gain_low", "gain_high")
+_COLUMNS = (*(f"metrics.`{name}`" for name in _SCORES), *(f"tags.`{name}`" for name in (VERDICT, EXPORTED)))
+# Processes for evaluations of traces, which the project does not have.
+_JOBS = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION"
+_PATIENCE_SECONDS = 120
 
 
 def runs_address(server: str, experiment_id: str) -> str:
@@ -101,7 +102,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     server = f"http://{given.host}:{given.port}"
     command = [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--host", given.host, "--port", str(given.port)]
-    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_TRACKING_URI": uri})  # noqa: S603  our own interpreter
+    command += ["--workers", "1"]  # one person looks
+    process = subprocess.Popen(command, env={_JOBS: "false", **os.environ, "MLFLOW_TRACKING_URI": uri})  # noqa: S603  our own interpreter
     address = runs_address(server, experiment.experiment_id)
     waiting = threading.Thread(target=_show_when_up, args=(process, server, address), kwargs={"browser": not given.no_browser}, daemon=True)
     waiting.start()
