@@ -72,8 +72,9 @@ def test_too_few_texts_are_an_error(consensus_job):
 
 
 def test_training_lowers_the_loss_of_trained_and_held_out_texts(consensus_job):
-    _, history = train(consensus_job(train_pairs=0, held_out=0, steps=40))
-    assert history["train_loss"].iloc[-8:].mean() < 0.95 * history["train_loss"].iloc[1:9].mean()
+    # At a larger rate the loss of so small a model jumps about, and where it ends depends on the processor's rounding.
+    _, history = train(consensus_job(train_pairs=0, held_out=0, steps=40, learning_rate=0.001))
+    assert history["train_loss"].iloc[21:].mean() < 0.9 * history["train_loss"].iloc[1:21].mean()
     assert history["validation_loss"].dropna().iloc[-1] < history["validation_loss"].iloc[0]
     assert history["tokens"].iloc[0] > 0  # what the teacher read
     assert history["texts"].tolist() == [8 * step for step in range(41)]
