@@ -100,9 +100,9 @@ def versions(project: Path, name: str) -> list[Path]:
     return sorted((project / "build" / "kedro-test").glob(f"*/{name}/*/{name}"))
 
 
-def test_the_chain_runs_in_under_a_minute_and_ends_with_the_table(finished):
+def test_the_chain_runs_in_two_minutes_and_ends_with_the_table(finished):
     _, seconds, result = finished
-    assert seconds < 60
+    assert seconds < 120
     assert "prompted_last_adapted" in result.stdout
     assert "report.md" in result.stdout
 
@@ -790,7 +790,7 @@ def test_a_notebook_searches_a_vector_store(finished, tmp_path):
     printed = " ".join(shown(outputs, "text/plain"))
     assert "same texts as an exact search: True" in printed
     labels = pd.read_csv(project / "data" / "01_raw" / "labelled_texts.csv")["label"]
-    label = within["label"][0]
+    label = within["label"].iloc[0]
     assert f"{len(labels) + 100} texts, {(labels == label).sum()} with the label {label}" in printed
 
 
@@ -873,7 +873,7 @@ def viz_server(finished, tmp_path_factory):
         server.wait(30)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # no other module could use Playwright while it is open
 def viz_page(viz_server):
     """A page of a browser that shows a pipeline, and what it complained of."""
     if CHROMIUM is None:
