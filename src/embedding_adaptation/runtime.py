@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -191,15 +190,13 @@ def processed_vectors(
     strategy = options.strategy("unfitted", chosen)
     fitted = replace(strategy, after=fit_after(vectors[:fitted_on], chosen.after, options, strategy.parts, targets))
     # In blocks, because every step makes a copy.
-    blocks = (finish_vectors(vectors[start : start + _FINISHED_AT_ONCE], fitted) for start in range(0, len(vectors), _FINISHED_AT_ONCE))
-    first = next(blocks, None)
-    if first is None or len(first) == len(vectors):
-        return finish_vectors(vectors, fitted) if first is None else first
+    first = finish_vectors(vectors[:_FINISHED_AT_ONCE], fitted)
+    if len(first) == len(vectors):
+        return first
     finished = np.empty((len(vectors), first.shape[1]), first.dtype)
-    done = 0
-    for block in itertools.chain([first], blocks):
-        finished[done : done + len(block)] = block
-        done += len(block)
+    finished[: len(first)] = first
+    for start in range(len(first), len(vectors), _FINISHED_AT_ONCE):
+        finished[start : start + _FINISHED_AT_ONCE] = finish_vectors(vectors[start : start + _FINISHED_AT_ONCE], fitted)
     return finished
 
 

@@ -21,7 +21,7 @@ from embedding_adaptation.cluster.encoding import encode_blocks
 from embedding_adaptation.cluster.settings import ClusterError, ClusterSettings
 from embedding_adaptation.cluster.worker import EncodingJob
 from embedding_adaptation.embedder.device import DeviceName, DtypeName
-from embedding_adaptation.embedder.embedder import Embedder, checked_texts
+from embedding_adaptation.embedder.embedder import Embedder, checked_texts, with_repeats
 from embedding_adaptation.embedder.shards import Shard, ShardFolder
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.weights import DecoderWeights
@@ -111,11 +111,7 @@ class ClusterEmbedder(Embedder):
                     vectors[strategy.name] = np.empty((len(unique), columns[column].shape[1]), np.float32)
                 vectors[strategy.name][rows] = columns[column]
         _check_complete(blocks)
-        if len(unique) == len(texts):
-            return vectors
-        position = {text: index for index, text in enumerate(unique)}
-        order = [position[text] for text in texts]
-        return {name: matrix[order] for name, matrix in vectors.items()}
+        return with_repeats(vectors, unique, texts)
 
     def encode_to_shards(
         self,

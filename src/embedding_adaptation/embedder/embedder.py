@@ -347,12 +347,7 @@ class Embedder:
                 self._encode_packed(unique, strategies, vectors, progress=progress, within=layers.running() if layers else nullcontext())
             else:
                 encode_one_by_one(self, unique, strategies, vectors, progress=progress)
-        finished = {s.name: finish_vectors(vectors.pop(s.name), s) for s in strategies}
-        if len(unique) == len(texts):
-            return finished
-        position = {text: index for index, text in enumerate(unique)}
-        order = [position[text] for text in texts]
-        return {name: matrix[order] for name, matrix in finished.items()}
+        return with_repeats({s.name: finish_vectors(vectors.pop(s.name), s) for s in strategies}, unique, texts)
 
     def encode_to_shards(
         self,
@@ -651,6 +646,15 @@ def checked_texts(texts: Iterable[Any], *, first: int = 0) -> list[str]:
             )
             raise TypeError(msg)
     return listed
+
+
+def with_repeats(vectors: dict[str, np.ndarray], unique: Sequence[str], texts: Sequence[str]) -> dict[str, np.ndarray]:
+    """Vectors of texts by strategy, ``[N, D]``, from those of the distinct ones, ``[U, D]``; the same arrays if no text is repeated."""
+    if len(unique) == len(texts):
+        return vectors
+    position = {text: index for index, text in enumerate(unique)}
+    order = [position[text] for text in texts]
+    return {name: matrix[order] for name, matrix in vectors.items()}
 
 
 def finish_vectors(vectors: np.ndarray, strategy: Strategy) -> np.ndarray:

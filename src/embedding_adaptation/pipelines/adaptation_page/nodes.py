@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.attention.recording import AttentionRecording
 from embedding_adaptation.datasets.clusters import Clusters
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
@@ -159,7 +160,7 @@ def attention_of_moved_texts(
         except AttentionError as error:
             logger.warning("The page shows no attention: %s", error)
             return pd.DataFrame(columns=_ATTENTION_COLUMNS)
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
             sides.append(pd.concat(measure_words(recording.write(Path(folder)), Spans()), ignore_index=True))
     words = paired_words(*sides)
     return words.assign(text=[texts[int(text_id)] for text_id in words["id"]])[_ATTENTION_COLUMNS]

@@ -171,10 +171,8 @@ def plot_words(
 
     words = paired_words(base_words, adapted_words)
     if options.private:
-        words, attention_words = (
-            _without_texts(words),
-            attention_words.assign(word=[f"word {n}" for n in range(1, len(attention_words) + 1)]),
-        )
+        words = _without_texts(words)
+        attention_words = attention_words.assign(word=[f"word {place}" for place in range(1, len(attention_words) + 1)])
     ids = words["id"].drop_duplicates().tolist()
     examples = words.loc[words["example"], "id"].drop_duplicates().tolist()
     layers = f"layers {', '.join(map(str, options.shown_layers))}" if options.shown_layers else "all layers"
