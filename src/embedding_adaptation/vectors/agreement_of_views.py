@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_mutual_info_score
 
+from embedding_adaptation.vectors.threads import threads_of_passes
 from embedding_adaptation.vectors.unit import unit_vectors
 from embedding_adaptation.vectors.words import character_vectors
 
@@ -62,4 +63,5 @@ class CharacterView:
 def _clusterings(vectors: np.ndarray, count: int) -> list[np.ndarray]:
     """k-means labels ``[N]`` by so many initialisations."""
     distinct = min(count, len(np.unique(vectors, axis=0)))
-    return [KMeans(distinct, n_init=1, random_state=seed).fit_predict(vectors) for seed in range(_SEEDS)]
+    with threads_of_passes(vectors.size):
+        return [KMeans(distinct, n_init=1, random_state=seed).fit_predict(vectors) for seed in range(_SEEDS)]

@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 
 from embedding_adaptation.vectors.neighbours import largest
+from embedding_adaptation.vectors.threads import one_thread
 from embedding_adaptation.vectors.unit import unit_vectors
 
 _NEIGHBOURS = 10
@@ -334,6 +335,6 @@ def _nearest(scores: np.ndarray) -> np.ndarray:
 
 
 def _kmeans(unit: np.ndarray, count: int, seed: int) -> Any:
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), one_thread():
         warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct vectors than clusters, which the criterion itself shows
         return MiniBatchKMeans(count, batch_size=_BATCH, n_init=1, random_state=seed).fit(unit)

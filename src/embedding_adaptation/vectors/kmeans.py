@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from sklearn.cluster import KMeans, MiniBatchKMeans
 from tqdm.auto import tqdm
 
+from embedding_adaptation.vectors.threads import one_thread, threads_of_passes
 from embedding_adaptation.vectors.unit import unit_vectors
 
 if TYPE_CHECKING:
@@ -64,7 +65,9 @@ def cluster_by_cosine(
         clustering (Machine Learning 42, 2001).
     """
     if vectors.rows <= full_up_to:
-        means = KMeans(clusters, n_init=starts, random_state=seed).fit(vectors.take(np.arange(vectors.rows))).cluster_centers_
+        every = vectors.take(np.arange(vectors.rows))
+        with threads_of_passes(every.size):
+            means = KMeans(clusters, n_init=starts, random_state=seed).fit(every).cluster_centers_
     else:
         means = _in_batches(vectors, clusters, seed, batch_size, epochs, starts)
     sums = assign(vectors, unit_vectors(means)).sums
@@ -97,7 +100,8 @@ def labels_from_ward(points: np.ndarray, numbers: Sequence[int]) -> dict[int, np
         sums = np.zeros((groups.max() + 1, points.shape[1]))
         add_to(sums, groups, points)
         centres = (sums / np.bincount(groups)[:, None]).astype(points.dtype)
-        labels = KMeans(len(centres), init=centres, n_init=1).fit(points).labels_
+        with threads_of_passes(points.size):
+            labels = KMeans(len(centres), init=centres, n_init=1).fit(points).labels_
         labels_by_number[number] = np.unique(labels, return_inverse=True)[1]
     return labels_by_number
 
@@ -133,14 +137,18 @@ def add_to(sums: np.ndarray, labels: np.ndarray, block: np.ndarray) -> None:
 def _in_batches(vectors: VectorStore, clusters: int, seed: int, batch_size: int, epochs: int, starts: int) -> np.ndarray:
     rng = np.random.default_rng(seed)
     start = rng.choice(vectors.rows, min(vectors.rows, max(batch_size, _START_TEXTS * clusters)), replace=False)
-    first = KMeans(clusters, n_init=starts, random_state=seed).fit(vectors.take(start))
+    drawn = vectors.take(start)
+    with threads_of_passes(drawn.size):
+        first = KMeans(clusters, n_init=starts, random_state=seed).fit(drawn)
     model = MiniBatchKMeans(clusters, init=first.cluster_centers_, n_init=1, batch_size=batch_size, random_state=seed)
     with tqdm(total=epochs * vectors.rows, unit="text", unit_scale=True, desc="k-means") as bar:
         for _ in range(epochs):
             order = rng.permutation(vectors.rows)
             # No batch is smaller than batch_size, because scikit-learn needs at least as many texts as clusters in each.
             for batch in np.array_split(order, max(1, len(order) // max(batch_size, clusters))):
-                model.partial_fit(vectors.take(batch))
+                taken = vectors.take(batch)
+                with one_thread():
+                    model.partial_fit(taken)
                 bar.update(len(batch))
     centres: np.ndarray = model.cluster_centers_
     return centres

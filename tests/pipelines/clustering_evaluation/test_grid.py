@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import random
 import shutil
@@ -16,6 +17,7 @@ from embedding_adaptation.datasets.task_mirror import TaskMirror
 from embedding_adaptation.embedder.after_processing import AfterProcessing, AfterSteps
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.pipelines.clustering_evaluation import grid as module
+from embedding_adaptation.pipelines.clustering_evaluation import processes
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.grid import check_data, gather, plan, score_missing
 from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
@@ -104,6 +106,18 @@ def test_a_rerun_scores_nothing_and_a_change_only_what_it_touches(contenders, ev
     assert len(quick) == 14  # prompted_last and prompted_last_adapted, two seeds each
     old, new = (dict(zip(table["strategy"], table["cell"], strict=True)) for table in (first, after))
     assert {name for name in old if old[name] != new[name]} == {"prompted_last", "prompted_last_adapted"}
+
+
+def test_other_processes_give_the_same_scores(contenders, evaluation_options, monkeypatch):
+    tasks, options, of_all = [labelled_task("labelled_texts", FRAME, (3,))], evaluation_options(), contenders(comparators={})
+    planned = plan(tasks, of_all, options).head(4)
+    here = list(score_missing(planned, tasks, of_all, {}, options))
+    monkeypatch.setattr(processes, "cpu_count", lambda: 2)
+    monkeypatch.setattr(module, "spread", functools.partial(processes.spread, worth=0.0))
+    elsewhere = list(score_missing(planned, tasks, of_all, {}, options))
+    assert [list(cell) for cell in elsewhere] == [list(cell) for cell in here] == [[name] for name in planned["cell"]]
+    for one, other in zip(elsewhere, here, strict=True):
+        pd.testing.assert_frame_equal(*one.values(), *other.values(), check_exact=True)
 
 
 def test_names_decide_nothing(contenders, evaluation_options):

@@ -11,6 +11,7 @@ from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, pai
 from sklearn.metrics.cluster import contingency_matrix, expected_mutual_information
 
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
+from embedding_adaptation.vectors.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,7 +32,8 @@ def cluster_vectors(vectors: np.ndarray, count: int, seed: int) -> np.ndarray:
         msg = f"cannot form {count} clusters of {len(vectors)} distinct documents; provide more documents or fewer labels"
         raise EvaluationError(msg)
     kmeans = MiniBatchKMeans(n_clusters=count, batch_size=_KMEANS_BATCH, init="k-means++", n_init=1, random_state=seed)
-    return kmeans.fit_predict(vectors)
+    with one_thread():
+        return kmeans.fit_predict(vectors)
 
 
 def estimate_cluster_count(vectors: np.ndarray, seed: int, *, candidates: int, max_documents: int) -> int:

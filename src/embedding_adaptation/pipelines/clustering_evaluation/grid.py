@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import logging
 import re
+from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ from tqdm.auto import tqdm
 from embedding_adaptation.comparison_table import LABELLED_TEXTS
 from embedding_adaptation.identity import digest_of, format_folder, tell_of_other_formats
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
+from embedding_adaptation.pipelines.clustering_evaluation.processes import spread
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import evaluate_with_mteb, preserved_random_state, score_parts
 from embedding_adaptation.pipelines.clustering_evaluation.tasks import CLUSTERING, EvaluationTask, OfficialTask, PreparedTask
 
@@ -118,23 +122,55 @@ def score_missing(
     if missing.empty:
         return
     tell_of_other_formats("evaluation_cells", finished, _FORMAT)
-    by_name = {task.name: task for task in tasks}
+    score = functools.partial(_score, options=options)
     with tqdm(total=len(missing), unit="score", desc="evaluate") as bar:
-        for (name, of_seed), group in missing.groupby(["task", "seed"], sort=False):
-            task, given, seed = by_name[str(name)], name == LABELLED_TEXTS, int(str(of_seed))
-            with preserved_random_state():
-                prepared = task.prepare(seed)
-            company = group["strategy"].tolist()
-            for strategy, cell in zip(company, group["cell"], strict=True):
-                bar.set_postfix_str(f"{name}: {strategy}", refresh=False)
-                source = contenders.source(strategy, seed, given=given, company=company)
-                try:
-                    scored = score_cell(task, prepared, source, seed, options)
-                except EvaluationError as error:
-                    msg = f"{name}, strategy {strategy!r}: {error}"
-                    raise EvaluationError(msg) from error
+        for portable, jobs in itertools.groupby(_jobs(missing, tasks, contenders), key=lambda job: job.portable):
+            for cell, title, scored in spread(score, list(jobs)) if portable else map(score, jobs):
+                bar.set_postfix_str(title, refresh=False)
                 yield {cell: scored}
                 bar.update()
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A cell to score.
+
+    Attributes:
+        cell: Its name.
+        strategy: Name of the strategy.
+        portable: Whether the vectors are at hand, so that another process can score them.
+    """
+
+    cell: str
+    strategy: str
+    task: EvaluationTask
+    prepared: PreparedTask
+    source: VectorSource
+    seed: int
+    portable: bool
+
+
+def _jobs(missing: pd.DataFrame, tasks: Sequence[EvaluationTask], contenders: Contenders) -> Iterator[_Job]:
+    by_name = {task.name: task for task in tasks}
+    for (name, of_seed), group in missing.groupby(["task", "seed"], sort=False):
+        task, given, seed = by_name[str(name)], name == LABELLED_TEXTS, int(str(of_seed))
+        with preserved_random_state():
+            prepared = task.prepare(seed)
+        company = group["strategy"].tolist()
+        for strategy, cell in zip(company, group["cell"], strict=True):
+            source = contenders.source(strategy, seed, given=given, company=company)
+            portable = not task.official and contenders.at_hand(strategy, given=given)
+            yield _Job(cell, strategy, task, prepared, source, seed, portable)
+
+
+def _score(job: _Job, options: EvaluationOptions) -> tuple[str, str, pd.DataFrame]:
+    """The cell, its title and its score."""
+    try:
+        scored = score_cell(job.task, job.prepared, job.source, job.seed, options)
+    except EvaluationError as error:
+        msg = f"{job.task.name}, strategy {job.strategy!r}: {error}"
+        raise EvaluationError(msg) from error
+    return job.cell, f"{job.task.name}: {job.strategy}", scored
 
 
 def score_cell(task: EvaluationTask, prepared: PreparedTask, source: VectorSource, seed: int, options: EvaluationOptions) -> pd.DataFrame:

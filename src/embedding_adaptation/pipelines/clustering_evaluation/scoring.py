@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,7 @@ from embedding_adaptation.pipelines.clustering_evaluation.agreement import (
     resampled_agreement,
 )
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
+from embedding_adaptation.vectors.threads import one_thread
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -106,17 +107,20 @@ def evaluate_with_mteb(task: AbsTask, source: VectorSource) -> tuple[TaskResult,
     class VectorEncoder(AbsEncoder):
         """Looks up each text's vector."""
 
-        def __init__(self) -> None:
+        def __init__(self, all_threads: Callable[[], AbstractContextManager[Any]]) -> None:
+            self.all_threads = all_threads
             self.mteb_model_meta = ModelMeta.create_empty(overwrites={"name": "local/vectors", "revision": "local"})
             self.seen: Seen = {}
 
         def encode(self, inputs: Any, *, hf_split: str, hf_subset: str, **kwargs: Any) -> np.ndarray:  # noqa: ARG002
             texts = [text for batch in inputs for text in batch["text"]]
             self.seen.setdefault((hf_split, hf_subset), []).extend(texts)
-            return checked_vectors(source(texts))
+            with self.all_threads():  # the source may have to embed the texts first
+                return checked_vectors(source(texts))
 
-    with preserved_random_state():
-        encoder = VectorEncoder()
+    # Clustering is k-means, of which mteb makes many small ones; other kinds of task gain from threads.
+    with preserved_random_state(), one_thread() if task.metadata.type == "Clustering" else nullcontext(nullcontext) as all_threads:
+        encoder = VectorEncoder(all_threads)
         result = mteb.evaluate(encoder, [task], cache=None, show_progress_bar=False)
     return result.task_results[0], encoder.seen
 

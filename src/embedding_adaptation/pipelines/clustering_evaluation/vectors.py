@@ -109,6 +109,10 @@ class Contenders:
 
         return source
 
+    def at_hand(self, name: str, *, given: bool) -> bool:
+        """Whether :meth:`source` needs no model."""
+        return name in (RANDOM_STRATEGY, TFIDF_STRATEGY) or (given and name in self.names)
+
     def _embed(self, name: str, texts: Sequence[str], company: Sequence[str]) -> None:
         missing = self.store.missing(self._key(name), texts)
         if not missing:
