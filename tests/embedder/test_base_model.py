@@ -17,6 +17,7 @@ from embedding_adaptation.embedder.base_model import (
     is_hub_setting,
 )
 from embedding_adaptation.embedder.checkpoint import decisive_files
+from embedding_adaptation.embedder.gguf_file import parsed_once
 from embedding_adaptation.embedder.weights import ModelCard
 from embedding_adaptation.identity import files_sha256
 
@@ -265,3 +266,25 @@ def test_a_path_may_hold_a_number_sign_and_begin_with_a_tilde(tmp_path, monkeypa
 @pytest.mark.parametrize(("package", "distribution"), [("numpy", "numpy"), ("yaml", "PyYAML"), ("email", None)])
 def test_the_distribution_of_a_package_is_found_by_its_files(package, distribution):
     assert _distribution_of(package) == distribution
+
+
+def test_a_gguf_file_is_parsed_once_within_the_block_and_the_package_is_as_before_after_it(tmp_path):
+    import gguf
+
+    path = tmp_path / "model.gguf"
+    path.write_bytes(gguf_bytes())
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    with parsed_once():
+        assert gguf.GGUFReader(path) is gguf.GGUFReader(path)
+        assert gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) is gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2)
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before
+    assert gguf.GGUFReader(path) is not gguf.GGUFReader(path)
+
+
+def test_the_package_is_as_before_after_an_error(tmp_path):
+    import gguf
+
+    before = gguf.GGUFReader, gguf.get_tensor_name_map
+    with pytest.raises(FileNotFoundError), parsed_once():
+        gguf.GGUFReader(tmp_path / "missing.gguf")
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == before

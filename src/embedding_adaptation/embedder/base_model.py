@@ -22,7 +22,7 @@ import logging
 import os
 import re
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -43,7 +43,7 @@ from embedding_adaptation.embedder.checkpoint import (
     tokens_beyond,
 )
 from embedding_adaptation.embedder.families import check_family
-from embedding_adaptation.embedder.gguf_file import check_gguf_file, read_gguf_header
+from embedding_adaptation.embedder.gguf_file import check_gguf_file, parsed_once, read_gguf_header
 from embedding_adaptation.embedder.weights import ModelCard
 from embedding_adaptation.identity import files_sha256
 
@@ -193,7 +193,8 @@ def convert(source: BaseModelSource, target: Path) -> ModelCard:
     from embedding_adaptation.embedder.loading import merge_adapter_folder
     from embedding_adaptation.embedder.tokenizer import load_tokenizer
 
-    with _about(source.setting), tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch:
+    parsed = parsed_once() if source.kind == "gguf" else nullcontext()
+    with _about(source.setting), tempfile.TemporaryDirectory(prefix=scratch_prefix()) as scratch, parsed:
         source, folder, contents = fetch(source, Path(scratch))
         model = _load(source, folder, contents, Path(scratch))
         rows = int(model.get_input_embeddings().weight.shape[0])

@@ -5,16 +5,19 @@ Reference: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 
 from __future__ import annotations
 
+import functools
 import math
 import mmap
 import re
 import struct
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.embedder.checkpoint import BaseModelError, check_no_pointer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 _STRING, _ARRAY = 8, 9
@@ -41,6 +44,23 @@ class GgufHeader:
     def architecture(self) -> str:
         """Its architecture, or an empty string."""
         return str(self.keys.get("general.architecture", ""))
+
+
+@contextmanager
+def parsed_once() -> Iterator[None]:
+    """Let transformers parse a GGUF file once until the block ends.
+
+    For the configuration, the weights and the tokenizer it parses the file anew, each time with hundreds of thousands of small reads, and
+    makes the same table of names for each module. It looks both functions up in the package ``gguf`` when it needs them.
+    """
+    import gguf
+
+    reader, names = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = functools.lru_cache(1)(reader), functools.lru_cache(1)(names)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = reader, names
 
 
 class _Cursor:
