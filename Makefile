@@ -93,22 +93,8 @@ serve-mlflow: $(VENV)/.run  ## Serve the registered champion with MLflow's own s
 notebook: $(VENV)/.dev  ## Open the notebooks
 	@$(BIN)/kedro jupyter lab $(ARGS)
 
-SAMPLE := data/01_raw/hard_labelled_texts.csv
-bench: $(VENV)/.serve $(VENV)/.cluster  ## Run the benchmarks on the hard sample (about half an hour)
-	$(BIN)/python benchmarks/startup.py
-	$(BIN)/python benchmarks/encode.py --texts $(SAMPLE) --limit 200
-	$(BIN)/python benchmarks/grid.py --texts $(SAMPLE) --limit 100
-	$(BIN)/python benchmarks/memory.py
-	$(BIN)/python benchmarks/selection.py $(SAMPLE)
-	$(BIN)/python benchmarks/families.py $(SAMPLE)
-	$(BIN)/python benchmarks/evaluate.py --texts $(SAMPLE) --limit 200 --repeats 1
-	$(BIN)/python benchmarks/augment.py --count 64 --repeats 1
-	$(BIN)/python benchmarks/scale.py --texts 200000
-	$(BIN)/python benchmarks/attention.py --texts $(SAMPLE) --limit 100
-	$(BIN)/python benchmarks/cluster_scale.py --vectors 200000
-	$(BIN)/python benchmarks/train.py
-	$(BIN)/python benchmarks/serve.py
-	$(BIN)/python benchmarks/cluster.py --texts 1536 --block 128
+bench: $(VENV)/.serve $(VENV)/.cluster  ## Run the benchmarks and write one table (half an hour; ARGS="--only encode train")
+	@$(BIN)/python benchmarks/everything.py $(ARGS)
 
 docs: $(VENV)/.docs  ## Build the documentation into site/
 	@$(BIN)/mkdocs build --strict $(ARGS)

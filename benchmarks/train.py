@@ -30,7 +30,7 @@ import torch
 from _workload import ONE_WORD, default_weights, sample_texts
 
 from embedding_adaptation import Embedder, Strategy
-from embedding_adaptation.pipelines.contrastive_finetuning.loop import contrastive_loss
+from embedding_adaptation.pipelines.contrastive_finetuning.info_nce import contrastive_loss
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter, linear_modules
 from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
