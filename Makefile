@@ -36,8 +36,11 @@ adapt: $(VENV)/.run  ## Adapt to your texts: TEXTS=my.csv (COLUMN=text, LABELS=c
 	@$(BIN)/kedro adapt "$(TEXTS)" $(if $(COLUMN),--column="$(COLUMN)") $(if $(LABELS),--labels="$(LABELS)") $(ARGS)
 	@$(if $(findstring --output,$(ARGS)),,$(MAKE) --no-print-directory open)
 
+# Up to four files of tests at once; ARGS="-n 0" runs them one after the other.
+PROCESSES := -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
 test: $(VENV)/.dev  ## Run the tests (ARGS="..." goes to pytest)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(PROCESSES) $(ARGS)
 
 lowest:  ## Run the tests with the lowest versions of the dependencies, in .venv-lowest
 	@$(MAKE) test VENV=.venv-lowest CONSTRAINTS=build/lowest.txt

@@ -26,6 +26,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the file that takes longest, so that no other process waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_project.py")
+
+
 @pytest.fixture(scope="session")
 def project() -> Path:
     """The project's root."""
