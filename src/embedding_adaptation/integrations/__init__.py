@@ -1,1 +1,1 @@
-"""The embedder in the terms of other libraries, one module for each; each needs its library, and this package imports none of them."""
+"""The embedder in the terms of other libraries: a module for each, which needs its library; this package imports none of them."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.integrations.source import embedder_and_strategy
 
 try:
     from bertopic.backend import BaseEmbedder
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     import numpy as np
 
+    from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.strategy import Strategy
 
 
@@ -39,9 +40,7 @@ class AdaptedBackend(BaseEmbedder):
 
     def __init__(self, model: Embedder | str | Path, *, strategy: Strategy | None = None) -> None:
         super().__init__()
-        self.embedder = model if isinstance(model, Embedder) else Embedder.load(model)
-        self.strategy = strategy or self.embedder.strategy
-        self.embedder.check([self.strategy])
+        self.embedder, self.strategy = embedder_and_strategy(model, strategy)
 
     def embed(self, documents: Iterable[str], verbose: bool = False) -> np.ndarray:  # noqa: FBT001, FBT002  BERTopic's interface
         """Vectors ``[N, D]`` of texts.

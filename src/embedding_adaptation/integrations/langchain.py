@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.integrations.source import embedder_and_strategy
 
 try:
     from langchain_core.embeddings import Embeddings
@@ -15,6 +15,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.strategy import Strategy
 
 
@@ -36,9 +37,7 @@ class AdaptedEmbeddings(Embeddings):
     """
 
     def __init__(self, model: Embedder | str | Path, *, strategy: Strategy | None = None, progress: bool = False) -> None:
-        self.embedder = model if isinstance(model, Embedder) else Embedder.load(model)
-        self.strategy = strategy or self.embedder.strategy
-        self.embedder.check([self.strategy])
+        self.embedder, self.strategy = embedder_and_strategy(model, strategy)
         self.progress = progress
 
     def embed_documents(self, texts: list[str]) -> list[list[float]]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import PrivateAttr
 
-from embedding_adaptation.embedder.embedder import Embedder
+from embedding_adaptation.integrations.source import embedder_and_strategy
 
 try:
     from llama_index.core.base.embeddings.base import BaseEmbedding
@@ -17,6 +17,7 @@ except ModuleNotFoundError as error:
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from embedding_adaptation.embedder.embedder import Embedder
     from embedding_adaptation.embedder.strategy import Strategy
 
 
@@ -37,13 +38,11 @@ class AdaptedEmbedding(BaseEmbedding):
         >>> index = VectorStoreIndex(nodes, embed_model=AdaptedEmbedding("models/my-llama"))  # doctest: +SKIP
     """
 
-    _embedder: Embedder = PrivateAttr()
+    _embedder: Any = PrivateAttr()
     _strategy: Any = PrivateAttr()
 
     def __init__(self, model: Embedder | str | Path, *, strategy: Strategy | None = None, **settings: Any) -> None:
-        embedder = model if isinstance(model, Embedder) else Embedder.load(model)
-        chosen = strategy or embedder.strategy
-        embedder.check([chosen])
+        embedder, chosen = embedder_and_strategy(model, strategy)
         super().__init__(**{"model_name": chosen.name, "embed_batch_size": 256, **settings})
         self._embedder, self._strategy = embedder, chosen
 
