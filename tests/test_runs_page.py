@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import json
+import signal
 from urllib.parse import parse_qs
 
+import pytest
 from mlflow import MlflowClient
 
 from embedding_adaptation.headlines import METRICS
@@ -43,3 +45,58 @@ def test_an_experiment_that_is_not_there_is_told_with_those_that_are(tmp_path, m
     MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}").create_experiment("mine")
     assert main(["--no-browser", "--experiment", "other"]) == 1
     assert "choose with ARGS='--experiment NAME' from Default, mine" in capsys.readouterr().err
+
+
+@pytest.fixture
+def configured(tmp_path, monkeypatch):
+    """A project whose mlflow.yml names a store and an experiment, and the store."""
+    (tmp_path / "conf" / "base").mkdir(parents=True)
+    for name in ("mine", "local"):
+        (tmp_path / "conf" / name).mkdir()
+    uri = f"sqlite:///{tmp_path / 'elsewhere.db'}"
+    (tmp_path / "conf" / "base" / "mlflow.yml").write_text(f"tracking_uri: {uri}\nexperiment: ours\n")
+    (tmp_path / "conf" / "mine" / "mlflow.yml").write_text("experiment: mine\n")
+    for variable in ("MLFLOW_TRACKING_URI", "KEDRO_ENV"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return MlflowClient(tracking_uri=uri)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "experiment"),
+    [((), None, "ours"), (("--env", "mine"), None, "mine"), ((), "mine", "mine"), (("--experiment", "given"), "mine", "given")],
+)
+def test_store_and_experiment_are_those_of_the_configuration(configured, monkeypatch, arguments, environment, experiment):
+    started = []
+
+    class Process:
+        def __init__(self, command, env):
+            started.append((command, env))
+
+        def wait(self):
+            return 0
+
+        poll = terminate = wait
+
+    monkeypatch.setattr("embedding_adaptation.runs_page.subprocess.Popen", Process)
+    if environment:
+        monkeypatch.setenv("KEDRO_ENV", environment)
+    identity = configured.create_experiment(experiment)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["--no-browser", *arguments]) == 0
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    ((command, variables),) = started
+    assert command[command.index("--backend-store-uri") + 1] == variables["MLFLOW_TRACKING_URI"] == configured.tracking_uri
+    assert "mlflow.sharedViewState.headlines" in configured.get_experiment(identity).tags
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "message"),
+    [("experimnt: a", (), "unknown setting 'experimnt' in mlflow.yml"), ("", ("--env", "miine"), "unknown environment 'miine'")],
+)
+def test_a_configuration_that_cannot_be_used_is_told(configured, tmp_path, capsys, content, arguments, message):
+    (tmp_path / "conf" / "base" / "mlflow.yml").write_text(content)
+    assert main(["--no-browser", *arguments]) == 1
+    assert message in capsys.readouterr().err

@@ -21,9 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from kedro.utils import find_kedro_project
 from mlflow import MlflowClient
 
-from embedding_adaptation.tracking import tracking_uri
+from embedding_adaptation.settings import CONFIG_LOADER_ARGS, CONFIG_LOADER_CLASS
+from embedding_adaptation.tracking import TrackingError, tracking_settings, tracking_uri
 from embedding_adaptation.tracking_tags import EXPERIMENT_KIND, EXPORTED, MODEL_DEVELOPMENT, SHARED_VIEW, VERDICT
 
 if TYPE_CHECKING:
@@ -78,23 +80,33 @@ def _view() -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Start the pages and open them; ends with Ctrl-C. The exit code is 1 if no run has been tracked yet."""
+    """Start the pages and open them; ends with Ctrl-C.
+
+    Store and experiment are those of ``mlflow.yml``. The exit code is 1 if no run has been tracked there yet.
+    """
     parser = argparse.ArgumentParser(prog="make mlflow", description="Open the tracked runs in the browser.")
-    parser.add_argument("--experiment", default="embedding-adaptation", help="name of the experiment")
+    parser.add_argument("--experiment", help="name of the experiment; that of mlflow.yml otherwise")
+    parser.add_argument("--env", default=os.environ.get("KEDRO_ENV"), help="Kedro's configuration environment")
     parser.add_argument("--host", default="127.0.0.1", help="where to listen")
     parser.add_argument("--port", type=int, default=5000, help="the port to listen at")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")
     given = parser.parse_args(arguments)
-    uri = tracking_uri(Path.cwd(), None)
+    project = Path(find_kedro_project(Path.cwd()) or Path.cwd())
+    try:
+        settings = _settings(project, given.env)
+    except TrackingError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        return 1
+    uri, name = tracking_uri(project, settings["tracking_uri"]), given.experiment or settings["experiment"]
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         sys.stderr.write(f"Error: no run is tracked yet: {uri.removeprefix('sqlite:///')} does not exist; run 'kedro run' first\n")
         return 1
     client = MlflowClient(tracking_uri=uri)
-    experiment = client.get_experiment_by_name(given.experiment)
+    experiment = client.get_experiment_by_name(name)
     if experiment is None:
         names = ", ".join(sorted(found.name for found in client.search_experiments()))
         way_out = f"choose with ARGS='--experiment NAME' from {names}"
-        sys.stderr.write(f"Error: there is no experiment {given.experiment!r} at {uri}; {way_out}\n")
+        sys.stderr.write(f"Error: there is no experiment {name!r} at {uri}; {way_out}\n")
         return 1
     share_view(client, experiment.experiment_id)
     if uri.startswith("http"):
@@ -115,6 +127,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     finally:
         process.terminate()
         process.wait()
+
+
+def _settings(project: Path, env: str | None) -> dict[str, Any]:
+    """The settings of ``mlflow.yml``, or the defaults where there is no configuration.
+
+    Raises:
+        TrackingError: If there is an unknown one, or no such environment.
+    """
+    source = project / "conf"
+    if not source.is_dir():
+        return tracking_settings({})
+    chosen = env or CONFIG_LOADER_ARGS["default_run_env"]
+    if not (source / str(chosen)).is_dir():
+        msg = f"unknown environment {chosen!r} in {source}; choose another with --env or KEDRO_ENV, or make the folder"
+        raise TrackingError(msg)
+    return tracking_settings(CONFIG_LOADER_CLASS(str(source), env=env, **CONFIG_LOADER_ARGS)["mlflow"])
 
 
 def _show_when_up(process: subprocess.Popen[bytes], server: str, address: str, *, browser: bool) -> None:

@@ -110,13 +110,7 @@ class MlflowTracking:
     @hook_impl
     def after_context_created(self, context: KedroContext) -> None:
         """Read the settings."""
-        self._settings = {"enabled": True, "experiment": "embedding-adaptation", "tracking_uri": None, "registry": {}}
-        configured = dict(context.config_loader["mlflow"])
-        unknown = set(configured) - set(self._settings)
-        if unknown:
-            msg = f"unknown setting {sorted(unknown)[0]!r} in mlflow.yml; choose from {', '.join(self._settings)}"
-            raise TrackingError(msg)
-        self._settings |= configured
+        self._settings = tracking_settings(context.config_loader["mlflow"])
         try:
             self._registry = RegistryOptions.model_validate(self._settings["registry"])
         except ValidationError as error:
@@ -534,6 +528,20 @@ def send_pending(file: Path) -> None:
     for event in rest:
         sender.send(event)
     file.unlink()
+
+
+def tracking_settings(configured: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of ``mlflow.yml``, with defaults for those it does not name.
+
+    Raises:
+        TrackingError: If it names another.
+    """
+    settings: dict[str, Any] = {"enabled": True, "experiment": "embedding-adaptation", "tracking_uri": None, "registry": {}}
+    unknown = set(configured) - set(settings)
+    if unknown:
+        msg = f"unknown setting {sorted(unknown)[0]!r} in mlflow.yml; choose from {', '.join(settings)}"
+        raise TrackingError(msg)
+    return settings | dict(configured)
 
 
 def tracking_uri(project: Path, setting: str | None) -> str:
