@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,15 @@ from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.options import StrategyOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.options import LoraOptions
-from embedding_adaptation.runtime import build_strategy, fit_after, fitted_strategies, load_embedder, read_once, teacher_targets
+from embedding_adaptation.runtime import (
+    build_strategy,
+    fit_after,
+    fitted_strategies,
+    load_embedder,
+    read_known,
+    read_once,
+    teacher_targets,
+)
 from embedding_adaptation.vectors.teacher import teacher_vectors
 
 
@@ -199,3 +209,21 @@ def test_what_has_been_read_is_kept_if_the_rest_fails(monkeypatch, tmp_path, tin
     assert asked == [3, 3, 2]
     assert len(EmbeddingStore(tmp_path).missing(tiny_embedder.vectors_identity(strategy), texts)) == 0
     np.testing.assert_allclose(vectors, encode(texts, [strategy], progress=False)["one"], atol=1e-5)
+
+
+@pytest.mark.parametrize("known", [0, 7, len(TEXTS)])
+def test_what_is_known_is_not_read_again_and_gives_the_same_vectors(tiny_weights, embedder_options, store, known, monkeypatch):
+    options = embedder_options()
+    embedder = load_embedder(tiny_weights, options)
+    chosen = {
+        "centred": StrategyOptions.model_validate({"weights": "base", "template": "bare", "pooling": "mean", "after": {"centre": True}})
+    }
+    (strategy,) = fitted_strategies(embedder, chosen, options, lambda: TEXTS)
+    wanted = [*TEXTS[::-1], TEXTS[3]]
+    expected = embedder.encode(wanted, strategy, progress=False)
+    read_once(embedder, TEXTS[:known], [replace(strategy, after=None)], store, progress=False)
+    read, encode = [], embedder.encode
+    monkeypatch.setattr(embedder, "encode", lambda texts, *rest, **options: read.extend(texts) or encode(texts, *rest, **options))
+    vectors = read_known(embedder, wanted, strategy, store, progress=False)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+    assert set(read) == set(TEXTS[known:])

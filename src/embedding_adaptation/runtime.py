@@ -107,6 +107,32 @@ def read_once(
     return {name: memory.vectors(key, texts) for name, key in keys.items()}
 
 
+def read_known(embedder: Embedder, texts: Sequence[str], strategy: Strategy, memory: VectorMemory, *, progress: bool = True) -> np.ndarray:
+    """Vectors ``[N, D]`` of texts, read only where they are not known; unlike :func:`read_once`, this keeps nothing.
+
+    Args:
+        embedder: The weights.
+        texts: The texts.
+        strategy: The strategy, with its after-processing fitted.
+        memory: Where vectors may be.
+        progress: Whether to show a progress bar.
+    """
+    plain = replace(strategy, after=None)
+    key = embedder.vectors_identity(plain)
+    unread = set(memory.missing(key, texts))
+    known = [text for text in texts if text not in unread]
+    if not known:
+        return embedder.encode(texts, strategy, progress=progress)
+    missing = [text for text in texts if text in unread]
+    kept = memory.vectors(key, known)
+    vectors = np.empty((len(texts), kept.shape[1]), np.float32)
+    is_known = np.array([text not in unread for text in texts])
+    vectors[is_known] = kept
+    if missing:
+        vectors[~is_known] = embedder.encode(missing, plain, progress=progress)
+    return finish_vectors(vectors, strategy)
+
+
 def fitted_strategies(
     embedder: Embedder,
     strategies: Mapping[str, StrategyOptions],

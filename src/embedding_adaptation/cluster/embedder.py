@@ -6,7 +6,7 @@ import itertools
 import logging
 import shutil
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -121,8 +121,11 @@ class ClusterEmbedder(Embedder):
         *,
         shard_size: int = 8192,
         progress: bool = True,
+        encode: Callable[[Sequence[str]], np.ndarray] | None = None,
     ) -> list[Path]:
         """Embed any number of texts in constant memory; see :meth:`Embedder.encode_to_shards`, which writes the same shards.
+
+        ``encode`` is asked only if no workers are.
 
         Raises:
             ClusterError: If the cluster cannot be used or gives up, or texts could not be embedded; finished shards and blocks stay.
@@ -130,13 +133,13 @@ class ClusterEmbedder(Embedder):
         strategy = strategy or self.strategy
         job = self._job({VECTOR: strategy})
         if job is None or isinstance(texts, str):
-            return super().encode_to_shards(texts, folder, strategy, shard_size=shard_size, progress=progress)
+            return super().encode_to_shards(texts, folder, strategy, shard_size=shard_size, progress=progress, encode=encode)
         self.check([strategy])
         stream = iter(texts)
         head = list(itertools.islice(stream, self.settings.min_texts))
         every = itertools.chain(head, stream)
         if len(head) < self.settings.min_texts:
-            return super().encode_to_shards(every, folder, strategy, shard_size=shard_size, progress=progress)
+            return super().encode_to_shards(every, folder, strategy, shard_size=shard_size, progress=progress, encode=encode)
         identity = job.identities[VECTOR]
         files = ShardFolder(Path(folder), identity)
         place = self.settings.folder.absolute() / digest_of([identity, str(Path(folder).absolute())])

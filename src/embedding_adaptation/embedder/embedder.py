@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -357,6 +357,7 @@ class Embedder:
         *,
         shard_size: int = 8192,
         progress: bool = True,
+        encode: Callable[[Sequence[str]], np.ndarray] | None = None,
     ) -> list[Path]:
         """Embed any number of texts in constant memory, writing one shard at a time.
 
@@ -368,6 +369,8 @@ class Embedder:
             strategy: The strategy; ``None`` is the embedder's own.
             shard_size: Number of texts per shard.
             progress: Whether to show a progress bar for each shard.
+            encode: Gives the vectors ``[n, D]`` of a shard's texts under the strategy, such as those that are known already; ``None`` is
+                :meth:`encode`.
 
         Returns:
             The safetensors files in the order of the texts, each with a tensor ``vectors`` ``[n, D]``.
@@ -387,7 +390,7 @@ class Embedder:
             shard = files.shard(len(shards), chunk)
             shards.append(shard.path)
             if not files.is_finished(shard):
-                shard.write(self.encode(chunk, strategy, progress=progress))
+                shard.write(encode(chunk) if encode else self.encode(chunk, strategy, progress=progress))
         return shards
 
     def fit(

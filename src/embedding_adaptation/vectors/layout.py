@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
+from scipy.linalg import eigh
 
 from embedding_adaptation.vectors.neighbours import nearest_neighbours
 
@@ -67,8 +68,10 @@ def with_themselves(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndar
 def principal_components(matrix: np.ndarray, dimensions: int) -> np.ndarray:
     """The strongest principal components, float32 ``[n, dimensions]``; padded with zeros if there are fewer."""
     centred = matrix - matrix.mean(axis=0)
-    values, directions = np.linalg.eigh((centred.T @ centred).astype(np.float64))  # ascending
-    strongest = directions[:, ::-1][:, :dimensions] * (values[::-1][:dimensions] > _NO_VARIANCE)  # [D, dimensions or fewer]
+    width = matrix.shape[1]
+    wanted = (max(0, width - dimensions), width - 1)  # eigenvalues ascend
+    values, directions = eigh((centred.T @ centred).astype(np.float64), subset_by_index=wanted, overwrite_a=True)
+    strongest = directions[:, ::-1] * (values[::-1] > _NO_VARIANCE)  # [D, dimensions or fewer]
     strongest = strongest * np.sign(strongest[np.abs(strongest).argmax(axis=0), np.arange(strongest.shape[1])])
     components = np.zeros((len(matrix), dimensions), np.float32)
     components[:, : strongest.shape[1]] = centred @ strongest

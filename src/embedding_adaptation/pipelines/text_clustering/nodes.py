@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -47,7 +47,7 @@ def embed_corpus(
         trained_adapter: The base weights with an adapter, if any.
         model_facts: What was exported; empty if nothing was.
         corpus_shards: The folder for the shards.
-        embedding_store: Vectors of texts that after-processing is fitted on.
+        embedding_store: Vectors of texts that after-processing is fitted on, or that other pipelines have read.
         options: Weights and strategy.
         embedder_options: Templates and strategies.
 
@@ -57,7 +57,7 @@ def embed_corpus(
     Raises:
         ClusteringError: If there are too few texts for the options, or a required adapter is missing.
     """
-    from embedding_adaptation.runtime import fitted_strategies, load_embedder
+    from embedding_adaptation.runtime import fitted_strategies, load_embedder, read_known
 
     options.check(embedder_options, lambda _: trained_adapter is not None)
     census = count_texts(corpus)
@@ -74,7 +74,11 @@ def embed_corpus(
     (strategy,) = fitted_strategies(
         embedder, {name: embedder_options.every_strategy[name]}, embedder_options, fitting_texts, embedding_store
     )
-    shards = embedder.encode_to_shards((text for _, text in corpus.rows()), corpus_shards, strategy)
+
+    def encode(texts: Sequence[str]) -> np.ndarray:
+        return read_known(embedder, texts, strategy, embedding_store)
+
+    shards = embedder.encode_to_shards((text for _, text in corpus.rows()), corpus_shards, strategy, encode=encode)
     facts = {
         "texts": census.texts,
         "distinct": census.distinct,
