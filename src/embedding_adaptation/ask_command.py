@@ -61,7 +61,9 @@ def ask(count: int | None, save_questions: Path | None, answers: Path | None, en
                 given = read_answers(answers, adapter.fingerprint())
             else:
                 embedder_options: Any = read_options("embedder", settings["embedder"])
-                questions = asking.questions_about(adapter, catalog.load("clean_corpus"), options, embedder_options)
+                questions = asking.questions_about(
+                    adapter, catalog.load("clean_corpus"), options, embedder_options, catalog.load("embedding_store")
+                )
                 if save_questions is not None:
                     write_questions(save_questions, adapter.fingerprint(), questions)
                     click.echo(f"{len(questions)} questions in {save_questions}: add answers, then run 'kedro ask --answers FILE'.")
@@ -86,7 +88,9 @@ def put(number: int, question: Question) -> str | None:
 
 def write_questions(file: Path, adapter: str, questions: list[Question]) -> None:
     """Write questions for another program, such as a page, to answer."""
-    table = {"adapter": adapter, "questions": [question.to_dict() for question in questions]}
+    from embedding_adaptation.verdict.questions import questions_table
+
+    table = questions_table(adapter, questions)
     file.write_text(json.dumps(table, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from embedding_adaptation.runtime import base_weights, build_strategy, load_embedder
+from embedding_adaptation.runtime import build_strategy, load_embedder, read_once
 from embedding_adaptation.verdict.judging import sequential_decision
 from embedding_adaptation.verdict.questions import Question, disagreements
 
@@ -13,12 +13,17 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.runtime import VectorMemory
     from embedding_adaptation.texts.stream import TextStream
     from embedding_adaptation.verdict.options import VerdictOptions
 
 
 def questions_about(
-    adapter: DecoderWeights, corpus: TextStream, options: VerdictOptions, embedder_options: EmbedderOptions
+    adapter: DecoderWeights,
+    corpus: TextStream,
+    options: VerdictOptions,
+    embedder_options: EmbedderOptions,
+    memory: VectorMemory | None = None,
 ) -> list[Question]:
     """The texts of a corpus on which base and adapted model disagree most, under the strategy that was trained.
 
@@ -27,13 +32,12 @@ def questions_about(
         corpus: Unlabelled texts.
         options: How many texts to look at, and how many questions to find.
         embedder_options: Names the strategy.
+        memory: Where vectors are kept; ``None`` reads all texts.
     """
     asked = options.questions
     texts = list(dict.fromkeys(corpus.sample(asked.texts, options.seed)["text"].tolist()))
     embedder, strategy = load_embedder(adapter, embedder_options), build_strategy(embedder_options.adapt, embedder_options)
-    adapted = embedder.encode(texts, strategy)
-    with base_weights(embedder):
-        base = embedder.encode(texts, strategy)
+    base, adapted = (read_once(embedder, texts, [strategy], memory, without_adapter=without)[strategy.name] for without in (True, False))
     return disagreements(texts, base, adapted, count=asked.count, among=asked.among, seed=options.seed)
 
 

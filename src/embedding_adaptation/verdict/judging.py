@@ -13,6 +13,15 @@ if TYPE_CHECKING:
 Verdict = Literal["better", "no_difference", "worse", "cannot_tell"]
 Side = Literal["base", "adapted"]
 ANSWERS: tuple[str, ...] = ("base", "adapted", "neither")
+# In words, for the terminal and for the page that asks.
+SAID: dict[Verdict, str] = {
+    "better": "the adapted model is better than the base model",
+    "no_difference": "adaptation makes no difference",
+    "worse": "the adapted model is worse than the base model",
+    "cannot_tell": "it cannot be told whether adaptation helps",
+}
+COUNTED = "answers: {adapted} for the adapted model, {base} for the base model, {neither} for neither"
+UNDECIDED = "which does not decide"
 
 
 def verdict_by_agreement(scales: Sequence[Mapping[str, float]], options: VerdictOptions) -> Verdict:
@@ -60,13 +69,18 @@ def sequential_decision(answers: Sequence[str], options: QuestionsOptions) -> Si
     References:
         Wald, Sequential tests of statistical hypotheses (Annals of Mathematical Statistics 16, 1945).
     """
-    weight, bound = math.log(options.share / (1 - options.share)), math.log((1 - options.error) / options.error)
+    weight, bound = weight_and_bound(options)
     evidence = 0.0
     for answer in answers:
         evidence += weight * ((answer == "adapted") - (answer == "base"))
         if abs(evidence) >= bound:
             return "adapted" if evidence > 0 else "base"
     return None
+
+
+def weight_and_bound(options: QuestionsOptions) -> tuple[float, float]:
+    """How much evidence an answer for either side is, and from how much on it is decided, both as logarithms of likelihood ratios."""
+    return math.log(options.share / (1 - options.share)), math.log((1 - options.error) / options.error)
 
 
 def verdict_on(adapter: str, scales: Sequence[Mapping[str, float]], answers: Mapping[str, Any], options: VerdictOptions) -> dict[str, Any]:
@@ -101,18 +115,11 @@ def verdict_on(adapter: str, scales: Sequence[Mapping[str, float]], answers: Map
 
 def verdict_sentence(verdict: Mapping[str, Any]) -> str:
     """The verdict in one sentence."""
-    said = {
-        "better": "the adapted model is better than the base model",
-        "no_difference": "adaptation makes no difference",
-        "worse": "the adapted model is worse than the base model",
-        "cannot_tell": "it cannot be told whether adaptation helps",
-    }[verdict["verdict"]]
+    said = SAID[verdict["verdict"]]
     reason = "nothing was measured"
     answers = ""
     if counts := verdict["answers"]:
-        answers = (
-            f"answers: {counts['adapted']} for the adapted model, {counts['base']} for the base model, {counts['neither']} for neither"
-        )
+        answers = COUNTED.format_map(counts)
     if verdict["decided_by"] == "answers":
         reason = answers
     elif verdict["too_few_texts"] is not None:
@@ -126,5 +133,5 @@ def verdict_sentence(verdict: Mapping[str, Any]) -> str:
             f"{kept['change']:.0%} of nearest neighbours changed, {of} of the adapter is kept"
         )
     if answers and reason != answers:
-        reason = f"{reason}; {answers}, which does not decide"
+        reason = f"{reason}; {answers}, {UNDECIDED}"
     return f"Without labels: {said} ({reason})."

@@ -45,6 +45,16 @@ class Question:
         return asdict(self)
 
 
+def questions_table(adapter: str, questions: Sequence[Question]) -> dict[str, Any]:
+    """Questions as a JSON mapping, in which somebody else can add answers.
+
+    Args:
+        adapter: Fingerprint of the adapter they are about.
+        questions: The questions.
+    """
+    return {"adapter": adapter, "questions": [question.to_dict() for question in questions]}
+
+
 def disagreements(texts: Sequence[str], base: np.ndarray, adapted: np.ndarray, *, count: int, among: int, seed: int) -> list[Question]:
     """The questions on which two models disagree most.
 
