@@ -6,6 +6,8 @@ import pytest
 
 from embedding_adaptation.pages.adaptation import MovedText, Reports, adaptation_page
 from embedding_adaptation.pages.clusters import clusters_page
+from embedding_adaptation.verdict.options import QuestionsOptions
+from embedding_adaptation.verdict.questions import Question, questions_table
 from page_fixtures import ATTENTION
 
 NASTY = ["</script><b>bold</b>", "cats & dogs <img src=x onerror=alert(1)>", 'a "quoted" one \u2028 of two lines', "🙂 مرحبا"]
@@ -65,17 +67,24 @@ def reports(model_facts):
     )
 
 
+QUESTIONS = [
+    Question(f"secretword asks {row} & {NASTY[row % 4]}", f"one {row}", f"other {row}", "base" if row % 3 else "adapted")
+    for row in range(12)
+]
+
+
 @pytest.fixture
 def adaptation(reports):
-    def make(count=100, *, private=False, attention=ATTENTION, longest="", **changes):
+    def make(count=100, *, private=False, attention=ATTENTION, longest="", questions=QUESTIONS, **changes):
         values = reports.__dict__ | changes
-        moved = [MovedText("secretword moved", ("secretword old",), ("secretword old", "secretword new"))]
+        moved = [MovedText("secretword moved" + longest, ("secretword old",), ("secretword old", "secretword new"))]
         return adaptation_page(
             Reports(**values),
             points(count).assign(text=lambda frame: frame["text"] + longest) if count else points(9).head(0),
             SUMMARY,
             moved,
             attention,
+            (questions_table("this adapter", questions), QuestionsOptions()),
             total=100,
             corpus="secretword.csv",
             private=private,
@@ -86,11 +95,11 @@ def adaptation(reports):
 
 @pytest.fixture
 def clusters():
-    def make(count=100, *, private=False, total=None, more=0):
+    def make(count=100, *, private=False, total=None, more=0, longest=""):
         others = points(more, 1)[["id", "text"]].assign(cluster=-1) if more else points(9)[["id", "text", "cluster"]].head(0)
+        drawn, others = (table.assign(text=table["text"] + longest) for table in (points(count), others))
+        summary = SUMMARY.assign(nearest_1=SUMMARY["nearest_1"] + longest)
         facts = {"texts": total or count + more, "strategy": "consensus", "weights": "base"}
-        return clusters_page(
-            points(count), SUMMARY, MERGES, facts, others=others, corpus="secretword.csv", private=private, no_structure=False
-        )
+        return clusters_page(drawn, summary, MERGES, facts, others=others, corpus="secretword.csv", private=private, no_structure=False)
 
     return make

@@ -24,9 +24,12 @@ def test_words_are_shaded_by_the_attention_they_get(adaptation):
     page = adaptation()
     section = page[page.index("What the model looks at") : page.index("Scores on your labels")]
     first, second = section.split("After</span>")
-    shades = [re.findall(r"--shade:([\d.]+)", part) for part in (first, second)]
-    assert shades == [["0.15", "0.3", "0.0"], ["0.45", "0.15", "0.0"]]
-    assert "secretword&#39;s: 30.0%" in second
+    shades = [re.findall(r"rgba\((\d+),\d+,\d+,([\d.]+)\)", part) for part in (first, second)]
+    assert shades == [
+        [("0", "0.150"), ("0", "0.300"), ("0", "0.000")],
+        [("213", "0.450"), ("213", "0.150"), ("213", "0.000")],
+    ]
+    assert "secretword&#39;s: 30.00% of the attention" in second
     assert '&lt;</span><span class="word' in section  # attached words stay attached
     assert "The text gets 30.0% of the attention before, 40.0% after. Most gained: “secretword&#39;s”, 10.0% to 30.0%." in section
     assert "What the model looks at" not in adaptation(attention=ATTENTION.head(0))
@@ -48,7 +51,17 @@ def test_a_private_page_holds_nothing_of_the_texts(adaptation, clusters):
 
 
 def test_very_long_texts_do_not_make_a_very_large_page(adaptation):
-    assert len(adaptation(longest="x" * 50_000)) < len(adaptation()) + 100 * 1100
+    page, plain = adaptation(longest="x" * 50_000), adaptation()
+    assert len(page) < len(plain) + 102 * 1100
+    said = "Of long texts, the first 1,000 characters are on this page, and only these are searched."
+    assert said in page
+    assert said not in plain
+
+
+def test_without_questions_nobody_is_asked(adaptation):
+    assert "Judge for yourself" in adaptation()
+    assert "Judge for yourself" not in adaptation(questions=[])
+    assert "Judge for yourself" not in adaptation(private=True)
 
 
 def test_what_is_missing_is_left_out_and_said(adaptation, model_facts):

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import random
 import shutil
 import time
 
 import pytest
+
+from embedding_adaptation.ask_command import read_answers
+from embedding_adaptation.verdict.judging import sequential_decision
+from embedding_adaptation.verdict.options import QuestionsOptions
+from embedding_adaptation.verdict.questions import Question
 
 CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--use-gl=swiftshader", "--enable-unsafe-swiftshader"]
@@ -98,16 +105,106 @@ def test_tables_sort_and_the_texts_are_taken_away(clusters, open_page):
     assert {(row["cluster"], row["cluster_name"]) for row in rows[100:]} == {("-1", "noise")}
 
 
+def downloaded(page):
+    """The file of answers that the page gives."""
+    with page.expect_download() as waiting:
+        page.click("#judge-download")
+    assert waiting.value.suggested_filename == "answers.json"
+    return waiting.value.path()
+
+
+def choose(page, wanted):
+    """Answer the question that is shown by a click, for one of the models."""
+    question = page.evaluate("data.asked.questions[Number(document.getElementById('judge-count').textContent.match(/\\d+/)[0]) - 1]")
+    shown = [page.inner_text("#judge-text"), *page.locator(".choices button span").all_inner_texts()]
+    assert [" ".join(text.split()) for text in shown] == [" ".join(question[name].split()) for name in ("text", "first", "second")]
+    choice = "neither" if wanted == "neither" else "first" if question["first_is"] == wanted else "second"
+    page.click(f"[data-choice={choice}]")
+
+
+@pytest.mark.parametrize("wanted", [["adapted"] * 5, ["neither", "base", "adapted"] * 4], ids=["decided", "undecided"])
+def test_answers_by_click_are_counted_and_read_by_the_terminal(adaptation, open_page, wanted):
+    page = open_page(adaptation(100))
+    assert page.inner_text("#judge-count") == "Question 1 of at most 12"
+    for number, side in enumerate(wanted, 1):
+        assert page.inner_text("#judge-count") == f"Question {number} of at most 12"
+        assert page.locator("#judge-result").is_hidden()  # nothing gives away which is which
+        choose(page, side)
+    counts = (
+        f"{wanted.count('adapted')} for the adapted model, {wanted.count('base')} for the base model, {wanted.count('neither')} for neither"
+    )
+    better = sequential_decision(wanted, QuestionsOptions())
+    end = ": the adapted model is better than the base model." if better == "adapted" else ", which does not decide."
+    assert page.inner_text("#judge-result") == f"Answers: {counts}{end}"
+    assert read_answers(downloaded(page), "this adapter") == {"adapter": "this adapter", "answers": wanted}
+
+
+def test_questions_are_answered_by_key_taken_back_and_left(adaptation, open_page):
+    page = open_page(adaptation(100))
+    page.keyboard.press("a")  # while the focus is elsewhere, keys do nothing
+    assert page.inner_text("#judge-count") == "Question 1 of at most 12"
+    page.focus("[data-choice=first]")
+    for key in ("a", "b", "N", "Control+a"):
+        page.keyboard.press(key)
+    assert page.inner_text("#judge-count") == "Question 4 of at most 12"
+    page.focus("#judge-back")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#judge-count") == "Question 3 of at most 12"
+    page.keyboard.press("Enter")
+    page.keyboard.press("Enter")
+    assert page.inner_text("#judge-count") == "Question 1 of at most 12"
+    page.keyboard.press("b")  # the focus has gone to a button that still is one
+    page.keyboard.press("n")
+    page.focus("#judge-stop")
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.id") == "judge-closed"
+    file = downloaded(page)
+    assert [question.get("answer") for question in json.loads(file.read_text())["questions"]] == ["second", "neither"] + [None] * 10
+    assert read_answers(file, "this adapter")["answers"] == ["base", "neither"]
+
+
+def test_the_page_decides_as_the_terminal_does(adaptation, open_page):
+    page, rng = open_page(adaptation(100)), random.Random(0)
+    runs = [rng.choices(["base", "adapted", "neither"], [1, rng.random() * 3, 1], k=30) for _ in range(300)]
+    expected = [sequential_decision(answers, QuestionsOptions()) for answers in runs]
+    assert {None, "base", "adapted"} == set(expected)
+    found = page.evaluate("runs => runs.map((answers) => decision(answers, data.asked.weight, data.asked.bound))", runs)
+    assert found == expected
+
+
+def test_on_paper_nothing_is_asked(adaptation, open_page):
+    page = open_page(adaptation(100))
+    page.emulate_media(media="print")
+    assert page.locator("#h-judge").is_hidden()
+    assert page.locator("#h-next").is_visible()
+
+
+def test_the_largest_answers_fit_a_phone(adaptation, open_page):
+    long = [Question("word " * 900, "x" * 900, "two " * 2000, "base")]
+    page = open_page(adaptation(100, questions=long), viewport={"width": 390, "height": 844})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    page.click("[data-choice=second]")
+    assert page.inner_text("#judge-result").startswith("Answers: 1 for the adapted model, 0 for the base")
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("which", ["adaptation", "clusters"])
 def test_nobody_is_shut_out(which, scheme, request, open_page):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+
+    def faults():
+        results = axe.Axe().run(page, options={"rules": {"region": {"enabled": True}}}).response["violations"]
+        serious = [found for found in results if found["impact"] in {"serious", "critical"}]
+        return [(found["id"], [node["html"][:120] for node in found["nodes"]]) for found in serious]
+
     page = open_page(request.getfixturevalue(which)(100), color_scheme=scheme)
-    results = axe.Axe().run(page, options={"rules": {"region": {"enabled": True}}}).response["violations"]
-    serious = [found for found in results if found["impact"] in {"serious", "critical"}]
-    assert not [(found["id"], [node["html"][:120] for node in found["nodes"]]) for found in serious]
+    assert not faults()
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
+    if which == "adaptation":
+        page.click("[data-choice=first]")
+        page.click("#judge-stop")
+        assert not faults()
 
 
 def test_it_fits_a_phone_and_changes_to_dark(adaptation, clusters, open_page):

@@ -29,6 +29,7 @@ _SHOWN = frozenset(
 _VOID = frozenset({"br", "hr"})
 # What needs scripts, and what is no use without them.
 _LEFT_OUT = frozenset({"head", "script", "style", "template", "svg", "figure", "button", "label", "select", "caption"})
+_NO_USE = {("class", "skip"), ("class", "judge")}
 _FIGURE = "<p><em>[a figure]</em></p>"
 _ATTRIBUTES = frozenset({"style", "title"})
 # Then it reads HTML as Markdown: the names in "a_b and c_d" would become italic, lines paragraphs, and items lists once more. Its patterns
@@ -133,7 +134,7 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         if self._skipped:
             self._depth += tag == self._skipped
-        elif (tag in _LEFT_OUT and not (tag == "button" and self._in_heading)) or (tag == "a" and ("class", "skip") in attrs):
+        elif (tag in _LEFT_OUT and not (tag == "button" and self._in_heading)) or _NO_USE & set(attrs):
             self._skipped, self._depth = tag, 1
             if tag == "figure":
                 self._show(_FIGURE)

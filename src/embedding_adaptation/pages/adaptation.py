@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from embedding_adaptation.comparison_table import exported_score
 from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
+from embedding_adaptation.pages.attention import shaded_words
+from embedding_adaptation.pages.long_texts import LONGEST_TEXT, cut
+from embedding_adaptation.pages.questions import questions_data
 from embedding_adaptation.pages.rendering import render
 from embedding_adaptation.pages.themes import themes_of
 
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
+    from embedding_adaptation.verdict.options import QuestionsOptions
+
 HEADLINES = {
     "better": "Better: adaptation helped.",
     "worse": "Worse: adaptation did not help.",
@@ -23,8 +28,6 @@ HEADLINES = {
     "cannot_tell": "It cannot be told whether adaptation helped.",
 }
 _EXAMPLES = 8
-_LONGEST_TEXT = 1000  # characters to search and to show of a text on the map, so that long texts do not make a page too large to open
-_DARKEST = 0.45  # opacity of the heaviest word, on which letters stay readable in light and dark
 _CURVES = {"train_loss": "training", "validation_loss": "held-out texts"}
 
 
@@ -70,6 +73,7 @@ def adaptation_page(
     summary: pd.DataFrame,
     moved: Sequence[MovedText],
     attention: pd.DataFrame,
+    questions: tuple[Mapping[str, Any], QuestionsOptions],
     *,
     total: int,
     corpus: str,
@@ -84,6 +88,7 @@ def adaptation_page(
         summary: The clusters, see :func:`.themes.themes_of`.
         moved: Texts whose neighbours changed most.
         attention: Words of some of them: ``text``, ``part``, ``word``, ``start``, ``end``, ``base``, ``adapted``, ``cut``.
+        questions: Questions to whoever reads the page, see :func:`.questions.questions_data`, and when answers decide.
         total: Number of texts.
         corpus: Name of the texts.
         private: Leave out all that is of the texts.
@@ -95,9 +100,10 @@ def adaptation_page(
     themes = themes_of(summary, private=private)
     data: dict[str, Any] = {
         "clusters": points["cluster"].astype(int).tolist(),
-        "texts": None if private else points["text"].str.slice(0, _LONGEST_TEXT).tolist(),
+        "texts": None if private else [cut(text) for text in points["text"]],
         "names": {str(theme.cluster): theme.name for theme in themes},
         "curve": _curves(reports.history),
+        "asked": None if private or not questions[0]["questions"] else questions_data(*questions),
     }
     for side in ("base", "adapted"):
         data[side] = points[[f"{side}_x", f"{side}_y"]].to_numpy().round(3).T.tolist() if len(points) else None
@@ -127,7 +133,9 @@ def adaptation_page(
         themes=themes,
         themes_by=reports.clustering.get("weights", "base"),
         private=private,
-        moved=[] if private else moved,
+        asked=data["asked"],
+        cut_to=LONGEST_TEXT if not private and (points["text"].str.len() > LONGEST_TEXT).any() else None,
+        moved=[] if private else [_shortened(text) for text in moved],
         attention=[] if private else _attention(attention),
         scores=_scores(facts),
         training=_training(reports),
@@ -162,35 +170,21 @@ def exported_sentence(facts: Mapping[str, Any]) -> str:
     return f"{sentence}; V-measure {scored[0]:.3f}, {scored[1]}." if scored else f"{sentence}; not scored, for want of labels."
 
 
-def _attention(words: pd.DataFrame) -> list[dict[str, Any]]:
-    """Texts with their words, the opacity of each, and the shares of the prompt's parts.
+def _shortened(moved: MovedText) -> MovedText:
+    return MovedText(cut(moved.text), tuple(map(cut, moved.before)), tuple(map(cut, moved.after)))
 
-    Opacity is relative to the heaviest word of the text under either model, so that both can be compared.
-    """
+
+def _attention(words: pd.DataFrame) -> list[dict[str, Any]]:
+    """Texts with their words, shaded, and their shares of the attention."""
     shown = []
     for text, rows in words.groupby("text", sort=False):
         inside = rows[rows["part"] == "text"]
         if inside.empty:
             continue
-        heaviest = float(inside[["base", "adapted"]].to_numpy().max())
         gained = inside.assign(gain=inside["adapted"] - inside["base"]).nlargest(1, "gain").iloc[0]
-        sides = {}
-        for side in ("base", "adapted"):
-            ends = [-1, *inside["end"].tolist()]
-            sides[side] = {
-                "share": float(inside[side].sum()),
-                "words": [
-                    {
-                        "word": word["word"],
-                        "attached": 0 <= word["start"] == end,
-                        "percent": f"{word[side]:.1%}",
-                        "shade": round(_DARKEST * word[side] / heaviest, 2) if heaviest else 0,
-                    }
-                    for word, end in zip(inside.to_dict("records"), ends, strict=False)
-                ],
-            }
         gain = f"Most gained: “{gained['word']}”, {gained['base']:.1%} to {gained['adapted']:.1%}." if gained["gain"] > 0 else ""
-        shown.append({"text": text, "sides": sides, "gain": gain, "cut": bool(rows["cut"].any())})
+        shares = {side: float(inside[side].sum()) for side in ("base", "adapted")}
+        shown.append({"text": text, "words": shaded_words(rows), "shares": shares, "gain": gain, "cut": bool(rows["cut"].any())})
     return shown
 
 
@@ -232,7 +226,12 @@ def _pairs(augmentation: Mapping[str, Any], *, private: bool) -> dict[str, Any]:
     rejected = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in augmentation["rejected"].items() if count)
     sources = ", ".join(f"{name} {counts['accepted']:,}" for name, counts in augmentation["generators"].items())
     examples = [
-        {"source": pair["source_text"], "partner": pair["generated_text"], "generator": generator, "decision": decision.replace("_", " ")}
+        {
+            "source": cut(pair["source_text"]),
+            "partner": cut(pair["generated_text"]),
+            "generator": generator,
+            "decision": decision.replace("_", " "),
+        }
         for generator, styles in augmentation.get("examples", {}).items()
         for decisions in styles.values()
         for decision, pairs in decisions.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.pages.long_texts import common_limit, cut
 from embedding_adaptation.pages.rendering import render
 from embedding_adaptation.pages.themes import themes_of
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import pandas as pd
+
+
+_BUDGET = 8_000_000  # bytes of texts, besides four million of Plotly
 
 
 def clusters_page(
@@ -48,9 +52,13 @@ def clusters_page(
         "texts": None,
         "names": {str(theme.cluster): theme.name for theme in themes},
     }
+    limit = None if private else common_limit([*points["text"], *others["text"]], _BUDGET)
     if not private:
-        data |= {"texts": points["text"].tolist(), "ids": points["id"].astype(str).tolist()}
-        data["more"] = [[str(row["id"]), row["text"], int(row["cluster"])] for row in others.to_dict("records")]
+        texts, more = ([text if limit is None else cut(text, limit) for text in table["text"]] for table in (points, others))
+        data |= {"texts": texts, "ids": points["id"].astype(str).tolist()}
+        data["more"] = [
+            [text_id, text, int(cluster)] for text_id, text, cluster in zip(others["id"].astype(str), more, others["cluster"], strict=True)
+        ]
     return render(
         "clusters.html.j2",
         title="Themes of " + (corpus if corpus and not private else "your texts"),
@@ -61,12 +69,20 @@ def clusters_page(
         shown=len(points),
         total=total,
         private=private,
-        download="Each text with its theme."
-        if here == total
-        else f"The {here:,} texts of this page with their themes; all {total:,} are in the dataset cluster_assignments.",
+        cut_to=limit,
+        download=_download(here, total, limit),
         versions=f"embedding-adaptation {metadata.version('embedding-adaptation')}",
         data=data,
     )
+
+
+def _download(here: int, total: int, limit: int | None) -> str:
+    """What the file holds that the page gives."""
+    what = "Each text with its theme" if here == total else f"The {here:,} texts of this page with their themes"
+    cut_to = f", cut to {limit:,} characters" if limit else ""
+    missing = "" if here == total else f"all {total:,}"
+    missing = (f"{missing}, uncut," if missing else "uncut ones") if limit else missing
+    return f"{what}{cut_to}{f'; {missing} are in the dataset cluster_assignments' if missing else ''}."
 
 
 def _subtitle(themes: int, total: int, facts: Mapping[str, Any]) -> str:

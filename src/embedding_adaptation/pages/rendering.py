@@ -14,8 +14,8 @@ from plotly.offline import get_plotlyjs
 _TEMPLATES = Path(__file__).parent / "templates"
 
 
-def render(template: str, **values: Any) -> str:
-    """A page as an HTML document with its style, its scripts and Plotly's library inside.
+def render(template: str, /, **values: Any) -> str:
+    """A page as an HTML document with its style, its scripts and, if it has figures, Plotly's library inside.
 
     Args:
         template: A file in ``templates/``.
@@ -30,7 +30,7 @@ def render(template: str, **values: Any) -> str:
         .render(
             style=_source("style.css"),
             shared_script=_source("page.js"),
-            plotly=Markup(get_plotlyjs()),  # noqa: S704  Plotly's own code
+            plotly=_plotly,
             **values,
         )
     )
@@ -50,6 +50,10 @@ def _environment() -> Environment:
     )
     environment.filters["json"] = as_json
     return environment
+
+
+def _plotly() -> Markup:
+    return Markup(get_plotlyjs())  # noqa: S704  Plotly's own code
 
 
 def _source(name: str) -> Markup:

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from embedding_adaptation.pages.long_texts import cut
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -23,7 +25,7 @@ class Theme:
         share: Share of all texts.
         cohesion: Mean cosine of its texts to its centre; ``None`` for texts in no cluster.
         words: Its distinctive words.
-        nearest: The texts nearest to its centre.
+        nearest: The texts nearest to its centre; long ones are cut.
     """
 
     cluster: int
@@ -51,7 +53,7 @@ def themes_of(summary: pd.DataFrame, *, private: bool) -> list[Theme]:
             share=float(row["share"]),
             cohesion=None if math.isnan(row["cohesion"]) else float(row["cohesion"]),
             words="" if private else str(row["words"]),
-            nearest=() if private else tuple(text for column in nearest if isinstance(text := row[column], str) and text),
+            nearest=() if private else tuple(cut(text) for column in nearest if isinstance(text := row[column], str) and text),
         )
         for row in summary.to_dict("records")
     ]

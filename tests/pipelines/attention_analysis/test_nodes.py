@@ -72,7 +72,7 @@ def test_tables_figures_and_page_come_from_what_was_measured(run):
     assert nodes.plot_faithfulness(faithfulness).axes
     example, _, page = nodes.plot_words(base["words"], adapted["words"], words, options(page_texts=2), embedder)
     assert len(example.axes) == 1
-    assert page.count("<section>") == 2
+    assert page.count("<section") == 2
     assert "example 1" in page
 
 

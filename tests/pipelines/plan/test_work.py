@@ -30,9 +30,9 @@ def test_every_node_of_adapt_is_known_with_its_pipeline():
 
 def test_units_stop_growing_where_the_options_say(parameters):
     small, large = units(100, 1.0, parameters), units(10**7, 0.5, parameters)
-    assert {small[unit] for unit in ("texts", "embedded", "drawn", "mapped", "compared", "read_to_compare", "shown")} == {100}
+    assert {small[unit] for unit in ("texts", "embedded", "drawn", "mapped", "compared", "read_to_compare", "asked", "shown")} == {100}
     assert large["texts"] == 10**7
-    assert (large["drawn"], large["judged"], large["mapped"], large["compared"]) == (2000, 200, 5000, 5000)
+    assert (large["drawn"], large["judged"], large["mapped"], large["compared"], large["asked"]) == (2000, 200, 5000, 5000, 500)
     # Nearly none of the texts that after-processing is fitted on, or that are compared, have been read before.
     assert large["embedded"] == pytest.approx(10**7 + 2000, rel=1e-4)
     assert large["read_to_compare"] == pytest.approx(5000 + 3000, rel=1e-3)

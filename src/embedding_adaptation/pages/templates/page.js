@@ -98,6 +98,71 @@ function setUpTables() {
   });
 }
 
+// A sequential test like that of kedro ask: when do answers decide, and for which side?
+function decision(answers, weight, bound) {
+  let evidence = 0;
+  for (const answer of answers) {
+    evidence += weight * ((answer === "adapted") - (answer === "base"));
+    if (Math.abs(evidence) >= bound) return evidence > 0 ? "adapted" : "base";
+  }
+  return null;
+}
+
+function setUpQuestions() {
+  const asked = data.asked;
+  if (!asked) return;
+  const { questions, weight, bound, words } = asked, choices = [];
+  const part = (name) => document.getElementById(`judge-${name}`);
+  const section = part("open").closest("section"), buttons = [...section.querySelectorAll("[data-choice]")];
+  const sides = () => choices.map((choice, i) => {
+    const first = questions[i].first_is, other = first === "base" ? "adapted" : "base";
+    return choice === "neither" ? "neither" : choice === "first" ? first : other;
+  });
+  const show = () => {
+    const question = questions[choices.length];
+    part("count").textContent = `Question ${choices.length + 1} of at most ${questions.length}`;
+    part("text").textContent = question.text;
+    buttons.forEach((button) => {
+      if (button.dataset.choice !== "neither") button.querySelector("span").textContent = question[button.dataset.choice];
+    });
+    // A disabled button would lose the focus, and with it the keys.
+    if (!choices.length && [part("back"), part("stop")].includes(document.activeElement)) buttons[0].focus();
+    part("back").disabled = part("stop").disabled = !choices.length;
+  };
+  const close = () => {
+    const answers = sides(), count = (side) => answers.filter((answer) => answer === side).length;
+    const counted = words.counted.replace(/\{(\w+)\}/g, (_, side) => count(side)), better = decision(answers, weight, bound);
+    part("result").textContent = better ? `${counted[0].toUpperCase()}${counted.slice(1)}: ${words[better]}.` : `${counted[0].toUpperCase()}${counted.slice(1)}, ${words.undecided}.`;
+    part("open").hidden = true;
+    part("closed").hidden = false;
+    part("closed").focus();
+  };
+  const answer = (choice) => {
+    choices.push(choice);
+    if (choices.length === questions.length || decision(sides(), weight, bound)) close(); else show();
+  };
+  buttons.forEach((button) => button.addEventListener("click", () => answer(button.dataset.choice)));
+  part("back").addEventListener("click", () => { choices.pop(); show(); });
+  part("stop").addEventListener("click", close);
+  part("open").addEventListener("keydown", (event) => {
+    const choice = { a: "first", b: "second", n: "neither" }[event.key.toLowerCase()];
+    if (choice && !event.repeat && !event.ctrlKey && !event.metaKey && !event.altKey) { event.preventDefault(); answer(choice); }
+  });
+  part("download").addEventListener("click", () => {
+    const rows = questions.map((question, i) => (i < choices.length ? { ...question, answer: choices[i] } : question));
+    save(JSON.stringify({ adapter: asked.adapter, questions: rows }, null, 2) + "\n", "application/json", asked.file);
+  });
+  show();
+}
+
+function save(content, type, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([content], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60000);
+}
+
 function useTheme(theme) {
   root.dataset.theme = theme;
   document.getElementById("dark").setAttribute("aria-pressed", String(theme === "dark"));

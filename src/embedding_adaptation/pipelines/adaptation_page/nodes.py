@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.adaptation_page.options import PageOptions
 from embedding_adaptation.texts.stream import TextStream
+from embedding_adaptation.verdict.options import VerdictOptions
 
 logger = logging.getLogger(__name__)
 
@@ -127,43 +129,72 @@ def twins(facts: dict[str, Any], embedder_options: EmbedderOptions) -> tuple[str
 
 
 def attention_of_moved_texts(
-    moved_texts: pd.DataFrame, base_model: DecoderWeights, adapter: DecoderWeights, options: PageOptions, embedder_options: EmbedderOptions
+    moved_texts: pd.DataFrame, adapter: DecoderWeights, options: PageOptions, embedder_options: EmbedderOptions
 ) -> pd.DataFrame:
     """Record what the last token attends to in the texts that changed most, under the template of fine-tuning.
 
     Args:
         moved_texts: The second result of :func:`compare_weights`.
-        base_model: The base weights.
         adapter: The base weights with the adapter.
-        options: How many of the texts.
+        options: How many of the texts, and whether the page may show them.
         embedder_options: The template.
 
     Returns:
         One row per text and word of its prompt: ``text``, ``part``, ``word``, ``start`` and ``end`` (its characters in the text, -1 outside
         it), ``base`` and ``adapted`` (mean share of attention over layers and heads), ``cut`` (whether the end of the text did not fit).
-        Empty if the model has no attention that can be recorded.
+        Empty if the model has no attention that can be recorded, or if the page may show no texts.
     """
     from embedding_adaptation.attention.comparison import paired_words
     from embedding_adaptation.attention.rows import AttentionError
     from embedding_adaptation.attention.shares import Spans, measure_words
-    from embedding_adaptation.runtime import build_strategy, load_embedder
+    from embedding_adaptation.runtime import base_weights, build_strategy, load_embedder
 
     texts = moved_texts["text"].drop_duplicates().head(options.attention_texts).tolist()
-    if not texts:
+    if not texts or options.private:
         return pd.DataFrame(columns=_ATTENTION_COLUMNS)
     template = build_strategy(embedder_options.adapt, embedder_options).templates[0]
+    embedder = load_embedder(adapter, embedder_options)
     sides = []
-    for weights in (base_model, adapter):
-        embedder = load_embedder(weights, embedder_options)
-        try:
-            recording = AttentionRecording(embedder, template, texts, map(str, range(len(texts))), progress=False)
-        except AttentionError as error:
-            logger.warning("The page shows no attention: %s", error)
-            return pd.DataFrame(columns=_ATTENTION_COLUMNS)
-        with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
+    for weights in (base_weights(embedder), nullcontext()):
+        with weights, tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
+            try:
+                recording = AttentionRecording(embedder, template, texts, map(str, range(len(texts))), progress=False)
+            except AttentionError as error:
+                logger.warning("The page shows no attention: %s", error)
+                return pd.DataFrame(columns=_ATTENTION_COLUMNS)
             sides.append(pd.concat(measure_words(recording.write(Path(folder)), Spans()), ignore_index=True))
     words = paired_words(*sides)
     return words.assign(text=[texts[int(text_id)] for text_id in words["id"]])[_ATTENTION_COLUMNS]
+
+
+def find_questions(
+    adapter: DecoderWeights,
+    clean_corpus: TextStream,
+    embedding_store: EmbeddingStore,
+    options: PageOptions,
+    verdict_options: VerdictOptions,
+    embedder_options: EmbedderOptions,
+) -> dict[str, Any]:
+    """Find the questions that ``kedro ask`` would put, for the page.
+
+    Args:
+        adapter: The base weights with the adapter.
+        clean_corpus: The texts.
+        embedding_store: Vectors of texts.
+        options: Whether texts may be shown; if not, there are no questions.
+        verdict_options: How many questions, and among which texts.
+        embedder_options: The strategy.
+
+    Returns:
+        ``adapter`` and ``questions``, see :func:`~embedding_adaptation.verdict.questions.questions_table`; what
+        ``kedro ask --save-questions`` writes.
+    """
+    from embedding_adaptation.verdict.asking import questions_about
+    from embedding_adaptation.verdict.questions import questions_table
+
+    private = options.private
+    questions = [] if private else questions_about(adapter, clean_corpus, verdict_options, embedder_options, embedding_store)
+    return questions_table(adapter.fingerprint(), questions)
 
 
 def write_adaptation_page(
@@ -171,6 +202,7 @@ def write_adaptation_page(
     adaptation_points: pd.DataFrame,
     moved_texts: pd.DataFrame,
     moved_attention: pd.DataFrame,
+    questions: dict[str, Any],
     text_clusters: Clusters,
     cluster_summary: pd.DataFrame,
     adapter: DecoderWeights,
@@ -180,6 +212,7 @@ def write_adaptation_page(
     training_history: pd.DataFrame,
     augmentation_report: dict[str, Any],
     options: PageOptions,
+    verdict_options: VerdictOptions,
 ) -> str:
     """Write one page about the adaptation.
 
@@ -188,6 +221,7 @@ def write_adaptation_page(
         adaptation_points: The first result of :func:`compare_weights`.
         moved_texts: The second.
         moved_attention: The result of :func:`attention_of_moved_texts`.
+        questions: The result of :func:`find_questions`.
         text_clusters: Clusters of the texts.
         cluster_summary: Their descriptions.
         adapter: The adapted weights.
@@ -197,6 +231,7 @@ def write_adaptation_page(
         training_history: Its steps.
         augmentation_report: The pairs.
         options: Whether texts may be shown.
+        verdict_options: When answers to the questions decide.
 
     Returns:
         An HTML document.
@@ -207,11 +242,15 @@ def write_adaptation_page(
     from embedding_adaptation.pages.adaptation import MovedText, Reports, adaptation_page
 
     fingerprint = adapter.fingerprint()
-    about = {"model_facts": model_facts.get("adapter", {}).get("fingerprint"), "training_report": training_report["adapter"]}
-    for name, described in about.items():
+    about = {
+        "model_facts": (model_facts.get("adapter", {}).get("fingerprint"), "--pipelines=model_export"),
+        "training_report": (training_report["adapter"], "--pipelines=model_export"),
+        "questions": (questions["adapter"], "--nodes=find_questions_node"),
+    }
+    for name, (described, remedy) in about.items():
         if described != fingerprint:
             msg = (
-                f"{name} is not about the newest adapter; run 'kedro run --pipelines=model_export' first, or load matching versions with "
+                f"{name} is not about the newest adapter; run 'kedro run {remedy}' first, or load matching versions with "
                 f"--load-versions=adapter:VERSION,{name}:VERSION"
             )
             raise PageError(msg)
@@ -230,6 +269,7 @@ def write_adaptation_page(
         cluster_summary,
         moved,
         moved_attention,
+        (questions, verdict_options.questions),
         total=len(text_clusters.labels),
         corpus=corpus.name,
         private=options.private,

@@ -165,8 +165,8 @@ def plot_words(
         embedder_options: The template, for the page's heading.
     """
     from embedding_adaptation.attention.comparison import paired_words
+    from embedding_adaptation.pages.attention import attention_page
     from embedding_adaptation.pipelines.attention_analysis import figures
-    from embedding_adaptation.pipelines.attention_analysis.page import attention_page
     from embedding_adaptation.runtime import build_strategy
 
     words = paired_words(base_words, adapted_words)

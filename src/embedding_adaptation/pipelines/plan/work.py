@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.pipelines.plan.sample_runs import SampleRun
 
-Unit = Literal["texts", "embedded", "drawn", "judged", "mapped", "compared", "read_to_compare", "shown", "once"]
+Unit = Literal["texts", "embedded", "drawn", "judged", "mapped", "compared", "read_to_compare", "asked", "shown", "once"]
 # Who does the work: the base model, which reads texts one by one and can do so on many workers, or one process.
 Doer = Literal["model", "process"]
 
@@ -58,6 +58,7 @@ WORK: Mapping[str, Work] = {
     "report_clustering_node": Work("text_clustering", "once"),
     "compare_weights_node": Work("adaptation_page", "read_to_compare", "model"),
     "attention_of_moved_texts_node": Work("adaptation_page", "once"),
+    "find_questions_node": Work("adaptation_page", "asked", "model"),
     "write_adaptation_page_node": Work("adaptation_page", "compared"),
 }
 # What the bytes in a folder grow with.
@@ -98,6 +99,7 @@ def units(texts: int, kept: float, parameters: Mapping[str, Any]) -> dict[Unit, 
         "mapped": min(texts, parameters["text_clustering"]["map"]["max_texts"]),
         "compared": compared,
         "read_to_compare": compared + max(0, compared - fitted) * unread,
+        "asked": min(drawn, parameters["adaptation_verdict"]["questions"]["texts"]),
         "shown": min(texts, parameters["text_clustering"]["page_texts"]),
         "once": 1,
     }
