@@ -78,7 +78,7 @@ def test_the_default_is_the_whole_chain(registry):
     registry.set_requested(None)
     assert set(registry) == {*NAMES, "__default__"}
     assert {node.name for node in registry["__default__"].nodes} == {node.name for node in registry["end_to_end"].nodes}
-    by_name_only = {"strategy_selection", "attention_over_training", "text_clustering", "adapt", "adaptation_page", "plan"}
+    by_name_only = {"strategy_selection", "attention_over_training", "adapt", "plan"}
     parts = sum(len(registry[name].nodes) for name in NAMES if name not in {"end_to_end", *by_name_only})
     assert len(registry["end_to_end"].nodes) == parts + 1
 
@@ -86,7 +86,7 @@ def test_the_default_is_the_whole_chain(registry):
 def test_the_chain_needs_only_what_a_user_brings(registry):
     free = {name for name in registry["end_to_end"].inputs() if not name.startswith("params:")}
     brought = {"corpus", "labelled_texts", "attention_texts", "base_model", "chat_server", "task_mirror", "published_scores", "answers"}
-    kept = {"finished_candidates", "finished_scores", "training_checkpoints", "finished_cells", "embedding_store"}
+    kept = {"finished_candidates", "finished_scores", "training_checkpoints", "finished_cells", "embedding_store", "corpus_shards"}
     assert free == brought | kept
 
 

@@ -107,6 +107,11 @@ def test_the_chain_runs_in_two_minutes_and_ends_with_the_table(finished):
     assert seconds < 120
     assert "prompted_last_adapted" in result.stdout
     assert "report.md" in result.stdout
+    page = re.search(r"^Page: +(\S+)$", result.stdout, re.MULTILINE)[1]
+    assert Path(page).name == "report.html"
+    written = Path(page).read_text()
+    assert "Scores on your labels" in written
+    assert "Judge for yourself" in written
 
 
 def test_every_artefact_is_a_version_in_the_catalog(finished):
@@ -861,7 +866,6 @@ def free_port() -> int:
 def viz_server(finished, tmp_path_factory):
     """kedro-viz's own server on the finished project, which has a page of each kind: its address."""
     project, _, _ = finished
-    command(project, "kedro", "run", "--pipelines=text_clustering,adaptation_page")
     port = free_port()
     log = tmp_path_factory.mktemp("viz") / "log"
     with log.open("w") as output:

@@ -16,7 +16,7 @@ _SEEN = {"survived": 0, "lost": 0, "skipped": 0}
 # In the order in which each finds its inputs.
 ORDER = (
     "data_augmentation", "contrastive_finetuning", "adaptation_verdict", "embedding_extraction", "clustering_evaluation",
-    "attention_analysis", "model_export", "text_clustering",
+    "attention_analysis", "model_export", "text_clustering", "adaptation_page",
 )  # fmt: skip
 REST = "end_to_end"  # what belongs to none of them
 SHORT = {
@@ -72,7 +72,7 @@ def pytest_unconfigure(config):
 
 
 def nodes_by_pipeline():
-    """Names of the nodes of the default chain and of text clustering, under the pipeline each belongs to, from the registry."""
+    """Names of the nodes of the default chain, under the pipeline each belongs to, from the registry."""
     from kedro.framework.project import configure_project, pipelines
 
     configure_project("embedding_adaptation")
@@ -103,7 +103,7 @@ def stages(warm, tmp_path_factory):
             return made[name]
         place = ORDER.index(name) if name in ORDER else len(ORDER)
         if name == REST:
-            before = stage("model_export").after
+            before = stage(ORDER[-1]).after
             arguments: tuple[str, ...] = ("--from-nodes=write_report_node", "--to-nodes=write_report_node")
         else:
             before = stage(ORDER[place - 1]).after if place else make_project(folder / "new")
