@@ -15,8 +15,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from embedding_adaptation.embedder.attention_swap import AttentionCall, AttentionPass, UnsupportedDecoderError, behind, trying_out
+from embedding_adaptation.embedder.attention_swap import (
+    AttentionCall,
+    AttentionPass,
+    UnsupportedDecoderError,
+    additive,
+    behind,
+    plain_attention,
+    trying_out,
+    visible,
+)
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, decoder_of, row_groups
+from embedding_adaptation.embedder.lean_layers import LeanLayers
 from embedding_adaptation.embedder.pooling import POOLINGS
 from embedding_adaptation.embedder.probe import check_masks
 from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
@@ -88,6 +98,35 @@ class _TrainingAttention(AttentionPass):
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Compute the attention of the prefix and of all groups, ``[1, N, H, d]``."""
         q, k, v = (states[0].transpose(0, 1) for states in (call.query, call.key, call.value))  # [N, H, d], [N, KV, d] twice
+        return self._attended(call, q, k, v)[None]
+
+    def of_tokens(self, module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> torch.Tensor:
+        """Attention of all tokens of a layer of :class:`~embedding_adaptation.embedder.lean_layers.LeanLayers`, ``[N, H, d]``."""
+        return self._attended(_lean_call(module, q, k, v, window), q, k, v)
+
+    def of_last(self, module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> torch.Tensor:
+        """Attention of every row's last token, ``[n, H, d]``; likewise."""
+        call = _lean_call(module, q, k, v, window)
+        before = [states[: self.prefix.width].transpose(0, 1) for states in (k, v)]  # [KV, P, d] twice
+        outputs, first = [], 0
+        for group in self.groups:
+            count, heads = len(group.lengths), k.shape[1]
+            keys, values = group.rows(k), group.rows(v)  # [n, KV, R, d]
+            if self.prefix.width:
+                keys, values = behind(before[0], keys), behind(before[1], values)  # [n, KV, P + R, d]
+            mask = self._last_mask(group, call)[:, None].expand(-1, heads, -1).reshape(count * heads, 1, -1)  # [n KV, 1, P + R]
+            own = q[first : first + count, :, None]  # [n, H, 1, d]
+            outputs.append(plain_attention(own, keys, values, mask, scale=call.scale, softcap=None)[:, :, 0])  # [n, H, d]
+            first += count
+        return torch.cat(outputs)
+
+    def _last_mask(self, group: _PaddedGroup, call: AttentionCall) -> torch.Tensor:
+        """The additive mask of a group's last tokens, ``[n, P + R]``."""
+        ends = group.layout.shared + torch.tensor(group.lengths) - 1  # [n]
+        return additive(visible(ends, group.layout.positions, call.window), call.query)
+
+    def _attended(self, call: AttentionCall, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Attention of the prefix and of all groups: ``[N, H, d]``, ``[N, KV, d]`` twice -> ``[N, H, d]``."""
         before = [states[: self.prefix.width].transpose(0, 1) for states in (q, k, v)]  # [H, P, d], [KV, P, d] twice
         outputs = []
         with torch.autocast(call.query.device.type, enabled=False):
@@ -99,7 +138,13 @@ class _TrainingAttention(AttentionPass):
                 if self.prefix.width:
                     keys, values = behind(before[1], keys), behind(before[2], values)  # [n, KV, P + R, d]
                 outputs.append(group.tokens(self.attend_rows(call, group.layout, group.rows(q), keys, values)))
-        return torch.cat(outputs)[None]
+        return torch.cat(outputs)
+
+
+def _lean_call(module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> AttentionCall:
+    """A call as transformers' layers make it, of states ``[N, H, d]`` and ``[N, KV, d]``."""
+    query, key, value = (part.transpose(0, 1)[None] for part in (q, k, v))  # [1, H, N, d], [1, KV, N, d] twice
+    return AttentionCall(module, query, key, value, None, {"scaling": module.scaling, "sliding_window": window})
 
 
 class GradientPass(Protocol):
@@ -161,6 +206,7 @@ class TrainingPass:
         self.first_layer = first_layer
         self.lower_source: Callable[[Sequence[tuple[int, ...]]], list[torch.Tensor]] = self.lower_states
         self._lower_prefix: Prefix | None = None
+        self._lean = LeanLayers(self.decoder, first_layer)
 
     def row(self, text_ids: Sequence[int]) -> tuple[int, ...]:
         """The ids computed for one text, truncated to the available room: everything but the template's shared beginning."""
@@ -215,6 +261,8 @@ class TrainingPass:
         input_ids = torch.tensor([*self.tree.shared, *(token for row in rows for token in row)], device=device)  # [N]
         positions = torch.cat([torch.arange(shared), *(shared + torch.arange(length) for length in lengths)]).to(device)  # [N]
         attention = _TrainingAttention(shared, _padded_groups(lengths, shared, device))
+        if self._lean.fits:
+            return self._embed_lean(self._input_states(input_ids, lower), positions, attention, lengths)
         with (
             self._starting_above(lower),
             attention.running(self.decoder, range(self.first_layer, len(self.packed.layers)), (1, len(input_ids))),
@@ -224,9 +272,32 @@ class TrainingPass:
         with _matching_formats(self.decoder):
             return self._pool(output.last_hidden_state[0], lengths)  # [n, D]
 
+    def _input_states(self, input_ids: torch.Tensor, lower: Sequence[torch.Tensor] | None) -> torch.Tensor:
+        """What the first trained layer is given, ``[N, D]``."""
+        if lower is None:
+            embedded: torch.Tensor = self.decoder.get_input_embeddings()(input_ids)
+            return embedded
+        with self.packed.packing():
+            prefix = self._read_lower_prefix()
+        before = [prefix.hidden[self.first_layer].clone()] if self.tree.shared else []
+        return torch.cat([*before, *lower])
+
+    def _embed_lean(
+        self, states: torch.Tensor, positions: torch.Tensor, attention: _TrainingAttention, lengths: Sequence[int]
+    ) -> torch.Tensor:
+        """:meth:`embed` with fewer operations, and for the last token only what it depends on."""
+        with torch.autocast(states.device.type, enabled=False):
+            if self.pooling in {"last", "eos"}:
+                return self._lean.run(states, positions, attention, self._ends(lengths).to(states.device))  # [n, D]
+            return self._pool(self._lean.run(states, positions, attention, None), lengths)  # [n, D]
+
+    def _ends(self, lengths: Sequence[int]) -> torch.Tensor:
+        """Places of the rows' last tokens in the packed sequence, ``[n]``."""
+        return len(self.tree.shared) + torch.tensor(lengths).cumsum(0) - 1
+
     def _pool(self, hidden: torch.Tensor, lengths: Sequence[int]) -> torch.Tensor:
         shared = len(self.tree.shared)
-        ends = shared + torch.tensor(lengths).cumsum(0)  # [n]
+        ends = self._ends(lengths) + 1  # [n]
         if self.pooling in {"last", "eos"}:
             return hidden.index_select(0, (ends - 1).to(hidden.device))  # [n, D]
         width = shared + max(lengths)
@@ -270,10 +341,7 @@ class TrainingPass:
         if lower is None:
             yield
             return
-        with self.packed.packing():
-            prefix = self._read_lower_prefix()
-        before = [prefix.hidden[self.first_layer].clone()] if self.tree.shared else []
-        states = torch.cat([*before, *lower])[None]  # [1, N, D]
+        states = self._input_states(torch.empty(0), lower)[None]  # [1, N, D]
 
         def replace_input(
             _module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
