@@ -36,6 +36,7 @@ from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapt
 from embedding_adaptation.pipelines.contrastive_finetuning.lower_states import LowerStates
 from embedding_adaptation.pipelines.contrastive_finetuning.ranks import from_first, rank, world_size
 from embedding_adaptation.pipelines.contrastive_finetuning.rounds import NeighbourRounds
+from embedding_adaptation.pipelines.contrastive_finetuning.seen_vectors import SeenVectors, weights_key
 from embedding_adaptation.runtime import build_strategy, fitted_strategies, load_embedder, teacher_targets
 from embedding_adaptation.vectors.criteria import effective_rank
 
@@ -139,6 +140,7 @@ class Setup:
         lessons: What the consensus loss learns from; ``None`` for InfoNCE.
         collisions: What the teacher says of InfoNCE's negatives; ``None`` if it is not asked.
         spent: Tokens and operations spent before the first step.
+        seen: Vectors that evaluation has computed.
     """
 
     job: TrainingJob
@@ -152,6 +154,7 @@ class Setup:
     lessons: Lessons | None = None
     collisions: Collisions | None = None
     spent: dict[str, float] = field(default_factory=dict)
+    seen: SeenVectors = field(default_factory=SeenVectors)
 
     @property
     def model(self) -> PeftModel:
@@ -174,8 +177,9 @@ class Setup:
         return token_rows(texts, self.strategy.templates[0], self.embedder.tokenizer, self.cache.training_pass)
 
     def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """Vectors of texts under the present weights, ``[N, D]`` float32."""
-        return self.cache.encode(list(self.rows(texts))).cpu().numpy()
+        """Vectors of texts under the present weights, ``[N, D]`` float32; those already computed under the same weights are reused."""
+        adapter = {name: weight for name, weight in self.model.named_parameters() if name in self.initial}
+        return self.seen.of(weights_key(self.model, adapter), list(self.rows(texts)), lambda rows: self.cache.encode(rows).cpu().numpy())
 
     def judged(self, step: int) -> dict[str, float]:
         """The criteria under the present weights."""
