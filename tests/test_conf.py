@@ -53,11 +53,13 @@ def test_the_options_of_every_environment_are_valid(project, env):
         assert kind.model_validate(given[name]), name
 
 
-def test_the_cluster_environment_changes_only_where_texts_are_embedded(project):
+def test_the_cluster_environment_changes_only_where_the_work_is_done(project):
     base, given = parameters(project, "base"), parameters(project, "cluster")
     cluster = EmbedderOptions.model_validate(given["embedder"]).cluster
     assert cluster == ClusterOptions(folder=cluster.folder), "conf/cluster has other values than the code"
-    assert given | {"embedder": given["embedder"] | {"cluster": None}} == base
+    assert given["contrastive_finetuning"]["devices"] is None
+    alone = {"embedder": given["embedder"] | {"cluster": None}, "contrastive_finetuning": given["contrastive_finetuning"] | {"devices": 1}}
+    assert given | alone == base
 
 
 def test_the_paper_environment_is_the_published_setting(project):

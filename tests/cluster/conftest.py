@@ -6,6 +6,9 @@ from embedding_adaptation.cluster.settings import ClusterSettings
 from embedding_adaptation.cluster.worker import EncodingJob
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
+from pipelines.contrastive_finetuning.conftest import corpus, job_of, pairs
+
+__all__ = ["corpus", "job_of", "pairs"]
 
 BARE = Strategy("bare", PromptTemplate("bare", "{text}"), "mean")
 

@@ -1,4 +1,4 @@
-"""A cluster of several machines, simulated on this one, whose parts die while it embeds."""
+"""A cluster of several machines, simulated on this one, whose parts die while it embeds or trains."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,11 @@ from embedding_adaptation.cluster.settings import ClusterSettings
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
+from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
+from pipelines.contrastive_finetuning.conftest import job_of, pairs
+
+__all__ = ["job_of", "pairs"]
 
 pytestmark = [pytest.mark.faults, pytest.mark.usefixtures("ray")]
 
@@ -89,13 +96,13 @@ def check(folder: Path, expected: np.ndarray, kept: dict[str, int]) -> None:
     assert not list((folder / "rejected").glob("*"))
 
 
-def workers_of_ray() -> list[psutil.Process]:
-    return [one for one in psutil.Process().children(recursive=True) if _is_worker(one)]
+def workers_of_ray(kind: str = "BlockEncoder") -> list[psutil.Process]:
+    return [one for one in psutil.Process().children(recursive=True) if _is_worker(one, kind)]
 
 
-def _is_worker(process: psutil.Process) -> bool:
+def _is_worker(process: psutil.Process, kind: str) -> bool:
     try:
-        return "BlockEncoder" in " ".join(process.cmdline())
+        return kind in " ".join(process.cmdline())
     except psutil.Error:
         return False
 
@@ -178,3 +185,124 @@ def test_a_killed_driver_costs_the_blocks_under_way(tiny_weights, tmp_path, ray_
     files = [path for path in ray_folder.rglob("*") if path.is_file()]
     assert files
     assert [path for path in files if SECRET.encode() in path.read_bytes()] == []
+
+
+STEPS = 120
+TRAINER = """
+import sys
+from pathlib import Path
+from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
+from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
+import logging
+logging.basicConfig(level=logging.INFO)
+adapter, history = train(TrainingJob.read(Path(sys.argv[1])))
+adapter.model.save_pretrained(sys.argv[2])
+history.to_parquet(Path(sys.argv[2]) / "history.parquet")
+"""
+
+
+@pytest.fixture
+def training(job_of, tmp_path) -> TrainingJob:
+    """A job of a few seconds, with a checkpoint every three steps."""
+    settings = {"steps": STEPS, "batch_size": 8, "validate_every": 3, "learning_rate": 1e-4, "checkpoints": tmp_path / "checkpoints"}
+    return job_of(48, embedder={"cluster": {"folder": str(tmp_path / "blocks")}}, **settings)
+
+
+def on_cluster(job: TrainingJob, address: str | None) -> TrainingJob:
+    cluster = job.embedder_options.cluster.model_copy(update={"address": address})
+    options = job.options.model_copy(update={"devices": 2})
+    return replace(job, options=options, embedder_options=job.embedder_options.model_copy(update={"cluster": cluster}))
+
+
+def steps(job: TrainingJob) -> list[str]:
+    return sorted(path.name for path in job.checkpoints.glob("*/*/step-*"))
+
+
+def check_training(made, job: TrainingJob) -> None:
+    """The weights and losses of an undisturbed process, and each step once."""
+    import torch
+
+    (adapter, history), (expected, undisturbed) = made, train(replace(job, checkpoints=None))
+    assert history["step"].tolist() == list(range(STEPS + 1))
+    # A step left out, or made twice, would change the loss of all that follow.
+    np.testing.assert_allclose(history["train_loss"][1:], undisturbed["train_loss"][1:], rtol=1e-3)
+    theirs = {name: weight for name, weight in expected.model.named_parameters() if "lora_" in name}
+    ours = {name: weight for name, weight in adapter.model.named_parameters() if "lora_" in name}
+    assert theirs.keys() == ours.keys()
+    for name, weight in theirs.items():
+        assert torch.linalg.norm(ours[name] - weight) <= 1e-2 * torch.linalg.norm(weight)
+
+
+def train_with_a_fault(job: TrainingJob, strike):
+    """Train, and strike once two checkpoints are there."""
+
+    def wait_and_strike():
+        while len(steps(job)) < 2:
+            time.sleep(0.05)
+        strike()
+
+    striker = threading.Thread(target=wait_and_strike, daemon=True)
+    striker.start()
+    made = train(job)
+    assert not striker.is_alive()
+    return made
+
+
+def test_training_goes_on_from_the_last_checkpoint_when_a_worker_dies(machines, training, caplog):
+    caplog.set_level("INFO")
+    killed = []
+
+    def strike():
+        workers = workers_of_ray("RayTrainWorker")
+        assert len(workers) == 2
+        workers[0].kill()
+        killed.append(workers[0].pid)
+
+    made = train_with_a_fault(on_cluster(training, machines.address), strike)
+    assert killed
+    assert caplog.text.count("resuming training at step") == 1
+    check_training(made, training)
+
+
+def test_training_goes_on_with_the_machines_that_are_left(machines, training, caplog, monkeypatch):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "10")
+    caplog.set_level("INFO")
+    made = train_with_a_fault(on_cluster(training, machines.address), lambda: machines.remove_node(machines.nodes[0], allow_graceful=False))
+    assert "a machine has gone: 1 processes go on instead of 2" in caplog.text
+    assert caplog.text.count("resuming training at step") == 1
+    check_training(made, training)
+
+
+def test_training_goes_on_when_the_same_command_is_given_after_a_killed_driver(training, tmp_path, ray_folder):
+    import pandas as pd
+    from peft import PeftModel
+
+    from embedding_adaptation.runtime import load_embedder
+
+    job, out = on_cluster(training, None), tmp_path / "out"
+    (tmp_path / "job").mkdir()
+    job.write(tmp_path / "job")
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2] / "src"), os.environ.get("PYTHONPATH", "")]),
+        "RAY_TMPDIR": str(ray_folder),
+    }
+    command = [sys.executable, "-c", TRAINER, str(tmp_path / "job"), str(out)]
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 180
+    while len(steps(job)) < 2:
+        assert driver.poll() is None, driver.stderr.read().decode()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    family = [driver, *psutil.Process(driver.pid).children(recursive=True)]
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    _, alive = psutil.wait_procs(family[1:], timeout=180)
+    assert alive == []
+    assert len(steps(job)) < STEPS // 3
+    last = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr[-2000:]
+    assert last.stderr.count("resuming training at step") == 1
+    alone = training.embedder_options.model_copy(update={"cluster": None})
+    model = PeftModel.from_pretrained(load_embedder(job.weights, alone).backbone, str(out))
+    adapter, _ = train(replace(training, checkpoints=None))
+    check_training((replace(adapter, model=model), pd.read_parquet(out / "history.parquet")), training)

@@ -1,1 +1,1 @@
-"""Embedding on a Ray cluster, for which the extra ``cluster`` is needed; the only place that knows Ray."""
+"""Embedding and training on a Ray cluster, for which the extra ``cluster`` is needed; the only place that knows Ray."""

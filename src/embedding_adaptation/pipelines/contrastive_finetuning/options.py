@@ -177,7 +177,12 @@ class FinetuningOptions(Options):
     rounds: RoundsOptions | None = Field(None, description="Mine neighbour pairs again during training; null keeps the pairs.")
     lora: LoraOptions = LoraOptions()
     four_bit: bool = Field(False, description="Keep the frozen base in 4 bits (QLoRA); needs CUDA and the extra 'quantised'.")
-    devices: int = Field(1, ge=1, description="Processes on this machine, one per device, which share each batch and its negatives.")
+    devices: int | None = Field(
+        1,
+        ge=1,
+        description="Processes that share each batch and its negatives, one per device: on this machine, or with embedder.cluster on that "
+        "cluster; null: as many as there are GPUs, or else one (on a cluster one per machine).",
+    )
     stopping: StoppingOptions = StoppingOptions()
     interpolation: InterpolationOptions | None = Field(
         InterpolationOptions(), description="Keep only as much of the adapter as helps, judged on stopping.texts; null keeps all of it."
@@ -188,7 +193,7 @@ class FinetuningOptions(Options):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        if self.batch_size % self.devices:
+        if self.devices is not None and self.batch_size % self.devices:
             msg = f"batch_size ({self.batch_size}) is not divisible by {self.devices} devices; choose a multiple"
             raise ValueError(msg)
         if self.four_bit and self.lora.weight_decomposed:

@@ -268,7 +268,7 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
         raise TrainingError(msg)
     torch.manual_seed(options.seed)
     strategy = build_strategy(embedder_options.adapt, embedder_options)
-    embedder = load_embedder(job.weights, embedder_options, four_bit=options.four_bit)
+    embedder = _loaded(job)
     texts = _judged_texts(job)
     reference: np.ndarray | None = None
     if options.stopping.reference is not None and len(texts) > 2:  # noqa: PLR2004  neighbours need company
@@ -301,6 +301,16 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
         collisions,
         spent,
     )
+
+
+def _loaded(job: TrainingJob) -> Embedder:
+    """The embedder, in every process in the number format that the first one has chosen, which may have measured otherwise."""
+    options, four_bit = job.embedder_options, job.options.four_bit
+    if world_size() == 1 or options.dtype != "auto":
+        return load_embedder(job.weights, options, four_bit=four_bit)
+    own = load_embedder(job.weights, options, four_bit=four_bit) if rank() == 0 else None
+    chosen = from_first(lambda: None if own is None else own.number_format)
+    return own or load_embedder(job.weights, options.model_copy(update={"dtype": chosen}), four_bit=four_bit)
 
 
 def _taught(job: TrainingJob, embedder: Embedder, scratch: Path) -> tuple[Lessons | None, Collisions | None, dict[str, float]]:
