@@ -11,7 +11,7 @@ from kedro.pipeline import Node, Pipeline
 from kedro.runner import SequentialRunner
 
 from embedding_adaptation import progress as module
-from embedding_adaptation.progress import TIMES_FILE, Progress, duration, read_times
+from embedding_adaptation.progress import TIMES_FILE, Progress, read_times
 
 NODES = [Node(lambda: 1, None, "a", name="first_node", tags="augmentation"), Node(lambda a: a, "a", "b", name="second_node")]
 
@@ -105,5 +105,16 @@ def test_a_folder_that_cannot_be_written_costs_nothing(tmp_path, monkeypatch):
     assert not (tmp_path / "out" / TIMES_FILE).exists()
 
 
-def test_durations_have_one_unit():
-    assert [duration(seconds) for seconds in (0.4, 8, 89, 91, 240, 9000)] == ["0 s", "8 s", "89 s", "2 min", "4 min", "2.5 h"]
+def test_a_first_run_says_what_the_same_work_on_the_other_weights_took(caplog):
+    caplog.set_level("INFO", logger="embedding_adaptation")
+    nodes = [
+        Node(lambda: 1, None, f"{side}_{name}", name=f"{side}.{name}_node") for side in ("base", "adapted") for name in ("read", "plot")
+    ]
+    progress = Progress()
+    progress.before_pipeline_run(pipeline=Pipeline(nodes))
+    for node in nodes:
+        progress.before_node_run(node=node)
+        progress.after_node_run(node=node)
+        progress._now[node.name] = 40.0 if "read" in node.name else 0.1
+    said = ["1/4 base.read", "2/4 base.plot", "3/4 adapted.read, about 40 s like base.read", "4/4 adapted.plot"]
+    assert caplog.messages == said

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from embedding_adaptation.wording import first_few, nearest
+from embedding_adaptation.wording import duration, first_few, nearest
 
 
 def test_names_that_are_near_are_suggested_and_else_all_are_listed():
@@ -11,3 +11,7 @@ def test_names_that_are_near_are_suggested_and_else_all_are_listed():
 
 def test_a_long_list_is_shown_by_its_first_items():
     assert (first_few(range(5)), first_few(iter("abcdefg"))) == ("0, 1, 2, 3, 4", "a, b, c, d, e, ...")
+
+
+def test_durations_have_one_unit():
+    assert [duration(seconds) for seconds in (0.4, 8, 89, 91, 240, 9000)] == ["0 s", "8 s", "89 s", "2 min", "4 min", "2.5 h"]

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 
 from embedding_adaptation.atomic import DiskFullError, replacing_file
+from embedding_adaptation.forecast import WORTH_SAYING
 from embedding_adaptation.paths import output_folder
+from embedding_adaptation.wording import duration
 
 if TYPE_CHECKING:
     from kedro.framework.context import KedroContext
@@ -21,13 +23,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TIMES_FILE = "node_seconds.json"
-_WORTH_SAYING = 5.0  # seconds
 
 
 class Progress:
     """Say where a run is: one line when a node starts, and one at the end.
 
-    How long each node took is kept in the output folder, and said when it runs again: with other texts it may take longer or shorter.
+    How long each node took is kept in the output folder, and said when it runs again: with other texts it may take longer or shorter. On a
+    first run only what the run itself has measured is known; embedding and training say how long they take as soon as they can tell.
     """
 
     def __init__(self) -> None:
@@ -50,7 +52,7 @@ class Progress:
         self._count, self._started, self._since = len(pipeline.nodes), 0, time.perf_counter()
         self._now, self._starts = {}, {}
         known = [self._last[node.name] for node in pipeline.nodes if node.name in self._last]
-        if len(known) == self._count and sum(known) >= _WORTH_SAYING:
+        if len(known) == self._count and sum(known) >= WORTH_SAYING:
             logger.info("%d nodes; last time they took %s", self._count, duration(sum(known)))
 
     @hook_impl
@@ -61,13 +63,20 @@ class Progress:
         self._started += 1
         self._starts[node.name] = time.perf_counter()
         where = ", ".join(sorted(node.tags))
-        last = self._last.get(node.name, 0.0)
         logger.info(
             "%d/%d %s%s%s",
-            self._started, self._count, node.name.removesuffix("_node"),
-            f" ({where})" if where else "",
-            f", last time {duration(last)}" if last >= _WORTH_SAYING else "",
+            self._started, self._count, node.name.removesuffix("_node"), f" ({where})" if where else "", self._expected(node.name),
         )  # fmt: skip
+
+    def _expected(self, name: str) -> str:
+        """How long a node took last time or, on a first run, how long the same work on the other weights has just taken."""
+        if (last := self._last.get(name)) is not None:
+            return f", last time {duration(last)}" if last >= WORTH_SAYING else ""
+        function = name.rpartition(".")[2]
+        like = next((other for other in self._now if other != name and other.rpartition(".")[2] == function), None)
+        if like is None or self._now[like] < WORTH_SAYING:
+            return ""
+        return f", about {duration(self._now[like])} like {like.removesuffix('_node')}"
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:
@@ -113,11 +122,3 @@ def read_times(file: Path) -> dict[str, float]:
         return {str(name): float(seconds) for name, seconds in times.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def duration(seconds: float) -> str:
-    """A duration in words of one unit: ``8 s``, ``4 min``, ``2.5 h``."""
-    if seconds < 90:  # noqa: PLR2004
-        return f"{seconds:.0f} s"
-    minutes = seconds / 60
-    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"  # noqa: PLR2004

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 
 from embedding_adaptation.comparison_table import comparison_table, exported_score
-from embedding_adaptation.progress import duration
+from embedding_adaptation.wording import duration
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Names and lists in messages."""
+"""Names, lists and times in messages."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ def first_few(items: Iterable[Any]) -> str:
     """The first items of a possibly long list, such as rows with the same mistake."""
     shown = [str(item) for item in itertools.islice(items, _SHOWN + 1)]
     return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+
+
+def duration(seconds: float) -> str:
+    """A duration in words of one unit: ``8 s``, ``4 min``, ``2.5 h``."""
+    if seconds < 90:  # noqa: PLR2004
+        return f"{seconds:.0f} s"
+    minutes = seconds / 60
+    return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"  # noqa: PLR2004
 
 
 def _letters(name: str) -> str:

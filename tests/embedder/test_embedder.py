@@ -303,3 +303,25 @@ def test_a_trained_step_is_another_model(tiny_weights):
 def test_a_layer_the_model_does_not_have_is_refused_when_loading(tiny_weights):
     with pytest.raises(ValueError, match="this model has layers 0 to 3"):
         Embedder.load(tiny_weights, strategy=Strategy("a", BARE, "last", (9,)))
+
+
+@pytest.mark.parametrize("strategies", [STRATEGIES[:1], STRATEGIES])
+def test_the_rest_of_a_long_reading_is_told_from_the_tokens_it_has(tiny_embedder, monkeypatch, caplog, strategies):
+    caplog.set_level("INFO", logger="embedding_adaptation")
+    asked = []
+
+    def left(done, total, seconds):
+        asked.append((done, total))
+        return 240.0
+
+    monkeypatch.setattr("embedding_adaptation.embedder.embedder.MEASURED", 0.0)
+    monkeypatch.setattr("embedding_adaptation.embedder.embedder.seconds_left", left)
+    tiny_embedder.batch_tokens = 64
+    before = tiny_embedder.tokens_computed
+    tiny_embedder.encode_strategies(TEXTS, strategies)
+    prefixes = sum(len(reading.tree.shared) for reading in tiny_embedder._readings(strategies))
+    ((done, total),) = asked  # said once
+    assert 0 < done < total == tiny_embedder.tokens_computed - before - prefixes
+    assert f"reading {len(TEXTS)} texts: about 4 min, at " in caplog.text
+    tiny_embedder.encode_strategies(TEXTS, strategies, progress=False)
+    assert len(asked) == 1

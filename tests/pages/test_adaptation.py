@@ -4,14 +4,14 @@ import re
 
 import pytest
 
-from embedding_adaptation.pages.adaptation import exported_sentence
+from embedding_adaptation.pages.adaptation import exported_sentence, headline
 from page_fixtures import ATTENTION
 
 
 def test_the_page_says_the_verdict_first_and_holds_every_finding(adaptation):
     page = adaptation()
     body = page[page.index("<main") :]
-    assert body.index("Better: adaptation helped.") < body.index("The texts, before and after") < body.index("What was run")
+    assert body.index("Better on your labels") < body.index("The texts, before and after") < body.index("What was run")
     assert "It is &lt;better&gt;." in body
     assert "24 steps, of which step 12 was kept; the loss on held-out texts went from 2.000 to 1.000" in body
     assert "7 of 9 candidates were accepted (neighbours 7). Rejected: copy 2." in body
@@ -82,3 +82,19 @@ def test_what_is_missing_is_left_out_and_said(adaptation, model_facts):
 )
 def test_the_exported_model_is_said_with_its_reason(model_facts, changes, said):
     assert said in exported_sentence(model_facts | changes)
+
+
+@pytest.mark.parametrize(
+    ("weights", "scores", "kind", "said"),
+    [
+        ("adapted", {"base": 0.5, "adapted": 0.6}, "better", "Better on your labels: V-measure 0.500 before, 0.600 after."),
+        ("base", {"adapted": 0.5, "rejected": 0.4}, "worse", "Worse on your labels: V-measure 0.500 before, 0.400 after."),
+        ("adapted", {"base": 0.5, "adapted": 0.5}, "no_difference", "No difference on your labels: V-measure 0.500 before, 0.500 after."),
+        ("adapted", {"adapted": 0.5}, "cannot_tell", "It cannot be told whether adaptation helped."),
+    ],
+)
+def test_where_labels_decided_the_headline_is_theirs(model_facts, weights, scores, kind, said):
+    evaluation = {name: {"v_measure": {"mean": mean, "sd": 0.01}} for name, mean in scores.items()}
+    facts = model_facts | {"chosen_by": "labels", "evaluation": evaluation, "strategy": model_facts["strategy"] | {"weights": weights}}
+    assert headline({"verdict": "cannot_tell"}, facts) == {"kind": kind, "headline": said}
+    assert headline({"verdict": "better"}, facts | {"chosen_by": "agreement"})["headline"] == "Better: adaptation helped."

@@ -9,12 +9,15 @@ import random
 import shutil
 import time
 
+import pandas as pd
 import pytest
 
 from embedding_adaptation.ask_command import read_answers
+from embedding_adaptation.pages.attention import attention_page
 from embedding_adaptation.verdict.judging import sequential_decision
 from embedding_adaptation.verdict.options import QuestionsOptions
 from embedding_adaptation.verdict.questions import Question
+from page_fixtures import ATTENTION
 
 CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--use-gl=swiftshader", "--enable-unsafe-swiftshader"]
@@ -205,6 +208,19 @@ def test_nobody_is_shut_out(which, scheme, request, open_page):
         page.click("[data-choice=first]")
         page.click("#judge-stop")
         assert not faults()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_shaded_words_can_be_read(browser, tmp_path, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    file = tmp_path / "attention.html"
+    words = ATTENTION.assign(id="a", kind="content")
+    file.write_text(attention_page(pd.concat([words, words.assign(part="prefix", base=0.9)]), ["a"], template="{text}"), encoding="utf-8")
+    page = browser.new_page(color_scheme=scheme)
+    page.goto(file.as_uri())
+    results = axe.Axe().run(page).response["violations"]
+    page.close()
+    assert not [(found["id"], found["nodes"][0]["html"]) for found in results if found["impact"] in {"serious", "critical"}]
 
 
 def test_it_fits_a_phone_and_changes_to_dark(adaptation, clusters, open_page):

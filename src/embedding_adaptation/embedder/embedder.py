@@ -31,8 +31,10 @@ from embedding_adaptation.embedder.shards import ShardFolder
 from embedding_adaptation.embedder.storage import load_adapter, resolve_source, save_embedder
 from embedding_adaptation.embedder.strategy import Strategy, StrategyError
 from embedding_adaptation.embedder.template import Frame, PromptTemplate, encode_texts, fallback_id
+from embedding_adaptation.forecast import MEASURED, seconds_left
 from embedding_adaptation.identity import adapter_settings, digest_of, vectors_identity, weights_identity
 from embedding_adaptation.vectors.unit import unit_vectors
+from embedding_adaptation.wording import duration
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -443,15 +445,20 @@ class Embedder:
             for reading in readings:
                 reading.prefix = decoder.read_prefix(reading.tree.shared, reading.wanted)
                 self.tokens_computed += len(reading.tree.shared)
-            start, computed = time.perf_counter(), self.tokens_computed
+            start, computed, said = time.perf_counter(), self.tokens_computed, not progress
             with within:
                 for first in range(0, len(texts), _WINDOW):
                     text_ids = encode_texts(texts[first : first + _WINDOW], self.tokenizer)
+                    expected = sum(reading.tree.width(len(ids)) for reading in readings for ids in text_ids) * len(texts) / len(text_ids)
                     for reading in readings:
                         for count in self._read_window(decoder, reading, text_ids, first, vectors):
-                            speed = (self.tokens_computed - computed) / (time.perf_counter() - start)
-                            bar.set_postfix_str(f"{speed:,.0f} tokens/s", refresh=False)
+                            done, seconds = self.tokens_computed - computed, time.perf_counter() - start
+                            bar.set_postfix_str(f"{done / seconds:,.0f} tokens/s", refresh=False)
                             bar.update(count)
+                            if not said and seconds >= MEASURED:
+                                said = True
+                                if left := seconds_left(done, expected, seconds):
+                                    logger.info("reading %d texts: about %s, at %.0f tokens/s", len(texts), duration(left), done / seconds)
 
     def _readings(self, strategies: Sequence[Strategy]) -> list[_Reading]:
         """One reading for each group of templates with the same beginning."""

@@ -71,6 +71,10 @@ class PromptTree:
         """The ids computed for one text."""
         return [*self._prefix[len(self.shared) :], *text_ids[: self.room], *self._suffixes]
 
+    def width(self, text_length: int) -> int:
+        """Number of ids computed for a text with this many tokens."""
+        return self.lead + min(text_length, self.room) + len(self._suffixes)
+
     def layout(self, text_length: int) -> RowLayout:
         """The layout of rows of texts with this many tokens."""
         length = min(text_length, self.room)

@@ -114,8 +114,7 @@ def adaptation_page(
         title="Adaptation to " + (corpus if corpus and not private else "your texts"),
         subtitle=f"{name}, {facts['base_model']['parameters'] / 1e6:,.0f} million parameters, {total:,} texts",
         verdict={
-            "kind": reports.verdict.get("verdict", "cannot_tell"),
-            "headline": HEADLINES[reports.verdict.get("verdict", "cannot_tell")],
+            **headline(reports.verdict, facts),
             "sentence": reports.verdict.get("sentence", "Adaptation was not judged."),
             "exported": exported_sentence(facts),
         },
@@ -155,6 +154,19 @@ def adaptation_page(
         versions="Made with " + ", ".join(f"{package} {version}" for package, version in facts["made_with"].items()),
         data=data,
     )
+
+
+def headline(verdict: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, str]:
+    """The verdict in a few words and its kind: from labels if they decided what is exported, else without them."""
+    kind = verdict.get("verdict", "cannot_tell")
+    scores = facts["evaluation"] or {}
+    sides = ("adapted", "rejected") if facts["strategy"]["weights"] == "base" else ("base", "adapted")
+    before, after = ((scores.get(side) or {}).get("v_measure") for side in sides)
+    if facts["chosen_by"] != "labels" or not before or not after:
+        return {"kind": kind, "headline": HEADLINES[kind]}
+    gain = after["mean"] - before["mean"]
+    kind, said = ("better", "Better") if gain > 0 else ("worse", "Worse") if gain < 0 else ("no_difference", "No difference")
+    return {"kind": kind, "headline": f"{said} on your labels: V-measure {before['mean']:.3f} before, {after['mean']:.3f} after."}
 
 
 def exported_sentence(facts: Mapping[str, Any]) -> str:

@@ -15,7 +15,7 @@ from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
 from embedding_adaptation.pipelines.contrastive_finetuning.grad_cache import GradCache
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingError
 from embedding_adaptation.pipelines.contrastive_finetuning.judging import Judge
-from embedding_adaptation.pipelines.contrastive_finetuning.loop import learning_rate_factor, step_seed
+from embedding_adaptation.pipelines.contrastive_finetuning.loop import learning_rate_factor, remaining_seconds, step_seed
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import add_adapter
 from embedding_adaptation.runtime import build_strategy, load_embedder
 
@@ -229,3 +229,19 @@ def test_a_loss_that_is_no_number_stops_the_run(job_of):
 def test_gradients_are_measured_where_they_are_not_cut(job_of):
     _, history = train(job_of(max_gradient_norm=None))
     assert all(math.isfinite(norm) and norm > 0 for norm in history["gradient_norm"].iloc[1:])
+
+
+def test_what_is_left_of_training_is_told_from_its_first_steps():
+    step, look = 10.0, 4.0
+    rows = [{"step": 0, "seconds": look}, {"step": 1}, {"step": 2}]
+    assert remaining_seconds(rows, 0, 2 * step, 24, 4) == pytest.approx(22 * step + 6 * look)
+    assert remaining_seconds(rows, 0, 2 * step + 2 * look, 24, 1) == pytest.approx(22 * step + 22 * look)
+    resumed = [rows[0], *({"step": number} for number in range(1, 19))]
+    assert remaining_seconds(resumed, 16, 2 * step, 24, 4) == pytest.approx(6 * step + 2 * look)
+
+
+def test_training_says_how_long_it_will_take_once(job_of, caplog, monkeypatch):
+    caplog.set_level("INFO", logger="embedding_adaptation")
+    monkeypatch.setattr("embedding_adaptation.pipelines.contrastive_finetuning.loop.remaining_seconds", lambda *_: 240.0)
+    train(job_of(steps=4))
+    assert [message for message in caplog.messages if "to go" in message] == ["training: 2 steps to go, about 4 min unless it stops early"]

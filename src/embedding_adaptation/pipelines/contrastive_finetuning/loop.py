@@ -18,6 +18,7 @@ from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.datasets.adapter import TrainedAdapter
 from embedding_adaptation.embedder.decoder_pass import decoder_layers
 from embedding_adaptation.embedder.storage import strategy_to_dict
+from embedding_adaptation.forecast import WORTH_SAYING, looks
 from embedding_adaptation.pipelines.contrastive_finetuning.checkpoints import (
     TrainingState,
     load_optimizer,
@@ -32,13 +33,18 @@ from embedding_adaptation.pipelines.contrastive_finetuning.judging import best_s
 from embedding_adaptation.pipelines.contrastive_finetuning.lora import load_adapter
 from embedding_adaptation.pipelines.contrastive_finetuning.ranks import from_first, rank
 from embedding_adaptation.pipelines.contrastive_finetuning.setup import prepare
+from embedding_adaptation.wording import duration
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
     from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
     from embedding_adaptation.pipelines.contrastive_finetuning.setup import Setup
 
 logger = logging.getLogger(__name__)
+
+_TIMED_STEPS = 2  # the first one alone may be slower
 
 HISTORY_COLUMNS = (
     "step", "train_loss", "validation_loss", "validation_accuracy", "alignment", "uniformity", "effective_rank", "neighbour_agreement",
@@ -96,6 +102,7 @@ def fit(setup: Setup) -> TrainingState:
         state.rows[0] |= setup.spent | {"seconds": time.perf_counter() - start}
     batches, layers = now.batches(state.step), layer_weights(decoder_layers(model.get_base_model()))
     size, done, columns = options.batch_size, state.step, len(now.columns)
+    begun, first = time.perf_counter(), done
     with tqdm(total=options.steps * size, initial=done * size, unit=unit_of(setup), desc="train", disable=rank() > 0) as bar:
         while done < options.steps and not is_exhausted(state.rows, stopping.criterion, stopping.patience):
             if done == now.last_step:
@@ -128,7 +135,34 @@ def fit(setup: Setup) -> TrainingState:
             state.rows.append(row)
             if is_look and rank() == 0:
                 save(setup, optimizer, state)
+            tell_remaining(state.rows, first, time.perf_counter() - begun, options)
     return state
+
+
+def tell_remaining(rows: Sequence[Mapping[str, float]], first: int, seconds: float, options: FinetuningOptions) -> None:
+    """Log, once the first steps of this process have been timed, how long the others will take; see :func:`remaining_seconds`."""
+    done = int(rows[-1]["step"])
+    if done != first + _TIMED_STEPS or rank():
+        return
+    left = remaining_seconds(rows, first, seconds, options.steps, options.validate_every)
+    if left >= WORTH_SAYING:
+        logger.info("training: %d steps to go, about %s unless it stops early", options.steps - done, duration(left))
+
+
+def remaining_seconds(rows: Sequence[Mapping[str, float]], first: int, seconds: float, steps: int, every: int) -> float:
+    """Seconds until the last step, from those of the first steps of this process.
+
+    Args:
+        rows: The history; its first row, before any step, took one look at the criteria.
+        first: The step that this process started after.
+        seconds: What its steps have taken, looks included.
+        steps: Number of the last step.
+        every: Steps between looks.
+    """
+    done, look = int(rows[-1]["step"]), float(rows[0].get("seconds") or 0.0)
+    taken = done // every - first // every
+    step = max(0.0, seconds - taken * look) / (done - first)
+    return (steps - done) * step + (looks(steps, every) - 1 - done // every) * look
 
 
 def unit_of(setup: Setup) -> str:

@@ -18,6 +18,7 @@ import psutil
 import yaml
 
 from embedding_adaptation.atomic import scratch_prefix
+from embedding_adaptation.forecast import looks
 from embedding_adaptation.paths import project_root
 from embedding_adaptation.pipelines.plan.errors import PlanError
 
@@ -141,13 +142,13 @@ def loop_seconds(seconds: Sequence[float], every: int) -> tuple[float, float, in
     first = seconds[0]  # a look, before the first step
     if len(seconds) == 1:
         return 0.0, first, 1
-    looks = 1 + -(-(len(seconds) - 1) // every)
+    count = looks(len(seconds) - 1, every)
     later = seconds[-1] - first
-    step = max(0.0, (later - (looks - 1) * first) / (len(seconds) - 1))
+    step = max(0.0, (later - (count - 1) * first) / (len(seconds) - 1))
     between = [b - a for number, (a, b) in enumerate(itertools.pairwise(seconds), start=1) if number % every]
     if between:  # steps that nothing was looked at after
         step = sum(between) / len(between)
-    return step, max(0.0, (seconds[-1] - step * (len(seconds) - 1)) / looks), looks
+    return step, max(0.0, (seconds[-1] - step * (len(seconds) - 1)) / count), count
 
 
 def _run(command: list[str], scratch: Path) -> int:

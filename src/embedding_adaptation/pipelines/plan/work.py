@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from embedding_adaptation.forecast import looks
 from embedding_adaptation.vectors.neighbours import SPARE, Search
 
 if TYPE_CHECKING:
@@ -173,8 +174,8 @@ def training_seconds(run: SampleRun, judged: float, judged_then: float, paramete
         parameters: All groups of options.
     """
     options = parameters["contrastive_finetuning"]
-    looks = 1 + -(-options["steps"] // options["validate_every"])
-    return options["steps"], run.step_seconds, looks, run.look_seconds * judged / max(judged_then, 1)
+    count = looks(options["steps"], options["validate_every"])
+    return options["steps"], run.step_seconds, count, run.look_seconds * judged / max(judged_then, 1)
 
 
 def search_seconds(drawn: float, pair_seconds: float, parameters: Mapping[str, Any]) -> float:
