@@ -11,6 +11,7 @@ import numpy as np
 from embedding_adaptation.cluster.embedder import ClusterEmbedder
 from embedding_adaptation.embedder.after_processing import AfterProcessing
 from embedding_adaptation.embedder.embedder import Embedder, finish_vectors
+from embedding_adaptation.embedder.lower_memory import LowerMemory
 from embedding_adaptation.vectors.teacher import teacher_vectors
 from embedding_adaptation.vectors.unit import unit_vectors
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _READ_AT_ONCE = 8192  # texts
 _FINISHED_AT_ONCE = 1 << 16  # vectors
+# What the base model's lower half computed in one node need not be computed by the adapted model in another.
+_LOWER_MEMORY = LowerMemory()
 
 
 class VectorMemory(Protocol):
@@ -53,7 +56,7 @@ def load_embedder(weights: DecoderWeights, options: EmbedderOptions, *, four_bit
             max_length=options.max_length,
             batch_tokens=options.batch_tokens,
         )
-    return Embedder.load(
+    embedder = Embedder.load(
         weights,
         device=options.device,
         dtype=options.dtype,
@@ -61,6 +64,9 @@ def load_embedder(weights: DecoderWeights, options: EmbedderOptions, *, four_bit
         batch_tokens=options.batch_tokens,
         four_bit=four_bit,
     )
+    if not four_bit:
+        embedder.lower_memory = _LOWER_MEMORY
+    return embedder
 
 
 def build_strategy(name: str, options: EmbedderOptions) -> Strategy:

@@ -52,7 +52,7 @@ def packed_last_rows(
         Indices of equally long texts in ``text_ids``, and their attention ``[n, L, H, T]`` float32 to the tokens of the prompt.
     """
     tree = PromptTree((template.frame(embedder.tokenizer, embedder.max_length),))
-    wanted = Wanted(hidden=frozenset(), last_rows=frozenset(layers))
+    wanted = Wanted(hidden=frozenset(), last_rows=frozenset(layers), only_last=True)
     decoder = PackedDecoder(embedder.backbone)
     rows = [tree.row(ids) for ids in text_ids]
     with decoder.packing():

@@ -20,8 +20,10 @@ from embedding_adaptation.embedder.attention_swap import (
     UnsupportedDecoderError,
     attention_weights,
     behind,
+    plain_attention,
     replaced_attention,
 )
+from embedding_adaptation.embedder.lean_layers import LeanLayers
 from embedding_adaptation.embedder.prompt_tree import causal_layout
 
 if TYPE_CHECKING:
@@ -115,11 +117,24 @@ class PassResult:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a pass is to return; layers are counted from 1, hidden state 0 is the input embeddings."""
+    """What a pass is to return; layers are counted from 1, hidden state 0 is the input embeddings.
+
+    Attributes:
+        hidden: Layers whose hidden states are wanted.
+        attended: Layers whose attention outputs are wanted.
+        last_rows: Layers whose attention of the templates' last tokens is wanted.
+        only_last: Whether only the templates' last tokens will be looked at in the highest layer; the others may then be zero there.
+    """
 
     hidden: frozenset[int]
     attended: frozenset[int] = frozenset()
     last_rows: frozenset[int] = frozenset()
+    only_last: bool = False
+
+    @property
+    def lowest(self) -> int:
+        """The hidden state from which all that is wanted can be computed."""
+        return min((*self.hidden, *(layer - 1 for layer in (*self.attended, *self.last_rows))))
 
     @property
     def highest(self) -> int:
@@ -163,6 +178,36 @@ class RowAttention(AttentionPass):
                 attended = output[group.span].unflatten(0, (group.count, group.layout.width)).transpose(1, 2)  # [n, H, R, d]
                 self._attend_group(call, group.layout, (group.rows(call.query), k, v), attended)
         return output[None]
+
+    def of_tokens(self, module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> torch.Tensor:
+        """Attention of a layer of :class:`~embedding_adaptation.embedder.lean_layers.LeanLayers`, ``[N, H, d]``."""
+        return self.answer(packed_call(module, q, k, v, window))[0]
+
+    def of_last(self, module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> torch.Tensor:
+        """Likewise, but only that of the templates' last tokens, row by row: ``[E, H, d]`` for queries of these tokens."""
+        call = packed_call(module, q, k, v, window)
+        before, weights = self.prefix.get(call.layer), self.last_rows.get(call.layer + 1)
+        self.calls[call.layer] += 1
+        outputs, first = [], 0
+        for group in self.groups:
+            last = list(group.layout.last)
+            end = first + group.count * len(last)
+            own = q[first:end].unflatten(0, (group.count, len(last))).transpose(1, 2)  # [n, H, templates, d]
+            keys, values = group.rows(call.key), group.rows(call.value)
+            if before:
+                keys, values = behind(before[0], keys), behind(before[1], values)  # [n, KV, P + R, d]
+            mask = self.mask(group.layout, call)[last]  # [templates, P + R]
+            attended = plain_attention(own, keys, values, mask.repeat(call.repeats, 1), scale=call.scale, softcap=None)
+            outputs.append(attended.transpose(1, 2).flatten(0, 1))  # [n templates, H, d]
+            if weights is not None:
+                weights.append(attention_weights(own, keys, mask, scale=call.scale, softcap=None))
+            first = end
+        return torch.cat(outputs)
+
+    def last_places(self) -> torch.Tensor:
+        """Places of the templates' last tokens in the packed sequence, row by row, ``[E]``."""
+        starts = (group.start + torch.arange(group.count)[:, None] * group.layout.width for group in self.groups)
+        return torch.cat([(start + torch.tensor(group.layout.last)).flatten() for start, group in zip(starts, self.groups, strict=True)])
 
     def _attend_group(
         self, call: AttentionCall, layout: RowLayout, rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor], attended: torch.Tensor
@@ -213,6 +258,7 @@ class PackedDecoder:
         self.attentions = [_attention_module(layer) for layer in self.layers]
         # An adapter's weights are float32; autocast multiplies them in the dtype of the base, which is twice as fast on a CPU.
         self.mixed = len({parameter.dtype for parameter in self.decoder.parameters()}) > 1
+        self.lean = LeanLayers(self.decoder, training=False)
 
     def packing(self) -> AbstractContextManager[None]:
         """Give the decoder the attention of packed rows.
@@ -236,7 +282,15 @@ class PackedDecoder:
             prefix.hidden = {layer: result.hidden[layer] for layer in wanted.hidden}
         return prefix
 
-    def run(self, rows: Sequence[Sequence[int]], groups: Sequence[RowGroup], prefix: Prefix, wanted: Wanted) -> PassResult:
+    def run(
+        self,
+        rows: Sequence[Sequence[int]],
+        groups: Sequence[RowGroup],
+        prefix: Prefix,
+        wanted: Wanted,
+        *,
+        lower: tuple[int, torch.Tensor] | None = None,
+    ) -> PassResult:
         """Compute rows; call within :meth:`packing`.
 
         Args:
@@ -244,13 +298,23 @@ class PackedDecoder:
             groups: The groups of rows.
             prefix: The result of :meth:`read_prefix`.
             wanted: What to return.
+            lower: A hidden state no higher than :attr:`Wanted.lowest` and its values ``[N, D]``, above which to start; only if
+                :attr:`lean` fits.
 
         Raises:
             UnsupportedDecoderError: If a layer did not use the replaced attention, so that rows would have seen one another.
         """
-        return self._run(rows, RowAttention(groups, prefix.keys_values, wanted.last_rows), wanted)
+        return self._run(rows, RowAttention(groups, prefix.keys_values, wanted.last_rows), wanted, lower)
 
-    def _run(self, rows: Sequence[Sequence[int]], attention: RowAttention, wanted: Wanted) -> PassResult:
+    def _run(
+        self,
+        rows: Sequence[Sequence[int]],
+        attention: RowAttention,
+        wanted: Wanted,
+        lower: tuple[int, torch.Tensor] | None = None,
+    ) -> PassResult:
+        if self.lean.fits:
+            return self._run_lean(rows, attention, wanted, lower)
         device, dtype = self.decoder.device, self.decoder.dtype
         input_ids = torch.tensor([token for row in rows for token in row], device=device)  # [N]
         positions = torch.cat([g.layout.positions[g.layout.shared :].repeat(g.count) for g in attention.groups]).to(device)  # [N]
@@ -265,6 +329,47 @@ class PackedDecoder:
             output = self.decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
             if len(self.layers) in wanted.hidden:
                 result.hidden[len(self.layers)] = output.last_hidden_state[0]
+        return result
+
+    def _run_lean(
+        self, rows: Sequence[Sequence[int]], attention: RowAttention, wanted: Wanted, lower: tuple[int, torch.Tensor] | None
+    ) -> PassResult:
+        """:meth:`_run` with fewer operations, and in the highest layer only for the tokens that are wanted."""
+        device, top = self.decoder.device, wanted.highest
+        positions = torch.cat([g.layout.positions[g.layout.shared :].repeat(g.count) for g in attention.groups]).to(device)  # [N]
+        result = PassResult(last_rows=attention.last_rows)
+        first = 0 if lower is None else lower[0]
+        shape = (1, len(positions))
+        with (
+            torch.inference_mode(),
+            torch.autocast(device.type, enabled=False),
+            attention.running(self.decoder, range(first, top), shape),
+        ):
+            if lower is None:
+                states = self.decoder.get_input_embeddings()(torch.tensor([token for row in rows for token in row], device=device))
+            else:
+                states = lower[1]  # [N, D]
+            rotary = self.lean.rotary(states, positions)
+            last = attention.last_places().to(device) if wanted.only_last else None
+            for number in range(first, top + 1):
+                if number in wanted.hidden and (number < top or last is None or number == first):
+                    result.hidden[number] = self.lean.final(states) if number == len(self.layers) else states
+                if number == top:
+                    break
+                layer: Any = self.layers[number]
+                ends = last if number + 1 == top else None
+                _, residual, mixed = self.lean.mixed(layer, states, rotary, attention, ends)
+                if number + 1 in wanted.attended:
+                    output = self.lean.product(layer, mixed)
+                    result.attended[number + 1] = _spread(output, ends, len(positions))
+                    residual = output + residual
+                elif number + 1 < top or top in wanted.hidden:
+                    residual = self.lean.added(layer, mixed, residual)
+                if number + 1 < top or top in wanted.hidden:
+                    states = self.lean.fed(layer, residual)
+            if last is not None and top in wanted.hidden and top > first:
+                states = self.lean.final(states) if top == len(self.layers) else states
+                result.hidden[top] = _spread(states, last, len(positions))
         return result
 
     @contextmanager
@@ -297,6 +402,17 @@ class PackedDecoder:
             elif top == 0:
                 stack.callback(self.layers[0].register_forward_pre_hook(_stop).remove)
             yield
+
+
+def _spread(states: torch.Tensor, places: torch.Tensor | None, count: int) -> torch.Tensor:
+    """States ``[n, D]`` at their places in a sequence of ``count`` tokens that are otherwise zero; without places the states themselves."""
+    return states if places is None else states.new_zeros(count, states.shape[1]).index_copy_(0, places, states)
+
+
+def packed_call(module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> AttentionCall:
+    """A call as transformers' layers make it, of states ``[N, H, d]`` and ``[N, KV, d]``."""
+    query, key, value = (part.transpose(0, 1)[None] for part in (q, k, v))  # [1, H, N, d], [1, KV, N, d] twice
+    return AttentionCall(module, query, key, value, None, {"scaling": module.scaling, "sliding_window": window})
 
 
 def _stop(*_: Any) -> None:

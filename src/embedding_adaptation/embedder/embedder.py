@@ -21,6 +21,7 @@ from embedding_adaptation.embedder.batching import token_budget_batches
 from embedding_adaptation.embedder.checkpoint import BaseModelError
 from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, row_groups
 from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_format
+from embedding_adaptation.embedder.lean_layers import lowest_adapted
 from embedding_adaptation.embedder.loading import load_backbone
 from embedding_adaptation.embedder.pooling import POOLINGS, weighted_mean_of
 from embedding_adaptation.embedder.positions import position_limit
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.embedder.after_processing import AfterSteps
     from embedding_adaptation.embedder.decoder_pass import PassResult, RowGroup
+    from embedding_adaptation.embedder.lower_memory import LowerMemory
     from embedding_adaptation.embedder.modules import PromptedDecoder
     from embedding_adaptation.embedder.storage import Place
     from embedding_adaptation.embedder.weights import DecoderWeights
@@ -56,6 +58,8 @@ _BATCH_TOKENS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 _WINDOW = 2048  # texts tokenised at once
 _IRRELEVANT = {"_name_or_path", "transformers_version", "architectures", "torch_dtype", "dtype"}
 DEFAULT_TEMPLATE = PromptTemplate("one_word", 'This sentence: "{text}" means in one word: "')
+# Poolings that look at nothing but the last token.
+_ONLY_LAST = frozenset({"last", "eos", "value_weighted"})
 # What 8-bit products must not change: the vectors of these texts, to this cosine.
 _LEAST_COSINE = 0.998
 _PROBE_TEXTS = (
@@ -80,6 +84,8 @@ class Embedder:
         corpus: The corpus that the weights were adapted to; ``None`` for base weights or if it is unknown.
         eight_bits: Whether texts are embedded with products of 8-bit integers where the model allows it (see :attr:`number_format`);
             training, recording and saving use the float32 weights in any case.
+        lower_memory: What the lower half of the base model has computed of texts, for embedders of the same base model; ``None`` keeps
+            nothing.
 
     Example:
         >>> from embedding_adaptation import Embedder
@@ -112,6 +118,7 @@ class Embedder:
         self.tokens_computed = 0
         self.corpus: CorpusIdentity | None = None
         self.eight_bits = False
+        self.lower_memory: LowerMemory | None = None
         self._packs: bool | None = None
         self._eight_bits_hold: bool | None = None
         self._by_name = False
@@ -447,11 +454,12 @@ class Embedder:
                 self.tokens_computed += len(reading.tree.shared)
             start, computed, said = time.perf_counter(), self.tokens_computed, not progress
             with within:
+                lower = self._lower_states(decoder)
                 for first in range(0, len(texts), _WINDOW):
                     text_ids = encode_texts(texts[first : first + _WINDOW], self.tokenizer)
                     expected = sum(reading.tree.width(len(ids)) for reading in readings for ids in text_ids) * len(texts) / len(text_ids)
                     for reading in readings:
-                        for count in self._read_window(decoder, reading, text_ids, first, vectors):
+                        for count in self._read_window(decoder, reading, text_ids, first, vectors, lower):
                             done, seconds = self.tokens_computed - computed, time.perf_counter() - start
                             bar.set_postfix_str(f"{done / seconds:,.0f} tokens/s", refresh=False)
                             bar.update(count)
@@ -481,22 +489,46 @@ class Embedder:
                 hidden=frozenset(layer for part in others for layer in part.layers),
                 attended=frozenset(layer for part in values for layer in part.layers),
                 last_rows=frozenset(layer for part in others for layer in part.weighting_layers),
+                only_last=all(part.strategy.pooling in _ONLY_LAST for part in parts),
             )
             readings.append(_Reading(tree, parts, wanted))
         return readings
 
+    def _lower_states(self, decoder: PackedDecoder) -> tuple[LowerMemory, int, tuple[str, str, int]] | None:
+        """Where the lower half's states are kept, up to which layer, and by what name; ``None`` if they are not."""
+        layer, base = self.layer_count // 2, self.identity_without_adapter
+        if self.lower_memory is None or base is None or not layer or self.backbone.device.type != "cpu" or not decoder.lean.fits:
+            return None
+        if lowest_adapted(decoder.layers) < layer:
+            return None
+        return self.lower_memory, layer, (base, str(self.backbone.dtype), layer)
+
     def _read_window(
-        self, decoder: PackedDecoder, reading: _Reading, text_ids: Sequence[Sequence[int]], first: int, vectors: dict[str, np.ndarray]
+        self,
+        decoder: PackedDecoder,
+        reading: _Reading,
+        text_ids: Sequence[Sequence[int]],
+        first: int,
+        vectors: dict[str, np.ndarray],
+        lower: tuple[LowerMemory, int, tuple[str, str, int]] | None,
     ) -> Iterator[int]:
         """Read texts with one tree and add their strategies' vectors; yields the number of texts done."""
         tree = reading.tree
         if not tree.frames[0].prefix:
             text_ids = [ids or [fallback_id(self.tokenizer)] for ids in text_ids]
         rows = [tree.row(ids) for ids in text_ids]
+        if lower is not None and reading.wanted.lowest < lower[1]:
+            lower = None
+        wanted = reading.wanted if lower is None else replace(reading.wanted, hidden=reading.wanted.hidden | {lower[1]})
         for batch in token_budget_batches([len(row) for row in rows], self.batch_tokens):
             widths = [len(rows[index]) for index in batch]
             groups = row_groups(widths, tree.layout_of_row)
-            result = decoder.run([rows[index] for index in batch], groups, reading.prefix, reading.wanted)
+            of_batch = [rows[index] for index in batch]
+            known = None if lower is None else lower[0].of(lower[2], tree, of_batch)
+            start = None if lower is None or known is None else (lower[1], known)
+            result = decoder.run(of_batch, groups, reading.prefix, wanted, lower=start)
+            if lower is not None and known is None:
+                lower[0].add(lower[2], tree, of_batch, result.hidden[lower[1]])
             self.tokens_computed += sum(widths)
             for number, group in enumerate(groups):
                 places = [first + index for index in batch[group.members]]

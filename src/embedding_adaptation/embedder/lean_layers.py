@@ -1,9 +1,9 @@
-"""Layers of Llama's kind for training, with few passes over memory and few stored activations.
+"""Layers of Llama's kind with few passes over memory and, in training, few stored activations.
 
 What transformers and PEFT compute in some forty operations a layer, each of which stores what its gradient needs, are here three functions
 with gradients written by hand: the norm with the products after it, the product after attention, and the feed-forward block. They store
 the input of the layer's two halves, queries, keys and values, the gate and the other side of the feed-forward block, and what the adapter's
-lower matrices gave; norms and activations are computed again. In the last layer, only the tokens whose states are pooled are computed.
+lower matrices gave; norms and activations are computed again. In the highest layer, only the tokens whose states are pooled are computed.
 Values and gradients are those of the plain layers.
 """
 
@@ -44,10 +44,10 @@ class _Product:
     scale: float = 1.0
 
     @classmethod
-    def of(cls, module: torch.nn.Module) -> _Product | None:
-        """The product that a module computes; ``None`` if it is of another kind."""
+    def of(cls, module: torch.nn.Module, *, frozen: bool = False) -> _Product | None:
+        """The product that a module computes; ``None`` if it is of another kind, or trains although it must be ``frozen``."""
         base: Any = getattr(module, "base_layer", module)
-        if type(base) is not torch.nn.Linear or base.weight.requires_grad:
+        if type(base) is not torch.nn.Linear or (frozen and base.weight.requires_grad):
             return None
         if base is module:
             return cls(base.weight, base.bias)
@@ -205,13 +205,15 @@ class LeanLayers:
     """The layers of a decoder from one layer on.
 
     Args:
-        decoder: A decoder whose frozen weights need no gradient; adapters on it may.
+        decoder: A decoder whose frozen weights need no gradient; adapters on it may. Without gradients, no weight is asked.
         first_layer: The lowest layer computed, counted from 0.
+        training: Whether gradients may be taken.
     """
 
-    def __init__(self, decoder: PreTrainedModel, first_layer: int) -> None:
+    def __init__(self, decoder: PreTrainedModel, first_layer: int = 0, *, training: bool = True) -> None:
         self.decoder: Any = decoder
         self.first_layer = first_layer
+        self.training = training
 
     @property
     def fits(self) -> bool:
@@ -224,7 +226,7 @@ class LeanLayers:
         if any(_is_changed(module) for layer in decoder.layers[self.first_layer :] for module in layer.modules()):
             return False
         return all(
-            _Product.of(getattr(part, name)) is not None
+            _Product.of(getattr(part, name), frozen=self.training) is not None
             for layer in decoder.layers[self.first_layer :]
             for part, names in ((layer.self_attn, "qkvo"), (layer.mlp, ("gate", "up", "down")))
             for name in (f"{name}_proj" for name in names)
@@ -242,47 +244,84 @@ class LeanLayers:
         Returns:
             ``[N, D]``, or ``[n, D]``.
         """
-        cos, sin = self.decoder.rotary_emb(states, position_ids=positions[None])  # [1, N, d] each
+        rotary = self.rotary(states, positions)
         layers = self.decoder.layers[self.first_layer :]
         for number, layer in enumerate(layers, start=1):
-            states = self._layer(layer, states, (cos, sin), attention, last if number == len(layers) else None)
-        norm = self.decoder.norm
-        output: torch.Tensor = norm(states)
-        return output
+            _, residual, attended = self.mixed(layer, states, rotary, attention, last if number == len(layers) else None)
+            states = self.fed(layer, self.added(layer, attended, residual))
+        return self.final(states)
 
-    def _layer(
+    def rotary(self, states: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosines and sines of positions ``[N]``, ``[N, d]`` each."""
+        cos, sin = self.decoder.rotary_emb(states, position_ids=positions[None])  # [1, N, d] each
+        return cos[0], sin[0]
+
+    def mixed(
         self,
         layer: Any,
         states: torch.Tensor,
         rotary: tuple[torch.Tensor, torch.Tensor],
         attention: LeanAttention,
         last: torch.Tensor | None,
-    ) -> torch.Tensor:
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A layer up to its attention.
+
+        Returns:
+            The states; those of the wanted tokens, ``[n, D]``, or again all; and what these have attended to, before its product.
+        """
         own = layer.self_attn
         window = getattr(own, "sliding_window", getattr(self.decoder.config, "sliding_window", None))
         norm = (layer.input_layernorm.weight, layer.input_layernorm.variance_epsilon)
-        q_product, k_product, v_product, o_product = (_product(getattr(own, f"{name}_proj")) for name in "qkvo")
+        q_product, k_product, v_product = (_product(getattr(own, f"{name}_proj")) for name in "qkv")
+        wanted = states
         if last is None:
             q, k, v = _normed_products(states, norm, [q_product, k_product, v_product])
         else:
             k, v = _normed_products(states, norm, [k_product, v_product])
-            states = states.index_select(0, last)  # [n, D]
-            (q,) = _normed_products(states, norm, [q_product])
+            wanted = states.index_select(0, last)  # [n, D]
+            (q,) = _normed_products(wanted, norm, [q_product])
         q, k, v = (part.unflatten(1, (-1, own.head_dim)) for part in (q, k, v))  # [N, H, d], [N, KV, d] twice
         if hasattr(own, "q_norm"):
             q, k = own.q_norm(q), own.k_norm(k)
-        cos, sin = (part[0] for part in rotary)  # [N, d]
+        cos, sin = rotary
         if last is None:
             q, k = apply_rotary_pos_emb(q, k, cos, sin)
             attended = attention.of_tokens(own, q, k, v, window)
         else:
-            k = _rotated(k, cos, sin)
-            attended = attention.of_last(own, _rotated(q, cos[last], sin[last]), k, v, window)
-        states = _AddedProduct.apply(attended.flatten(1), states, o_product, o_product.down, o_product.up)
+            attended = attention.of_last(own, _rotated(q, cos[last], sin[last]), _rotated(k, cos, sin), v, window)
+        return states, wanted, attended.flatten(1)
+
+    @staticmethod
+    def product(layer: Any, attended: torch.Tensor) -> torch.Tensor:
+        """The output of a layer's attention, without gradients: ``[N, H d]`` -> ``[N, D]``."""
+        product = _product(layer.self_attn.o_proj)
+        return _Prepared(product, product.down, product.up).forward(attended)[0]
+
+    @staticmethod
+    def added(layer: Any, attended: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
+        """The states with the output of the layer's attention, ``[N, D]``."""
+        product = _product(layer.self_attn.o_proj)
+        output: torch.Tensor = _AddedProduct.apply(attended, states, product, product.down, product.up)
+        return output
+
+    @staticmethod
+    def fed(layer: Any, states: torch.Tensor) -> torch.Tensor:
+        """The states after the layer's feed-forward block, ``[N, D]``."""
         products = [_product(getattr(layer.mlp, f"{name}_proj")) for name in ("gate", "up", "down")]
         norm = (layer.post_attention_layernorm.weight, layer.post_attention_layernorm.variance_epsilon)
         output: torch.Tensor = _FeedForward.apply(states, norm, products, *(part for p in products for part in (p.down, p.up)))
         return output
+
+    def final(self, states: torch.Tensor) -> torch.Tensor:
+        """The states after the decoder's last norm, ``[N, D]``."""
+        output: torch.Tensor = self.decoder.norm(states)
+        return output
+
+
+def lowest_adapted(layers: Sequence[torch.nn.Module]) -> int:
+    """The lowest of a decoder's layers with an adapter, counted from 0; their number if none has one."""
+    adapted = (number for number, layer in enumerate(layers) if any(hasattr(module, "base_layer") for module in layer.modules()))
+    return next(adapted, len(layers))
 
 
 def _is_changed(module: torch.nn.Module) -> bool:

@@ -25,7 +25,7 @@ from embedding_adaptation.embedder.attention_swap import (
     trying_out,
     visible,
 )
-from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, decoder_of, row_groups
+from embedding_adaptation.embedder.decoder_pass import PackedDecoder, Prefix, Wanted, decoder_of, packed_call, row_groups
 from embedding_adaptation.embedder.lean_layers import LeanLayers
 from embedding_adaptation.embedder.pooling import POOLINGS
 from embedding_adaptation.embedder.probe import check_masks
@@ -102,11 +102,11 @@ class _TrainingAttention(AttentionPass):
 
     def of_tokens(self, module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> torch.Tensor:
         """Attention of all tokens of a layer of :class:`~embedding_adaptation.embedder.lean_layers.LeanLayers`, ``[N, H, d]``."""
-        return self._attended(_lean_call(module, q, k, v, window), q, k, v)
+        return self._attended(packed_call(module, q, k, v, window), q, k, v)
 
     def of_last(self, module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> torch.Tensor:
         """Attention of every row's last token, ``[n, H, d]``; likewise."""
-        call = _lean_call(module, q, k, v, window)
+        call = packed_call(module, q, k, v, window)
         before = [states[: self.prefix.width].transpose(0, 1) for states in (k, v)]  # [KV, P, d] twice
         outputs, first = [], 0
         for group in self.groups:
@@ -139,12 +139,6 @@ class _TrainingAttention(AttentionPass):
                     keys, values = behind(before[1], keys), behind(before[2], values)  # [n, KV, P + R, d]
                 outputs.append(group.tokens(self.attend_rows(call, group.layout, group.rows(q), keys, values)))
         return torch.cat(outputs)
-
-
-def _lean_call(module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> AttentionCall:
-    """A call as transformers' layers make it, of states ``[N, H, d]`` and ``[N, KV, d]``."""
-    query, key, value = (part.transpose(0, 1)[None] for part in (q, k, v))  # [1, H, N, d], [1, KV, N, d] twice
-    return AttentionCall(module, query, key, value, None, {"scaling": module.scaling, "sliding_window": window})
 
 
 class GradientPass(Protocol):
