@@ -12,6 +12,7 @@ from embedding_adaptation.embedder.lower_memory import LowerMemory
 from embedding_adaptation.embedder.prompt_tree import PromptTree
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import Frame, PromptTemplate
+from embedding_adaptation.embedder.training_pass import TrainingPass
 
 TREE, OTHER = PromptTree((Frame((1,), (2,), 9),)), PromptTree((Frame((1,), (3,), 9),))
 ROWS = [(4, 5, 2), (6, 2)]
@@ -99,3 +100,21 @@ def test_nothing_is_shared_where_it_would_not_be_the_same(tiny_weights, adapted)
         base.backbone.layers[0].mlp.up_proj.weight.mul_(1.5)
     base.encode_strategies(TEXTS, STRATEGIES, progress=False)
     assert memory.rows_read == 0
+
+
+def test_a_template_alone_takes_its_part_of_rows_that_it_shared(tiny_weights, adapted):
+    memory = LowerMemory()
+    base = Embedder.load(tiny_weights, device="cpu", dtype="float32", max_length=64)
+    base.lower_memory = memory
+    base.encode_strategies(TEXTS, STRATEGIES, progress=False)
+    for template in (ONE_WORD, TOPIC):
+        training_pass = TrainingPass(adapted([1, 2]).backbone, template.frame(base.tokenizer, 64), "last", 1)
+        rows = [training_pass.row(ids) for ids in template.text_ids([*TEXTS, "unseen"], base.tokenizer)]
+        found = memory.of_frame(base.lower_key(), training_pass.frame, rows)
+        assert [state is None for state in found] == [False, False, True, False, False, True], "one is too long, one was not read"
+        for state, expected in zip(found, training_pass.lower_states(rows), strict=True):
+            if state is not None:
+                torch.testing.assert_close(state, expected, atol=1e-5, rtol=1e-4)
+    other = PromptTemplate("other", 'This sentence: "{text}" is').frame(base.tokenizer, 64)
+    assert memory.of_frame(base.lower_key(), other, [(1, 2, *other.suffix)]) == [None]
+    assert memory.of_frame("another", training_pass.frame, rows[:1]) == [None]

@@ -494,14 +494,19 @@ class Embedder:
             readings.append(_Reading(tree, parts, wanted))
         return readings
 
+    def lower_key(self) -> tuple[str, str, int] | None:
+        """By what weights, format and layer :attr:`lower_memory` knows this embedder's states; ``None`` if it does not."""
+        layer, base = self.layer_count // 2, self.identity_without_adapter
+        if self.lower_memory is None or base is None or not layer or self.backbone.device.type != "cpu":
+            return None
+        return base, str(self.backbone.dtype), layer
+
     def _lower_states(self, decoder: PackedDecoder) -> tuple[LowerMemory, int, tuple[str, str, int]] | None:
         """Where the lower half's states are kept, up to which layer, and by what name; ``None`` if they are not."""
-        layer, base = self.layer_count // 2, self.identity_without_adapter
-        if self.lower_memory is None or base is None or not layer or self.backbone.device.type != "cpu" or not decoder.lean.fits:
+        key = self.lower_key()
+        if self.lower_memory is None or key is None or not decoder.lean.fits or lowest_adapted(decoder.layers) < key[2]:
             return None
-        if lowest_adapted(decoder.layers) < layer:
-            return None
-        return self.lower_memory, layer, (base, str(self.backbone.dtype), layer)
+        return self.lower_memory, key[2], key
 
     def _read_window(
         self,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Hashable, Sequence
 
     from embedding_adaptation.embedder.prompt_tree import PromptTree
+    from embedding_adaptation.embedder.template import Frame
 
 _LIMIT_MB = 256
 
@@ -51,6 +52,28 @@ class LowerMemory:
             return None
         self.rows_read += len(states)
         return torch.cat(states)
+
+    def of_frame(self, weights: Hashable, frame: Frame, rows: Sequence[Sequence[int]]) -> list[torch.Tensor | None]:
+        """States ``[R, D]`` of rows of one template alone, taken from rows that it shared with others; ``None`` for each that is missing.
+
+        Args:
+            weights: As in :meth:`of`.
+            frame: The template.
+            rows: Token ids of the text and of the template's suffix.
+        """
+        found: list[torch.Tensor | None] = [None] * len(rows)
+        for tree, known in self._states.items() if weights == self._weights else ():
+            if frame not in tree.frames or tree.lead:
+                continue
+            for place, row in enumerate(rows):
+                text = row[: len(row) - len(frame.suffix)]
+                state = known.get(tuple(tree.row(text))) if len(text) < min(one.room for one in tree.frames) else None  # not cut by any
+                if state is not None:
+                    layout = tree.layout(len(text))
+                    number = tree.frames.index(frame)
+                    found[place] = torch.cat([state[layout.text[number]], state[layout.suffix[number]]])
+        self.rows_read += sum(state is not None for state in found)
+        return found
 
     def add(self, weights: Hashable, tree: PromptTree, rows: Sequence[Sequence[int]], states: torch.Tensor) -> None:
         """Keep the states ``[N, D]`` of rows, if there is room for all of them."""

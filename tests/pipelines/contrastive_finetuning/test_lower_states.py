@@ -87,3 +87,14 @@ def test_states_that_are_damaged_on_disk_are_computed_again(tmp_path, way, caplo
         check(store.of(rows), rows)
     assert "are damaged and are computed again" in caplog.text
     assert len(calls) == len(rows) + 2 * (1 if way == "flipped" else 3)  # at once, and to be stored again
+
+
+def test_what_was_computed_elsewhere_is_not_computed_again():
+    calls = []
+    store = states(calls)
+    rows = rows_of(6)
+    known = dict(zip(rows[:4], states([]).of(rows[:4]), strict=True))
+    store.known = lambda asked: [known.get(row) for row in asked]
+    for _ in range(2):
+        check(store.of(rows), rows)
+    assert len(calls) == 2

@@ -29,6 +29,9 @@ class LowerStates:
         disk_mb: Maximum file size for states that do not fit into memory.
         folder: Folder of the file; ``None`` writes none.
         batch_tokens: Tokens computed at once.
+
+    Attributes:
+        known: Gives the states of rows that were computed elsewhere, ``None`` for each of the others.
     """
 
     def __init__(
@@ -43,6 +46,7 @@ class LowerStates:
         self.compute = compute
         self.batch_tokens = batch_tokens
         self.rows_computed = self.rows_read = self.tokens_computed = 0
+        self.known: Callable[[Sequence[tuple[int, ...]]], list[torch.Tensor | None]] | None = None
         self._memory: dict[tuple[int, ...], torch.Tensor] = {}
         self._free = memory_mb << 20
         self._on_disk: dict[tuple[int, ...], tuple[int, tuple[int, int], int]] = {}
@@ -54,6 +58,10 @@ class LowerStates:
         """States of rows, stored or computed, in their order."""
         missing = [row for row in dict.fromkeys(rows) if row not in self._memory and row not in self._on_disk]
         fresh: dict[tuple[int, ...], torch.Tensor] = {}
+        if self.known is not None and missing:
+            elsewhere = dict(zip(missing, self.known(missing), strict=True))
+            fresh |= {row: states for row, states in elsewhere.items() if states is not None and not self._keep(row, states)}
+            missing = [row for row, states in elsewhere.items() if states is None]
         for batch in token_budget_batches([len(row) for row in missing], self.batch_tokens):
             batch_rows = [missing[index] for index in batch]
             fresh |= {row: states for row, states in zip(batch_rows, self.compute(batch_rows), strict=True) if not self._keep(row, states)}

@@ -6,6 +6,7 @@ import logging
 import math
 import tempfile
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -279,6 +280,7 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
     is_taught = reference is not None or lessons is not None or collisions is not None
     taught_in = embedder.number_format if is_taught else ""
     embedder.eight_bits = False  # what is trained stays in the format of its weights
+    lower_key = embedder.lower_key()
     first_layer = add_adapter(embedder, options.lora)
     if options.start is not None:
         start_from(embedder, Path(options.start))
@@ -286,6 +288,8 @@ def prepare(job: TrainingJob, scratch: Path) -> Setup:
     for config in model.peft_config.values():
         config.base_model_name_or_path = job.weights.card.source  # and not the path of this machine's copy
     cache, lower_states = cache_of(embedder, strategy, first_layer, options, scratch)
+    if lower_states is not None and lower_key is not None and embedder.lower_memory is not None and lower_key[2] == first_layer:
+        lower_states.known = partial(embedder.lower_memory.of_frame, lower_key, cache.training_pass.frame)
     dtype = f"{model.dtype}, taught in int8" if taught_in == "int8" else str(model.dtype)
     fingerprint = job.fingerprint(max_length=embedder.max_length, dtype=dtype)
     return Setup(
