@@ -54,7 +54,7 @@ def augmented(texts: list[str], options: AugmentationOptions, folder: Path, embe
     """The clean corpus, and its accepted pairs; those already in the folder are reused."""
     weights = default_weights()
     corpus = TextStream.of(pd.DataFrame({"id": [str(row) for row in range(len(texts))], "text": texts}))
-    table = nodes.clean_corpus(corpus, options)[0].table()
+    table = nodes.clean_corpus(corpus, options, embedder)[0].table()
     clean = TextStream.of(table)
     candidates, scores = (ShardsDataset(filepath=str(folder / name)) for name in ("candidates", "scores"))
     for shard in nodes.generate_candidates(clean, weights, None, candidates.load(), options, embedder):  # type: ignore[arg-type]

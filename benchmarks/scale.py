@@ -97,7 +97,7 @@ def noise_texts(texts: TextStream) -> dict[str, int]:
     )
     weights = _NoModel()
     with tempfile.TemporaryDirectory() as folder:
-        cleaned, _ = nodes.clean_corpus(texts, options)
+        cleaned, _ = nodes.clean_corpus(texts, options, embedder)
         cleaned.write_parquet(Path(folder) / "clean.parquet")
         corpus = TextStream.of_parquet(Path(folder) / "clean.parquet")
         candidates, scores = (ShardsDataset(filepath=f"{folder}/{name}") for name in ("candidates", "scores"))

@@ -195,7 +195,7 @@ class GridOptions(Options):
 
 
 class ClusterOptions(Options):
-    """Embedding on a Ray cluster, for which the extra ``cluster`` is needed."""
+    """Cleaning, rewriting, embedding and training on a Ray cluster, for which the extra ``cluster`` is needed."""
 
     folder: str = Field(min_length=1, description="Folder for blocks of texts and vectors; every machine sees it under the same path.")
     address: str | None = Field(
@@ -203,8 +203,12 @@ class ClusterOptions(Options):
     )
     workers: int | None = Field(None, ge=1, description="Models at work; null: one for each GPU, or else for every threads CPU cores.")
     threads: int = Field(1, ge=1, description="CPU cores of a worker that has no GPU.")
-    min_texts: int = Field(2000, ge=1, description="Fewer texts are embedded by the process itself.")
-    block_texts: int = Field(512, ge=1, description="Most texts in a block: what each worker may lose when a machine dies.")
+    min_texts: int = Field(
+        2000, ge=1, description="Fewer texts are embedded, or cleaned, by the process itself; of rewrites, a twentieth as many."
+    )
+    block_texts: int = Field(
+        512, ge=1, description="Most texts in a block: what each worker may lose when a machine dies; rewrites: a quarter as many."
+    )
     block_mb: float = Field(16.0, gt=0.0, description="Most megabytes of text in a block.")
     store_mb: int = Field(256, ge=80, description="Megabytes of Ray's object store on this machine; only names of blocks go through it.")
 
@@ -225,7 +229,7 @@ class EmbedderOptions(Options):
     strategies: dict[str, StrategyOptions] = Field(min_length=1, description="Named strategies to extract and compare.")
     grid: GridOptions | None = Field(None, description="More strategies: every combination of templates, poolings and layers.")
     teacher: TeacherOptions = TeacherOptions()
-    cluster: ClusterOptions | None = Field(None, description="Embed many texts on a Ray cluster; null: in this process.")
+    cluster: ClusterOptions | None = Field(None, description="Work on many texts, and train, on a Ray cluster; null: in this process.")
     adapt: str = Field(description="The strategy whose template and pooling fine-tuning trains and attention analysis examines.")
 
     def check(self, embedder: EmbedderOptions, is_there: Callable[[str], bool]) -> None:  # noqa: ARG002  the signature of all options

@@ -25,7 +25,7 @@ def test_finished_blocks_need_no_cluster(tmp_path, settings, job, monkeypatch):
     [
         (RuntimeError(f"died\n  File ...\n{ClusterError.__module__}.ClusterError: the model differs"), "the model differs"),
         (ClusterError("as it is"), "as it is"),
-        (OSError("no disk\nand more"), "embedding on the cluster failed (OSError: no disk); run again: finished blocks stay in there"),
+        (OSError("no disk\nand more"), "work on the cluster failed (OSError: no disk); run again: what is finished stays in there"),
     ],
 )
 def test_an_error_of_a_worker_is_told_in_its_own_words(error, message):

@@ -1,1 +1,1 @@
-"""Embedding and training on a Ray cluster, for which the extra ``cluster`` is needed; the only place that knows Ray."""
+"""Embedding, augmentation and training on a Ray cluster, for which the extra ``cluster`` is needed; the only place that knows Ray."""

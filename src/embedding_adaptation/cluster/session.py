@@ -65,8 +65,12 @@ def connect(settings: ClusterSettings) -> None:
     logger.info("%s, %d workers", f"Ray cluster at {address}" if address else "Ray cluster on this machine", workers(settings)[0])
 
 
-def workers(settings: ClusterSettings) -> tuple[int, bool]:
+def workers(settings: ClusterSettings, *, without_gpu: bool = False) -> tuple[int, bool]:
     """Number of workers on the connected cluster, and whether each has a GPU.
+
+    Args:
+        settings: How many are wanted.
+        without_gpu: Count CPU cores, even if there are GPUs.
 
     Raises:
         ClusterError: If it has not enough CPU cores for one.
@@ -74,7 +78,7 @@ def workers(settings: ClusterSettings) -> tuple[int, bool]:
     import ray
 
     resources = ray.cluster_resources()
-    gpus, cores = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+    gpus, cores = 0 if without_gpu else int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
     if gpus:
         return min(settings.workers or gpus, gpus), True
     if cores < settings.threads:

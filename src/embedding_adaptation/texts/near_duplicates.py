@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from os import SEEK_END
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from datasketch import MinHash
+
+from embedding_adaptation.atomic import replacing_file
 
 if TYPE_CHECKING:
     from io import FileIO
@@ -58,15 +62,21 @@ class NearDuplicates:
         """Add a text at the next position."""
         self._batch.append(text)
         self._characters += len(text)
-        self._count += 1
         if self._characters >= _BATCH:
             self._sign()
 
-    def find(self, skip: NDArray[np.bool_]) -> NDArray[np.int64]:
+    def add_signed(self, signed: Signed) -> None:
+        """Add texts that have been signed elsewhere (see :func:`sign`) at the next positions."""
+        self._sign()
+        self._append(signed)
+
+    def find(self, skip: NDArray[np.bool_], link: LinkBands | None = None) -> NDArray[np.int64]:
         """Find near-duplicates among all texts added.
 
         Args:
             skip: For each position, whether that text is already left out.
+            link: Calls :func:`link_band` for each of the files of keys, in any order and wherever the files can be seen; ``None`` does so
+                here.
 
         Returns:
             For each position, the position of the earlier text that it resembles most; -1 if it resembles none.
@@ -75,8 +85,13 @@ class NearDuplicates:
         resembled = np.full(self._count, -1, dtype=np.int64)
         if not self._count:
             return resembled
-        for band in range(self._bands):
-            self._link(band, skip)
+        bands_of_keys = [self._path(f"band{band}") for band in range(self._bands)]
+        if link is not None:
+            link(bands_of_keys, skip)
+        for keys in bands_of_keys:
+            if link is None:
+                link_band(keys, skip)
+            keys.unlink()
         with self._path("signatures").open("rb", buffering=0) as signature_file, self._path("links").open("w+b", buffering=0) as link_file:
             signatures = _Records(signature_file, PERMUTATIONS, np.dtype(np.uint8))
             links = _Records(link_file, self._bands, np.dtype(np.uint32))
@@ -96,41 +111,94 @@ class NearDuplicates:
         return resembled
 
     def _sign(self) -> None:
-        if not self._batch:
-            return
-        values = minhash(self._batch)  # [texts, PERMUTATIONS]
-        with self._path("signatures").open("ab") as file:
-            file.write(values.astype(np.uint8).tobytes())
-        for band in range(self._bands):
-            key = np.zeros(len(values), dtype=np.uint64)
-            for column in range(band * self._rows, (band + 1) * self._rows):
-                key = (key ^ values[:, column]) * np.uint64(0x9E3779B97F4A7C15)
-                key ^= key >> np.uint64(32)
-            with self._path(f"band{band}").open("ab") as file:
-                file.write(key.astype(np.uint32).tobytes())
-        self._batch, self._characters = [], 0
+        if self._batch:
+            self._append(sign(self._batch, self._threshold))
+            self._batch, self._characters = [], 0
 
-    def _link(self, band: int, skip: NDArray[np.bool_]) -> None:
-        """Replace a band's keys with links: for each position, 1 + the last earlier position with the same key, or 0 if there is none."""
-        path = self._path(f"band{band}")
-        keys = np.fromfile(path, np.uint32).astype(np.uint64)
-        keys <<= np.uint64(32)
-        keys |= np.arange(self._count, dtype=np.uint64)
-        keys = keys[~skip]
-        keys.sort()  # by key, then by position
-        position = keys.astype(np.uint32)
-        keys >>= np.uint64(32)
-        same = keys[1:] == keys[:-1]
-        link = np.zeros(self._count, dtype=np.uint32)
-        link[position[1:][same]] = position[:-1][same] + np.uint32(1)
-        link.tofile(path)
+    def _append(self, signed: Signed) -> None:
+        with self._path("signatures").open("ab") as file:
+            file.write(signed.signatures.tobytes())
+        for band in range(self._bands):
+            with self._path(f"band{band}").open("ab") as file:
+                file.write(signed.keys[:, band].tobytes())
+        self._count += len(signed.signatures)
 
     def _links(self, start: int, rows: int) -> NDArray[np.uint32]:
-        paths = [self._path(f"band{band}") for band in range(self._bands)]
+        paths = [links_file(self._path(f"band{band}")) for band in range(self._bands)]
         return np.stack([np.fromfile(path, np.uint32, rows, offset=start * 4) for path in paths], axis=1)  # [rows, bands]
 
     def _path(self, name: str) -> Path:
         return self._folder / name
+
+
+@dataclass(frozen=True)
+class Signed:
+    """What the search needs of some texts.
+
+    Attributes:
+        signatures: The lower 8 bits of their MinHash values, uint8 ``[n, PERMUTATIONS]``.
+        keys: The key of each band, uint32 ``[n, bands]``.
+    """
+
+    signatures: NDArray[np.uint8]
+    keys: NDArray[np.uint32]
+
+
+LinkBands = Callable[[list["Path"], "NDArray[np.bool_]"], None]
+
+
+def sign(texts: list[str], threshold: float) -> Signed:
+    """Signatures and keys of texts, each of which depends on nothing but the text.
+
+    Args:
+        texts: The texts; may be empty.
+        threshold: Similarity above which texts resemble each other, below 1.
+    """
+    count, rows = bands(threshold)
+    signatures = np.empty((len(texts), PERMUTATIONS), np.uint8)
+    keys = np.empty((len(texts), count), np.uint32)
+    start = 0
+    while start < len(texts):
+        stop, characters = start, 0
+        while stop < len(texts) and characters < _BATCH:
+            characters += len(texts[stop])
+            stop += 1
+        values = minhash(texts[start:stop])  # [texts, PERMUTATIONS]
+        signatures[start:stop] = values.astype(np.uint8)
+        for band in range(count):
+            key = np.zeros(len(values), dtype=np.uint64)
+            for column in range(band * rows, (band + 1) * rows):
+                key = (key ^ values[:, column]) * np.uint64(0x9E3779B97F4A7C15)
+                key ^= key >> np.uint64(32)
+            keys[start:stop, band] = key.astype(np.uint32)
+        start = stop
+    return Signed(signatures, keys)
+
+
+def links_file(keys: Path) -> Path:
+    """The file of links that belongs to a file of a band's keys."""
+    return keys.with_suffix(".links")
+
+
+def link_band(path: Path, skip: NDArray[np.bool_]) -> None:
+    """Write the links of a band beside its keys: for each position, 1 + the last earlier position with the same key, or 0 if there is none.
+
+    Args:
+        path: The file of the keys, which stays as it is, so that the links can be written again.
+        skip: For each position, whether that text is left out.
+    """
+    keys = np.fromfile(path, np.uint32).astype(np.uint64)
+    keys <<= np.uint64(32)
+    keys |= np.arange(len(skip), dtype=np.uint64)
+    keys = keys[~skip]
+    keys.sort()  # by key, then by position
+    position = keys.astype(np.uint32)
+    keys >>= np.uint64(32)
+    same = keys[1:] == keys[:-1]
+    link = np.zeros(len(skip), dtype=np.uint32)
+    link[position[1:][same]] = position[:-1][same] + np.uint32(1)
+    with replacing_file(links_file(path)) as work:
+        link.tofile(work)
 
 
 def bands(threshold: float) -> tuple[int, int]:

@@ -82,12 +82,12 @@ def test_a_corpus_becomes_accepted_and_rejected_pairs_with_their_history(run):
     assert len(plot_augmentation(report).axes) >= 1
 
 
-def test_pairs_name_the_clean_texts_they_come_from_as_the_corpus_report_does(run, tmp_path):
+def test_pairs_name_the_clean_texts_they_come_from_as_the_corpus_report_does(run, tmp_path, embedder_options):
     (tmp_path / "given.csv").write_text("first,second\nmine,yours\n")
     given = {"path": str(tmp_path / "given.csv"), "first_column": "first", "second_column": "second"}
     table = pd.concat([TABLE, TABLE.assign(id=TABLE["id"] + "again")], ignore_index=True)  # duplicates are cleaned away
     chosen = options(generators={"identity": {}, "given": given})
-    clean, report = clean_corpus(TextStream.of(table), chosen)
+    clean, report = clean_corpus(TextStream.of(table), chosen, embedder_options())
     identity = report["identity"]
     assert identity["clean"] == TextsIdentity(clean.table()["text"]).hexdigest()
     assert identity["raw"] == TextsIdentity(table["text"]).hexdigest() != identity["clean"]
@@ -128,8 +128,8 @@ def test_drift_is_judged_under_the_base_model(run):
     assert set(pairs.loc[pairs["percentile"] < 100, "reason"]) <= {"drift"}
 
 
-def test_cleaning_takes_the_options(run):
-    clean, report = clean_corpus(TextStream.of(TABLE), options(cleaning={"max_texts": 5}))
+def test_cleaning_takes_the_options(embedder_options):
+    clean, report = clean_corpus(TextStream.of(TABLE), options(cleaning={"max_texts": 5}), embedder_options())
     assert report["kept"] == len(clean.table()) == 5
 
 
@@ -162,7 +162,7 @@ def test_wrong_options_are_refused(changes, message):
         options(**changes)
 
 
-def test_the_corpus_report_names_the_corpus():
+def test_the_corpus_report_names_the_corpus(embedder_options):
     stream = TextStream.of(TABLE)
     stream.name = "mine.txt"
-    assert clean_corpus(stream, options())[1]["corpus"] == "mine.txt"
+    assert clean_corpus(stream, options(), embedder_options())[1]["corpus"] == "mine.txt"

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from tqdm.auto import tqdm
 
 from embedding_adaptation.atomic import scratch_prefix
+from embedding_adaptation.cluster.pieces import as_bytes, as_texts, work_through
 from embedding_adaptation.identity import TextsIdentity, text_digest, text_words
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.texts.language import identify_language, known_languages
-from embedding_adaptation.texts.near_duplicates import NearDuplicates
+from embedding_adaptation.texts.near_duplicates import PERMUTATIONS, NearDuplicates, Signed, bands, link_band, sign
 from embedding_adaptation.texts.scripts import WORD_CHARACTERS, count_words
 from embedding_adaptation.texts.stream import TextStream
 
@@ -25,13 +29,17 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from embedding_adaptation.cluster.settings import ClusterSettings
     from embedding_adaptation.pipelines.data_augmentation.options import CleaningOptions
+    from embedding_adaptation.texts.near_duplicates import LinkBands
 
 REASONS = ("boilerplate", "too_short", "too_long", "language", "duplicate", "near_duplicate", "not_drawn")
 _KEPT = 0  # other verdicts are 1 + the index in REASONS
 _EXAMPLES = 3
 _EXAMPLE_LENGTH = 200
 _PARTITIONS = 64
+_FORMAT = 1  # incremented when the same texts and options are judged otherwise
+_LINKED_HERE = 2_000_000  # texts whose bands this process links sooner than a cluster starts to
 
 # Control, format and surrogate characters, except white space, joiners (which shape letters and emoji) and visible format characters
 # (Arabic number signs).
@@ -46,7 +54,9 @@ _SENTENCE = re.compile(
 _SHORTEST_SENTENCE = 3  # words; "Dr." and "e.g." are not sentences
 
 
-def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[TextStream, dict[str, Any]]:
+def clean(
+    corpus: TextStream, options: CleaningOptions, seed: int, cluster: ClusterSettings | None = None
+) -> tuple[TextStream, dict[str, Any]]:
     """Normalise a corpus and leave out texts that are of no use for training.
 
     Invisible characters are removed, Unicode is composed (NFC), passages that match ``boilerplate`` or occur in more than ``max_repeats``
@@ -67,6 +77,7 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
         corpus: Texts with ``id`` and ``text``.
         options: Cleaning options.
         seed: Seed of the random draw.
+        cluster: Where many texts are judged and signed; what depends on all of them is decided here. ``None`` does everything here.
 
     Returns:
         The clean texts that are kept, in the order of the corpus, and a report: the number of ``texts``, of those left out for each
@@ -78,18 +89,20 @@ def clean(corpus: TextStream, options: CleaningOptions, seed: int) -> tuple[Text
         AugmentationError: If fewer than two texts are left, or a language is unknown.
     """
     _check_languages(options.languages or ())
-    with TemporaryDirectory(prefix=scratch_prefix()) as folder:
-        repeated = None if options.max_repeats is None else _repeated_passages(corpus, options, options.max_repeats, Path(folder))
+    if cluster is not None and not _has_texts(corpus, cluster.min_texts):
+        cluster = None
+    with _scratch(cluster) as folder:
+        repeated = None if options.max_repeats is None else _repeated_passages(corpus, options, options.max_repeats, folder, cluster)
         cutter = _Cutter(options, repeated)
-        search = NearDuplicates(Path(folder), options.near_duplicates) if options.near_duplicates < 1 else None
-        verdicts, digests, words, raw, cut = _judge(corpus, cutter, options, seed, search)
+        search = NearDuplicates(folder, options.near_duplicates) if options.near_duplicates < 1 else None
+        verdicts, digests, words, raw, cut = _judge(corpus, repeated, options, seed, search, cluster)
         passed = np.flatnonzero(verdicts == _KEPT)
         like = np.full(len(passed), -1, dtype=np.int64)  # for each text that passed, the index of the earlier one it equals or resembles
         later, earlier = _duplicates(digests[passed])
         like[later] = earlier
         verdicts[passed[later]] = _verdict("duplicate")
         if search:
-            near = search.find(like >= 0)
+            near = search.find(like >= 0, _linker(folder, cluster, len(passed)))
             is_near = near >= 0
             like[is_near] = near[is_near]
             verdicts[passed[is_near]] = _verdict("near_duplicate")
@@ -162,15 +175,15 @@ def _passage_digest(passage: str) -> int:
     return int.from_bytes(text_digest(" ".join(passage.lower().split()), 8), "big")
 
 
-def _repeated_passages(corpus: TextStream, options: CleaningOptions, max_repeats: int, folder: Path) -> NDArray[np.uint64]:
+def _repeated_passages(
+    corpus: TextStream, options: CleaningOptions, max_repeats: int, folder: Path, cluster: ClusterSettings | None
+) -> NDArray[np.uint64]:
     """Sorted digests of the lines and sentences that occur in more than ``max_repeats`` texts.
 
     The digests of all passages are written to disk, partitioned by their first bits, so that each part can be counted in memory.
     """
-    cutter = _Cutter(options)
     paths = [folder / f"passages{part}" for part in range(_PARTITIONS)]
-    for piece in corpus.pieces():
-        digests = np.fromiter((digest for text in piece["text"] for digest in _passages(cutter.lines(text)[0])), dtype=np.uint64)
+    for digests in _each(corpus, PassageFinder, {"options": options}, cluster, "passages"):
         digests.sort()
         edges = np.searchsorted(digests, np.arange(1, _PARTITIONS, dtype=np.uint64) * np.uint64(2**64 // _PARTITIONS))
         for path, part in zip(paths, np.split(digests, edges), strict=True):
@@ -204,10 +217,11 @@ def _check_languages(languages: Iterable[str]) -> None:
 
 def _judge(
     corpus: TextStream,
-    cutter: _Cutter,
+    repeated: NDArray[np.uint64] | None,
     options: CleaningOptions,
     seed: int,
     search: NearDuplicates | None,
+    cluster: ClusterSettings | None,
 ) -> tuple[NDArray[np.uint8], NDArray[np.uint64], NDArray[np.uint64], str, int]:
     """Judge each text by itself, and add those that are not left out to the search for near-duplicates.
 
@@ -217,25 +231,189 @@ def _judge(
     """
     verdicts, digests, words = [np.empty(0, np.uint8)], [np.empty(0, np.uint64)], [np.empty((0, 2), np.uint64)]
     identity, cut = TextsIdentity(), 0
-    with tqdm(unit="text", desc="clean") as bar:
-        for piece in corpus.pieces():
-            piece_verdicts, piece_digests = bytearray(), bytearray()
-            piece_words = np.empty((len(piece), 2), np.uint64)
-            identity.update(piece["text"])
-            for row, raw in enumerate(piece["text"]):
-                text, is_cut = cutter(raw)
-                cut += is_cut
-                verdict = _verdict_on(text, options, is_cut=is_cut)
-                piece_verdicts.append(verdict)
-                piece_words[row] = text_words(text)
-                piece_digests += text_digest(f"{seed}/{text.lower()}", 8)
-                if search and verdict == _KEPT:
-                    search.add(text)
-            verdicts.append(np.frombuffer(piece_verdicts, np.uint8))
-            digests.append(np.frombuffer(piece_digests, np.uint64))
-            words.append(piece_words)
-            bar.update(len(piece))
+    for judged in _each(corpus, TextJudge, {"options": options, "seed": seed, "repeated": repeated}, cluster, "clean"):
+        identity.add_words(judged.raw.tolist())
+        cut += judged.cut
+        verdicts.append(judged.verdicts)
+        digests.append(judged.digests)
+        words.append(judged.words)
+        if search is not None and judged.signed is not None:
+            search.add_signed(judged.signed)
     return np.concatenate(verdicts), np.concatenate(digests), np.concatenate(words), identity.hexdigest(), cut
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What some texts say of themselves.
+
+    Attributes:
+        verdicts: ``[n]``.
+        digests: ``[n]``; equal for texts that are equal, ignoring case.
+        words: Those of the clean texts' identities, ``[n, 2]``.
+        raw: The sum of those of the raw texts, ``[2]``.
+        cut: Number of texts from which something was cut.
+        signed: The texts that are not left out, for the search for near-duplicates; ``None`` if there is none.
+    """
+
+    verdicts: NDArray[np.uint8]
+    digests: NDArray[np.uint64]
+    words: NDArray[np.uint64]
+    raw: NDArray[np.uint64]
+    cut: int
+    signed: Signed | None
+
+
+class TextJudge:
+    """Judges texts, each by itself.
+
+    Args:
+        options: Cleaning options.
+        seed: Seed of the random draw.
+        repeated: Sorted digests of passages to cut out; ``None`` keeps repeated passages.
+    """
+
+    def __init__(self, options: CleaningOptions, seed: int, repeated: NDArray[np.uint64] | None) -> None:
+        self._cutter = _Cutter(options, repeated)
+        self._options, self._seed = options, seed
+
+    def of(self, texts: Iterable[str]) -> Judged:
+        """Judge texts."""
+        verdicts, digests, passed, cut = bytearray(), bytearray(), [], 0
+        words, raw = [], np.zeros(2, np.uint64)
+        for given in texts:
+            text, is_cut = self._cutter(given)
+            verdict = _verdict_on(text, self._options, is_cut=is_cut)
+            cut += is_cut
+            verdicts.append(verdict)
+            words.append(text_words(text))
+            raw += np.array(text_words(given), np.uint64)  # sums wrap at 2^64 by design
+            digests += text_digest(f"{self._seed}/{text.lower()}", 8)
+            if verdict == _KEPT:
+                passed.append(text)
+        similarity = self._options.near_duplicates
+        return Judged(
+            np.frombuffer(verdicts, np.uint8),
+            np.frombuffer(digests, np.uint64),
+            np.array(words, np.uint64).reshape(-1, 2),
+            raw,
+            cut,
+            sign(passed, similarity) if similarity < 1 else None,
+        )
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Judge a table of texts: one row with the bytes of everything."""
+        judged = self.of(as_texts(table["text"]))
+        arrays: dict[str, NDArray[Any]] = {"verdicts": judged.verdicts, "digests": judged.digests, "words": judged.words, "raw": judged.raw}
+        if judged.signed is not None:
+            arrays |= {"signatures": judged.signed.signatures, "keys": judged.signed.keys}
+        return pa.table({name: pa.array([array.tobytes()], pa.large_binary()) for name, array in arrays.items()} | {"cut": [judged.cut]})
+
+    def read(self, table: pa.Table) -> Judged:
+        """What :meth:`__call__` made."""
+        content = {name: table[name][0].as_py() for name in table.column_names}
+        signed = None
+        if "keys" in content:
+            count, _ = bands(self._options.near_duplicates)
+            signatures = np.frombuffer(content["signatures"], np.uint8).reshape(-1, PERMUTATIONS)
+            signed = Signed(signatures, np.frombuffer(content["keys"], np.uint32).reshape(-1, count))
+        return Judged(
+            np.frombuffer(content["verdicts"], np.uint8),
+            np.frombuffer(content["digests"], np.uint64),
+            np.frombuffer(content["words"], np.uint64).reshape(-1, 2),
+            np.frombuffer(content["raw"], np.uint64),
+            content["cut"],
+            signed,
+        )
+
+
+class PassageFinder:
+    """Finds the lines and sentences of texts.
+
+    Args:
+        options: Cleaning options.
+    """
+
+    def __init__(self, options: CleaningOptions) -> None:
+        self._cutter = _Cutter(options)
+
+    def of(self, texts: Iterable[str]) -> NDArray[np.uint64]:
+        """Digests of the passages of all texts, each as often as it occurs in a text."""
+        return np.fromiter((digest for text in texts for digest in _passages(self._cutter.lines(text)[0])), dtype=np.uint64)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Find the passages of a table of texts."""
+        return pa.table({"digest": self.of(as_texts(table["text"]))})
+
+    def read(self, table: pa.Table) -> NDArray[np.uint64]:
+        """What :meth:`__call__` made."""
+        return table["digest"].to_numpy().copy()
+
+
+class BandLinker:
+    """Links bands of the search for near-duplicates.
+
+    Args:
+        skip: File of what is left out already.
+    """
+
+    def __init__(self, skip: Path) -> None:
+        self._skip = np.load(skip)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Link the bands whose files a table names."""
+        for path in table["path"].to_pylist():
+            link_band(Path(path), self._skip)
+        return table
+
+
+def _each(corpus: TextStream, kind: type[Any], arguments: dict[str, Any], cluster: ClusterSettings | None, name: str) -> Iterator[Any]:
+    """What an object of this kind says of each piece of the corpus, in order; on a cluster, every worker has an object of its own."""
+    here = kind(**arguments)
+    if cluster is None:
+        with tqdm(unit="text", desc=name) as bar:
+            for piece in corpus.pieces():
+                yield here.of(piece["text"])
+                bar.update(len(piece))
+        return
+    tables = (pa.table({"text": as_bytes(piece["text"])}) for piece in corpus.pieces())
+    identity = [name, _FORMAT, *(value if isinstance(value, np.ndarray) else repr(value) for value in arguments.values())]
+    for made in work_through(tables, kind, arguments, cluster, name=name, identity=identity):
+        yield here.read(made)
+
+
+def _linker(folder: Path, cluster: ClusterSettings | None, texts: int) -> LinkBands | None:
+    """Links bands on the cluster, if it pays."""
+    if cluster is None or texts < _LINKED_HERE:
+        return None
+
+    def link(paths: list[Path], skip: NDArray[np.bool_]) -> None:
+        left_out = folder / "left_out.npy"
+        np.save(left_out, skip)
+        tables = (pa.table({"path": [str(path)]}) for path in paths)
+        for _ in work_through(tables, BandLinker, {"skip": left_out}, cluster, name="duplicates", identity=["duplicates", str(folder)]):
+            pass
+
+    return link
+
+
+def _has_texts(corpus: TextStream, count: int) -> bool:
+    for piece in corpus.pieces():
+        count -= len(piece)
+        if count <= 0:
+            return True
+    return False
+
+
+@contextmanager
+def _scratch(cluster: ClusterSettings | None) -> Iterator[Path]:
+    """A temporary folder, which a cluster's machines see."""
+    if cluster is None:
+        with TemporaryDirectory(prefix=scratch_prefix()) as name:
+            yield Path(name)
+        return
+    cluster.folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{scratch_prefix()}", dir=cluster.folder, ignore_cleanup_errors=True) as name:
+        yield Path(name).absolute()
 
 
 def _duplicates(digests: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -17,12 +17,13 @@ from embedding_adaptation.pipelines.data_augmentation.options import Augmentatio
 from embedding_adaptation.texts.stream import TableStream, TextStream
 
 
-def clean_corpus(corpus: TextStream, options: AugmentationOptions) -> tuple[TextStream, dict[str, Any]]:
+def clean_corpus(corpus: TextStream, options: AugmentationOptions, embedder_options: EmbedderOptions) -> tuple[TextStream, dict[str, Any]]:
     """Normalise the corpus and leave out texts that are of no use for training.
 
     Args:
         corpus: The user's unlabelled texts.
         options: Augmentation options.
+        embedder_options: The cluster, if there is one.
 
     Returns:
         The clean corpus in its original order, and a report of what was left out and why.
@@ -32,7 +33,8 @@ def clean_corpus(corpus: TextStream, options: AugmentationOptions) -> tuple[Text
     """
     from embedding_adaptation.pipelines.data_augmentation.cleaning import clean
 
-    kept, report = clean(corpus, options.cleaning, options.seed)
+    cluster = embedder_options.cluster
+    kept, report = clean(corpus, options.cleaning, options.seed, None if cluster is None else cluster.settings)
     return kept, {"corpus": corpus.name, **report}
 
 

@@ -19,7 +19,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
         [
             Node(
                 func=clean_corpus,
-                inputs=["corpus", "params:data_augmentation"],
+                inputs=["corpus", "params:data_augmentation", "params:embedder"],
                 outputs=["clean_corpus", "corpus_report"],
                 name="clean_corpus_node",
             ),

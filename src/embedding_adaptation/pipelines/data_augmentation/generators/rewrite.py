@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from embedding_adaptation.chat_server import ChatServerError, Conversation, answers
+from embedding_adaptation.cluster.pieces import work_through
 from embedding_adaptation.embedder.chat import end_ids, has_chat_template, has_vocabulary_head, load_chat_model
+from embedding_adaptation.embedder.device import DeviceName, DtypeName, choose_device, choose_dtype
 from embedding_adaptation.embedder.sampling import AnswerSampler
 from embedding_adaptation.embedder.template import SLOT
 from embedding_adaptation.embedder.token_choice import Prompt, Sampling
@@ -17,6 +22,8 @@ if TYPE_CHECKING:
 
     from transformers import PreTrainedTokenizerBase
 
+    from embedding_adaptation.cluster.settings import ClusterSettings
+    from embedding_adaptation.embedder.weights import DecoderWeights
     from embedding_adaptation.options import ServerOptions
     from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
     from embedding_adaptation.texts.stream import TextStream
@@ -24,6 +31,9 @@ if TYPE_CHECKING:
 _SERVER = "data_augmentation.generators.rewrite.server"
 # Requests sorted by length together; those of the same style share the beginning of their prompts.
 _WINDOW = 4096
+_FORMAT = 1  # incremented when the same requests and options give other answers
+# On a cluster: how much longer an answer takes than a vector, and what share of a block of vectors a block of answers is at most.
+_ANSWER_COST, _BLOCK_SHARE = 20, 4
 
 
 def generate(requests: Iterable[Request], options: RewriteOptions, context: Context) -> Iterator[Candidate]:
@@ -39,7 +49,7 @@ def generate(requests: Iterable[Request], options: RewriteOptions, context: Cont
         context: The base model, device and seed.
 
     Yields:
-        Candidates in the order in which they finish.
+        Candidates in the order in which they finish; those of a cluster in the order of the requests.
 
     Raises:
         GenerationError: If the model cannot rewrite texts; the message says why and what to do.
@@ -48,22 +58,102 @@ def generate(requests: Iterable[Request], options: RewriteOptions, context: Cont
         yield from _ask_server(requests, options.server, options, context)
         return
     stream = iter(requests)
+    cluster = context.embedder_options.cluster
+    if cluster is not None:
+        head = list(itertools.islice(stream, _fewest(cluster.settings)))
+        is_many = len(head) == _fewest(cluster.settings)
+        stream = itertools.chain(head, stream)
+        if is_many:
+            yield from _on_cluster(stream, options, context, cluster.settings)
+            return
     window = list(itertools.islice(stream, _WINDOW))
     if not window:
         return
-    if not has_chat_template(context.base_model.base):
-        raise GenerationError(_no_chat_template(context.base_model.card.source))
-    model, tokenizer = load_chat_model(context.base_model, device=context.embedder_options.device, dtype=context.embedder_options.dtype)
-    sampler = AnswerSampler(
-        model,
-        end_ids(model, tokenizer),
-        Sampling(options.temperature, options.top_p, options.max_new_tokens),
-        batch_size=options.batch_size,
-        memory_mb=options.memory_mb,
-    )
+    chosen = context.embedder_options
+    rewriter = Rewriter(context.base_model, options, context.seed, device=chosen.device, dtype=chosen.dtype)
     while window:
-        yield from _answer(sampler, tokenizer, window, options, context.seed)
+        for _, candidate in rewriter.answer(window):
+            yield candidate
         window = list(itertools.islice(stream, _WINDOW))
+
+
+class Rewriter:
+    """A model that rewrites texts.
+
+    Args:
+        weights: The model.
+        options: Styles and sampling.
+        seed: Seed of every answer.
+        device: The device.
+        dtype: The number format.
+
+    Raises:
+        GenerationError: If the model has no chat template.
+    """
+
+    def __init__(
+        self, weights: DecoderWeights, options: RewriteOptions, seed: int, *, device: DeviceName = "auto", dtype: DtypeName = "auto"
+    ) -> None:
+        if not has_chat_template(weights.base):
+            raise GenerationError(_no_chat_template(weights.card.source))
+        model, self._tokenizer = load_chat_model(weights, device=device, dtype=dtype)
+        self._options, self._seed = options, seed
+        self._sampler = AnswerSampler(
+            model,
+            end_ids(model, self._tokenizer),
+            Sampling(options.temperature, options.top_p, options.max_new_tokens),
+            batch_size=options.batch_size,
+            memory_mb=options.memory_mb,
+        )
+
+    def answer(self, requests: list[Request]) -> Iterator[tuple[int, Candidate]]:
+        """Rewrite texts.
+
+        Yields:
+            The place of a request among those given, and its candidate, in the order in which they finish.
+        """
+        yield from _answer(self._sampler, self._tokenizer, requests, self._options, self._seed)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Rewrite a table of requests, whose order the candidates have."""
+        requests = [Request(**row) for row in table.to_pylist()]
+        candidates = dict(self.answer(requests))
+        return pa.Table.from_pylist([asdict(candidates[place]) for place in range(len(requests))])
+
+
+def _fewest(settings: ClusterSettings) -> int:
+    """Fewer requests are answered by this process: an answer takes far longer than a vector, for which ``min_texts`` is meant."""
+    return max(1, settings.min_texts // _ANSWER_COST)
+
+
+def _on_cluster(requests: Iterable[Request], options: RewriteOptions, context: Context, settings: ClusterSettings) -> Iterator[Candidate]:
+    """Candidates by a cluster's workers, in the order of the requests."""
+    chosen = context.embedder_options
+    dtype = str(choose_dtype(chosen.dtype, choose_device(chosen.device))).removeprefix("torch.")
+    weights = replace(context.base_model, base=context.base_model.base.absolute())
+    arguments = {"weights": weights, "options": options, "seed": context.seed, "dtype": dtype}
+    decisive = options.model_dump(mode="json", exclude={"weight", "batch_size", "memory_mb", "server"})
+    identity = ["rewrite", _FORMAT, weights.card.sha256, decisive, context.seed, dtype]
+    tables = (pa.Table.from_pylist([asdict(request) for request in block]) for block in _blocks(requests, settings))
+    made = work_through(
+        tables, Rewriter, arguments, settings, name="rewrite", identity=identity, device=chosen.device, sees=[weights.base], progress=False
+    )
+    for table in made:
+        for row in table.to_pylist():
+            yield Candidate(**row)
+
+
+def _blocks(requests: Iterable[Request], settings: ClusterSettings) -> Iterator[list[Request]]:
+    """Requests in blocks that end at the same requests whatever comes before, so that a run that goes on finds its finished blocks."""
+    most = max(1, settings.block_texts // _BLOCK_SHARE)
+    block: list[Request] = []
+    for request in requests:
+        block.append(request)
+        if int(request.key, 16) % most == 0 or len(block) == most:
+            yield block
+            block = []
+    if block:
+        yield block
 
 
 def check(options: RewriteOptions, context: Context) -> None:
@@ -117,7 +207,7 @@ def _ask_server(requests: Iterable[Request], server: ServerOptions, options: Rew
 
 def _answer(
     sampler: AnswerSampler, tokenizer: PreTrainedTokenizerBase, requests: list[Request], options: RewriteOptions, seed: int
-) -> Iterator[Candidate]:
+) -> Iterator[tuple[int, Candidate]]:
     room = int(sampler.model.config.get_text_config().max_position_embeddings) - options.max_new_tokens
     styles = list(options.styles)
     prompts, sources = [], []
@@ -128,7 +218,7 @@ def _answer(
         sources.append(source)
     for number, answer, finished in sampler.answers(prompts, [styles.index(request.style) for request in requests]):
         text = tokenizer.decode(answer, skip_special_tokens=True).strip()
-        yield Candidate.answering(requests[number], text, source_text=sources[number], finished=finished)
+        yield number, Candidate.answering(requests[number], text, source_text=sources[number], finished=finished)
 
 
 def _prompt_ids(tokenizer: PreTrainedTokenizerBase, request: Request, options: RewriteOptions, room: int) -> tuple[list[int], str]:
