@@ -231,17 +231,23 @@ def test_gradients_are_measured_where_they_are_not_cut(job_of):
     assert all(math.isfinite(norm) and norm > 0 for norm in history["gradient_norm"].iloc[1:])
 
 
-def test_what_is_left_of_training_is_told_from_its_first_steps():
-    step, look = 10.0, 4.0
-    rows = [{"step": 0, "seconds": look}, {"step": 1}, {"step": 2}]
-    assert remaining_seconds(rows, 0, 2 * step, 24, 4) == pytest.approx(22 * step + 6 * look)
-    assert remaining_seconds(rows, 0, 2 * step + 2 * look, 24, 1) == pytest.approx(22 * step + 22 * look)
-    resumed = [rows[0], *({"step": number} for number in range(1, 19))]
-    assert remaining_seconds(resumed, 16, 2 * step, 24, 4) == pytest.approx(6 * step + 2 * look)
+@pytest.mark.parametrize(("first", "done", "every"), [(0, 4, 4), (0, 2, 1), (16, 20, 4), (0, 3, 9)])
+def test_what_is_left_of_training_is_told_from_its_first_steps(first, done, every):
+    step, look, steps = 10.0, 4.0, 24
+    rows, seconds = [{"step": 0, "seconds": 60.0}], 60.0  # work for all looks is done before the first step
+    for number in range(1, done + 1):
+        seconds += (10 * step if number <= first else step) + look * (number % every == 0)
+        rows.append({"step": number, "seconds": seconds})
+    left = sum(number % every == 0 or number == steps for number in range(done + 1, steps + 1))
+    expected = (steps - done) * step + left * look * (done >= every)  # a look that was not seen is not counted
+    assert remaining_seconds(rows, first, steps, every) == pytest.approx(expected)
 
 
 def test_training_says_how_long_it_will_take_once(job_of, caplog, monkeypatch):
     caplog.set_level("INFO", logger="embedding_adaptation")
     monkeypatch.setattr("embedding_adaptation.pipelines.contrastive_finetuning.loop.remaining_seconds", lambda *_: 240.0)
-    train(job_of(steps=4))
-    assert [message for message in caplog.messages if "to go" in message] == ["training: 2 steps to go, about 4 min unless it stops early"]
+    job = job_of(steps=7)
+    train(job)
+    done = max(2, job.options.validate_every)
+    said = [message for message in caplog.messages if "to go" in message]
+    assert said == [f"training: {7 - done} steps to go, about 4 min unless it stops early"]

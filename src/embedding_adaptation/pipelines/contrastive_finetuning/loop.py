@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
+import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -44,7 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_TIMED_STEPS = 2  # the first one alone may be slower
+_FEWEST_STEPS = 2  # from which to tell how long others take: the first one alone may be slower
 
 HISTORY_COLUMNS = (
     "step", "train_loss", "validation_loss", "validation_accuracy", "alignment", "uniformity", "effective_rank", "neighbour_agreement",
@@ -102,7 +104,7 @@ def fit(setup: Setup) -> TrainingState:
         state.rows[0] |= setup.spent | {"seconds": time.perf_counter() - start}
     batches, layers = now.batches(state.step), layer_weights(decoder_layers(model.get_base_model()))
     size, done, columns = options.batch_size, state.step, len(now.columns)
-    begun, first = time.perf_counter(), done
+    first = done
     with tqdm(total=options.steps * size, initial=done * size, unit=unit_of(setup), desc="train", disable=rank() > 0) as bar:
         while done < options.steps and not is_exhausted(state.rows, stopping.criterion, stopping.patience):
             if done == now.last_step:
@@ -135,33 +137,38 @@ def fit(setup: Setup) -> TrainingState:
             state.rows.append(row)
             if is_look and rank() == 0:
                 save(setup, optimizer, state)
-            tell_remaining(state.rows, first, time.perf_counter() - begun, options)
+            tell_remaining(state.rows, first, options)
     return state
 
 
-def tell_remaining(rows: Sequence[Mapping[str, float]], first: int, seconds: float, options: FinetuningOptions) -> None:
-    """Log, once the first steps of this process have been timed, how long the others will take; see :func:`remaining_seconds`."""
-    done = int(rows[-1]["step"])
-    if done != first + _TIMED_STEPS or rank():
+def tell_remaining(rows: Sequence[Mapping[str, float]], first: int, options: FinetuningOptions) -> None:
+    """Log how long the rest of training will take, once steps and a look of this process have been timed; see :func:`remaining_seconds`."""
+    done, every = int(rows[-1]["step"]), options.validate_every
+    look = (first // every + 1) * every
+    if done != max(first + _FEWEST_STEPS, look if look < options.steps else 0) or rank():
         return
-    left = remaining_seconds(rows, first, seconds, options.steps, options.validate_every)
+    left = remaining_seconds(rows, first, options.steps, every)
     if left >= WORTH_SAYING:
         logger.info("training: %d steps to go, about %s unless it stops early", options.steps - done, duration(left))
 
 
-def remaining_seconds(rows: Sequence[Mapping[str, float]], first: int, seconds: float, steps: int, every: int) -> float:
-    """Seconds until the last step, from those of the first steps of this process.
+def remaining_seconds(rows: Sequence[Mapping[str, float]], first: int, steps: int, every: int) -> float:
+    """Seconds until the last step, from those of the first steps of this process and of the look at the criteria after them.
+
+    The look before the first step tells little: it does some work for all of them.
 
     Args:
-        rows: The history; its first row, before any step, took one look at the criteria.
+        rows: The history, with ``step`` and the ``seconds`` at its end.
         first: The step that this process started after.
-        seconds: What its steps have taken, looks included.
         steps: Number of the last step.
         every: Steps between looks.
     """
-    done, look = int(rows[-1]["step"]), float(rows[0].get("seconds") or 0.0)
-    taken = done // every - first // every
-    step = max(0.0, seconds - taken * look) / (done - first)
+    timed = [row for row in rows if row["step"] >= first]
+    spans = [(int(row["step"]), row["seconds"] - before["seconds"]) for before, row in itertools.pairwise(timed)]
+    plain, looking = ([span for number, span in spans if bool(number % every) == is_plain] for is_plain in (True, False))
+    step = statistics.fmean(plain or looking)
+    look = max(0.0, statistics.fmean(looking) - step) if looking and plain else 0.0
+    done = int(rows[-1]["step"])
     return (steps - done) * step + (looks(steps, every) - 1 - done // every) * look
 
 
