@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -63,7 +64,7 @@ def command(project: Path, *arguments: str, check: bool = True, **environment: s
 
 @pytest.fixture(scope="session")
 def finished(project, tmp_path_factory):
-    """A copy of the project in which the whole chain has run once, and how long that took."""
+    """A copy of the project in which the whole chain has run once, and the seconds of the processor that it took."""
     copy = tmp_path_factory.mktemp("project") / "embedding-adaptation"
     copy.mkdir()
     for name in ("conf", "notebooks", "pyproject.toml", ".telemetry"):
@@ -71,9 +72,10 @@ def finished(project, tmp_path_factory):
         (shutil.copytree if source.is_dir() else shutil.copy)(source, copy / name)
     shutil.copytree(project / "data" / "01_raw", copy / "data" / "01_raw")
     shutil.copytree(project / "src", copy / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
-    start = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = command(copy, "kedro", "run")
-    return copy, time.perf_counter() - start, result
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return copy, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime, result
 
 
 def kill_at_third(project: Path, arguments: list[str], folder: Path, pattern: str, seconds: int) -> None:
@@ -102,9 +104,9 @@ def versions(project: Path, name: str) -> list[Path]:
     return sorted((project / "build" / "kedro-test").glob(f"*/{name}/*/{name}"))
 
 
-def test_the_chain_runs_in_two_minutes_and_ends_with_the_table(finished):
+def test_the_chain_ends_with_the_table_and_the_page_after_two_minutes_of_one_core(finished):
     _, seconds, result = finished
-    assert seconds < 120
+    assert seconds < 120  # of the processor: other work on the machine takes none of them
     assert "prompted_last_adapted" in result.stdout
     assert "report.md" in result.stdout
     page = re.search(r"^Page: +(\S+)$", result.stdout, re.MULTILINE)[1]
