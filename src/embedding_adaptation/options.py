@@ -204,7 +204,7 @@ class ClusterOptions(Options):
     workers: int | None = Field(None, ge=1, description="Models at work; null: one for each GPU, or else for every threads CPU cores.")
     threads: int = Field(1, ge=1, description="CPU cores of a worker that has no GPU.")
     min_texts: int = Field(
-        2000, ge=1, description="Fewer texts are embedded, or cleaned, by the process itself; of rewrites, a twentieth as many."
+        2000, ge=1, description="Fewer texts are embedded by the process itself; of rewrites 1/20 of it, to clean 250 times it."
     )
     block_texts: int = Field(
         512, ge=1, description="Most texts in a block: what each worker may lose when a machine dies; rewrites: a quarter as many."

@@ -84,6 +84,7 @@ def on_cluster(context, embedder_options, settings):
 def test_a_cluster_cleans_as_one_process_does(ray, settings, monkeypatch):
     alone, report = clean(corpus(), CLEANING, 0)
     monkeypatch.setattr(cleaning, "_LINKED_HERE", 0)
+    monkeypatch.setattr(cleaning, "_CLEANED_FASTER", 1)
     monkeypatch.setattr(TextJudge, "of", lambda *_: pytest.fail("this process judges"))
     shared, same = clean(corpus(), CLEANING, 0, settings)
     assert same == report
@@ -117,7 +118,7 @@ def test_blocks_of_requests_end_at_the_same_requests_whatever_comes_before(setti
 
 def test_few_texts_and_requests_are_left_to_this_process(settings, context, embedder_options, monkeypatch):
     monkeypatch.setattr(session, "connect", lambda _: pytest.fail("it asks for a cluster"))
-    stream, report = clean(corpus(40), CLEANING, 0, replace(settings, min_texts=41))
+    stream, report = clean(corpus(500), CLEANING, 0, replace(settings, min_texts=3))
     assert len(stream.table()) == report["kept"]
     assert len(list(rewrite.generate(requests(9), REWRITING, on_cluster(context, embedder_options, settings)))) == 9
 

@@ -1,8 +1,9 @@
-"""A cluster of several machines, simulated on this one, whose parts die while it embeds or trains."""
+"""A cluster of several machines, simulated on this one, whose parts die while it cleans, rewrites, embeds or trains."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import psutil
 import pytest
 
@@ -23,8 +25,12 @@ from embedding_adaptation.cluster.settings import ClusterSettings
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.embedder.strategy import Strategy
 from embedding_adaptation.embedder.template import PromptTemplate
+from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
+from embedding_adaptation.pipelines.data_augmentation.cleaning import clean
+from embedding_adaptation.pipelines.data_augmentation.options import CleaningOptions, RewriteOptions
+from embedding_adaptation.texts.stream import TextStream
 from pipelines.contrastive_finetuning.conftest import job_of, pairs
 
 __all__ = ["job_of", "pairs"]
@@ -193,6 +199,9 @@ import sys
 from pathlib import Path
 from embedding_adaptation.pipelines.contrastive_finetuning.devices import train
 from embedding_adaptation.pipelines.contrastive_finetuning.job import TrainingJob
+from embedding_adaptation.pipelines.data_augmentation.cleaning import clean
+from embedding_adaptation.pipelines.data_augmentation.options import CleaningOptions, RewriteOptions
+from embedding_adaptation.texts.stream import TextStream
 import logging
 logging.basicConfig(level=logging.INFO)
 adapter, history = train(TrainingJob.read(Path(sys.argv[1])))
@@ -274,7 +283,6 @@ def test_training_goes_on_with_the_machines_that_are_left(machines, training, ca
 
 
 def test_training_goes_on_when_the_same_command_is_given_after_a_killed_driver(training, tmp_path, ray_folder):
-    import pandas as pd
     from peft import PeftModel
 
     from embedding_adaptation.runtime import load_embedder
@@ -306,3 +314,111 @@ def test_training_goes_on_when_the_same_command_is_given_after_a_killed_driver(t
     model = PeftModel.from_pretrained(load_embedder(job.weights, alone).backbone, str(out))
     adapter, _ = train(replace(training, checkpoints=None))
     check_training((replace(adapter, model=model), pd.read_parquet(out / "history.parquet")), training)
+
+
+AUGMENTER = """
+import pickle, sys
+from pathlib import Path
+from embedding_adaptation.embedder.weights import DecoderWeights, ModelCard
+from faults.test_cluster import augmented
+weights = DecoderWeights(Path(sys.argv[1]), ModelCard.read(Path(sys.argv[1])))
+made = augmented(sys.argv[2], weights, Path(sys.argv[3]), None)
+Path(sys.argv[4]).write_bytes(pickle.dumps(made))
+"""
+STAGES = ("clean", "rewrite")
+
+
+def augmented(stage: str, weights: DecoderWeights, folder: Path | None, address: str | None):
+    """What a cluster, or with no folder this process, makes of a corpus: clean texts and report, or candidates."""
+    from embedding_adaptation.options import EmbedderOptions
+    from embedding_adaptation.pipelines.data_augmentation.generators import rewrite
+    from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, Request
+
+    texts = [f"{text} of {number % 40} kinds" for number, text in enumerate(TEXTS[:4800])]
+    if stage == "clean":
+        settings = None if folder is None else ClusterSettings(folder, address=address, workers=2, min_texts=10)
+        corpus = TextStream.of(pd.DataFrame({"id": list(map(str, range(len(texts)))), "text": texts}), rows=40)
+        stream, report = clean(corpus, CleaningOptions(), 0, settings)
+        return stream.table().to_dict("list"), report
+    cluster = None if folder is None else {"folder": str(folder), "address": address, "workers": 2, "min_texts": 10, "block_texts": 32}
+    template = {
+        "templates": {"bare": "{text}"},
+        "adapt": "a",
+        "strategies": {"a": {"weights": "base", "template": "bare", "pooling": "mean"}},
+    }
+    chosen = EmbedderOptions.model_validate(template | {"cluster": cluster, "device": "cpu", "dtype": "float32"})
+    styles = {"short": {"instruction": "short {text}"}}
+    options = RewriteOptions.model_validate({"system_prompt": "rewrite", "styles": styles, "temperature": 0.6, "max_new_tokens": 12})
+    requests = [Request.of(str(number), text, 0, "short") for number, text in enumerate(texts[:800])]
+    made = rewrite.generate(requests, options, Context(0, weights, chosen, None, progress=False))
+    return sorted(repr(candidate) for candidate in made)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_weights):
+    """What one process makes in each stage."""
+    return {stage: augmented(stage, tiny_weights, None, None) for stage in STAGES}
+
+
+def pieces_made(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*/made/[!.]*.parquet")}
+
+
+def augment_with_a_fault(stage, machines, weights, folder, strike):
+    """Make it, and strike once a few blocks are finished; what was finished must not be made again."""
+    before: dict[str, int] = {}
+
+    def wait_and_strike():
+        while len(pieces_made(folder)) < 5:
+            time.sleep(0.02)
+        before.update(pieces_made(folder))
+        strike()
+
+    striker = threading.Thread(target=wait_and_strike, daemon=True)
+    striker.start()
+    made = augmented(stage, weights, folder, machines.address)
+    assert not striker.is_alive()
+    now = pieces_made(folder)
+    assert len(before) < len(now)
+    assert {name: now[name] for name in before} == before
+    return made
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("victim", ["worker", "machine"])
+def test_augmentation_is_that_of_an_undisturbed_process(machines, tiny_weights, tmp_path, undisturbed, stage, victim):
+    def strike():
+        if victim == "worker":
+            workers_of_ray("PieceWorker")[0].kill()
+        else:
+            machines.remove_node(machines.nodes[0], allow_graceful=False)
+
+    assert augment_with_a_fault(stage, machines, tiny_weights, tmp_path / "blocks", strike) == undisturbed[stage]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_augmentation_goes_on_when_the_same_command_is_given_after_a_killed_driver(tiny_weights, tmp_path, ray_folder, undisturbed, stage):
+    tests = Path(__file__).parents[1]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {
+        "PYTHONPATH": os.pathsep.join([str(tests.parent / "src"), str(tests), os.environ.get("PYTHONPATH", "")]),
+        "RAY_TMPDIR": str(ray_folder),
+    }
+    command = [sys.executable, "-c", AUGMENTER, str(tiny_weights.base), stage, str(tmp_path / "blocks"), str(tmp_path / "made")]
+    driver = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 180
+    while len(pieces_made(tmp_path / "blocks")) < 5:
+        assert driver.poll() is None, driver.stderr.read().decode()[-2000:]
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    family = [driver, *psutil.Process(driver.pid).children(recursive=True)]
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    _, alive = psutil.wait_procs(family[1:], timeout=180)
+    assert alive == []
+    kept = pieces_made(tmp_path / "blocks")
+    last = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert last.returncode == 0, last.stderr[-2000:]
+    now = pieces_made(tmp_path / "blocks")
+    assert len(kept) < len(now)
+    assert {name: now[name] for name in kept} == kept
+    assert pickle.loads((tmp_path / "made").read_bytes()) == undisturbed[stage]

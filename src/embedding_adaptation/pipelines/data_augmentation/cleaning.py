@@ -39,6 +39,8 @@ _EXAMPLES = 3
 _EXAMPLE_LENGTH = 200
 _PARTITIONS = 64
 _FORMAT = 1  # incremented when the same texts and options are judged otherwise
+# How much faster a text is cleaned than embedded, for which min_texts is meant: few texts are done before workers have started.
+_CLEANED_FASTER = 250
 _LINKED_HERE = 2_000_000  # texts whose bands this process links sooner than a cluster starts to
 
 # Control, format and surrogate characters, except white space, joiners (which shape letters and emoji) and visible format characters
@@ -89,7 +91,7 @@ def clean(
         AugmentationError: If fewer than two texts are left, or a language is unknown.
     """
     _check_languages(options.languages or ())
-    if cluster is not None and not _has_texts(corpus, cluster.min_texts):
+    if cluster is not None and not _has_texts(corpus, cluster.min_texts * _CLEANED_FASTER):
         cluster = None
     with _scratch(cluster) as folder:
         repeated = None if options.max_repeats is None else _repeated_passages(corpus, options, options.max_repeats, folder, cluster)
