@@ -4,13 +4,16 @@ import dataclasses
 
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from kedro.io import DataCatalog, MemoryDataset
 from kedro.runner import SequentialRunner
 
+from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.pipelines.embedding_extraction import create_pipeline
 from embedding_adaptation.pipelines.embedding_extraction.nodes import extract_embeddings
 from embedding_adaptation.pipelines.embedding_extraction.options import ExtractionOptions
+from embedding_adaptation.runtime import build_strategy, load_embedder
 from embedding_adaptation.texts.stream import TextStream
 
 TEXTS = pd.DataFrame({"id": ["7", "8", "9"], "text": ["the bus is late", "water", "a house"]})
@@ -76,3 +79,25 @@ def test_after_processing_is_fitted_on_the_corpus_and_kept(tiny_weights, embedde
     rows = np.unique(corpus.vectors["bare.last.-1"], axis=0)
     np.testing.assert_allclose(embeddings.after["bare.last.-1.centre"].mean, rows.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose(np.linalg.norm(embeddings.vectors["bare.last.-1.centre"], axis=1), 1.0, atol=1e-5)
+
+
+def test_a_second_run_reads_no_text(tiny_weights, embedder_options, store, monkeypatch):
+    grid = {"templates": ["bare"], "after": [{"centre": True}]}
+    chosen = ExtractionOptions(strategies=("bare_mean", "bare.last.-1.centre"), seed=0)
+    options = embedder_options(grid=grid)
+    first = extract_embeddings(tiny_weights, TEXTS, CORPUS, store, chosen, options)
+    monkeypatch.setattr(Embedder, "encode_strategies", lambda *arguments, **keywords: pytest.fail("a text is read again"))
+    again = extract_embeddings(tiny_weights, TEXTS, CORPUS, store, chosen, options)
+    assert list(again.vectors) == list(first.vectors)
+    for name, vectors in first.vectors.items():
+        np.testing.assert_array_equal(again.vectors[name], vectors)
+
+
+def test_vectors_from_the_store_are_those_of_plain_encoding(tiny_weights, embedder_options, store):
+    chosen = ExtractionOptions(strategies=("bare_mean", "prompted_last"), seed=0)
+    options = embedder_options()
+    found = extract_embeddings(tiny_weights, TEXTS, CORPUS, store, chosen, options)
+    embedder = load_embedder(tiny_weights, options)
+    for name, vectors in found.vectors.items():
+        plain = embedder.encode(TEXTS["text"].tolist(), build_strategy(name, options), progress=False)
+        np.testing.assert_allclose(vectors, plain, atol=1e-6)

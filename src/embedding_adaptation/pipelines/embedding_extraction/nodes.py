@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
@@ -26,14 +28,15 @@ def extract_embeddings(
         model: Base weights, with or without an adapter; this decides which strategies are used.
         texts: Texts with ``id`` and ``text``.
         corpus: Unlabelled texts, for fitting after-processing.
-        embedding_store: Their vectors.
+        embedding_store: Vectors that are known; those of the texts are kept there, so that the same run again reads nothing.
         options: Which strategies to extract.
         embedder_options: Templates and strategies.
 
     Returns:
         Vectors by strategy, rows in the order of ``texts``, with their fitted after-processing.
     """
-    from embedding_adaptation.runtime import fitted_strategies, load_embedder
+    from embedding_adaptation.embedder.embedder import finish_vectors
+    from embedding_adaptation.runtime import fitted_strategies, load_embedder, read_once
 
     weights = "base" if model.adapter is None else "adapted"
     every = embedder_options.every_strategy
@@ -45,7 +48,9 @@ def extract_embeddings(
 
     selected = {name: every[name] for name in names if every[name].weights == weights}
     strategies = fitted_strategies(embedder, selected, embedder_options, fitting_texts, embedding_store)
-    vectors = embedder.encode_strategies(texts["text"].tolist(), strategies)
+    plain = [replace(strategy, after=None) for strategy in strategies]
+    read = read_once(embedder, texts["text"].tolist(), plain, embedding_store)
+    vectors = {strategy.name: finish_vectors(read.pop(strategy.name), strategy) for strategy in strategies}
     return Embeddings(
         tuple(texts["id"]),
         vectors,
