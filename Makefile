@@ -61,7 +61,7 @@ faults: $(VENV)/.dev  ## Kill processes, fill disks and damage files, node by no
 faults-short: $(VENV)/.dev  ## Test one fault of each kind (a few minutes)
 	@TQDM_DISABLE=1 $(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m faults tests/faults --short $(ARGS)
 
-ray: $(VENV)/.dev $(VENV)/.cluster  ## Embed and train on Ray clusters of this machine, and kill their workers, nodes and drivers (a quarter of an hour)
+ray: $(VENV)/.dev $(VENV)/.cluster  ## Embed and train on Ray clusters of this machine, and kill their workers, nodes and drivers (about half an hour)
 	@$(BIN)/python -m pytest --no-cov -q -p no:cacheprovider -m "faults or not faults" tests/cluster tests/faults/test_cluster.py $(ARGS)
 
 lint: $(VENV)/.dev  ## Check style
