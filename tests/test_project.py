@@ -389,7 +389,7 @@ def test_the_page_of_coloured_texts_is_a_page(finished):
     project, _, _ = finished
     page = versions(project, "attention_page.html")[0].read_text()
     assert page.startswith("<!doctype html>")
-    assert page.count("<section>") == 9
+    assert page.count('<section class="attention">') == 9
 
 
 def test_candidates_survive_a_killed_process_and_none_is_made_twice(finished, tmp_path):

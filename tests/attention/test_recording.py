@@ -44,7 +44,9 @@ def test_recording_leaves_hidden_states_as_they_are(tiny_embedder, monkeypatch):
     plain = tiny_embedder.encode(TEXTS, progress=False)
     run = PackedDecoder.run
     with_rows = frozenset(range(1, tiny_embedder.layer_count + 1))
-    monkeypatch.setattr(PackedDecoder, "run", lambda self, r, g, p, wanted: run(self, r, g, p, replace(wanted, last_rows=with_rows)))
+    monkeypatch.setattr(
+        PackedDecoder, "run", lambda self, r, g, p, wanted, **o: run(self, r, g, p, replace(wanted, last_rows=with_rows), **o)
+    )
     assert np.array_equal(tiny_embedder.encode(TEXTS, progress=False), plain)
 
 

@@ -35,7 +35,9 @@ def test_training_extraction_attention_and_export_see_the_same_ids(tiny_embedder
     prefixes, extracted = [], []
     read_prefix, run = PackedDecoder.read_prefix, PackedDecoder.run
     monkeypatch.setattr(PackedDecoder, "read_prefix", lambda self, ids, *rest: prefixes.append(tuple(ids)) or read_prefix(self, ids, *rest))
-    monkeypatch.setattr(PackedDecoder, "run", lambda self, rows, *rest: extracted.extend(map(tuple, rows)) or run(self, rows, *rest))
+    monkeypatch.setattr(
+        PackedDecoder, "run", lambda self, rows, *rest, **o: extracted.extend(map(tuple, rows)) or run(self, rows, *rest, **o)
+    )
     tiny_embedder.encode(TEXTS, strategy, progress=False)
     assert len(prefixes) == 1
     assert sorted(prefixes[0] + row for row in extracted) == expected

@@ -325,8 +325,11 @@ def lowest_adapted(layers: Sequence[torch.nn.Module]) -> int:
 
 
 def _is_changed(module: torch.nn.Module) -> bool:
-    """Whether a module computes something else than its class, or is watched."""
-    return "forward" in vars(module) or bool(module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001  there is no public getter
+    """Whether a module computes something else than its class as it was written, or is watched."""
+    written = next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
+    if "forward" in vars(module) or vars(written)["forward"].__module__ != written.__module__:
+        return True
+    return bool(module._forward_hooks or module._forward_pre_hooks)  # noqa: SLF001  there is no public getter
 
 
 def _product(module: torch.nn.Module) -> _Product:
