@@ -17,7 +17,8 @@ def counts(kind):
 
 @pytest.fixture(autouse=True)
 def two_threads():
-    """Two threads in every library, whatever the environment says."""
+    """Two threads in every library, whatever the environment says, and all that other tests have loaded are known."""
+    threads._threads.cache_clear()
     with threadpool_limits(2):
         yield
 
