@@ -1,9 +1,9 @@
-"""Pairs per second and memory of fine-tuning: python benchmarks/train.py --texts wiki_sentences.txt.
+"""Pairs per second and memory of fine-tuning: python benchmarks/train.py --texts wiki_sentences.txt [--device cuda].
 
 One optimiser step of 120 pairs (two different texts each: cost does not depend on what a pair says) with the same LoRA on all sides:
 
 (a) the published way: a causal language model with its vocabulary logits, all texts padded to the longest of all, micro-batches of 12 whose
-    gradients are accumulated, so that a pair has 11 negatives; in float32, its own format on a CPU, and in bfloat16;
+    gradients are accumulated, so that a pair has 11 negatives; in float32, its own format on a CPU, and in bfloat16 (only this on a GPU);
 (b) sentence-transformers' CachedMultipleNegativesRankingLoss over its own modules, texts in their order;
 (c) this project: packed rows, output of frozen lower layers kept, activations kept while they fit.
 
@@ -47,9 +47,11 @@ def options_of(layers: str, **changes: Any) -> FinetuningOptions:
     return FinetuningOptions.model_validate({"steps": 1, "seed": 0, "batch_size": BATCH, "lora": {"layers": layers}, **changes})
 
 
-def ours(pairs: list[tuple[str, str]], layers: str, dtype: str, scratch: Path) -> tuple[Callable[[], None], LowerStates | None]:
+def ours(
+    pairs: list[tuple[str, str]], layers: str, arguments: argparse.Namespace, scratch: Path
+) -> tuple[Callable[[], None], LowerStates | None]:
     """A step of this project, and its cache of the layers below the adapter."""
-    embedder = Embedder.load(default_weights(), device="cpu", dtype=dtype)
+    embedder = Embedder.load(default_weights(), device=arguments.device, dtype=arguments.dtype)
     options = options_of(layers)
     first_layer = add_adapter(embedder, options.lora)
     embedder.backbone.train()
@@ -64,11 +66,11 @@ def ours(pairs: list[tuple[str, str]], layers: str, dtype: str, scratch: Path) -
     return step, lower_states
 
 
-def cached_mnrl(pairs: list[tuple[str, str]], layers: str, dtype: str) -> Callable[[], None]:
+def cached_mnrl(pairs: list[tuple[str, str]], layers: str, arguments: argparse.Namespace) -> Callable[[], None]:
     """A step of sentence-transformers' GradCache over modules that wrap the whole decoder."""
     from sentence_transformers.sentence_transformer.losses import CachedMultipleNegativesRankingLoss
 
-    embedder = Embedder.load(default_weights(), device="cpu", dtype=dtype)
+    embedder = Embedder.load(default_weights(), device=arguments.device, dtype=arguments.dtype)
     add_adapter(embedder, options_of(layers).lora)
     embedder.backbone.train()
     model = embedder.sentence_transformer(STRATEGY)
@@ -77,14 +79,14 @@ def cached_mnrl(pairs: list[tuple[str, str]], layers: str, dtype: str) -> Callab
     return lambda: loss([dict(column) for column in columns], None).backward()
 
 
-def published(pairs: list[tuple[str, str]], layers: str, dtype: torch.dtype) -> Callable[[], None]:
+def published(pairs: list[tuple[str, str]], layers: str, dtype: torch.dtype, device: str) -> Callable[[], None]:
     """Micro-batches of 12 pairs through a causal language model, padded to the longest of all."""
     from peft import LoraConfig, TaskType, get_peft_model
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     folder = default_weights().base
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    decoder = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+    decoder = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
     lora = options_of(layers).lora
     modules = linear_modules(decoder, "model.layers", lora.layer_numbers(decoder.config.num_hidden_layers))
     config = LoraConfig(task_type=TaskType.CAUSAL_LM, r=lora.rank, lora_alpha=lora.alpha, target_modules=modules)
@@ -92,33 +94,42 @@ def published(pairs: list[tuple[str, str]], layers: str, dtype: torch.dtype) -> 
     prompts = [[ONE_WORD.pattern.replace("{text}", text) for text in texts] for texts in zip(*pairs, strict=True)]
     width = max(len(tokenizer(prompt)["input_ids"]) for column in prompts for prompt in column)
     tokenizer.padding_side = "left"
-    columns = [tokenizer(column, padding="max_length", max_length=width, truncation=True, return_tensors="pt") for column in prompts]
+    padded = {"padding": "max_length", "max_length": width, "truncation": True, "return_tensors": "pt"}
+    columns = [tokenizer(column, **padded).to(device) for column in prompts]
 
     def step() -> None:
         for start in range(0, len(pairs), MICRO_BATCH):
             vectors = []
             for column in columns:
                 part = {name: value[start : start + MICRO_BATCH] for name, value in column.items()}
-                with torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32):
+                with torch.autocast(device, dtype=dtype, enabled=dtype != torch.float32):
                     output = model(**part, output_hidden_states=True)
                 vectors.append(torch.nn.functional.normalize(output.hidden_states[-1][:, -1].float(), dim=-1))
             scores = vectors[0] @ vectors[1].T * 20.0
-            loss = torch.nn.functional.cross_entropy(scores, torch.arange(len(scores)))
+            loss = torch.nn.functional.cross_entropy(scores, torch.arange(len(scores), device=device))
             (loss / (len(pairs) / MICRO_BATCH)).backward()
 
     return step
 
 
-def seconds_of(step: Callable[[], None], repeats: int, *, warm: bool = True) -> float:
-    """Median seconds of a step."""
+def seconds_of(step: Callable[[], None], repeats: int, *, warm: bool = True, before: Callable[[], None] = lambda: None) -> float:
+    """Median seconds of a step, without what is done before it."""
     if warm:
         step()
     times = []
     for _ in range(repeats):
+        before()
         start = time.perf_counter()
         step()
+        synchronise()
         times.append(time.perf_counter() - start)
     return statistics.median(times)
+
+
+def synchronise() -> None:
+    """Wait until a GPU has finished all its work."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 def long_pairs(texts: list[str]) -> list[tuple[str, str]]:
@@ -134,7 +145,8 @@ def long_pairs(texts: list[str]) -> list[tuple[str, str]]:
 
 def peak_memory(layers: str, arguments: argparse.Namespace) -> float:
     """Peak memory in GB of a process that takes a step over texts of 100 tokens."""
-    command = [sys.executable, __file__, "--texts", str(arguments.texts or ""), "--dtype", arguments.dtype, "--only-memory", layers]
+    command = [sys.executable, __file__, "--texts", str(arguments.texts or ""), "--dtype", arguments.dtype]
+    command += ["--device", arguments.device, "--only-memory", layers]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return float(done.stdout.split()[-1])
 
@@ -144,6 +156,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--texts", type=Path, help="one text a line; the hard sample otherwise")
     parser.add_argument("--dtype", default="auto", help="of (b) and (c)")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--only-memory", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -153,8 +166,11 @@ def main() -> None:
     texts = arguments.texts.read_text(encoding="utf-8").splitlines()[: 2 * BATCH] if given else sample_texts(2 * BATCH)
     if arguments.only_memory:
         with tempfile.TemporaryDirectory() as scratch:
-            step, _ = ours(long_pairs(texts), arguments.only_memory, arguments.dtype, Path(scratch))
+            step, _ = ours(long_pairs(texts), arguments.only_memory, arguments, Path(scratch))
             step()
+        if arguments.device == "cuda":
+            print(torch.cuda.max_memory_allocated() / 1e9)
+            return
         # Not getrusage: what it tells begins with the peak of the process that started this one.
         peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
         print(int(peak.split()[1]) / 1e6)
@@ -167,31 +183,29 @@ def main() -> None:
         speed[name] = count / seconds
         print(f"  {name:<58} {speed[name]:7.2f} pairs/s", flush=True)
 
-    print(f"{BATCH} pairs, {torch.get_num_threads()} threads")
+    place = torch.cuda.get_device_name() if arguments.device == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{BATCH} pairs, {place}")
     for layers in ("all", "upper_half"):
         with tempfile.TemporaryDirectory() as scratch:
-            step, lower_states = ours(pairs, layers, arguments.dtype, Path(scratch))
+            step, lower_states = ours(pairs, layers, arguments, Path(scratch))
             step()
             if lower_states is not None:
-                times = []
-                for _ in range(arguments.repeats):
-                    lower_states.close()
-                    start = time.perf_counter()
-                    step()
-                    times.append(time.perf_counter() - start)
-                note(f"(c) this project, {layers}, texts seen for the first time", BATCH, statistics.median(times))
+                seconds = seconds_of(step, arguments.repeats, warm=False, before=lower_states.close)
+                note(f"(c) this project, {layers}, texts seen for the first time", BATCH, seconds)
             note(f"(c) this project, {layers}", BATCH, seconds_of(step, arguments.repeats, warm=False))
-        step = cached_mnrl(pairs, layers, arguments.dtype)
+        step = cached_mnrl(pairs, layers, arguments)
         note(f"(b) CachedMultipleNegativesRankingLoss, {layers}", BATCH, seconds_of(step, arguments.repeats, warm=False))
-    for layers, dtype in (("all", torch.float32), ("all", torch.bfloat16), ("upper_half", torch.float32)):
+    own_format = torch.float32 if arguments.device == "cpu" else torch.bfloat16
+    for layers, dtype in dict.fromkeys((("all", own_format), ("all", torch.bfloat16), ("upper_half", own_format))):
         name = f"(a) published, {layers}, {str(dtype).removeprefix('torch.')}"
-        note(name, len(few), seconds_of(published(few, layers, dtype), 1, warm=False))
+        note(name, len(few), seconds_of(published(few, layers, dtype, arguments.device), 1, warm=False))
     first = "(c) this project, upper_half, texts seen for the first time"
     memory = {layers: peak_memory(layers, arguments) for layers in ("upper_half", "all")}
     print(f"  peak memory with texts of {LONG_TEXT} tokens: " + ", ".join(f"{name} {value:.2f} GB" for name, value in memory.items()))
+    own = str(own_format).removeprefix("torch.")
     figures = {
-        "ratio_published": speed[first] / speed["(a) published, upper_half, float32"],
-        "ratio_published_all_layers": speed["(c) this project, all"] / speed["(a) published, all, float32"],
+        "ratio_published": speed[first] / speed[f"(a) published, upper_half, {own}"],
+        "ratio_published_all_layers": speed["(c) this project, all"] / speed[f"(a) published, all, {own}"],
         "ratio_published_all_layers_bfloat16": speed["(c) this project, all"] / speed["(a) published, all, bfloat16"],
         "ratio_cached_mnrl_all_layers": speed["(c) this project, all"] / speed["(b) CachedMultipleNegativesRankingLoss, all"],
         "ratio_cached_mnrl_upper_half": speed[first] / speed["(b) CachedMultipleNegativesRankingLoss, upper_half"],

@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,6 +26,7 @@ from embedding_adaptation.embedder.attention_swap import (
 )
 from embedding_adaptation.embedder.lean_layers import LeanLayers
 from embedding_adaptation.embedder.prompt_tree import causal_layout
+from embedding_adaptation.embedder.varlen import Strands, kernel_of, last_strands_of_rows, strands_of_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -169,6 +171,12 @@ class RowAttention(AttentionPass):
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Compute the attention of all groups, ``[1, N, H, d]``."""
         output = call.query.new_empty(call.query.shape[2], call.query.shape[1], call.value.shape[3])  # [N, H, d]
+        kernel = None if self.keep or call.layer + 1 in self.last_rows else kernel_of(call)
+        if kernel:
+            end = self.groups[-1].span.stop
+            output[:end] = self._strands.attend(kernel, call, call.query[0].transpose(0, 1)[:end], *self._seen(call))
+            output[end:] = 0
+            return output[None]
         output[self.groups[-1].span.stop :] = 0
         with torch.autocast(call.query.device.type, enabled=False):
             for group in self.groups:
@@ -188,6 +196,8 @@ class RowAttention(AttentionPass):
         call = packed_call(module, q, k, v, window)
         before, weights = self.prefix.get(call.layer), self.last_rows.get(call.layer + 1)
         self.calls[call.layer] += 1
+        if weights is None and (kernel := kernel_of(call)):
+            return self._last_strands.attend(kernel, call, q, *self._seen(call))
         outputs, first = [], 0
         for group in self.groups:
             last = list(group.layout.last)
@@ -208,6 +218,20 @@ class RowAttention(AttentionPass):
         """Places of the templates' last tokens in the packed sequence, row by row, ``[E]``."""
         starts = (group.start + torch.arange(group.count)[:, None] * group.layout.width for group in self.groups)
         return torch.cat([(start + torch.tensor(group.layout.last)).flatten() for start, group in zip(starts, self.groups, strict=True)])
+
+    def _seen(self, call: AttentionCall) -> list[torch.Tensor]:
+        """Keys and values of the prefix and of all tokens behind it, ``[P + N, KV, d]`` each."""
+        own = [states[0].transpose(0, 1) for states in (call.key, call.value)]
+        before = self.prefix.get(call.layer)
+        return own if before is None else [torch.cat([first.transpose(0, 1), states]) for first, states in zip(before, own, strict=True)]
+
+    @cached_property
+    def _strands(self) -> Strands:
+        return strands_of_rows((group.start, group.count, group.layout) for group in self.groups)
+
+    @cached_property
+    def _last_strands(self) -> Strands:
+        return last_strands_of_rows((group.start, group.count, group.layout) for group in self.groups)
 
     def _attend_group(
         self, call: AttentionCall, layout: RowLayout, rows: tuple[torch.Tensor, torch.Tensor, torch.Tensor], attended: torch.Tensor

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -31,6 +31,7 @@ from embedding_adaptation.embedder.pooling import POOLINGS
 from embedding_adaptation.embedder.probe import check_masks
 from embedding_adaptation.embedder.prompt_tree import PromptTree, causal_layout
 from embedding_adaptation.embedder.template import TokenizedPrompt, pad_prompts
+from embedding_adaptation.embedder.varlen import Strands, kernel_of, strands_of_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -87,13 +88,27 @@ class _TrainingAttention(AttentionPass):
 
     Args:
         shared: Tokens of the prefix.
-        groups: The rows after it.
+        lengths: Tokens of each row after it.
+        device: Where the decoder is.
     """
 
-    def __init__(self, shared: int, groups: Sequence[_PaddedGroup]) -> None:
+    def __init__(self, shared: int, lengths: Sequence[int], device: torch.device) -> None:
         super().__init__()
-        self.groups = groups
+        self.lengths, self.device = lengths, device
         self.prefix = causal_layout(shared)
+
+    @cached_property
+    def groups(self) -> list[_PaddedGroup]:
+        """The rows, in runs of similar length."""
+        return _padded_groups(self.lengths, self.prefix.width, self.device)
+
+    @cached_property
+    def _strands(self) -> Strands:
+        return strands_of_texts(self.prefix.width, self.lengths)
+
+    @cached_property
+    def _last_strands(self) -> Strands:
+        return strands_of_texts(self.prefix.width, self.lengths, last=True)
 
     def attend(self, call: AttentionCall) -> torch.Tensor:
         """Compute the attention of the prefix and of all groups, ``[1, N, H, d]``."""
@@ -107,6 +122,8 @@ class _TrainingAttention(AttentionPass):
     def of_last(self, module: torch.nn.Module, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int | None) -> torch.Tensor:
         """Attention of every row's last token, ``[n, H, d]``; likewise."""
         call = packed_call(module, q, k, v, window)
+        if kernel := kernel_of(call):
+            return self._last_strands.attend(kernel, call, q, k, v)
         before = [states[: self.prefix.width].transpose(0, 1) for states in (k, v)]  # [KV, P, d] twice
         outputs, first = [], 0
         for group in self.groups:
@@ -127,6 +144,8 @@ class _TrainingAttention(AttentionPass):
 
     def _attended(self, call: AttentionCall, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Attention of the prefix and of all groups: ``[N, H, d]``, ``[N, KV, d]`` twice -> ``[N, H, d]``."""
+        if kernel := kernel_of(call):
+            return self._strands.attend(kernel, call, q, k, v)
         before = [states[: self.prefix.width].transpose(0, 1) for states in (q, k, v)]  # [H, P, d], [KV, P, d] twice
         outputs = []
         with torch.autocast(call.query.device.type, enabled=False):
@@ -254,7 +273,7 @@ class TrainingPass:
         lengths = [len(row) for row in rows]
         input_ids = torch.tensor([*self.tree.shared, *(token for row in rows for token in row)], device=device)  # [N]
         positions = torch.cat([torch.arange(shared), *(shared + torch.arange(length) for length in lengths)]).to(device)  # [N]
-        attention = _TrainingAttention(shared, _padded_groups(lengths, shared, device))
+        attention = _TrainingAttention(shared, lengths, device)
         if self._lean.fits:
             return self._embed_lean(self._input_states(input_ids, lower), positions, attention, lengths)
         with (
