@@ -178,7 +178,7 @@ def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embed
         "seed": 0,
     }
 
-    def check(**changes):
+    def check(run=run, **changes):
         catalog = DataCatalog(
             {
                 "params:embedder": MemoryDataset(embedder_options()),
@@ -194,6 +194,7 @@ def test_text_clustering_asks_for_no_strategy_or_adapter_that_is_not_there(embed
         DatasetError, match="there is no adapter; run 'kedro run --pipelines=contrastive_finetuning' first, or set it to base"
     ):
         check(weights="adapted")
+    check(run=pipeline("params:embedder", "params:text_clustering"), weights="adapted")  # the run trains the adapter itself
     with pytest.raises(DatasetError, match=r"unusable strategy 'none' in text_clustering\.strategies\.base"):
         check(strategies={"base": "none", "adapted": "prompted_last_adapted"})
     pipelines.set_requested(None)

@@ -78,10 +78,15 @@ def _check_options(pipeline: Pipeline, catalog: DataCatalog) -> None:
     embedder = read_options("embedder", catalog.load(_EMBEDDER)) if _EMBEDDER in pipeline.inputs() else None
     if not isinstance(embedder, EmbedderOptions):
         return
+
+    def is_there(name: str) -> bool:
+        """Whether a dataset exists, or the run itself supplies what is read from it elsewhere."""
+        return name not in pipeline.inputs() or catalog.exists(name)
+
     for group in sorted(OPTION_TYPES):
         if f"params:{group}" in pipeline.inputs():
             try:
-                read_options(group, catalog.load(f"params:{group}")).check(embedder, catalog.exists)
+                read_options(group, catalog.load(f"params:{group}")).check(embedder, is_there)
             except ValueError as error:
                 raise DatasetError(str(error)) from error
 

@@ -4,6 +4,7 @@ import pytest
 from kedro.config import OmegaConfigLoader
 
 from embedding_adaptation.pipelines.plan.sample_runs import SampleRun
+from embedding_adaptation.pipelines.plan.work import units
 from embedding_adaptation.settings import CONFIG_LOADER_ARGS
 
 FIXED, EACH = 2.0, 0.1  # seconds of every node, and of each text
@@ -15,7 +16,7 @@ def parameters(project):
 
 
 @pytest.fixture
-def made_run():
+def made_run(parameters):
     """A run in which every node takes so much, and so much for each text."""
 
     def make(texts, model="base", fixed=FIXED, each=EACH, **changes):
@@ -31,6 +32,7 @@ def made_run():
             "looks": 2,
             "steps": 2,
             "kept": 1.0,
+            "counts": units(texts, 1.0, parameters),
             "peak_bytes": 10**9,
             "disk_bytes": {"04_feature/corpus_vectors": 1000 + 100 * texts, "06_models/adapter": 5000},
         }

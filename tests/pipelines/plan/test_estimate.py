@@ -26,12 +26,21 @@ def test_all_is_the_sum_of_the_pipelines_and_the_arithmetic_is_shown(measured, p
     assert by_pipeline["all"] == pytest.approx(by_pipeline.drop("all").sum(), abs=0.5)
     assert plan["seconds"]["1"] == pytest.approx(sum(term["seconds"] for term in plan["terms"]), abs=0.5)
     (embedding,) = (term for term in plan["terms"] if term["node"] == "embed_corpus")
-    # 5,000 texts, and those of the 2,000 that after-processing is fitted on which were not drawn: three fifths of them.
-    assert embedding["seconds"] == pytest.approx(2.0 + 0.1 * (5000 + 1200), abs=0.1)
-    assert embedding["arithmetic"] == "2.00 s + 6,200 embedded x 100 ms"
+    assert embedding["seconds"] == pytest.approx(2.0 + 0.1 * 5000, abs=0.1)
+    assert embedding["arithmetic"] == "2.00 s + 5,000 texts x 100 ms"
     (training,) = (term for term in plan["terms"] if term["node"] == "train_adapter")
     assert "24 steps x 3.00 s + 7 looks x" in training["arithmetic"]
     assert plan["tokens"] == 50_000
+
+
+def test_export_reads_what_after_processing_is_fitted_on(measured, parameters):
+    for run in measured["runs"]:
+        run["nodes"] |= {"find_questions_node": 1.0 + 0.04 * run["texts"], "generate_candidates_node": 2.0 + 0.1 * run["texts"]}
+        run["nodes"]["export_embedder_node"] = 5.0
+    plan, _ = estimated(measured, parameters, PlanOptions(seed=0))
+    (export,) = (term for term in plan["terms"] if term["node"] == "export_embedder")
+    assert export["arithmetic"] == "5.00 s + 1,800 read_to_export x 20 ms + 1,200 teacher_read_to_export x 100 ms"
+    assert (export["seconds"], export["shared"]) == pytest.approx((5.0 + 36 + 120, 36 + 120), abs=0.1)
 
 
 def test_workers_share_what_the_model_does_and_nothing_else(measured, parameters):

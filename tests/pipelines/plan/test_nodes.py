@@ -44,7 +44,8 @@ def test_a_run_takes_about_what_was_planned(texts, quick, tiny_weights):
     assert measured["texts"] == 300
     plan, table = plan_run(measured, quick, options)
     taken = sample_run(texts[:300], quick, base_model=str(tiny_weights.base), steps=STEPS)
-    assert plan["seconds"]["1"] == pytest.approx(taken.seconds, rel=0.6)
+    # Runs of seconds that are mostly start, on a machine that may be busy with other tests.
+    assert taken.seconds / 2 < plan["seconds"]["1"] < taken.seconds * 2
     assert plan["memory_bytes"] == pytest.approx(taken.peak_bytes, rel=0.5)
     assert plan["disk_bytes"] == pytest.approx(sum(taken.disk_bytes.values()), rel=0.5)
     assert set(table["pipeline"]) == {

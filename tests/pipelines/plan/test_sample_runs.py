@@ -15,13 +15,18 @@ def test_steps_and_looks_are_told_apart():
 
 
 def test_a_short_run_has_few_steps_and_leaves_the_options_as_they_are(parameters):
-    values = shortened(parameters, steps=2, tiny=True)
+    values = shortened(parameters, steps=2, tiny=True, texts=100)
     assert values["contrastive_finetuning"]["steps"] == values["contrastive_finetuning"]["validate_every"] == 2
     assert parameters["contrastive_finetuning"]["steps"] == 24
     assert {tuple(strategy["layers"]) for strategy in values["embedder"]["strategies"].values()} == {(-1,)}
     assert "plan" not in values
     assert values["data_augmentation"]["generators"]["neighbours"]["min_similarity"] == -1.0
-    assert shortened(parameters, steps=2, tiny=False)["embedder"] == parameters["embedder"]
+    of_base = shortened(parameters, steps=2, tiny=False, texts=100)
+    assert of_base["embedder"] == parameters["embedder"]
+    assert (of_base["data_augmentation"]["cleaning"]["max_texts"], values["data_augmentation"]["cleaning"]["max_texts"]) == (50, 2000)
+    for one in (values, of_base):
+        assert (one["model_export"]["guard"], one["text_clustering"]["weights"]) == (False, "adapted")
+    assert parameters["model_export"]["guard"]
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from embedding_adaptation.pipelines.plan.work import (
     Line,
     memory_bytes,
     node_lines,
+    reading_prices,
     search_seconds,
     training_seconds,
     units,
@@ -30,12 +31,17 @@ def test_every_node_of_adapt_is_known_with_its_pipeline():
 
 def test_units_stop_growing_where_the_options_say(parameters):
     small, large = units(100, 1.0, parameters), units(10**7, 0.5, parameters)
-    assert {small[unit] for unit in ("texts", "embedded", "drawn", "mapped", "compared", "read_to_compare", "asked", "shown")} == {100}
+    assert {small[unit] for unit in ("texts", "drawn", "mapped", "compared", "asked", "shown")} == {100}
+    # All have been read by then.
+    assert {small[unit] for unit in ("read_to_export", "teacher_read_to_export", "read_to_compare", "base_read_to_compare")} == {0}
     assert large["texts"] == 10**7
     assert (large["drawn"], large["judged"], large["mapped"], large["compared"], large["asked"]) == (2000, 200, 5000, 5000, 500)
     # Nearly none of the texts that after-processing is fitted on, or that are compared, have been read before.
-    assert large["embedded"] == pytest.approx(10**7 + 2000, rel=1e-4)
-    assert large["read_to_compare"] == pytest.approx(5000 + 3000, rel=1e-3)
+    assert (large["read_to_export"], large["teacher_read_to_export"]) == pytest.approx((2000, 2000), rel=1e-3)
+    assert (large["read_to_compare"], large["base_read_to_compare"]) == pytest.approx((5000, 5000), rel=1e-3)
+    some = units(5000, 1.0, parameters)
+    assert (some["read_to_export"], some["teacher_read_to_export"]) == pytest.approx((1800, 1200))
+    assert (some["read_to_compare"], some["base_read_to_compare"]) == pytest.approx((3000, 1800))
     assert set(FOLDERS.values()) <= set(small)
 
 
@@ -51,16 +57,33 @@ def test_a_line_goes_through_both_points_and_never_below_zero():
     assert Line.through((10, 7.0), (30, 3.0)) == Line(3.0, 0.0)
     steep = Line.through((10, 1.0), (30, 9.0))
     assert (steep.fixed, steep.at(30)) == (0.0, pytest.approx(9.0))
-    assert Line.through((1, 2.0), (1, 5.0)) == Line(5.0, 0.0)
+    assert Line.through((1, 7.0), (1, 5.0)) == Line(5.0, 0.0)
 
 
 def test_what_the_model_does_is_told_from_its_own_runs_and_the_rest_from_the_tiny_ones(parameters, made_run):
     runs = [made_run(48), made_run(144), made_run(500, "tiny", fixed=1.0, each=0.001), made_run(2000, "tiny", fixed=1.0, each=0.001)]
-    lines = node_lines(runs, 1.0, parameters)
+    lines = node_lines(runs)
     assert (lines["embed_corpus_node"].fixed, lines["embed_corpus_node"].each) == pytest.approx((2.0, 0.1))
     assert (lines["clean_corpus_node"].fixed, lines["clean_corpus_node"].each) == pytest.approx((0.1, 1e-6))
     # Steps and looks of training are counted by themselves.
     assert (lines["train_adapter_node"].fixed, lines["train_adapter_node"].each) == pytest.approx((2.0, 0.1))
+
+
+def test_what_is_read_for_the_first_time_has_the_price_of_the_nodes_that_read(made_run):
+    def run(texts, **changes):
+        nodes = {
+            "find_questions_node": 1.0 + 0.04 * texts,  # both ways
+            "generate_candidates_node": 2.0 + 0.1 * texts,
+            "export_embedder_node": 5.0 + 0.02 * 10 + 0.1 * 3,
+        }
+        return made_run(texts, nodes=nodes, **changes)
+
+    runs = [run(48), run(144), run(500, model="tiny"), run(2000, model="tiny")]
+    for one in runs:
+        one.counts.update(read_to_export=10, teacher_read_to_export=3)
+    lines = node_lines(runs)
+    assert reading_prices(lines) == pytest.approx((0.02, 0.1))
+    assert (lines["export_embedder_node"].fixed, lines["export_embedder_node"].each) == pytest.approx((5.0, 0.0))
 
 
 def test_training_takes_all_its_steps_and_looks(parameters, made_run):

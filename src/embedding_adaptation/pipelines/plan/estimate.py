@@ -13,6 +13,7 @@ from embedding_adaptation.pipelines.plan.work import (
     Unit,
     memory_bytes,
     node_lines,
+    reading_prices,
     search_seconds,
     training_seconds,
     units,
@@ -38,13 +39,13 @@ def estimated(measured: Mapping[str, Any], parameters: Mapping[str, Any], option
     texts = options.texts or measured["texts"]
     kept = runs[-1].kept
     counts = units(texts, kept, parameters)
-    terms = _terms(runs, counts, kept, measured, parameters)
+    terms = _terms(runs, counts, measured, parameters)
     start = max(0.0, _start(runs))
     terms.append(
         {"pipeline": START, "node": "", "seconds": start, "shared": 0.0, "arithmetic": f"{start:.1f} s until the first node, and to end"}
     )
     memory = memory_bytes(runs, counts, measured["width"], parameters)
-    disk = _disk_bytes([run for run in runs if run.model == "base"], counts, kept, parameters)
+    disk = _disk_bytes([run for run in runs if run.model == "base"], counts)
     tokens = measured["tokens_a_text"] * texts
     table = pd.DataFrame(_rows(terms, options))
     table.insert(1, "texts", texts)
@@ -69,12 +70,14 @@ def estimated(measured: Mapping[str, Any], parameters: Mapping[str, Any], option
 
 
 def _terms(
-    runs: Sequence[SampleRun], counts: Mapping[Unit, float], kept: float, measured: Mapping[str, Any], parameters: Mapping[str, Any]
+    runs: Sequence[SampleRun], counts: Mapping[Unit, float], measured: Mapping[str, Any], parameters: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
     """What each node takes: all its seconds, those that workers share, and how they are told."""
     terms = []
     large = [run for run in runs if run.model == "base"][1]
-    for node, line in node_lines(runs, kept, parameters).items():
+    lines = node_lines(runs)
+    prices = reading_prices(lines)
+    for node, line in lines.items():
         work = work_of(node)
         count = counts[work.unit]
         seconds = line.at(count)
@@ -82,13 +85,16 @@ def _terms(
         arithmetic = f"{line.fixed:.2f} s"
         if line.each and work.unit != "once":
             arithmetic += f" + {count:,.0f} {work.unit} x {_small(line.each)}"
+        for price, unit in zip(prices, work.read or (), strict=work.read is not None):
+            seconds += price * counts[unit]
+            shared += price * counts[unit]
+            arithmetic += f" + {counts[unit]:,.0f} {unit} x {_small(price)}"
         if node == _GENERATE:
             search = search_seconds(count, measured["pair_seconds"], parameters)
             seconds += search
             arithmetic += f" + {search:,.1f} s of search for neighbours ({_small(measured['pair_seconds'])} a comparison)"
         if node == _TRAIN:
-            then = units(large.texts, kept, parameters)["judged"]
-            steps, step, looks, look = training_seconds(large, count, then, parameters)
+            steps, step, looks, look = training_seconds(large, count, large.counts["judged"], parameters)
             seconds += steps * step + looks * look
             shared += steps * step
             arithmetic += f" + {steps} steps x {step:.2f} s + {looks} looks x {look:.2f} s"
@@ -137,12 +143,12 @@ def _start(runs: Sequence[SampleRun]) -> float:
     return outside[len(outside) // 2]
 
 
-def _disk_bytes(runs: Sequence[SampleRun], counts: Mapping[Unit, float], kept: float, parameters: Mapping[str, Any]) -> float:
+def _disk_bytes(runs: Sequence[SampleRun], counts: Mapping[Unit, float]) -> float:
     few, many = runs
     total = 0.0
     for folder, size in many.disk_bytes.items():
         unit = FOLDERS.get(folder, FOLDERS.get(folder.partition("/")[0], "once"))
-        points = [(units(run.texts, kept, parameters)[unit], run.disk_bytes.get(folder, 0)) for run in (few, many)]
+        points = [(run.counts[unit], run.disk_bytes.get(folder, 0)) for run in (few, many)]
         total += size if unit == "once" else Line.through(*points).at(counts[unit])
     return total
 

@@ -13,7 +13,7 @@ class PlanOptions(Options):
     """What a plan is made from, and for whom."""
 
     texts: int | None = Field(None, ge=2, description="Plan for this many texts like those of the corpus; null: for those it has.")
-    samples: tuple[int, int] = Field((48, 144), description="Texts of two short runs of the base model, which show what a text takes.")
+    samples: tuple[int, int] = Field((64, 256), description="Texts of two short runs of the base model, which show what a text takes.")
     cheap_samples: tuple[int, int] = Field(
         (2500, 10_000), description="Texts of two runs of a tiny model, which show what all the rest takes."
     )

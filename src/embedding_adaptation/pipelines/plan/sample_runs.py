@@ -21,9 +21,12 @@ from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.forecast import looks
 from embedding_adaptation.paths import project_root
 from embedding_adaptation.pipelines.plan.errors import PlanError
+from embedding_adaptation.pipelines.plan.work import units
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from embedding_adaptation.pipelines.plan.work import Unit
 
 TINY_MODEL = "random:tiny-llama"
 PIPELINE = "adapt"
@@ -49,6 +52,7 @@ class SampleRun:
         looks: Number of these looks.
         steps: Number of training steps.
         kept: Share of the texts that cleaning keeps, before any are drawn.
+        counts: How many of each unit it had.
         peak_bytes: Largest resident memory.
         disk_bytes: Bytes written, by folder.
     """
@@ -62,6 +66,7 @@ class SampleRun:
     looks: int
     steps: int
     kept: float
+    counts: dict[Unit, float]
     peak_bytes: int
     disk_bytes: dict[str, int] = field(default_factory=dict)
 
@@ -87,7 +92,7 @@ def sample_run(texts: Sequence[str], parameters: Mapping[str, Any], *, base_mode
     with tempfile.TemporaryDirectory(prefix=scratch_prefix()) as folder:
         scratch = Path(folder)
         pd.DataFrame({"text": list(texts)}, dtype=str).to_parquet(scratch / "texts.parquet")
-        values = shortened(parameters, steps=steps, tiny=tiny)
+        values = shortened(parameters, steps=steps, tiny=tiny, texts=len(texts))
         values |= {"corpus": str(scratch / "texts.parquet"), "corpus_column": "text", "output": str(scratch / "output")}
         values["base_model"] = base_model
         config = scratch / "run.yml"
@@ -100,6 +105,7 @@ def sample_run(texts: Sequence[str], parameters: Mapping[str, Any], *, base_mode
         history = pd.read_csv(next(output.glob("08_reporting/training_history.csv/*/*.csv")))
         step, look, looks = loop_seconds(history["seconds"].tolist(), values["contrastive_finetuning"]["validate_every"])
         report = json.loads(next(output.glob("02_intermediate/corpus_report.json/*/*.json")).read_text(encoding="utf-8"))
+        kept = (report["kept"] + report["not_drawn"]) / report["texts"]
         return SampleRun(
             texts=len(texts),
             model="tiny" if tiny else "base",
@@ -109,14 +115,20 @@ def sample_run(texts: Sequence[str], parameters: Mapping[str, Any], *, base_mode
             look_seconds=look,
             looks=looks,
             steps=len(history) - 1,
-            kept=(report["kept"] + report["not_drawn"]) / report["texts"],
+            kept=kept,
+            counts=units(len(texts), kept, values),
             peak_bytes=peak,
             disk_bytes=_bytes_by_folder(output),
         )
 
 
-def shortened(parameters: Mapping[str, Any], *, steps: int, tiny: bool) -> dict[str, Any]:
-    """Parameters for a short run: few steps, a look at the criteria only before the first and after the last, and pairs in any case."""
+def shortened(parameters: Mapping[str, Any], *, steps: int, tiny: bool, texts: int) -> dict[str, Any]:
+    """Parameters for a short run of ``texts`` texts.
+
+    Few steps, a look at the criteria only before the first and after the last, and pairs in any case. After two steps no adapter
+    helps, but the whole run's is expected to: the adapted weights are exported, and cluster. Half of the texts are drawn for
+    augmentation, so that others are read for the first time when they are clustered, as most of a large corpus are.
+    """
     values: dict[str, Any] = json.loads(json.dumps({name: group for name, group in parameters.items() if name != "plan"}))
     training = values["contrastive_finetuning"]
     training["steps"], training["validate_every"] = steps, steps
@@ -124,6 +136,11 @@ def shortened(parameters: Mapping[str, Any], *, steps: int, tiny: bool) -> dict[
         training["stopping"]["patience"] = max(2, training["stopping"]["patience"])
     if neighbours := values["data_augmentation"]["generators"]["neighbours"]:
         neighbours["min_similarity"] = -1.0  # a few texts may have no pair that is alike
+    values["model_export"]["guard"] = False
+    values["text_clustering"]["weights"] = values["text_clustering"]["weights"] or "adapted"
+    if not tiny:
+        cleaning = values["data_augmentation"]["cleaning"]
+        cleaning["max_texts"] = min(cleaning["max_texts"] or texts, max(2, texts // 2))
     if tiny:
         for strategy in values["embedder"]["strategies"].values():
             strategy["layers"] = [-1]

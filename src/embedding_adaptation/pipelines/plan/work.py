@@ -13,7 +13,20 @@ if TYPE_CHECKING:
 
     from embedding_adaptation.pipelines.plan.sample_runs import SampleRun
 
-Unit = Literal["texts", "embedded", "drawn", "judged", "mapped", "compared", "read_to_compare", "asked", "shown", "once"]
+Unit = Literal[
+    "texts",
+    "drawn",
+    "judged",
+    "mapped",
+    "compared",
+    "asked",
+    "shown",
+    "once",
+    "read_to_export",
+    "teacher_read_to_export",
+    "read_to_compare",
+    "base_read_to_compare",
+]
 # Who does the work: the base model, which reads texts one by one and can do so on many workers, or one process.
 Doer = Literal["model", "process"]
 
@@ -26,11 +39,14 @@ class Work:
         pipeline: Its pipeline.
         unit: What its time grows with.
         doer: Who does it.
+        read: Instead of a line of its own: what it reads with the exported strategy, and what with base weights under the teacher's,
+            each at the price at which other nodes do.
     """
 
     pipeline: str
     unit: Unit
     doer: Doer = "process"
+    read: tuple[Unit, Unit] | None = None
 
 
 # Nodes of ``adapt``; one that is not here does its work once.
@@ -46,8 +62,8 @@ WORK: Mapping[str, Work] = {
     "plot_training_curve_node": Work("contrastive_finetuning", "once"),
     "judge_adaptation_node": Work("adaptation_verdict", "once"),
     "describe_model_node": Work("model_export", "once"),
-    "export_embedder_node": Work("model_export", "once"),
-    "embed_corpus_node": Work("text_clustering", "embedded", "model"),
+    "export_embedder_node": Work("model_export", "once", "model", ("read_to_export", "teacher_read_to_export")),
+    "embed_corpus_node": Work("text_clustering", "texts", "model"),
     "cluster_texts_node": Work("text_clustering", "texts"),
     "plot_stability_node": Work("text_clustering", "once"),
     "describe_clusters_node": Work("text_clustering", "texts"),
@@ -57,7 +73,7 @@ WORK: Mapping[str, Work] = {
     "grow_tree_node": Work("text_clustering", "once"),
     "write_clusters_page_node": Work("text_clustering", "shown"),
     "report_clustering_node": Work("text_clustering", "once"),
-    "compare_weights_node": Work("adaptation_page", "read_to_compare", "model"),
+    "compare_weights_node": Work("adaptation_page", "once", "model", ("read_to_compare", "base_read_to_compare")),
     "attention_of_moved_texts_node": Work("adaptation_page", "once"),
     "find_questions_node": Work("adaptation_page", "asked", "model"),
     "write_adaptation_page_node": Work("adaptation_page", "compared"),
@@ -88,21 +104,25 @@ def units(texts: int, kept: float, parameters: Mapping[str, Any]) -> dict[Unit, 
     augmentation, training = parameters["data_augmentation"], parameters["contrastive_finetuning"]
     most = augmentation["cleaning"]["max_texts"]
     drawn = kept * texts if most is None else min(kept * texts, most)
-    # Texts that augmentation has read are not read again by the same weights; others are, for after-processing and for the page.
+    # What augmentation has read with base weights is not read again, and no more what was asked about with the exported ones.
     unread = 1.0 - drawn / (kept * texts)
-    fitted = min(texts, parameters["text_clustering"]["fitting_texts"])
+    asked = min(drawn, parameters["adaptation_verdict"]["questions"]["texts"])
+    fitted = min(texts, parameters["model_export"]["fitting_texts"])
     compared = min(texts, parameters["adaptation_page"]["max_texts"])
+    not_fitted = compared * (1.0 - fitted / texts)
     return {
         "texts": texts,
-        "embedded": texts + fitted * unread,
         "drawn": drawn,
         "judged": min(drawn, training["stopping"]["texts"]),
         "mapped": min(texts, parameters["text_clustering"]["map"]["max_texts"]),
         "compared": compared,
-        "read_to_compare": compared + max(0, compared - fitted) * unread,
-        "asked": min(drawn, parameters["adaptation_verdict"]["questions"]["texts"]),
+        "asked": asked,
         "shown": min(texts, parameters["text_clustering"]["page_texts"]),
         "once": 1,
+        "read_to_export": fitted * (1.0 - asked / texts),
+        "teacher_read_to_export": fitted * unread,
+        "read_to_compare": not_fitted,
+        "base_read_to_compare": not_fitted * unread,
     }
 
 
@@ -123,7 +143,7 @@ class Line:
         """The line through two points (units, amount), neither part of which is negative."""
         (x1, y1), (x2, y2) = few, many
         if x2 <= x1:
-            return cls(max(y1, y2), 0.0)
+            return cls(y2, 0.0)
         each = max(0.0, (y2 - y1) / (x2 - x1))
         fixed = y2 - each * x2
         return cls(fixed, each) if fixed >= 0 else cls(0.0, y2 / x2)
@@ -133,13 +153,11 @@ class Line:
         return self.fixed + self.each * count
 
 
-def node_lines(runs: Sequence[SampleRun], kept: float, parameters: Mapping[str, Any]) -> dict[str, Line]:
+def node_lines(runs: Sequence[SampleRun]) -> dict[str, Line]:
     """A line for each node: the base model's work from the runs of the base model, other work from those of the tiny one.
 
     Args:
         runs: Two of each, the smaller first.
-        kept: Share of texts that cleaning keeps.
-        parameters: All groups of options.
     """
     by_model = {model: [run for run in runs if run.model == model] for model in ("base", "tiny")}
     lines = {}
@@ -147,9 +165,23 @@ def node_lines(runs: Sequence[SampleRun], kept: float, parameters: Mapping[str, 
         work = work_of(name)
         # What happens once may load, merge or write the model, and that depends on its size.
         few, many = by_model["base" if work.doer == "model" or work.unit == "once" else "tiny"]
-        points = [(units(run.texts, kept, parameters)[work.unit], _outside_the_loop(run, name)) for run in (few, many)]
-        lines[name] = Line.through(*points)
+        lines[name] = Line.through(*((run.counts[work.unit], _outside_the_loop(run, name)) for run in (few, many)))
+    prices = reading_prices(lines)
+    large = by_model["base"][1]
+    for name, line in lines.items():
+        if read := work_of(name).read:
+            reading = sum(price * large.counts[unit] for price, unit in zip(prices, read, strict=True))
+            lines[name] = Line(max(0.0, line.at(1) - reading), 0.0)
     return lines
+
+
+def reading_prices(lines: Mapping[str, Line]) -> tuple[float, float]:
+    """Seconds to read a text with the exported strategy, and with base weights under the teacher's.
+
+    Questions read each text both ways; the exported strategy has one template, the teacher as many or more.
+    """
+    of_question, of_teacher = (lines[name].each if name in lines else 0.0 for name in ("find_questions_node", "generate_candidates_node"))
+    return min(of_question / 2, of_teacher), of_teacher
 
 
 def work_of(node: str) -> Work:
