@@ -24,6 +24,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from embedding_adaptation.openmp import wait_briefly
+
 PROJECT = Path(__file__).parents[1]
 _SAMPLE = "data/01_raw/hard_labelled_texts.csv"
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "scikit-learn", "mteb", "mlflow", "llama-cpp-python", "openvino")
@@ -244,6 +246,7 @@ def main() -> None:
     parser.add_argument("--save", type=Path, default=PROJECT / "build/benchmarks", metavar="FOLDER")
     parser.add_argument("--compare", nargs="+", type=Path, metavar="JSON", help="print the goals of several machines, run nothing")
     arguments = parser.parse_args()
+    wait_briefly()  # as kedro run does; each benchmark inherits it
     if arguments.compare:
         print(compared([json.loads(path.read_text(encoding="utf-8")) for path in arguments.compare]))
         return

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import sys
 
+from embedding_adaptation.openmp import wait_briefly
+
+wait_briefly()
 try:
     from embedding_adaptation.serving.command import main
 except ModuleNotFoundError as error:
