@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from embedding_adaptation import commands
 from embedding_adaptation.params_option import parsed_parameters
 from embedding_adaptation.run_command import in_a_sentence, quiet_kedro
 
@@ -76,7 +77,9 @@ def ask(count: int | None, save_questions: Path | None, answers: Path | None, en
             catalog.save("answers", given)
             verdict = verdict_on(adapter.fingerprint(), read_adapter_card(adapter).get("scales", []), given, options)
             catalog.save("verdict", verdict)
-            click.echo(f"\n{verdict['sentence']}\nTo export accordingly: kedro run --pipelines=model_export")
+            commands.remember(env, params)
+            export = commands.going_on("kedro run --pipelines=model_export", commands.EXPORT)
+            click.echo(f"\n{verdict['sentence']}\nTo export accordingly: {export}")
 
 
 def put(number: int, question: Question) -> str | None:

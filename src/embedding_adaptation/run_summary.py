@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from kedro.framework.hooks import hook_impl
 
+from embedding_adaptation import commands
 from embedding_adaptation.comparison_table import comparison_table, exported_score
 from embedding_adaptation.wording import duration
 
@@ -35,6 +36,11 @@ logger = logging.getLogger(__name__)
 
 class RunSummary:
     """Show at the end of a run: the comparison of strategies, the plan, the verdict, the clusters, and where pages and model are."""
+
+    @hook_impl
+    def before_pipeline_run(self, run_params: dict[str, Any]) -> None:
+        """Note what commands that go on from this run have to repeat."""
+        commands.remember(run_params.get("env"), run_params.get("runtime_params"))
 
     @hook_impl
     def after_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from embedding_adaptation.commands import EXPORT, QUESTIONS, going_on
 from embedding_adaptation.comparison_table import exported_score
 from embedding_adaptation.figures import ADAPTED_COLOUR, BASE_COLOUR
 from embedding_adaptation.pages.attention import shaded_words
@@ -133,6 +134,9 @@ def adaptation_page(
         themes_by=reports.clustering.get("weights", "base"),
         private=private,
         asked=data["asked"],
+        ask=going_on("kedro ask", QUESTIONS),
+        answers=going_on(f"kedro ask --answers ~/Downloads/{data['asked']['file']}", QUESTIONS) if data["asked"] else None,
+        export=going_on("kedro run --pipelines=model_export", EXPORT, private=private),
         cut_to=LONGEST_TEXT if not private and (points["text"].str.len() > LONGEST_TEXT).any() else None,
         moved=[] if private else [_shortened(text) for text in moved],
         attention=[] if private else _attention(attention),

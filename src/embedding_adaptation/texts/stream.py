@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from typing import TYPE_CHECKING, Self
 
-from embedding_adaptation.identity import text_digest
+from embedding_adaptation.identity import TextsIdentity, text_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,6 +131,13 @@ class TextStream(TableStream):
         """Read the id and text of each row, from the first row."""
         for piece in self.pieces():
             yield from zip(piece["id"], piece["text"], strict=True)
+
+    def identity(self) -> str:
+        """Identity of the texts, in any order; see :class:`~embedding_adaptation.identity.TextsIdentity`."""
+        identity = TextsIdentity()
+        for piece in self.pieces():
+            identity.update(piece["text"])
+        return identity.hexdigest()
 
     def sample(self, count: int, seed: int = 0) -> pd.DataFrame:
         """Draw distinct texts at random, in the stream's order; all of them if there are no more than ``count``.

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -76,6 +78,8 @@ def test_without_vectors_of_this_adapter_after_processing_is_fitted_on_the_corpu
         options,
     )
     assert "it is fitted on the corpus" in caplog.text
+    # These are not the texts that the adapter was trained on.
+    assert re.search(r"after-processing is fitted on .*, but the adapter was trained on .*--params corpus=FILE", caplog.text)
     found = value.embedder.encode(TEXTS, progress=False)
     np.testing.assert_allclose(found @ found.T, (expected := embedder.encode(TEXTS, fitted, progress=False)) @ expected.T, atol=1e-3)
 

@@ -6,6 +6,7 @@ import logging
 from dataclasses import replace
 from typing import Any
 
+from embedding_adaptation.datasets.adapter import adapter_corpus
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.datasets.exported_embedder import ExportedEmbedder
@@ -59,6 +60,13 @@ def export_embedder(
             strategy = replace(strategy, after=after)
         else:
             logger.info("no after-processing of %r has been extracted with these weights; it is fitted on the corpus", name)
+            trained = adapter_corpus(adapter)
+            if trained is not None and not trained.is_of(corpus.identity()):
+                logger.warning(
+                    "after-processing is fitted on %s, but the adapter was trained on %s; unless that is meant, give these texts with "
+                    "--params corpus=FILE",
+                    corpus.name or "these texts", trained.title,
+                )  # fmt: skip
             texts = corpus.sample(options.fitting_texts, options.seed)["text"].tolist()
             embedder = load_embedder(weights, embedder_options)
             (strategy,) = fitted_strategies(embedder, {name: chosen}, embedder_options, lambda: texts, embedding_store)
