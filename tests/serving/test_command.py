@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import base64
-import os
 import re
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import numpy as np
 import openai
@@ -23,40 +20,10 @@ from sentence_transformers import SentenceTransformer
 from embedding_adaptation.embedder import quantised
 from embedding_adaptation.serving import command
 from embedding_adaptation.serving.command import main
+from serving_fixtures import running
 
 TEXTS = ["where is my stopcock", "", "drain " * 2000, "🎉 emoji", "where is my stopcock"]
 KEY = "a key of the tests"
-
-
-@contextmanager
-def running(folder, *arguments: str, **environment: str):
-    """A server of a folder: its process, its address, and a list that its log goes to line by line."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "embedding_adaptation.serving", "--model", str(folder), "--port", "0", "--device", "cpu", *arguments],
-        stderr=subprocess.PIPE, text=True, env=os.environ | environment,
-    )  # fmt: skip
-    log: list[str] = []
-    found, reader = threading.Event(), None
-
-    def read() -> None:
-        for line in process.stderr:
-            log.append(line)
-            if "running on http" in line:
-                found.set()
-        found.set()
-
-    try:
-        reader = threading.Thread(target=read)
-        reader.start()
-        assert found.wait(60)
-        addresses = re.findall(r"running on (http://[\d.:]+)", "".join(log))
-        assert addresses, "".join(log)
-        yield process, addresses[0], log
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        process.stderr.close()
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,7 @@ from embedding_adaptation.embedder.device import DeviceError
 from embedding_adaptation.serving.application import create_app
 from embedding_adaptation.serving.model import DEFAULT_MODEL, ModelNotFoundError, ServedModel, locate
 from embedding_adaptation.serving.options import ServingOptions
+from embedding_adaptation.serving.patience import patient_protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -82,7 +83,15 @@ def main(model: str, name: str | None, host: str, port: int, device: Any, dtype:
         logger.warning("Anybody who reaches %s can use this server: set %s, or listen on 127.0.0.1", host, KEY_VARIABLE)
     app = create_app(served, options, key=key.strip() if key else None)
     logger.info("Serving %s, %d dimensions, at most %d tokens a text", served.name, served.dimensions, served.room)
-    uvicorn.run(app, host=host, port=port, access_log=False, server_header=False, timeout_graceful_shutdown=stop_seconds)
+    uvicorn.run(
+        app,
+        host=host,
+        port=port,
+        http=patient_protocol(options.request_seconds),
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=stop_seconds,
+    )
 
 
 def _is_local(host: str) -> bool:

@@ -17,3 +17,4 @@ class ServingOptions(Options):
     batch_tokens: int = Field(8192, ge=1, description="Tokens embedded at once; a longer text is embedded alone.")
     wait_ms: float = Field(2.0, ge=0.0, le=1000.0, description="How long the first text of a batch waits for others, in milliseconds.")
     queue_texts: int = Field(4096, ge=1, description="Texts that may wait; requests beyond are answered with status 503.")
+    request_seconds: float = Field(60.0, gt=0.0, description="Seconds for a client to send a request; then its connection is closed.")
