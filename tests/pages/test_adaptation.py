@@ -64,6 +64,17 @@ def test_without_questions_nobody_is_asked(adaptation):
     assert "Judge for yourself" not in adaptation(private=True)
 
 
+def test_scores_have_intervals_over_texts(adaptation, model_facts):
+    page = adaptation()
+    assert "0.600 (0.550 to 0.640)" in page
+    assert "Unique texts, interval" in page
+    scores = {"v_measure": {"mean": 0.6, "sd": 0.01}}
+    earlier = {"adapted": scores, "base": None, "random": None, "best": {"strategy": "a", "mean": 0.6, "sd": 0.01}}
+    page = adaptation(facts=model_facts | {"evaluation": model_facts["evaluation"] | earlier})
+    assert "0.600 ± 0.010" in page
+    assert "interval" not in page[page.index("Scores on your labels") :][:1500]
+
+
 def test_what_is_missing_is_left_out_and_said(adaptation, model_facts):
     page = adaptation(0, facts=model_facts | {"evaluation": None}, verdict={})
     assert "100 texts are too few for a map" in page

@@ -214,16 +214,28 @@ def _scores(facts: Mapping[str, Any]) -> list[dict[str, str]]:
         rows.append(("The same with base weights", "", scores["base"]))
     if base and scores.get("rejected"):
         rows.append(("The same with adapted weights, not exported", "", scores["rejected"]))
-    rows.append(("Best of all strategies", scores["best"]["strategy"], {"v_measure": scores["best"]}))
+    rows.append(("Best of all strategies", scores["best"]["strategy"], scores["best"].get("scores") or {"v_measure": scores["best"]}))
     if scores.get("random"):
         rows.append(("Random vectors", "", scores["random"]))
-    return [{"what": what, "strategy": strategy, "score": _score(values.get("v_measure"))} for what, strategy, values in rows]
+    return [
+        {"what": what, "strategy": strategy, "score": _score(values.get("v_measure")), "interval": _interval(values)}
+        for what, strategy, values in rows
+    ]
 
 
 def _score(value: Mapping[str, float] | None) -> str:
     if not value:
         return "not scored"
     return f"{value['mean']:.3f} ± {value['sd']:.3f}" if "sd" in value else f"{value['mean']:.3f}"
+
+
+def _interval(scores: Mapping[str, Mapping[str, float]]) -> str:
+    """The score that is tested, with its interval: ``0.700 (0.650 to 0.740)``; empty if there is none."""
+    for metric, value in scores.items():
+        if "low" in value:
+            other = "" if metric == "v_measure_unique" else f", {metric}"
+            return f"{value['mean']:.3f} ({value['low']:.3f} to {value['high']:.3f}){other}"
+    return ""
 
 
 def _training(reports: Reports) -> str:

@@ -110,10 +110,14 @@ def test_comparison_report_and_export_find_the_same_twin(options, embedder_optio
     lines = cost_lines({"seconds": 100.0}, table, embedder.adapt, embedder)
     assert any("Gain: +0.5 points of V-measure (mteb) for after" in line for line in lines)
     texts, fingerprints = pd.DataFrame({"text": ["x"], "label": ["y"]}), {"base": "", "adapted": tiny_adapted.fingerprint()}
-    report = describe_evaluation(long_table(scored), LabelledVectors(texts, {}, {}, {}, fingerprints), options, embedder)
+    report = describe_evaluation(long_table(scored), table, LabelledVectors(texts, {}, {}, {}, fingerprints), options, embedder)
     facts = describe_model(tiny_adapted, training_report, report, {}, ExportOptions(), embedder)
     assert facts["evaluation"]["adapted"]["v_measure"]["mean"] == pytest.approx(0.605)
     assert facts["evaluation"]["base"]["v_measure"]["mean"] == pytest.approx(0.6)
+    for row in table[table["kind"] != "published"].to_dict("records"):
+        entry = report["random"] if row["strategy"] == "random" else report["strategies"][row["strategy"]]["scores"]
+        interval = entry[options.statistics.metric]
+        assert (interval["low"], interval["high"], interval["confidence"]) == (row["low"], row["high"], 0.95)
 
 
 def test_means_spreads_and_intervals_stand_beside_what_a_strategy_is(options, embedder):

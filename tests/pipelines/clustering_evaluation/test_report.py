@@ -30,12 +30,13 @@ def test_without_labelled_texts_among_the_tasks_the_first_task_is_reported(embed
         seeds=(0,), max_documents=7, map_strategies=("prompted_last", "bare_mean"), statistics=StatisticsOptions(seed=0)
     )
     labelled = LabelledVectors(pd.DataFrame({"text": ["x"]}), {}, {}, {}, {"base": "b", "adapted": "a"})
-    found = report_of(scores, labelled, options, embedder_options())
+    compared = pd.DataFrame(columns=["task", "strategy", "source", "low", "high"])
+    found = report_of(scores, compared, labelled, options, embedder_options())
     name = "TwentyNewsgroupsClustering.v2"
     assert found["data"] == {"name": name, "texts": 2048, "labels": 20, "revision": "abc", "fingerprint": name}
     assert found["protocol"] == {"name": "mteb fast clustering", "seeds": [42], "max_documents": None}
     assert found["strategies"]["prompted_last"]["scores"] == {"v_measure": {"mean": 0.4, "sd": 0.0}}
-    assert report_of(scores.head(0), labelled, options, embedder_options()) == {}
+    assert report_of(scores.head(0), compared, labelled, options, embedder_options()) == {}
 
 
 def test_every_change_of_texts_labels_or_order_changes_the_fingerprint():

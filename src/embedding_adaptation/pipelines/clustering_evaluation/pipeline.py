@@ -64,7 +64,7 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  the signatur
             ),
             Node(
                 func=describe_evaluation,
-                inputs=["clustering_scores", "labelled_vectors", *options],
+                inputs=["clustering_scores", "strategy_comparison", "labelled_vectors", *options],
                 outputs="evaluation_report",
                 name="describe_evaluation_node",
             ),

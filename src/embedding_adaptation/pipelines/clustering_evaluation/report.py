@@ -18,6 +18,7 @@ METRICS = ("v_measure", "v_measure_unique", "ami_unique")
 
 def describe_evaluation(
     clustering_scores: pd.DataFrame,
+    strategy_comparison: pd.DataFrame,
     labelled_vectors: LabelledVectors,
     options: EvaluationOptions,
     embedder_options: EmbedderOptions,
@@ -26,13 +27,15 @@ def describe_evaluation(
 
     Args:
         clustering_scores: Scores in long form.
+        strategy_comparison: The strategies with intervals of the tested metric.
         labelled_vectors: The labelled texts, and what their vectors were made by.
         options: Evaluation options.
         embedder_options: Definitions of the strategies.
 
     Returns:
         The report on the labelled texts or, if these are not a task, on the first clustering task: fingerprints of weights and data, the
-        protocol, and each strategy with the mean and standard deviation of its scores. Empty without clustering tasks.
+        protocol, and each strategy with the mean and standard deviation of its scores, of the tested one also the interval. Empty without
+        clustering tasks.
     """
     tasks = list(dict.fromkeys(clustering_scores["task"]))
     if not tasks:
@@ -42,6 +45,10 @@ def describe_evaluation(
     given = task == LABELLED_TEXTS
     every = embedder_options.every_strategy
     by_name = {str(name): _summary(group) for name, group in rows.groupby("strategy")}
+    compared = strategy_comparison[(strategy_comparison["task"] == task) & (strategy_comparison["source"] == "measured")]
+    for name, low, high in compared[["strategy", "low", "high"]].itertuples(index=False):
+        if scores := by_name.get(str(name), {}).get(options.statistics.metric):
+            scores |= {"low": float(low), "high": float(high), "confidence": options.statistics.confidence}
     return {
         "weights": dict(labelled_vectors.fingerprints),
         "data": {

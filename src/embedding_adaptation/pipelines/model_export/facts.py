@@ -220,7 +220,7 @@ def _scores(
     best = max(strategies, key=lambda other: strategies[other]["scores"].get(_METRIC, {}).get("mean", -1.0))
     return {
         "rejected": rejected,
-        "best": {"strategy": best, **strategies[best]["scores"].get(_METRIC, {})},
+        "best": {"strategy": best, **strategies[best]["scores"].get(_METRIC, {}), "scores": strategies[best]["scores"]},
         "data": evaluation["data"],
         "protocol": evaluation["protocol"],
         "versions": evaluation["versions"],
