@@ -30,6 +30,26 @@ def test_the_strongest_dimensions_come_first_and_others_are_dropped():
     np.testing.assert_allclose(VECTORS @ fit_head(VECTORS, TARGETS, dimensions=2), whole[:, :2], atol=1e-4)
 
 
+@pytest.mark.parametrize(("texts", "width", "wide"), [(40, 60, 150), (200, 30, 90), (200, 30, 20), (40, 60, 50), (40, 60, 30)])
+@pytest.mark.parametrize("dimensions", [None, 7])
+def test_the_axes_are_those_of_all_of_the_mapped_vectors_dimensions(texts, width, wide, dimensions):
+    """The slow way decomposes a matrix with a row for each of the teacher's dimensions."""
+    vectors = RNG.normal(size=(texts, width)) * np.linspace(1, 9, width)
+    vectors -= vectors.mean(axis=0)
+    targets = RNG.normal(size=(texts, wide)) + vectors[:, :5] @ RNG.normal(size=(5, wide))
+    found = fit_head(vectors, targets, dimensions=dimensions)
+    gram = vectors.T @ vectors
+    weights = np.linalg.solve(gram + np.trace(gram) / width * np.eye(width), vectors.T @ (targets - targets.mean(axis=0)))
+    values, axes = np.linalg.eigh(weights.T @ gram @ weights)
+    rank = min(int((values > 1e-10 * values[-1]).sum()), dimensions or wide)
+    wanted = weights @ axes[:, ::-1][:, :rank]
+    assert found.shape == wanted.shape
+    signs = np.sign((found * wanted).sum(axis=0))
+    np.testing.assert_allclose(found * signs, wanted, atol=1e-5 * np.abs(wanted).max())
+    mapped, by_the_slow_way = (unit_vectors(vectors @ head) for head in (found, wanted))
+    np.testing.assert_allclose(mapped @ mapped.T, by_the_slow_way @ by_the_slow_way.T, atol=1e-5)
+
+
 def test_a_head_carries_over_to_texts_it_was_not_fitted_on():
     vectors = RNG.normal(size=(400, 10))
     teacher = vectors[:, :3] + 0.1 * RNG.normal(size=(400, 3))

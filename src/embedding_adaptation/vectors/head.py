@@ -25,8 +25,13 @@ def fit_head(vectors: np.ndarray, targets: np.ndarray, *, ridge: float = 1.0, di
     gram = exact.T @ exact  # [D, D]
     penalty = ridge * max(np.trace(gram) / len(gram), 1e-12)
     weights = np.linalg.solve(gram + penalty * np.eye(len(gram)), exact.T @ (targets - targets.mean(axis=0)))  # [D, D']
-    # Rotated to the mapped vectors' principal axes, which changes no cosine: their dimensions are at most those of the vectors.
-    values, axes = np.linalg.eigh(weights.T @ gram @ weights)  # ascending
+    # Rotated to the mapped vectors' principal axes, which changes no cosine. Vectors and teacher share at most K dimensions.
+    mapped = np.linalg.qr(exact, mode="r") @ weights  # [K, D'], as far from one another as the mapped vectors
+    if len(mapped) < mapped.shape[1]:  # the axes lie in the rows: a matrix of K x K instead of D' x D', of which time is the cube
+        values, sides = np.linalg.eigh(mapped @ mapped.T)  # ascending
+        axes = mapped.T @ (sides / np.sqrt(np.maximum(values, 1e-30)))  # [D', K]
+    else:
+        values, axes = np.linalg.eigh(mapped.T @ mapped)
     solid = int((values > 1e-10 * max(values[-1], 1e-30)).sum()) or 1
     kept = min(solid, dimensions or solid)
     return np.ascontiguousarray((weights @ axes[:, ::-1][:, :kept]).astype(np.float32))  # [D, K]
