@@ -32,6 +32,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import json
 import logging
 import os
@@ -58,7 +59,7 @@ from embedding_adaptation.model_registry import RegistryOptions, log_and_registe
 from embedding_adaptation.process_identity import has_ended, this_process
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
     from contextlib import AbstractContextManager
 
     import pandas as pd
@@ -75,6 +76,8 @@ _MAX_PARAM_CHARACTERS = 500
 _CUT = " ... (cut)"
 _ERROR_CHARACTERS = 4000
 _PARAMS_AT_ONCE = 100  # MLflow's limit for one call
+_TAGS_AT_ONCE = 100  # likewise
+_BATCHED = {"params", "tags", "metrics"}
 _METRICS_AT_ONCE = 500
 _DIGEST_CHARACTERS = 36  # MLflow's limit
 _SQLITE = "sqlite:///"
@@ -338,8 +341,12 @@ class RunLog:
                 if self._sender is None:
                     self._sender = MlflowSender(self.uri, self.experiment, self.project)
                 while self._sent < len(self._events):
-                    self._send(self._sender, self._events[self._sent])
-                    self._sent += 1
+                    batch = list(itertools.takewhile(lambda event: event["kind"] in _BATCHED, self._events[self._sent :]))
+                    if batch:
+                        self._sender.send_batch(batch)
+                    else:
+                        self._send(self._sender, self._events[self._sent])
+                    self._sent += len(batch) or 1
                 self.pending.unlink(missing_ok=True)
             except Exception as error:  # noqa: BLE001  whatever goes wrong in tracking, the computation must not be lost
                 self._reachable = False
@@ -433,13 +440,8 @@ class MlflowSender:
                 run = client.create_run(self._experiment_id, start_time=event["time"], run_name=event["name"], tags=event["tags"])
                 self.run_id = run.info.run_id
                 self._end_abandoned_runs()
-            case "params":
-                self._log_params(event["values"])
-            case "tags":
-                for name, value in event["values"].items():
-                    client.set_tag(run_id, name, value)
-            case "metrics":
-                self._log_metrics(event)
+            case "params" | "tags" | "metrics":
+                self.send_batch([event])
             case "artifact":
                 path = Path(event["path"])
                 log = client.log_artifacts if path.is_dir() else client.log_artifact
@@ -456,19 +458,28 @@ class MlflowSender:
                     client.set_tag(run_id, name, value)
                 client.set_terminated(run_id, status=event["status"], end_time=event["time"])
 
-    def _log_params(self, values: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
+    def send_batch(self, events: Iterable[Event]) -> None:
+        """Send parameters, tags and metrics in as few calls as MLflow allows: each is a transaction of its own."""
+        from mlflow.entities import Metric, Param, RunTag
 
-        params = [Param(name, str(value)) for name, value in values.items()]
-        for first in range(0, len(params), _PARAMS_AT_ONCE):
-            self._client.log_batch(self.run_id, params=params[first : first + _PARAMS_AT_ONCE])
-
-    def _log_metrics(self, event: Event) -> None:
-        from mlflow.entities import Metric
-
-        metrics = [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
-        for first in range(0, len(metrics), _METRICS_AT_ONCE):
-            self._client.log_batch(self.run_id, metrics=metrics[first : first + _METRICS_AT_ONCE])
+        params: dict[str, str] = {}
+        run_tags: dict[str, str] = {}
+        metrics: list[Metric] = []
+        for event in events:
+            if event["kind"] == "params":
+                params |= event["values"]
+            elif event["kind"] == "tags":
+                run_tags |= event["values"]
+            else:
+                metrics += [Metric(name, value, event["time"], event["step"]) for name, value in event["values"].items()]
+        while params or run_tags or metrics:
+            self._client.log_batch(
+                self.run_id,
+                metrics=metrics[:_METRICS_AT_ONCE],
+                params=[Param(name, str(params.pop(name))) for name in list(params)[:_PARAMS_AT_ONCE]],
+                tags=[RunTag(name, str(run_tags.pop(name))) for name in list(run_tags)[:_TAGS_AT_ONCE]],
+            )
+            metrics = metrics[_METRICS_AT_ONCE:]
 
     def _log_texts(self, event: Event) -> None:
         """Log texts as an MLflow dataset: name, digest, source and size, never a text."""
