@@ -28,8 +28,9 @@ from embedding_adaptation.datasets.shards import ShardsDataset
 from embedding_adaptation.datasets.texts import TextsDataset
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.pipelines.clustering_evaluation.cells import gather
 from embedding_adaptation.pipelines.clustering_evaluation.comparison import compare
-from embedding_adaptation.pipelines.clustering_evaluation.grid import gather, plan, score_missing
+from embedding_adaptation.pipelines.clustering_evaluation.grid import plan, score_missing
 from embedding_adaptation.pipelines.clustering_evaluation.options import ComparatorOptions, EvaluationOptions
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import labelled_texts_task
 from embedding_adaptation.pipelines.clustering_evaluation.tasks import labelled_task

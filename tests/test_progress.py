@@ -20,7 +20,7 @@ def run(progress, nodes=NODES, *, fails=False):
     progress.before_pipeline_run(pipeline=Pipeline(nodes))
     for node in nodes:
         progress.before_node_run(node=node)
-        progress.after_node_run(node=node)
+        progress.after_node_run(node=node, outputs={})
     progress.on_pipeline_error() if fails else progress.after_pipeline_run()
 
 
@@ -114,7 +114,7 @@ def test_a_first_run_says_what_the_same_work_on_the_other_weights_took(caplog):
     progress.before_pipeline_run(pipeline=Pipeline(nodes))
     for node in nodes:
         progress.before_node_run(node=node)
-        progress.after_node_run(node=node)
+        progress.after_node_run(node=node, outputs={})
         progress._now[node.name] = 40.0 if "read" in node.name else 0.1
     said = ["1/4 base.read", "2/4 base.plot", "3/4 adapted.read, about 40 s like base.read", "4/4 adapted.plot"]
     assert caplog.messages == said

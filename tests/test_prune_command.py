@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 
 from embedding_adaptation.atomic import remove_folder
-from embedding_adaptation.prune_command import old_versions, size_of
+from embedding_adaptation.prune_command import described_adapters, old_versions, size_of
 
 VERSIONS = [f"2026-01-0{day}T00.00.00.000Z" for day in range(1, 6)]
 
@@ -32,6 +33,18 @@ def test_the_newest_versions_inputs_and_the_base_model_stay(output):
 
 def test_adapters_of_registered_models_stay(output):
     assert removed(output, 2, {VERSIONS[0]}) == ["adapter/1", "adapter/2", "report.html/0", "report.html/1", "report.html/2"]
+
+
+def test_adapters_that_the_facts_left_name_stay(output):
+    assert described_adapters(output, 3) == set()
+    for version, adapter in zip(VERSIONS, (VERSIONS[0], VERSIONS[1], VERSIONS[1], VERSIONS[1], VERSIONS[4]), strict=True):
+        path = output / "08_reporting" / "model_facts.json" / version / "model_facts.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"adapter": {"version": adapter}}))
+    assert described_adapters(output, 3) == {VERSIONS[1], VERSIONS[4]}
+    assert described_adapters(output, 1) == {VERSIONS[4]}
+    path.write_text("{")
+    assert described_adapters(output, 2) == {VERSIONS[1]}
 
 
 def test_unfinished_versions_do_not_count_and_a_run_may_be_writing_the_newest(output):

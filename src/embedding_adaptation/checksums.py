@@ -37,6 +37,12 @@ def checksum_lines(content: Path, name: str) -> str:
     return "".join(lines) + _end(len(lines))
 
 
+def content_lines(target: Path) -> str:
+    """The checksums of a file or folder as recorded beside it, or else computed: equal for equal contents under the same name."""
+    listing = checksum_file(target)
+    return listing.read_text(encoding="utf-8") if listing.is_file() else checksum_lines(target, target.name)
+
+
 def check_intact(target: Path) -> None:
     """Compare a file or folder with its checksum; without a checksum it passes. Unchanged files are read only once per process.
 

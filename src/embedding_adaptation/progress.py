@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from kedro.framework.hooks import hook_impl
 
 from embedding_adaptation.atomic import DiskFullError, replacing_file
+from embedding_adaptation.datasets.versioned import KeptVersion
 from embedding_adaptation.forecast import WORTH_SAYING
 from embedding_adaptation.paths import output_folder
 from embedding_adaptation.wording import duration
@@ -79,8 +80,10 @@ class Progress:
         return f", about {duration(self._now[like])} like {like.removesuffix('_node')}"
 
     @hook_impl
-    def after_node_run(self, node: Node) -> None:
-        """Note how long it took."""
+    def after_node_run(self, node: Node, outputs: dict[str, Any]) -> None:
+        """Note how long it took, unless its results are those of an earlier run."""
+        if any(isinstance(data, KeptVersion) for data in outputs.values()):
+            self._starts.pop(node.name, None)
         self._note(node)
 
     @hook_impl

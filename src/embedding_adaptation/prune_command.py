@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -10,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from embedding_adaptation.atomic import remove_folder
+from embedding_adaptation.kept_results import FOLDER as KEPT_RESULTS
 from embedding_adaptation.params_option import parsed_parameters
 from embedding_adaptation.paths import output_folder
 from embedding_adaptation.run_command import in_a_sentence, quiet_kedro
+from embedding_adaptation.run_summary import FACTS
 from embedding_adaptation.tracking import tracking_uri
 
 if TYPE_CHECKING:
@@ -28,15 +31,17 @@ CACHES = ("embedding_store", "training_checkpoints", "corpus_shards")
 
 @click.command()
 @click.option("--keep", type=click.IntRange(min=1), default=3, show_default=True, help="Newest versions of each dataset to keep.")
-@click.option("--caches", is_flag=True, help="Also remove what only saves time: vectors of texts and checkpoints of training.")
+@click.option(
+    "--caches", is_flag=True, help="Also remove what only saves time: vectors of texts, checkpoints of training, notes on results."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @click.option("--env", "-e", help="Kedro's configuration environment.")
 @click.option("--params", default="", callback=parsed_parameters, help="Parameters, as for kedro run.")
 def prune(*, keep: int, caches: bool, dry_run: bool, env: str | None, params: dict[str, Any]) -> None:
     """Remove old versions of all datasets in the output folder; inputs and the base model stay.
 
-    Adapters of models that the registry calls champion or candidate stay, too. Models in MLflow's store are not touched. Do not run it
-    while another run reads an older version by name.
+    Adapters of models that the registry calls champion or candidate stay, too, and so do those that the remaining model_facts name. Models
+    in MLflow's store are not touched. Do not run it while another run reads an older version by name.
     """
     with quiet_kedro(), in_a_sentence(click.exceptions.Exit):
         from kedro.framework.session import KedroSession
@@ -45,9 +50,10 @@ def prune(*, keep: int, caches: bool, dry_run: bool, env: str | None, params: di
             context: KedroContext = session.load_context()  # type: ignore[attr-defined]  # missing in its class
             output = output_folder(context)
             entries = context.config_loader["catalog"]
-            doomed = list(old_versions(output, keep, protected=registered_adapters(context)))
+            doomed = list(old_versions(output, keep, protected=registered_adapters(context) | described_adapters(output, keep)))
             if caches:
-                doomed += [path for name in CACHES if (path := Path(context.project_path) / entries[name]["filepath"]).is_dir()]
+                folders = [*(Path(context.project_path) / entries[name]["filepath"] for name in CACHES), output / KEPT_RESULTS]
+                doomed += [folder for folder in folders if folder.is_dir()]
             freed = 0
             for path in doomed:
                 size = size_of(path)
@@ -75,6 +81,23 @@ def old_versions(output: Path, keep: int, protected: set[str]) -> Iterator[Path]
         newest = whole[0].name if whole else ""
         # One without its file is left from a run that failed, unless it is newer than all others: then a run may be writing it.
         yield from (path for path in reversed(versions) if path.name not in kept and path.name < newest)
+
+
+def described_adapters(output: Path, keep: int) -> set[str]:
+    """Versions of adapters that the newest facts about exported models name: a run that had nothing to compute has copied both.
+
+    Args:
+        output: The output folder.
+        keep: How many versions of each dataset are kept.
+    """
+    facts = sorted(output.glob(f"0[2-8]_*/{FACTS}.json/*/{FACTS}.json"), reverse=True)[:keep]
+    named = set()
+    for path in facts:
+        try:
+            named.add(str(json.loads(path.read_text(encoding="utf-8"))["adapter"]["version"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # damaged: it names nothing
+    return named
 
 
 def registered_adapters(context: KedroContext) -> set[str]:

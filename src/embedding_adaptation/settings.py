@@ -6,6 +6,7 @@ from embedding_adaptation.cluster_hook import ClusterEnd
 from embedding_adaptation.configuration import ProjectConfigLoader
 from embedding_adaptation.context import ProjectContext
 from embedding_adaptation.hooks import InputChecks
+from embedding_adaptation.kept_results import KeptResults
 from embedding_adaptation.openmp import wait_briefly
 from embedding_adaptation.progress import Progress
 from embedding_adaptation.run_summary import RunSummary
@@ -17,7 +18,7 @@ wait_briefly()
 # PEFT asks transformers for a deprecated name whenever it adds an adapter; nobody here can change that.
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
-HOOKS = (MlflowTracking(), InputChecks(), Safeguards(), Progress(), RunSummary(), ClusterEnd())
+HOOKS = (MlflowTracking(), InputChecks(), Safeguards(), Progress(), KeptResults(), RunSummary(), ClusterEnd())
 
 CONTEXT_CLASS = ProjectContext
 

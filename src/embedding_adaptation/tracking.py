@@ -52,6 +52,7 @@ from pydantic import ValidationError
 
 from embedding_adaptation import tracking_tags as tags
 from embedding_adaptation.atomic import replacing_file, scratch_prefix
+from embedding_adaptation.datasets.versioned import KeptVersion
 from embedding_adaptation.errors import sentence
 from embedding_adaptation.headlines import KINDS, Headlines, used_texts
 from embedding_adaptation.interruption import held_signals
@@ -169,7 +170,7 @@ class MlflowTracking:
         """Record the version that was saved, and log what the catalog asks for."""
         self._record_version("saved", dataset_name)
         if self._is_ours:
-            self._log_dataset(dataset_name, data)
+            self._log_dataset(dataset_name, None if isinstance(data, KeptVersion) else data)
 
     @hook_impl
     def after_node_run(self, node: Node) -> None:  # noqa: ARG002

@@ -65,3 +65,19 @@ def test_a_damaged_shard_counts_as_not_there_until_it_is_written_again(tmp_path,
     assert "00001.parquet is damaged" in caplog.text
     dataset.save({"run/00001": FRAME})
     assert list(dataset.load()) == ["run/00000", "run/00001"]
+
+
+def test_the_identity_of_shards_is_that_of_their_contents_and_of_reused_ones_there_is_none(tmp_path):
+    dataset = ShardsDataset(filepath=str(tmp_path))
+    empty = dataset.content_identity()
+    dataset.save({"run/1": FRAME})
+    one = dataset.content_identity()
+    dataset.save({"run/2": FRAME})
+    two = dataset.content_identity()
+    dataset.save({"run/2": FRAME.assign(text="two")})
+    assert len({empty, one, two, dataset.content_identity()}) == 4
+    dataset.save({"run/2": FRAME})
+    assert dataset.content_identity() == two
+    (tmp_path / "run" / "2.parquet").write_bytes(b"damaged")
+    assert dataset.content_identity() == one
+    assert ShardsDataset(filepath=str(tmp_path), optional=True).content_identity() == ""

@@ -36,6 +36,25 @@ def test_texts_know_the_name_of_their_file_and_no_more_of_its_path(tmp_path):
     assert TextStreamDataset(filepath=path).load().name == "mine.txt"
 
 
+@pytest.mark.parametrize("kind", [TextsDataset, TextStreamDataset])
+def test_the_identity_of_texts_is_that_of_the_file_and_of_how_it_is_read(tmp_path, kind):
+    content = "text,label,key\none,a,1\ntwo,b,2\n"
+    (tmp_path / "moved").mkdir()
+    path, moved = write(tmp_path, "t.csv", content), write(tmp_path / "moved", "t.csv", content)
+    first = kind(filepath=path).content_identity()
+    assert kind(filepath=moved).content_identity() == first
+    others = [
+        kind(filepath=write(tmp_path, "u.csv", content)),
+        kind(filepath=write(tmp_path / "moved", "t.csv", content.replace("two", "too"))),
+        kind(filepath=path, text_column="label"),
+        kind(filepath=path, label_column="label"),
+        kind(filepath=path, id_column="key"),
+        kind(filepath=path, encoding="cp1252"),
+        kind(filepath=path, separator="comma"),
+    ]
+    assert len({first, *(other.content_identity() for other in others)}) == len(others) + 1
+
+
 def test_parquet_loads_with_other_columns_and_numbers_as_labels(tmp_path):
     path = tmp_path / "t.parquet"
     pd.DataFrame({"key": [7, 8], "body": ["one", "two"], "topic": [0, 1]}).to_parquet(path)

@@ -6,6 +6,7 @@ from kedro.io.core import DatasetError
 from safetensors.numpy import save_file
 
 from embedding_adaptation.datasets.vectors import FinishedShards, VectorsDataset
+from embedding_adaptation.datasets.versioned import KeptVersion
 
 
 def shards(folder, *fingerprints):
@@ -53,3 +54,35 @@ def test_a_file_made_elsewhere_is_read_and_never_written(tmp_path):
         dataset.save(FinishedShards((), {}))
     with pytest.raises(DatasetError, match="does not exist"):
         VectorsDataset(filepath=str(tmp_path / "none.npy")).load()
+
+
+def test_the_identity_of_vectors_is_that_of_their_files(tmp_path):
+    def saved(folder, *fingerprints, value=None, facts=None):
+        files = shards(tmp_path / folder, *fingerprints)
+        if value is not None:
+            save_file({"vectors": np.full((2, 3), value, np.float32)}, files[-1], metadata={"fingerprint": fingerprints[-1]})
+        dataset = VectorsDataset(filepath=str(tmp_path / folder))
+        dataset.save(FinishedShards(files, facts or {}))
+        return dataset.content_identity()
+
+    first = saved("one", "a", "b")
+    assert saved("two", "a", "b") == first
+    assert (
+        len({first, saved("three", "a", "c"), saved("four", "a"), saved("five", "a", "b", value=9), saved("six", "a", "b", facts={"x": 1})})
+        == 5
+    )
+    (tmp_path / "one" / "shard-000001.safetensors").unlink()
+    with pytest.raises(DatasetError, match="shard-000001"):
+        VectorsDataset(filepath=str(tmp_path / "one")).content_identity()
+    for name, value in (("mine.npy", 1), ("same.npy", 1), ("other.npy", 2)):
+        np.save(tmp_path / name, np.full((5, 3), value, np.float32))
+    mine, same, other = (VectorsDataset(filepath=str(tmp_path / f"{name}.npy")).content_identity() for name in ("mine", "same", "other"))
+    assert mine == same != other
+
+
+def test_vectors_that_are_kept_stay_as_they_are(tmp_path):
+    dataset = VectorsDataset(filepath=str(tmp_path / "vectors"))
+    dataset.save(FinishedShards(shards(tmp_path / "vectors", "a", "b"), {"strategy": "s"}))
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").iterdir()}
+    dataset.save(KeptVersion(tmp_path))
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "vectors").iterdir()} == before

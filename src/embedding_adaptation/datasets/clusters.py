@@ -83,6 +83,8 @@ class ClustersDataset(LocalVersions[Clusters, Clusters]):
 
     def save(self, data: Clusters) -> None:
         """Write the clustering, in full or not at all."""
+        if self.took(data):
+            return
         from safetensors.numpy import save_file
 
         tensors = {"labels": data.labels, "distances": data.distances, "centres": data.centres}

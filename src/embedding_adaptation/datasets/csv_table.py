@@ -55,6 +55,8 @@ class CSVTableDataset(LocalVersions["pd.DataFrame", "pd.DataFrame"]):
 
     def save(self, data: pd.DataFrame) -> None:
         """Write the table, without its index."""
+        if self.took(data):
+            return
         with self.replacing() as work:
             data.to_csv(work, index=False, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n", encoding="utf-8", errors="replace")
 

@@ -48,6 +48,8 @@ class DirectoryDataset(LocalVersions[_DI, _DO], Generic[_DI, _DO]):
 
     def save(self, data: _DI) -> None:
         """Save as a new version, or replace the unversioned directory."""
+        if self.took(data):
+            return
         with self.replacing(folder=True) as directory:
             self.write_directory(data, directory)
 

@@ -127,6 +127,8 @@ class EmbeddingsDataset(LocalVersions[Embeddings, Embeddings]):
 
     def save(self, data: Embeddings) -> None:
         """Write the vectors, in full or not at all."""
+        if self.took(data):
+            return
         from safetensors.numpy import save_file
 
         tensors = {name: np.ascontiguousarray(matrix, dtype=np.float32) for name, matrix in data.vectors.items()}

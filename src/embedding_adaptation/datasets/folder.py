@@ -37,6 +37,10 @@ class FolderDataset(AbstractDataset[None, Path]):
         msg = f"{self._path} is a working folder and cannot be saved; nodes write to it directly"
         raise DatasetError(msg)
 
+    def content_identity(self) -> str:
+        """Empty, whatever it contains: a node's own work saves time and changes no result."""
+        return ""
+
     def _exists(self) -> bool:
         return self._path.exists()
 

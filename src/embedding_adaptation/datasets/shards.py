@@ -11,7 +11,8 @@ from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.atomic import DiskFullError, replacing_file
-from embedding_adaptation.checksums import is_intact
+from embedding_adaptation.checksums import content_lines, is_intact
+from embedding_adaptation.identity import digest_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -77,6 +78,7 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", Shards]):
         self._path = Path(filepath)
         self.optional = optional
         self.exclusive_folder = self._path if exclusive else None
+        self.keeps_itself = not optional
         self.metadata = metadata
 
     def load(self) -> Shards:
@@ -95,6 +97,13 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", Shards]):
                     frame.to_parquet(work, index=False)
             except DiskFullError as error:
                 raise DatasetError(str(error)) from error
+
+    def content_identity(self) -> str:
+        """What tells the shards from any others: names and checksums. Empty if a run may start without any, which then only reuses them."""
+        if self.optional:
+            return ""
+        files = [path for path in sorted(self._path.rglob("[!.]*.parquet")) if is_intact(path)]
+        return digest_of({path.relative_to(self._path).as_posix(): content_lines(path) for path in files})
 
     def _exists(self) -> bool:
         return any(self._path.rglob("[!.]*.parquet"))

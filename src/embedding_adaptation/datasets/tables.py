@@ -48,6 +48,8 @@ class TableStreamDataset(LocalVersions["TableStream | pd.DataFrame", "TextStream
 
     def save(self, data: TableStream | pd.DataFrame) -> None:
         """Write the table, in full or not at all."""
+        if self.took(data):
+            return
         stream = data if isinstance(data, TableStream) else TableStream.of(data)
         with self.replacing() as work:
             stream.write_parquet(work)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
-from embedding_adaptation.identity import text_digest
+from embedding_adaptation.identity import digest_of, files_sha256, text_digest
 from embedding_adaptation.texts.characters import COMPRESSIONS
 from embedding_adaptation.texts.errors import MissingColumnError, TextFileError
 from embedding_adaptation.texts.reading import TextFile
@@ -73,6 +73,7 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         self._text_column = _name(text_column, "text_column")
         self._label_columns = [_name(one, "label_column") for one in labels]
         self._id_column = None if id_column is None else _name(id_column, "id_column")
+        self._reading_options = {"encoding": encoding, "separator": separator}
         self._file = TextFile(self._path, encoding=encoding, separator=separator, rows=_ROWS)
         self.metadata = metadata
 
@@ -102,6 +103,11 @@ class TextsDataset(AbstractDataset[None, "pd.DataFrame"]):
         """Refuse: raw texts are an input."""
         msg = f"{self._path.name} is an input file and is never written to"
         raise DatasetError(msg)
+
+    def content_identity(self) -> str:
+        """What tells these texts from any others: the name and the content of the file, and how it is read."""
+        read = [self._text_column, self._label_columns, self._id_column, self._reading_options]
+        return digest_of([self._path.name, files_sha256([self._path]), read])
 
     def _select(self, raw: pd.DataFrame, first_row: int = 1, *, partial: bool = False) -> pd.DataFrame:
         """The rows with text; with ``partial``, checks that need the whole file are skipped."""

@@ -11,7 +11,9 @@ from kedro.io import AbstractDataset
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.atomic import replacing_file
-from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file
+from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file, content_lines
+from embedding_adaptation.datasets.versioned import KeptVersion
+from embedding_adaptation.identity import digest_of, files_sha256
 from embedding_adaptation.vectors.store import VectorError, VectorStore
 
 _MANIFEST = "vectors.json"
@@ -52,6 +54,7 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
     def __init__(self, *, filepath: str, metadata: dict[str, Any] | None = None) -> None:
         self._path = Path(filepath).expanduser()
         self.exclusive_folder = None if self._path.suffix else self._path
+        self.keeps_itself = True
         self.metadata = metadata
 
     def load(self) -> VectorStore:
@@ -69,6 +72,8 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
 
     def save(self, data: FinishedShards) -> None:
         """Record which shards belong together."""
+        if isinstance(data, KeptVersion):
+            return
         if self._path.suffix:
             msg = f"{self._path} is an input file of vectors and is never written to; start with --from-nodes=cluster_texts_node"
             raise DatasetError(msg)
@@ -103,6 +108,19 @@ class VectorsDataset(AbstractDataset[FinishedShards, VectorStore]):
                 )
                 raise DatasetError(msg)
         return VectorStore.of_files(files, manifest["facts"])
+
+    def content_identity(self) -> str:
+        """What tells these vectors from any others: the checksums of the files that belong together, or the content of the one file.
+
+        Raises:
+            DatasetError: If they are missing or damaged.
+        """
+        if self._path.suffix:
+            return files_sha256([self._path])
+        self._load_shards()
+        manifest = self._path / _MANIFEST
+        names = json.loads(manifest.read_text(encoding="utf-8"))["shards"]
+        return digest_of([content_lines(manifest), [content_lines(self._path / name) for name in names]])
 
     def _exists(self) -> bool:
         return self._path.is_file() or (self._path / _MANIFEST).is_file()

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
+import shutil
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kedro.io import AbstractVersionedDataset
-from kedro.io.core import DatasetError
+from kedro.io.core import DatasetError, VersionNotFoundError
 
 from embedding_adaptation.atomic import DiskFullError, replacing_file, replacing_folder
-from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file
+from embedding_adaptation.checksums import DamagedError, check_intact, checksum_file, content_lines, is_intact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,6 +29,17 @@ else:
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/")
 _DI = TypeVar("_DI")
 _DO = TypeVar("_DO")
+
+
+@dataclass(frozen=True)
+class KeptVersion:
+    """A version that an earlier run has saved. Saving it in place of data saves what that run has saved.
+
+    Attributes:
+        path: The file or folder.
+    """
+
+    path: Path
 
 
 class VersionRules(_Dataset):
@@ -76,6 +89,52 @@ class VersionRules(_Dataset):
             raise DatasetError(msg) from error
         return path
 
+    def content_identity(self) -> str | None:
+        """What tells the content to load from any other: its checksums. Empty if there is none yet, ``None`` if it is not on a local disk.
+
+        Raises:
+            DatasetError: If it is damaged.
+        """
+        if not self._is_local:
+            return None
+        try:
+            path = Path(self._get_load_path())
+        except VersionNotFoundError:
+            return ""
+        return content_lines(self.intact_path()) if path.exists() else ""
+
+    def kept_version(self, version: str) -> KeptVersion | None:
+        """An intact version of an earlier run, or ``None``."""
+        if not self.has_local_versions:
+            return None
+        path = Path(self._get_versioned_path(version))
+        return KeptVersion(path) if is_intact(path) else None
+
+    def took(self, data: object) -> bool:
+        """Whether data are a kept version; it is then saved."""
+        if not isinstance(data, KeptVersion):
+            return False
+        with self.replacing(folder=data.path.is_dir()) as work:
+            if data.path.is_dir():
+                shutil.copytree(data.path, work, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(data.path, work)
+        return True
+
+    @property
+    def has_saved(self) -> bool:
+        """Whether this instance has saved a version."""
+        return self._saved_version is not None
+
+    @property
+    def has_local_versions(self) -> bool:
+        """Whether it has versions, and they are on a local disk."""
+        return self._version is not None and self._is_local
+
+    @property
+    def _is_local(self) -> bool:
+        return getattr(self, "_protocol", "file") == "file"
+
     def _fetch_latest_load_version(self) -> str:
         return self._saved_version or super()._fetch_latest_load_version()
 
@@ -108,8 +167,10 @@ class OneFile(VersionRules):
         """Let Kedro's dataset write to a temporary path, then rename."""
         # Without Kedro's look at the version behind it, which is not there yet.
         write = inspect.unwrap(super().save.__func__)  # type: ignore[attr-defined, safe-super]
-        if self._protocol != "file":
+        if not self._is_local:
             write(self, data)
+            return
+        if self.took(data):
             return
         with self.replacing() as work:
             self._work = work

@@ -18,8 +18,9 @@ from embedding_adaptation.embedder.after_processing import AfterProcessing, Afte
 from embedding_adaptation.embedder.embedder import Embedder
 from embedding_adaptation.pipelines.clustering_evaluation import grid as module
 from embedding_adaptation.pipelines.clustering_evaluation import processes
+from embedding_adaptation.pipelines.clustering_evaluation.cells import gather
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
-from embedding_adaptation.pipelines.clustering_evaluation.grid import check_data, gather, plan, score_missing
+from embedding_adaptation.pipelines.clustering_evaluation.grid import check_data, plan, score_missing
 from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
 from embedding_adaptation.pipelines.clustering_evaluation.options import ComparatorOptions
 from embedding_adaptation.pipelines.clustering_evaluation.tasks import labelled_task, resolve_tasks

@@ -18,6 +18,7 @@ from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.adaptation_page.options import PageOptions
+from embedding_adaptation.repeatable import repeatable
 from embedding_adaptation.texts.stream import TextStream
 from embedding_adaptation.verdict.options import VerdictOptions
 
@@ -31,6 +32,7 @@ class PageError(ValueError):
     """Results that do not belong together; the message says what to run."""
 
 
+@repeatable
 def compare_weights(
     corpus: TextStream,
     text_clusters: Clusters,
@@ -128,6 +130,7 @@ def twins(facts: dict[str, Any], embedder_options: EmbedderOptions) -> tuple[str
     return str(pair[0]), str(pair[1])
 
 
+@repeatable
 def attention_of_moved_texts(
     moved_texts: pd.DataFrame, adapter: DecoderWeights, options: PageOptions, embedder_options: EmbedderOptions
 ) -> pd.DataFrame:
@@ -167,6 +170,7 @@ def attention_of_moved_texts(
     return words.assign(text=[texts[int(text_id)] for text_id in words["id"]])[_ATTENTION_COLUMNS]
 
 
+@repeatable
 def find_questions(
     adapter: DecoderWeights,
     clean_corpus: TextStream,

@@ -15,11 +15,13 @@ from embedding_adaptation.attention.rows import AttentionError, AttentionRows
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.repeatable import repeatable
 from embedding_adaptation.texts.stream import TableStream
 
 logger = logging.getLogger(__name__)
 
 
+@repeatable
 def record_attention(
     model: DecoderWeights, base_model: DecoderWeights, texts: pd.DataFrame, options: AttentionOptions, embedder_options: EmbedderOptions
 ) -> tuple[AttentionRecording, pd.DataFrame]:
@@ -67,6 +69,7 @@ def record_attention(
     return recording, occlusion
 
 
+@repeatable
 def measure_attention(rows: AttentionRows, options: AttentionOptions) -> tuple[TableStream, TableStream]:
     """Divide recorded attention into shares.
 
@@ -86,6 +89,7 @@ def measure_attention(rows: AttentionRows, options: AttentionOptions) -> tuple[T
     )
 
 
+@repeatable
 def compare_attention(
     base_attention: pd.DataFrame, adapted_attention: pd.DataFrame, options: AttentionOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -106,6 +110,7 @@ def compare_attention(
     return layers, overall, compare_heads(base_attention, adapted_attention, **_bootstrap(options))
 
 
+@repeatable
 def compare_words(base_words: pd.DataFrame, adapted_words: pd.DataFrame, options: AttentionOptions) -> pd.DataFrame:
     """Rank words by how much attention they gained or lost over the texts."""
     from embedding_adaptation.attention import comparison
@@ -113,6 +118,7 @@ def compare_words(base_words: pd.DataFrame, adapted_words: pd.DataFrame, options
     return comparison.compare_words(base_words, adapted_words, min_texts=options.min_texts_of_word, **_bootstrap(options))
 
 
+@repeatable
 def compare_with_occlusion(
     base_rows: AttentionRows,
     adapted_rows: AttentionRows,
@@ -141,6 +147,7 @@ def compare_with_occlusion(
     return compare_faithfulness(base, adapted, **_bootstrap(options))
 
 
+@repeatable
 def plot_layers(attention_shift: pd.DataFrame, attention_heads: pd.DataFrame) -> tuple[Figure, Figure, Figure]:
     """Draw the curves over the layers, the map of layers and spans, and the map of heads."""
     from embedding_adaptation.pipelines.attention_analysis import figures
@@ -148,6 +155,7 @@ def plot_layers(attention_shift: pd.DataFrame, attention_heads: pd.DataFrame) ->
     return figures.layer_curves(attention_shift), figures.layer_span_map(attention_shift), figures.head_map(attention_heads)
 
 
+@repeatable
 def plot_words(
     base_words: pd.DataFrame,
     adapted_words: pd.DataFrame,
@@ -191,6 +199,7 @@ def _without_texts(words: pd.DataFrame) -> pd.DataFrame:
     return words.assign(id=words["id"].map(numbers), word=words["word"].mask(hidden, "•••"))
 
 
+@repeatable
 def plot_faithfulness(attention_faithfulness: pd.DataFrame) -> Figure:
     """Draw the agreement of attention and occlusion over the layers."""
     from embedding_adaptation.pipelines.attention_analysis.figures import faithfulness_curves

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from embedding_adaptation.comparison_table import ALL_TASKS, BEST, NOT_WORSE, PUBLISHED, WORSE
-from embedding_adaptation.pipelines.clustering_evaluation.grid import RESAMPLED
+from embedding_adaptation.pipelines.clustering_evaluation.cells import RESAMPLED
 from embedding_adaptation.pipelines.clustering_evaluation.significance import (
     Estimate,
     SeedScores,
@@ -65,7 +65,7 @@ def compare(
     """Compare strategies on each clustering task and, if there are several, on their mean.
 
     Args:
-        cells: Scored cells, see :func:`~embedding_adaptation.pipelines.clustering_evaluation.grid.gather`.
+        cells: Scored cells, see :func:`~embedding_adaptation.pipelines.clustering_evaluation.cells.gather`.
         published: Published scores: ``model``, ``tasks`` (one, or several joined by plus signs whose mean it is), ``score`` (percent),
             ``source``.
         options: Metric, confidence, baseline.

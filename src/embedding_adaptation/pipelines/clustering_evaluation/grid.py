@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 
 from embedding_adaptation.comparison_table import LABELLED_TEXTS
 from embedding_adaptation.identity import digest_of, format_folder, tell_of_other_formats
+from embedding_adaptation.pipelines.clustering_evaluation.cells import FORMAT, RESAMPLED
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.processes import spread
 from embedding_adaptation.pipelines.clustering_evaluation.scoring import evaluate_with_mteb, preserved_random_state, score_parts
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # incremented when scores of the same vectors are computed differently
-RESAMPLED = "resampled."
 _SHORT = 12
 
 
@@ -121,7 +120,7 @@ def score_missing(
     logger.info("%d of %d scores already exist", len(cells) - len(missing), len(cells))
     if missing.empty:
         return
-    tell_of_other_formats("evaluation_cells", finished, _FORMAT)
+    tell_of_other_formats("evaluation_cells", finished, FORMAT)
     score = functools.partial(_score, options=options)
     with tqdm(total=len(missing), unit="score", desc="evaluate") as bar:
         for portable, jobs in itertools.groupby(_jobs(missing, tasks, contenders), key=lambda job: job.portable):
@@ -213,25 +212,6 @@ def score_cell(task: EvaluationTask, prepared: PreparedTask, source: VectorSourc
     return pd.DataFrame({key: value if isinstance(value, list) else [value] for key, value in row.items()})
 
 
-def gather(planned: pd.DataFrame, cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """The planned cells with their scores.
-
-    Raises:
-        EvaluationError: If one is missing, or the plan was written by an earlier version.
-    """
-    if "vectors" not in planned:
-        msg = f"the evaluation_plan is not in format {_FORMAT}, the only one this version reads; run clustering_evaluation again"
-        raise EvaluationError(msg)
-    rows = []
-    for row in planned.to_dict("records"):
-        if row["cell"] not in cells:
-            msg = f"{row['task']}, strategy {row['strategy']!r}, seed {row['seed']} has not been scored; run clustering_evaluation again"
-            raise EvaluationError(msg)
-        scores = cells[row["cell"]].iloc[0].to_dict()
-        rows.append({**row, **scores, "metrics": json.loads(scores["metrics"]), "by_part": json.loads(scores["by_part"])})
-    return pd.DataFrame(rows)
-
-
 def _protocol(task: EvaluationTask, options: EvaluationOptions) -> dict[str, Any]:
     protocol: dict[str, Any] = {"mteb": metadata.version("mteb"), "scikit-learn": metadata.version("scikit-learn")}
     if task.kind == CLUSTERING:
@@ -254,4 +234,4 @@ def _folder(task: EvaluationTask) -> str:
     """Folder of a task's cells: format, task name, revision and content hash of its data."""
     name = re.sub(r"[^A-Za-z0-9_.]", "_", task.name).strip(".") or "task"
     revision, content = _provenance(task)
-    return f"{format_folder(_FORMAT)}/{name}/{revision[:_SHORT] or 'file'}-{content[:_SHORT]}"
+    return f"{format_folder(FORMAT)}/{name}/{revision[:_SHORT] or 'file'}-{content[:_SHORT]}"

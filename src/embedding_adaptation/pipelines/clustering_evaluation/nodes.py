@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from embedding_adaptation.comparison_table import LABELLED_TEXTS
 from embedding_adaptation.datasets.embedding_store import EmbeddingStore
 from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.datasets.mteb_results import TaskResults
@@ -17,10 +19,18 @@ from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.clustering_evaluation.errors import EvaluationError
 from embedding_adaptation.pipelines.clustering_evaluation.labelled_vectors import LabelledVectors
 from embedding_adaptation.pipelines.clustering_evaluation.options import EvaluationOptions
+from embedding_adaptation.repeatable import repeatable, repeatable_unless
 
 _MAP_DOCUMENTS = 1000  # more points make a map slower, not clearer
 
 
+def _asks_the_hub(*arguments: Any) -> bool:
+    """Whether tasks or models to compare with may come from the Hub, or from a mirror of it."""
+    options: EvaluationOptions = arguments[-2]
+    return bool(options.comparators.models) or not {*options.tasks} <= {LABELLED_TEXTS, *options.labelled_files}
+
+
+@repeatable
 def align_vectors(
     base_embeddings: Embeddings,
     adapted_embeddings: Embeddings,
@@ -34,6 +44,7 @@ def align_vectors(
     return LabelledVectors.align(labelled_texts, embeddings, {"base": base_model, "adapted": adapter}, embedder_options.identities)
 
 
+@repeatable_unless(_asks_the_hub)
 def plan_evaluation(
     labelled_vectors: LabelledVectors,
     embedding_store: EmbeddingStore,
@@ -68,6 +79,7 @@ def plan_evaluation(
     return plan(tasks, find_contenders(labelled_vectors, embedding_store, options, embedder_options), options)
 
 
+@repeatable
 def score_cells(
     evaluation_plan: pd.DataFrame,
     labelled_vectors: LabelledVectors,
@@ -91,28 +103,30 @@ def score_cells(
     Yields:
         One cell at a time.
     """
+    if evaluation_plan["cell"].isin(set(finished_cells)).all():
+        return
     from embedding_adaptation.pipelines.clustering_evaluation.grid import score_missing
     from embedding_adaptation.pipelines.clustering_evaluation.tasks import resolve_tasks
     from embedding_adaptation.pipelines.clustering_evaluation.vectors import find_contenders
 
-    if evaluation_plan["cell"].isin(set(finished_cells)).all():
-        return
     tasks = resolve_tasks(options, labelled_vectors.texts, task_mirror)
     contenders = find_contenders(labelled_vectors, embedding_store, options, embedder_options)
     yield from score_missing(evaluation_plan, tasks, contenders, finished_cells, options)
 
 
+@repeatable
 def gather_scores(evaluation_plan: pd.DataFrame, evaluation_cells: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Find the scores of the planned cells among all that were ever made.
 
     Raises:
         EvaluationError: If one is missing.
     """
-    from embedding_adaptation.pipelines.clustering_evaluation.grid import gather
+    from embedding_adaptation.pipelines.clustering_evaluation.cells import gather
 
     return gather(evaluation_plan, evaluation_cells)
 
 
+@repeatable
 def tabulate_scores(scored_cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write clustering scores in long form, and the main scores of other tasks.
 
@@ -125,6 +139,7 @@ def tabulate_scores(scored_cells: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFr
     return long_table(scored_cells), other_tasks_table(scored_cells)
 
 
+@repeatable
 def compare_strategies(
     scored_cells: pd.DataFrame, published_scores: pd.DataFrame, options: EvaluationOptions, embedder_options: EmbedderOptions
 ) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
@@ -146,6 +161,7 @@ def compare_strategies(
     return comparison, differences, pivot(comparison)
 
 
+@repeatable
 def collect_mteb_results(scored_cells: pd.DataFrame, options: EvaluationOptions, embedder_options: EmbedderOptions) -> TaskResults:
     """Pick the results that mteb's leaderboard takes: its own tasks with its own seed.
 
@@ -157,6 +173,7 @@ def collect_mteb_results(scored_cells: pd.DataFrame, options: EvaluationOptions,
     return leaderboard_results(scored_cells, options.model_name, embedder_options)
 
 
+@repeatable
 def plot_heatmap(strategy_comparison: pd.DataFrame) -> Figure:
     """Draw scores of templates against poolings."""
     from embedding_adaptation.comparison_table import overview
@@ -165,6 +182,7 @@ def plot_heatmap(strategy_comparison: pd.DataFrame) -> Figure:
     return strategy_heatmap(overview(strategy_comparison))
 
 
+@repeatable
 def plot_comparison(strategy_comparison: pd.DataFrame, options: EvaluationOptions) -> Figure:
     """Draw base, adapted and comparators as bars with intervals."""
     from embedding_adaptation.pipelines.clustering_evaluation.figures import comparison_bars
@@ -172,6 +190,7 @@ def plot_comparison(strategy_comparison: pd.DataFrame, options: EvaluationOption
     return comparison_bars(strategy_comparison, options.statistics.metric, options.statistics.confidence)
 
 
+@repeatable
 def plot_seeds(clustering_scores: pd.DataFrame) -> Figure:
     """Draw each seed's score."""
     from embedding_adaptation.pipelines.clustering_evaluation.figures import seed_spread
@@ -179,6 +198,7 @@ def plot_seeds(clustering_scores: pd.DataFrame) -> Figure:
     return seed_spread(clustering_scores)
 
 
+@repeatable
 def plot_cluster_map(labelled_vectors: LabelledVectors, options: EvaluationOptions) -> Figure:
     """Plot two strategies' vectors of up to a thousand labelled texts in two dimensions, coloured by label.
 

@@ -14,6 +14,7 @@ from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.figures import PlotlyFigure
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.contrastive_finetuning.options import FinetuningOptions
+from embedding_adaptation.repeatable import repeatable
 from embedding_adaptation.texts.stream import TextStream
 
 _MIN_SOURCES = 4
@@ -56,6 +57,7 @@ def split_pairs(positive_pairs: pd.DataFrame, options: FinetuningOptions) -> tup
     return positive_pairs[~seen].reset_index(drop=True), positive_pairs[held_out].reset_index(drop=True)
 
 
+@repeatable
 def train_adapter(
     base_model: DecoderWeights,
     train_pairs: pd.DataFrame,
@@ -99,6 +101,7 @@ def train_adapter(
     return replace(adapter, corpus=corpus_of(train_pairs, corpus_report)), history
 
 
+@repeatable
 def plot_training_curve(training_history: pd.DataFrame) -> PlotlyFigure:
     """Draw training and held-out loss over the steps."""
     from embedding_adaptation.pipelines.contrastive_finetuning.figures import training_curve

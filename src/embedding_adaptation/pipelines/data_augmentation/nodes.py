@@ -14,9 +14,18 @@ from embedding_adaptation.figures import Figure
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.data_augmentation.errors import AugmentationError
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
+from embedding_adaptation.repeatable import repeatable, repeatable_unless
 from embedding_adaptation.texts.stream import TableStream, TextStream
 
 
+def _asks_others(*arguments: Any) -> bool:
+    """Whether a server rewrites, or models from the Hub translate."""
+    active: AugmentationOptions = arguments[-2]
+    generators = active.generators
+    return (generators.rewrite is not None and generators.rewrite.server is not None) or generators.back_translation is not None
+
+
+@repeatable
 def clean_corpus(corpus: TextStream, options: AugmentationOptions, embedder_options: EmbedderOptions) -> tuple[TextStream, dict[str, Any]]:
     """Normalise the corpus and leave out texts that are of no use for training.
 
@@ -38,6 +47,7 @@ def clean_corpus(corpus: TextStream, options: AugmentationOptions, embedder_opti
     return kept, {"corpus": corpus.name, **report}
 
 
+@repeatable_unless(_asks_others)
 def generate_candidates(
     clean_corpus: TextStream,
     base_model: DecoderWeights,
@@ -67,6 +77,7 @@ def generate_candidates(
     yield from generate(clean_corpus, finished_candidates, options, context)
 
 
+@repeatable
 def score_candidates(
     clean_corpus: TextStream,
     candidate_pairs: Mapping[str, pd.DataFrame],
@@ -95,6 +106,7 @@ def score_candidates(
     yield from score_shards(clean_corpus, candidate_pairs, finished_scores, options, context)
 
 
+@repeatable
 def select_pairs(
     clean_corpus: TextStream,
     candidate_pairs: Mapping[str, pd.DataFrame],
@@ -135,6 +147,7 @@ def select_pairs(
     return accepted, rejected, report
 
 
+@repeatable
 def plot_augmentation(augmentation_report: dict[str, Any]) -> Figure:
     """Plot the accepted and rejected candidates of each generator and style."""
     from embedding_adaptation.pipelines.data_augmentation.figures import augmentation_overview

@@ -11,9 +11,11 @@ from embedding_adaptation.datasets.embeddings import Embeddings
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions, chosen_names
 from embedding_adaptation.pipelines.embedding_extraction.options import ExtractionOptions
+from embedding_adaptation.repeatable import repeatable
 from embedding_adaptation.texts.stream import TextStream
 
 
+@repeatable
 def extract_embeddings(
     model: DecoderWeights,
     texts: pd.DataFrame,

@@ -14,6 +14,7 @@ from embedding_adaptation.identity import base_twin, is_of_older_format
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.paths import project_root
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
+from embedding_adaptation.repeatable import repeatable
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +27,7 @@ class ExportFactsError(ValueError):
     """Reports that do not belong to the model; the message says which, and what to do."""
 
 
+@repeatable
 def describe_model(
     adapter: DecoderWeights,
     training_report: dict[str, Any],

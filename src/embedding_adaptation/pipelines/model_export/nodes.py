@@ -13,11 +13,13 @@ from embedding_adaptation.datasets.exported_embedder import ExportedEmbedder
 from embedding_adaptation.embedder.weights import DecoderWeights
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.model_export.options import ExportOptions
+from embedding_adaptation.repeatable import repeatable
 from embedding_adaptation.texts.stream import TextStream
 
 logger = logging.getLogger(__name__)
 
 
+@repeatable
 def export_embedder(
     adapter: DecoderWeights,
     model_facts: dict[str, Any],

@@ -21,6 +21,7 @@ from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.text_clustering.corpus import Census, check_number, count_texts, rows_at, texts_at
 from embedding_adaptation.pipelines.text_clustering.errors import ClusteringError
 from embedding_adaptation.pipelines.text_clustering.options import TextClusteringOptions
+from embedding_adaptation.repeatable import repeatable, repeatable_unless
 from embedding_adaptation.texts.stream import TableStream, TextStream
 from embedding_adaptation.vectors.store import VectorStore
 
@@ -29,6 +30,13 @@ logger = logging.getLogger(__name__)
 NOISE_NAME = "noise"
 
 
+def _asks_a_server(*arguments: Any) -> bool:
+    """Whether a server names clusters."""
+    options: TextClusteringOptions = arguments[-2]
+    return options.naming.server is not None
+
+
+@repeatable
 def embed_corpus(
     corpus: TextStream,
     base_model: DecoderWeights,
@@ -157,6 +165,7 @@ def _was_rejected(adapted: DecoderWeights, model_facts: dict[str, Any]) -> bool:
     )
 
 
+@repeatable
 def cluster_texts(corpus: TextStream, corpus_vectors: VectorStore, options: TextClusteringOptions) -> tuple[Clusters, pd.DataFrame]:
     """Cluster the texts and measure how stable the clusters are.
 
@@ -210,6 +219,7 @@ def _check_clusters(census: Census, clusters: Clusters) -> None:
         raise ClusteringError(msg)
 
 
+@repeatable
 def plot_stability(cluster_stability: pd.DataFrame, options: TextClusteringOptions) -> PlotlyFigure:
     """Plot the agreement of resamples over the number of clusters."""
     from embedding_adaptation.pipelines.text_clustering.figures import stability_figure
@@ -217,6 +227,7 @@ def plot_stability(cluster_stability: pd.DataFrame, options: TextClusteringOptio
     return stability_figure(cluster_stability, options.method)
 
 
+@repeatable
 def describe_clusters(corpus: TextStream, text_clusters: Clusters, options: TextClusteringOptions) -> pd.DataFrame:
     """Compute sizes, cohesion, nearest texts and distinctive words; see :func:`.profiles.profile_clusters`."""
     from embedding_adaptation.pipelines.text_clustering.profiles import profile_clusters
@@ -225,6 +236,7 @@ def describe_clusters(corpus: TextStream, text_clusters: Clusters, options: Text
     return profile_clusters(corpus, text_clusters, options)
 
 
+@repeatable_unless(_asks_a_server)
 def name_clusters(
     cluster_profiles: pd.DataFrame,
     base_model: DecoderWeights,
@@ -295,6 +307,7 @@ def list_assignments(corpus: TextStream, text_clusters: Clusters, cluster_summar
     return TableStream(pieces)
 
 
+@repeatable
 def map_texts(
     corpus: TextStream,
     corpus_vectors: VectorStore,
@@ -342,6 +355,7 @@ def map_texts(
     return figure, pd.DataFrame(points)
 
 
+@repeatable
 def grow_tree(text_clusters: Clusters, cluster_summary: pd.DataFrame) -> tuple[pd.DataFrame, Figure]:
     """Merge similar clusters step by step.
 
