@@ -221,6 +221,14 @@ def test_a_file_that_an_option_names_counts_with_its_content(project, is_folder)
     assert "count" in project.run()
 
 
+@pytest.mark.parametrize("word", [".", "..", "/", "out", "~"])
+def test_a_word_that_is_the_name_of_a_folder_of_results_too_is_a_word(project, monkeypatch, word):
+    monkeypatch.setenv("HOME", str(project.folder))
+    project.options["stop_words"] = ["the", word]
+    project.run()
+    assert project.run() == NOT_KEPT
+
+
 def damage(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-2] ^= 1

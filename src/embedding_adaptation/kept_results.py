@@ -153,10 +153,17 @@ class KeptResults:
     def _content(self, name: str, value: Any) -> str | None:
         if name.startswith("params:") or name == "parameters":
             values = value.model_dump(mode="json") if isinstance(value, BaseModel) else value
-            return digest_of([values, {path: _files_of(project_path(path)) for path in sorted(set(_paths_in(values)))}])
+            named = {path: project_path(path) for path in sorted(set(_paths_in(values)))}
+            # The folder that runs write to, or one around it, is not meant: it has changed in any case.
+            return digest_of([values, {name: _files_of(path) for name, path in named.items() if not self._is_around(path)}])
         assert self._catalog is not None  # noqa: S101  asked before
         identity = getattr(self._catalog.get(name), "content_identity", None)
         return None if identity is None else identity()
+
+    def _is_around(self, path: Path) -> bool:
+        """Whether a path is a folder that holds the notes."""
+        assert self._folder is not None  # noqa: S101  asked before
+        return self._folder.resolve().is_relative_to(path.resolve())
 
     def _known(self, node: Node, key: str) -> list[KeptVersion] | None:
         """What an earlier run has saved under the same key, in the order of the outputs; ``None`` if it is not all there."""

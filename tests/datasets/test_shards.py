@@ -7,6 +7,7 @@ import pytest
 from kedro.io.core import DatasetError
 
 from embedding_adaptation.datasets.shards import ShardsDataset
+from embedding_adaptation.datasets.versioned import KeptVersion
 
 FRAME = pd.DataFrame({"text": ["one"]})
 
@@ -77,6 +78,8 @@ def test_the_identity_of_shards_is_that_of_their_contents_and_of_reused_ones_the
     dataset.save({"run/2": FRAME.assign(text="two")})
     assert len({empty, one, two, dataset.content_identity()}) == 4
     dataset.save({"run/2": FRAME})
+    assert dataset.content_identity() == two
+    dataset.save(KeptVersion(tmp_path))
     assert dataset.content_identity() == two
     (tmp_path / "run" / "2.parquet").write_bytes(b"damaged")
     assert dataset.content_identity() == one

@@ -12,6 +12,7 @@ from kedro.io.core import DatasetError
 
 from embedding_adaptation.atomic import DiskFullError, replacing_file
 from embedding_adaptation.checksums import content_lines, is_intact
+from embedding_adaptation.datasets.versioned import KeptVersion
 from embedding_adaptation.identity import digest_of
 
 if TYPE_CHECKING:
@@ -87,6 +88,8 @@ class ShardsDataset(AbstractDataset["Mapping[str, pd.DataFrame]", Shards]):
 
     def save(self, data: Mapping[str, pd.DataFrame]) -> None:
         """Add shards, replacing those of the same name."""
+        if isinstance(data, KeptVersion):
+            return
         for name, frame in data.items():
             target = self._path / f"{name}.parquet"
             if not target.resolve().is_relative_to(self._path.resolve()):
