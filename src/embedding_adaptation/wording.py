@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 _SHOWN = 5
 _MOST_ALIKE, _LEAST_ALIKE = 3, 0.7
@@ -35,6 +35,22 @@ def first_few(items: Iterable[Any]) -> str:
     """The first items of a possibly long list, such as rows with the same mistake."""
     shown = [str(item) for item in itertools.islice(items, _SHOWN + 1)]
     return ", ".join(shown[:_SHOWN]) + (", ..." if len(shown) > _SHOWN else "")
+
+
+def budget_sentences(budgets: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """What a budget of pairs left out.
+
+    Args:
+        budgets: For each generator ``rewritten`` of ``planned`` texts, as ``pairs`` were wanted of all generators together.
+
+    Returns:
+        A sentence for each generator that did not take all texts.
+    """
+    return [
+        f"{name}: {numbers['rewritten']:,} of {numbers['planned']:,} texts, for the {numbers['pairs']:,} pairs that are wanted in all"
+        for name, numbers in budgets.items()
+        if numbers["rewritten"] < numbers["planned"]
+    ]
 
 
 def duration(seconds: float) -> str:

@@ -14,6 +14,7 @@ from embedding_adaptation.pages.long_texts import LONGEST_TEXT, cut
 from embedding_adaptation.pages.questions import questions_data
 from embedding_adaptation.pages.rendering import render
 from embedding_adaptation.pages.themes import themes_of
+from embedding_adaptation.wording import budget_sentences
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -253,6 +254,7 @@ def _training(reports: Reports) -> str:
 def _pairs(augmentation: Mapping[str, Any], *, private: bool) -> dict[str, Any]:
     rejected = ", ".join(f"{reason.replace('_', ' ')} {count:,}" for reason, count in augmentation["rejected"].items() if count)
     sources = ", ".join(f"{name} {counts['accepted']:,}" for name, counts in augmentation["generators"].items())
+    budget = "".join(f" {line}." for line in budget_sentences(augmentation.get("budget", {})))
     examples = [
         {
             "source": cut(pair["source_text"]),
@@ -267,7 +269,8 @@ def _pairs(augmentation: Mapping[str, Any], *, private: bool) -> dict[str, Any]:
     ]
     return {
         "sentence": f"{augmentation['accepted']:,} of {augmentation['candidates']:,} candidates were accepted ({sources}). "
-        f"Rejected: {rejected or 'none'}. Pairs are held out to see whether training goes well; the loss itself may learn from all texts.",
+        f"Rejected: {rejected or 'none'}.{budget} Pairs are held out to see whether training goes well; the loss itself may learn from all "
+        "texts.",
         "examples": [] if private else examples[:_EXAMPLES],
     }
 

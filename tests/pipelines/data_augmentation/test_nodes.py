@@ -48,6 +48,8 @@ def run(tiny_weights, embedder_options, store, tmp_path):
                 "embedding_store": MemoryDataset(store, copy_mode="assign"),
                 "params:data_augmentation": MemoryDataset(chosen),
                 "params:embedder": MemoryDataset(embedder_options()),
+                "params:contrastive_finetuning.steps": MemoryDataset(24),
+                "params:contrastive_finetuning.batch_size": MemoryDataset(96),
                 "candidate_pairs": ShardsDataset(filepath=str(tmp_path / "candidates")),
                 "finished_candidates": ShardsDataset(filepath=str(tmp_path / "candidates")),
                 "pair_scores": ShardsDataset(filepath=str(tmp_path / "scores")),

@@ -56,6 +56,8 @@ def generate_candidates(
     embedding_store: EmbeddingStore,
     options: AugmentationOptions,
     embedder_options: EmbedderOptions,
+    steps: int,
+    batch_size: int,
 ) -> Iterator[dict[str, pd.DataFrame]]:
     """Generate candidate pairs, shard by shard.
 
@@ -67,6 +69,8 @@ def generate_candidates(
         embedding_store: Vectors of texts.
         options: Augmentation options.
         embedder_options: Device, number format, templates and strategies.
+        steps: Steps of training, which decide with the next how many rewrites it has use for (``budget``).
+        batch_size: Pairs of a step.
 
     Yields:
         One new shard of candidates at a time.
@@ -74,7 +78,7 @@ def generate_candidates(
     from embedding_adaptation.pipelines.data_augmentation.candidates import generate, make_context
 
     context = make_context(base_model, options, embedder_options, chat_server, embedding_store)
-    yield from generate(clean_corpus, finished_candidates, options, context)
+    yield from generate(clean_corpus, finished_candidates, options, context, trained=steps * batch_size)
 
 
 @repeatable

@@ -319,6 +319,11 @@ class AugmentationOptions(Options):
     cleaning: CleaningOptions
     generators: GeneratorsOptions
     filters: FiltersOptions = Field(FiltersOptions(), description="When to reject a candidate.")
+    budget: Annotated[int, Field(ge=1)] | Literal["training"] | None = Field(
+        "training",
+        description="Texts are rewritten or translated only until all generators together have this many pairs, texts in the fewest pairs "
+        "first; training: as many as it reads (steps x batch_size); null: all that the weights ask for.",
+    )
     shard_size: int = Field(128, ge=1, description="Candidates written at once: the most that a crash can lose.")
     seed: int = Field(ge=0, description="Seed of every random choice.")
 

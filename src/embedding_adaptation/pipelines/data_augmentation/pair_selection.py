@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from embedding_adaptation.atomic import scratch_prefix
 from embedding_adaptation.identity import TextsIdentity, digest_of, format_folder, tell_of_other_formats, texts_in_order
-from embedding_adaptation.pipelines.data_augmentation.candidates import present
+from embedding_adaptation.pipelines.data_augmentation.candidates import budgets, present
 from embedding_adaptation.pipelines.data_augmentation.filters import ACCEPTED, Positives, Report, judge
 from embedding_adaptation.pipelines.data_augmentation.generators.request import load_generator
 from embedding_adaptation.pipelines.data_augmentation.scoring import drift_reference, score
@@ -100,6 +100,7 @@ def select_pairs(
 
     Raises:
         MissingScoresError: If a shard has no scores.
+        MissingBudgetError: If a budget chose under other options, and none under these.
     """
     folder = score_folder(corpus, options, context)
     scratch = _Scratch()
@@ -124,6 +125,8 @@ def select_pairs(
             writers["accepted"].write(table[accepted].drop(columns="reason"))
             writers["rejected"].write(table[~accepted])
     result = report.result()
+    if chosen := budgets(corpus, candidates, options, context):
+        result["budget"] = chosen
     streams = {}
     for verdict, writer in writers.items():
         streams[verdict] = scratch.stream(writer.path) if writer.written else TableStream.of(pd.DataFrame(columns=list(PAIR_COLUMNS)))

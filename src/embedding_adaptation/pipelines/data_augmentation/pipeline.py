@@ -33,6 +33,8 @@ def create_pipeline(**kwargs: object) -> Pipeline:  # noqa: ARG001  Kedro's inte
                     "embedding_store",
                     "params:data_augmentation",
                     "params:embedder",
+                    "params:contrastive_finetuning.steps",
+                    "params:contrastive_finetuning.batch_size",
                 ],
                 outputs="candidate_pairs",
                 name="generate_candidates_node",

@@ -8,6 +8,7 @@ import pandas as pd
 
 from embedding_adaptation.comparison_table import BEST, METRIC_TITLES, NOT_WORSE, PUBLISHED, overview
 from embedding_adaptation.options import EmbedderOptions
+from embedding_adaptation.wording import budget_sentences
 
 _ATTENTION_TITLES = {
     "text": "the text",
@@ -56,6 +57,7 @@ def write_report(
     sources = ", ".join(
         f"{name} {counts['accepted']} of {counts['candidates']}" for name, counts in augmentation_report["generators"].items()
     )
+    budget = "".join(f" {line}." for line in budget_sentences(augmentation_report.get("budget", {})))
     in_table = {name for titles in strategy_comparison["template"] for name in titles.split(" + ")}
     used = [name for name in embedder_options.templates if name in in_table]
     lines = [
@@ -80,7 +82,7 @@ def write_report(
         "## Positive pairs",
         "",
         f"{augmentation_report['accepted']} of {augmentation_report['candidates']} candidates were accepted ({sources}). "
-        f"Rejected: {reasons}.",
+        f"Rejected: {reasons}.{budget}",
         "",
         "## Fine-tuning",
         "",

@@ -134,6 +134,7 @@ def shortened(parameters: Mapping[str, Any], *, steps: int, tiny: bool, texts: i
     training["steps"], training["validate_every"] = steps, steps
     if training["stopping"]["criterion"] is not None:
         training["stopping"]["patience"] = max(2, training["stopping"]["patience"])
+    values["data_augmentation"]["budget"] = None  # what few texts and steps leave room for says nothing of many
     if neighbours := values["data_augmentation"]["generators"]["neighbours"]:
         neighbours["min_similarity"] = -1.0  # a few texts may have no pair that is alike
     values["model_export"]["guard"] = False
