@@ -1,7 +1,9 @@
 """Rewrites per second against the published loop: python benchmarks/augment.py --texts wiki_sentences.txt.
 
 The published loop takes the texts in their order, eight at a time, padded, each batch until its longest answer is finished, in float32
-(what `from_pretrained` loaded unless told otherwise) or in bfloat16. Both sides get the same model, texts, prompts and sampling settings.
+(what `from_pretrained` loaded unless told otherwise) or in bfloat16. llama.cpp, where `llama-cpp-python` is installed, takes the same GGUF
+file and several texts at once: of a few numbers the one that is fastest on the first texts. This project runs in the format it takes by
+itself, and in float32. All sides get the same model, texts, prompts and sampling settings.
 """
 
 from __future__ import annotations
@@ -10,21 +12,28 @@ import argparse
 import json
 import logging
 import statistics
+import sys
 import time
 import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 import yaml
+from _sides import LlamaWriter, MissingSideError, gguf_of
 from _workload import PROJECT, default_weights, sample_texts
 
-from embedding_adaptation.embedder.chat import load_chat_model
+from embedding_adaptation.embedder.chat import end_ids, load_chat_model
+from embedding_adaptation.embedder.device import choose_device, choose_format
 from embedding_adaptation.options import EmbedderOptions
 from embedding_adaptation.pipelines.data_augmentation.generators import rewrite
 from embedding_adaptation.pipelines.data_augmentation.generators.request import Context, Request
 from embedding_adaptation.pipelines.data_augmentation.options import RewriteOptions
 
 BATCH = 8
+LLAMA_SLOTS = (4, 8, 16, 32)
+WARM_UP_TEXTS = 16
 
 
 def published(requests: list[Request], options: RewriteOptions, context: Context, dtype: str) -> tuple[float, int]:
@@ -65,6 +74,42 @@ def ours(requests: list[Request], options: RewriteOptions, context: Context) -> 
     return seconds, sum(len(tokenizer(candidate.generated_text)["input_ids"]) for candidate in made)
 
 
+def llama_cpp(requests: list[Request], options: RewriteOptions, context: Context) -> Callable[[], tuple[float, int]]:
+    """llama.cpp: what it takes for these requests, seconds and new tokens.
+
+    Raises:
+        MissingSideError: If it is not installed, the model is no GGUF file, or the options ask for sampling.
+    """
+    if options.temperature:
+        msg = f"llama.cpp is left out: it is compared with greedy decoding only, and temperature is {options.temperature}; set it to 0"
+        raise MissingSideError(msg)
+    file = gguf_of(context.base_model, PROJECT)
+    model, tokenizer = load_chat_model(context.base_model, device="cpu", dtype="float32")
+    ends = end_ids(model, tokenizer)
+
+    def prompts_of(chosen: list[Request]) -> list[list[int]]:
+        texts = [
+            tokenizer.apply_chat_template(rewrite.conversation(one, options), tokenize=False, add_generation_prompt=True) for one in chosen
+        ]
+        return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
+
+    longest = max(map(len, prompts_of(requests))) + options.max_new_tokens
+    writers = {slots: LlamaWriter(file, torch.get_num_threads(), slots, longest) for slots in LLAMA_SLOTS}
+
+    def run(chosen: list[Request], slots: int) -> tuple[float, int]:
+        start = time.perf_counter()
+        made = writers[slots].answers(prompts_of(chosen), ends, options.max_new_tokens)
+        for answer in made:
+            tokenizer.decode(answer, skip_special_tokens=True)
+        return time.perf_counter() - start, sum(map(len, made))
+
+    run(requests[:4], LLAMA_SLOTS[0])
+    seconds = {slots: run(requests[:WARM_UP_TEXTS], slots)[0] for slots in LLAMA_SLOTS}
+    best = min(seconds, key=lambda slots: seconds[slots])
+    print(f"llama.cpp: {best} texts at once", file=sys.stderr, flush=True)
+    return lambda: run(requests, best)
+
+
 def main() -> None:
     """Measure all sides on the same texts, taking turns."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -86,13 +131,21 @@ def main() -> None:
     context = Context(0, default_weights(), embedder_options, lambda: None, progress=False)  # type: ignore[arg-type,return-value]
     styles = list(options.styles)
     requests = [Request.of(str(number), text, 0, styles[number % len(styles)]) for number, text in enumerate(texts)]
-    sides = {
+    number_format = choose_format("auto", choose_device("auto"))
+    in_float32 = replace(context, embedder_options=embedder_options.model_copy(update={"dtype": "float32"}))
+    sides: dict[str, Callable[[], tuple[float, int]]] = {
         "published loop, float32": lambda: published(requests, options, context, "float32"),
         "published loop, bfloat16": lambda: published(requests, options, context, "bfloat16"),
         "this project": lambda: ours(requests, options, context),
     }
-    rewrite_warm = requests[:4]
-    ours(rewrite_warm, options, context)
+    if number_format != "float32":
+        sides["this project, float32"] = lambda: ours(requests, options, in_float32)
+        ours(requests[:4], options, in_float32)
+    try:
+        sides["llama.cpp"] = llama_cpp(requests, options, context)
+    except MissingSideError as missing:
+        print(missing, file=sys.stderr, flush=True)
+    ours(requests[:4], options, context)
     runs: dict[str, list[tuple[float, int]]] = {name: [] for name in sides}
     for _ in range(arguments.repeats):
         for name, side in sides.items():
@@ -110,6 +163,9 @@ def main() -> None:
                 "rewrites_per_s": round(len(texts) / own, 2),
                 "ratio_published": round(seconds["published loop, float32"] / own, 2),
                 "ratio_published_bfloat16": round(seconds["published loop, bfloat16"] / own, 2),
+                "ratio_own_float32": round(seconds.get("this project, float32", own) / own, 2),
+                "ratio_llama_cpp": round(seconds["llama.cpp"] / own, 2) if "llama.cpp" in seconds else None,
+                "dtype": number_format,
             }
         )
     )

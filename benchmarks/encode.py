@@ -5,13 +5,21 @@ Usage::
     python benchmarks/encode.py --texts data/01_raw/hard_labelled_texts.csv --limit 200
     python benchmarks/encode.py --texts FILE [--column text] [--limit N] [--dtype auto|float32|bfloat16|int8] [--device auto|cpu|cuda|mps]
                                 [--model SETTING_OR_FOLDER | --random-shape qwen3-0.6b] [--repeats 3] [--max-length 256]
+                                [--int8-python PYTHON] [--int8 weights|static]
 
 All sides get the same texts (the first N rows after a shuffle with a fixed seed) under the same prompt and take the last token's vector:
 
 - the published way: ``AutoModelForCausalLM`` with logits and all hidden states, batches of 16 in input order, padded to the longest, once
   in the model's own number format (float32 on a CPU) and once in this project's;
-- sentence-transformers' ``encode`` as it comes: batches of 32 sorted by characters, last-token pooling, normalisation;
+- sentence-transformers' ``encode``: sorted by characters, last-token pooling, normalisation, in this project's format and in float32;
+- sentence-transformers with its OpenVINO back end in 8 bits, if PYTHON has ``sentence-transformers[openvino]``: a process of its own,
+  because optimum-intel needs an older transformers than this project. ``weights``: 8-bit weights, inputs quantised as they come;
+  ``static``: inputs quantised ahead, by sentence-transformers' own helper on the warm-up texts;
+- llama.cpp on the same GGUF file, if ``llama-cpp-python`` is installed: several texts a batch, pooling ``last``;
 - this project's embedder, and once more in float32 if it runs in another format.
+
+Of the other libraries each takes the batch size that is fastest on the warm-up texts. A side that is not installed is said to be left out,
+and its figures are null.
 
 With int8, the other sides run in float32, which is what lies between this project's 8-bit products. ``lowest_cosine_float32`` compares all
 texts' vectors with this project's own in float32.
@@ -33,6 +41,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import resource
 import statistics
 import sys
@@ -46,7 +55,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from _workload import ONE_WORD, default_weights, report, weights_of
+from _sides import Int8Side, MissingSideError, gguf_of, llama_cpp
+from _workload import ONE_WORD, PROJECT, default_weights, report, weights_of
 from kedro.io.core import DatasetError
 
 from embedding_adaptation import Embedder, Strategy
@@ -63,6 +73,8 @@ MATRIX_SECONDS, MATRIX_WINDOWS = 0.3, 6
 MATRIX_ROWS = {"cpu": 1024, "cuda": 16384, "mps": 4096}
 OWN, SAME, LIBRARY, OURS = "published_own_dtype", "published_same_dtype", "sentence_transformers", "embedding_adaptation"
 LIBRARY_FLOAT32, OURS_FLOAT32 = "sentence_transformers_float32", "embedding_adaptation_float32"
+LIBRARY_INT8, LLAMA = "sentence_transformers_int8", "llama_cpp"
+LIBRARY_BATCHES = (8, 16, 32, 64)
 
 Encode = Callable[[list[str]], np.ndarray]
 
@@ -98,8 +110,8 @@ def published(model: Any, weights: DecoderWeights, max_length: int) -> Encode:
     return encode
 
 
-def sentence_transformers(weights: DecoderWeights, device: str, dtype: torch.dtype, max_length: int) -> Encode:
-    """sentence-transformers with its own modules and defaults."""
+def sentence_transformers(weights: DecoderWeights, device: str, dtype: torch.dtype, max_length: int, warm_up: list[str]) -> Encode:
+    """sentence-transformers with its own modules, in the batch size that is fastest on the warm-up texts."""
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.base.modules import Normalize, Transformer
     from sentence_transformers.sentence_transformer.modules import Pooling
@@ -115,7 +127,38 @@ def sentence_transformers(weights: DecoderWeights, device: str, dtype: torch.dty
     transformer.tokenizer.pad_token = transformer.tokenizer.pad_token or transformer.tokenizer.eos_token
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
     model = SentenceTransformer(modules=[transformer, pooling, Normalize()], device=device)
-    return lambda texts: model.encode(prompt(texts), show_progress_bar=False).astype(np.float32, copy=False)  # [N, D]
+    seconds = {}
+    for size in LIBRARY_BATCHES:
+        model.encode(prompt(warm_up[:size]), batch_size=size, show_progress_bar=False)
+        seconds[size], _ = timed(lambda size=size: model.encode(prompt(warm_up), batch_size=size, show_progress_bar=False), device)
+    best = min(seconds, key=lambda size: seconds[size])
+    say(f"sentence-transformers in {dtype_name(dtype)}: batches of {best}")
+    return lambda texts: model.encode(prompt(texts), batch_size=best, show_progress_bar=False).astype(np.float32, copy=False)  # [N, D]
+
+
+def optional_sides(
+    arguments: argparse.Namespace, weights: DecoderWeights, device: str, threads: int, warm_up: list[str], scratch: Path
+) -> tuple[dict[str, Encode], dict[str, Any]]:
+    """The sides whose packages are installed, and their settings; on a CPU only."""
+    sides: dict[str, Encode] = {}
+    settings: dict[str, Any] = {}
+    if device != "cpu":
+        return sides, settings
+    prompted = prompt(warm_up)
+    try:
+        llama_encode, settings[LLAMA] = llama_cpp(gguf_of(weights, PROJECT), threads, arguments.max_length, prompted)
+        sides[LLAMA] = lambda texts: llama_encode(prompt(texts))
+    except MissingSideError as missing:
+        say(str(missing))
+    try:
+        int8 = Int8Side(arguments.int8_python, weights, arguments.max_length, threads, arguments.int8, scratch, prompted)
+        settings[LIBRARY_INT8] = int8.settings
+        sides[LIBRARY_INT8] = lambda texts: int8(prompt(texts))
+    except MissingSideError as missing:
+        say(str(missing))
+    for name, chosen in settings.items():
+        say(f"{name}: {chosen}")
+    return sides, settings
 
 
 def embedding_adaptation(embedder: Embedder, computed: list[int]) -> Encode:
@@ -256,6 +299,13 @@ def parse_arguments() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     models.add_argument("--model", metavar="SETTING_OR_FOLDER", help="a base model as in conf/base/globals.yml (default: the one there)")
     models.add_argument("--random-shape", choices=tuple(RANDOM_SHAPES), help="random weights in the shape of a published model")
     parser.add_argument("--repeats", type=positive, default=3, help="runs of each side (default: 3)")
+    parser.add_argument(
+        "--int8-python",
+        default=os.environ.get("INT8_PYTHON", sys.executable),
+        metavar="PYTHON",
+        help="interpreter that has sentence-transformers[openvino] (default: $INT8_PYTHON, or else this one)",
+    )
+    parser.add_argument("--int8", default="weights", choices=("weights", "static"), help="how that side is quantised (default: weights)")
     parser.add_argument("--max-length", type=positive, default=256, help="longest sequence in tokens, prompt included (default: 256)")
     return parser, parser.parse_args()
 
@@ -296,12 +346,14 @@ def main() -> None:
                 weights = RANDOM_SHAPES[arguments.random_shape](Path(scratch))
             else:
                 weights = weights_of(arguments.model, Path(scratch)) if arguments.model else default_weights()
-            measure(arguments, texts, weights, device, choose_format(arguments.dtype, device))
+            measure(arguments, texts, weights, device, choose_format(arguments.dtype, device), Path(scratch))
         except (InputError, DatasetError, DeviceError, TemplateError) as error:
             parser.error(str(error))
 
 
-def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWeights, device: str, number_format: FormatName) -> None:
+def measure(
+    arguments: argparse.Namespace, texts: list[str], weights: DecoderWeights, device: str, number_format: FormatName, scratch: Path
+) -> None:
     """Load the sides, run them in turn, and print the table and the JSON line."""
     max_length, threads = arguments.max_length, torch.get_num_threads()
     dtype = choose_dtype(number_format, device)
@@ -314,9 +366,12 @@ def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWei
     sides = {OWN: published(causal, weights, max_length)}
     if causal.dtype != dtype:
         sides[SAME] = published(load_causal(weights, device, dtype), weights, max_length)
-    sides[LIBRARY] = sentence_transformers(weights, device, dtype, max_length)
+    warm_up = texts[:WARM_UP_TEXTS]
+    sides[LIBRARY] = sentence_transformers(weights, device, dtype, max_length, warm_up)
     if dtype != torch.float32:
-        sides[LIBRARY_FLOAT32] = sentence_transformers(weights, device, torch.float32, max_length)
+        sides[LIBRARY_FLOAT32] = sentence_transformers(weights, device, torch.float32, max_length, warm_up)
+    others, settings = optional_sides(arguments, weights, device, threads, warm_up, scratch)
+    sides |= others
     # Format of the request, not of the measurement above: auto falls back to float32 if the model's vectors do not keep in 8 bits.
     embedder = Embedder.load(weights, device=device, dtype=arguments.dtype, max_length=max_length)
     own_format = embedder.number_format
@@ -339,6 +394,8 @@ def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWei
     published_min, published_p01 = agreement(vectors[OURS], vectors[SAME], same_ids)
     own_min, own_p01 = agreement(vectors[OURS], vectors[OURS_FLOAT32], np.ones(len(texts), bool))
     library_min, library_p01 = agreement(vectors[OURS], vectors[LIBRARY], same_ids)
+    # Against float32, so that it is their own rounding that counts.
+    other_min = {name: agreement(vectors[OURS_FLOAT32], vectors[name], same_ids)[0] for name in others}
     result = {
         "texts_per_s": len(texts) / ours,
         "tokens_per_s": tokens / ours,
@@ -347,7 +404,11 @@ def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWei
         "ratio_sentence_transformers": medians[LIBRARY] / ours,
         "ratio_own_float32": medians[OURS_FLOAT32] / ours,
         "ratio_sentence_transformers_float32": medians[LIBRARY_FLOAT32] / ours,
+        "ratio_sentence_transformers_int8": medians[LIBRARY_INT8] / ours if LIBRARY_INT8 in medians else None,
+        "ratio_llama_cpp": medians[LLAMA] / ours if LLAMA in medians else None,
         "lowest_cosine_float32": own_min,
+        "cosine_sentence_transformers_int8_float32_min": other_min.get(LIBRARY_INT8),
+        "cosine_llama_cpp_float32_min": other_min.get(LLAMA),
         "cosine_float32_p01": own_p01,
         "model_flop_utilisation": 2 * parameters * tokens / ours / rate,
         "cosine_published_min": published_min,
@@ -367,6 +428,7 @@ def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWei
         "threads": threads,
         "matrix_gflops": rate / 1e9,
         "matrix_rows": MATRIX_ROWS[device],
+        "settings": settings,
         "repeats": arguments.repeats,
         "seconds": medians,
         "seconds_of_runs": runs,
@@ -383,7 +445,10 @@ def measure(arguments: argparse.Namespace, texts: list[str], weights: DecoderWei
         f"sentence-transformers, {dtype_name(dtype)}": medians[LIBRARY],
         f"this project, {own_format}": ours,
         "this project, float32": medians[OURS_FLOAT32],
+        "sentence-transformers, float32": medians[LIBRARY_FLOAT32],
     }
+    titles = {LIBRARY_INT8: f"sentence-transformers, OpenVINO int8 ({arguments.int8})", LLAMA: "llama.cpp, the same GGUF"}
+    table |= {title: medians[name] for name, title in titles.items() if name in medians}
     report(f"Encoding {len(texts)} texts, {tokens} tokens, {place}", next(iter(table)), table, tokens, "tokens")
     print(f"  same token ids in {same_ids.sum()} of {len(texts)} texts; there the lowest cosine to this project's vectors is")
     print(f"  {published_min} (published way), {library_min} (sentence-transformers)")

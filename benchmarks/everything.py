@@ -7,6 +7,9 @@ others go on; those run by ``--only`` replace their part of an earlier table.
     python benchmarks/everything.py --compare A.json B.json ...
 
 prints the goals of several machines side by side.
+
+llama.cpp is compared where ``llama-cpp-python`` is installed, sentence-transformers' 8-bit back end where ``INT8_PYTHON`` names an
+interpreter that has ``sentence-transformers[openvino]`` (see ``encode.py``).
 """
 
 from __future__ import annotations
@@ -91,8 +94,11 @@ BENCHMARKS = (
             Goal("ratio_published_own_dtype", 8.0, without_bfloat16=True),
             Goal("ratio_own_float32", 1.8, without_bfloat16=True),
             Goal("ratio_sentence_transformers_float32", 2.5, without_bfloat16=True),
+            Goal("ratio_sentence_transformers_int8", 1.2),
+            Goal("ratio_llama_cpp", 1.2),
             Goal("lowest_cosine_float32", 0.998),
         ),
+        seconds=900,
     ),
     Benchmark("augment", ("--count", "32", "--repeats", "1")),
     Benchmark(
