@@ -12,6 +12,7 @@ from embedding_adaptation.identity import TextsIdentity
 from embedding_adaptation.pipelines.data_augmentation import create_pipeline
 from embedding_adaptation.pipelines.data_augmentation.nodes import AugmentationError, clean_corpus, plot_augmentation
 from embedding_adaptation.pipelines.data_augmentation.options import AugmentationOptions
+from embedding_adaptation.repeatable import is_repeatable
 from embedding_adaptation.texts.stream import TextStream
 
 STYLES = {name: {"instruction": f"{name} {{text}}"} for name in ("a", "b", "c")}
@@ -168,3 +169,11 @@ def test_the_corpus_report_names_the_corpus(embedder_options):
     stream = TextStream.of(TABLE)
     stream.name = "mine.txt"
     assert clean_corpus(stream, options(), embedder_options())[1]["corpus"] == "mine.txt"
+
+
+@pytest.mark.parametrize(("server", "repeatable"), [(None, True), ({"url": "http://localhost:1/v1", "model": "a"}, False)])
+def test_candidates_of_a_server_are_not_taken_from_an_earlier_run(server, repeatable):
+    rewrite = {"system_prompt": "rewrite", "styles": STYLES, "server": server}
+    (node,) = (node for node in create_pipeline().nodes if node.name == "generate_candidates_node")
+    given = {"params:data_augmentation": options(generators={"rewrite": rewrite})}
+    assert is_repeatable(node.func, [given.get(name, 1) for name in node.inputs]) is repeatable

@@ -20,8 +20,7 @@ from embedding_adaptation.texts.stream import TableStream, TextStream
 
 def _asks_others(*arguments: Any) -> bool:
     """Whether a server rewrites, or models from the Hub translate."""
-    active: AugmentationOptions = arguments[-2]
-    generators = active.generators
+    generators = next(one for one in arguments if isinstance(one, AugmentationOptions)).generators
     return (generators.rewrite is not None and generators.rewrite.server is not None) or generators.back_translation is not None
 
 
