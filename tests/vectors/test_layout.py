@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from sklearn.neighbors import NearestNeighbors
 
 from embedding_adaptation.vectors import layout, neighbours
@@ -50,3 +51,14 @@ def test_the_map_keeps_groups_together_and_follows_from_the_seed(groups, count):
 def test_equal_vectors_and_very_few_vectors_have_places():
     for vectors in (unit_vectors(np.ones((30, 4))), unit_vectors(np.eye(4)), unit_vectors(np.eye(2, 4))):
         assert np.isfinite(layout.umap_coordinates(vectors, 2, neighbours=15, min_distance=0.1, seed=0)).all()
+
+
+def test_torch_keeps_its_number_of_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        vectors = unit_vectors(np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32))
+        layout.umap_coordinates(vectors, 2, neighbours=5, min_distance=0.1, seed=0)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.linalg import eigh
 
 from embedding_adaptation.vectors.neighbours import nearest_neighbours
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # With fewer points, there are no neighbourhoods to preserve, and the strongest principal components are enough.
 _FEWEST_POINTS = 6
@@ -37,7 +43,7 @@ def umap_coordinates(matrix: np.ndarray, dimensions: int, *, neighbours: int, mi
     start = principal_components(matrix, dimensions)
     if len(matrix) < _FEWEST_POINTS:
         return start
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _threads_of_torch():
         # The compiler's deprecations, and that new points cannot be mapped: neither matters to readers of the map.
         warnings.simplefilter("ignore")
         from umap import UMAP
@@ -55,6 +61,21 @@ def umap_coordinates(matrix: np.ndarray, dimensions: int, *, neighbours: int, mi
             n_jobs=1,
         )
         return np.asarray(reducer.fit_transform(matrix), dtype=np.float32)
+
+
+@contextmanager
+def _threads_of_torch() -> Iterator[None]:
+    """Give torch back as many threads as it had: UMAP's compiler sets OpenMP's number to that of all cores, for the whole process.
+
+    Where torch has been limited to fewer, because others need the processor, its threads would wait for one another at every small product.
+    """
+    torch = sys.modules.get("torch")  # nothing here needs it
+    before = None if torch is None else torch.get_num_threads()
+    try:
+        yield
+    finally:
+        if torch is not None:
+            torch.set_num_threads(before)
 
 
 def with_themselves(matrix: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
