@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -202,11 +203,38 @@ def test_the_code_is_this_package_as_it_is_and_what_is_installed(tmp_path, monke
         changed = digest()
         (package / "one.py").rename(package / "two.py")
         renamed = digest()
-        monkeypatch.setattr(module, "distributions", lambda: [SimpleNamespace(name="torch", version="9")])
+        monkeypatch.setattr(module, "distributions", lambda: [SimpleNamespace(name="torch", version="9", requires=None)])
         assert len({first, changed, renamed, digest()}) == 4
     finally:
         module._own_files.cache_clear()
         module._code.cache_clear()
+
+
+def test_packages_that_only_tools_need_do_not_count(monkeypatch):
+    def installed(name: str, version: str, *requires: str) -> SimpleNamespace:
+        return SimpleNamespace(name=name, version=version, requires=list(requires))
+
+    def found(*more: SimpleNamespace) -> list[tuple[str, str]]:
+        monkeypatch.setattr(module, "distributions", lambda: [own, *packages, *more])
+        return module._packages()
+
+    extras = ('mkdocs; extra == "docs"', 'ray; extra == "cluster"', 'bnb; extra == "quantised"')
+    own = installed("embedding_adaptation", "1", "torch>=2", "Scikit.Learn[fast]", *extras)
+    packages = [installed("torch", "2", "shared", 'old; python_version < "3"'), installed("scikit-learn", "1", 'blas; extra == "fast"')]
+    packages += [installed("shared", "1"), installed("blas", "1")]
+    before = found()
+    assert before == [("blas", "1"), ("embedding-adaptation", "1"), ("scikit-learn", "1"), ("shared", "1"), ("torch", "2")]
+    # mkdocs and what it alone needs are tools, but not what torch needs as well.
+    assert found(installed("MkDocs", "1", "shared", "theme"), installed("theme", "1", "mkdocs"), installed("ray", "1")) == before
+    # What nothing here knows of, such as a kernel for attention, may be found and used by others.
+    for other in ("bnb", "flash-attn", "old"):
+        assert found(installed(other, "1")) == sorted([*before, (other, "1")])
+
+
+def test_the_extras_are_those_of_the_project():
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    assert sorted([*module._TOOLS, *module._COMPUTING]) == sorted(project["optional-dependencies"])
+    assert project["name"] == module._OWN_NAME
 
 
 @pytest.mark.parametrize("is_folder", [False, True])

@@ -1,8 +1,8 @@
 """Hook that gives a node the results of an earlier run, if nothing that they depend on has changed.
 
 A node takes part if its function is marked as repeatable (:mod:`embedding_adaptation.repeatable`). Its key is a digest of its inputs
-(contents of files, values of options, files and folders that options name), of this package's files, of the versions of all installed
-packages, and of the machine. What a run has saved is noted by version and checksum, in one file for each node in ``kept_results`` of the
+(contents of files, values of options, files and folders that options name), of this package's files, of the versions of the packages that
+compute, and of the machine. What a run has saved is noted by version and checksum, in one file for each node in ``kept_results`` of the
 output folder. Under the same key, a later run saves copies of these versions as its own: versions, metrics in MLflow and pages are there as
 if it had computed them. A dataset without versions that adds to what it holds stays as it is. Where anything is missing or damaged, the
 node computes.
@@ -27,6 +27,8 @@ from kedro.framework.hooks import hook_impl
 from kedro.io.core import DatasetError
 from kedro.io.data_catalog import SharedMemoryDataCatalog
 from kedro.io.memory_dataset import MemoryDataset
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
 from embedding_adaptation.atomic import DiskFullError, replacing_file
@@ -37,7 +39,7 @@ from embedding_adaptation.paths import output_folder, project_path
 from embedding_adaptation.repeatable import give_instead, is_repeatable, nothing_instead
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from kedro.framework.context import KedroContext
     from kedro.io import DataCatalog
@@ -52,6 +54,9 @@ FOLDER = "kept_results"
 SETTING = "keep_results"
 _FORMAT = 1
 _LONGEST_PATH = 1024
+_OWN_NAME = "embedding-adaptation"
+# Extras of this package with tools, and those with libraries that vectors and pairs may come from.
+_TOOLS, _COMPUTING = ("dev", "docs", "integrations", "cluster", "serve", "notebook"), ("quantised", "translation")
 
 
 class KeptResults:
@@ -234,9 +239,41 @@ def _own_files() -> str:
 
 @functools.lru_cache(maxsize=1)
 def _code() -> str:
-    """Digest of what computes: this package, all installed packages, and Python."""
-    installed = sorted((distribution.name or "", distribution.version) for distribution in distributions())
-    return digest_of([_own_files(), installed, platform.python_version(), platform.machine()])
+    """Digest of what computes: this package, others, and Python."""
+    return digest_of([_own_files(), _packages(), platform.python_version(), platform.machine()])
+
+
+def _packages() -> list[tuple[str, str]]:
+    """Names and versions of all installed packages but those that only tools need: documentation, tests, servers, other libraries."""
+    installed = {str(canonicalize_name(found.name)): found for found in distributions() if found.name}
+
+    @functools.cache
+    def requirements(name: str) -> list[Requirement]:
+        return [*map(Requirement, installed[name].requires or ())] if name in installed else []
+
+    needed = _closure(requirements, {"", *_COMPUTING})
+    tools = _closure(requirements, _TOOLS) - needed
+    return sorted((name, found.version) for name, found in installed.items() if name not in tools)
+
+
+def _closure(requirements: Callable[[str], list[Requirement]], extras: Collection[str]) -> set[str]:
+    """The packages that this one needs with some of its extras, directly or through others.
+
+    Args:
+        requirements: What a package needs, if it is installed.
+        extras: The extras; empty text for what is needed without any.
+    """
+    reached: set[tuple[str, str]] = set()
+    todo = [(_OWN_NAME, extra) for extra in extras]
+    while todo:
+        name, extra = todo.pop()
+        if (name, extra) in reached:
+            continue
+        reached.add((name, extra))
+        for requirement in requirements(name):
+            if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+                todo += [(str(canonicalize_name(requirement.name)), wanted) for wanted in ("", *requirement.extras)]
+    return {name for name, _ in reached}
 
 
 @functools.lru_cache(maxsize=1)
