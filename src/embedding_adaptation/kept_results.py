@@ -284,7 +284,7 @@ def _machine() -> str:
         lines = [line for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if line.startswith(kinds)]
     except OSError:  # not Linux
         lines = [platform.processor()]
-    devices = sorted(path.name for path in Path("/dev").glob("nvidia[0-9]*"))
+    devices = sorted(path.name for kind in ("nvidia[0-9]*", "kfd") for path in Path("/dev").glob(kind))
     visible = [os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")]
     return digest_of([platform.system(), sorted(set(lines)), devices, visible])
 
