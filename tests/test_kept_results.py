@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,6 +16,7 @@ from kedro.io import DataCatalog, MemoryDataset, Version
 from kedro.pipeline import Node, Pipeline
 from kedro.runner import ParallelRunner, SequentialRunner, ThreadRunner
 
+from embedding_adaptation import atomic
 from embedding_adaptation import kept_results as module
 from embedding_adaptation.configuration import ProjectConfigLoader
 from embedding_adaptation.datasets.folder import FolderDataset
@@ -329,6 +332,16 @@ def test_a_run_that_fails_before_all_is_saved_notes_nothing(project, monkeypatch
     assert not project.note("count").exists()
     monkeypatch.setattr(JSONDataset, "save", save)
     assert project.run() == ALL
+
+
+def test_a_note_that_a_killed_run_was_writing_is_removed(project):
+    project.run()
+    ended = subprocess.Popen([sys.executable, "-c", "import os; print(os.getpid())"], stdout=subprocess.PIPE, text=True)
+    number = ended.communicate()[0].strip()
+    half = project.note("count").with_name(f".count_node.json.{atomic._HOST}.{number}-abcdefgh")
+    half.write_text("{")
+    assert project.run() == NOT_KEPT
+    assert sorted(path.name for path in half.parent.iterdir()) == ["count_node.json", "describe_node.json"]
 
 
 def test_notes_hold_nothing_of_the_texts(project):

@@ -31,7 +31,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from pydantic import BaseModel
 
-from embedding_adaptation.atomic import DiskFullError, replacing_file
+from embedding_adaptation.atomic import DiskFullError, clean_leftovers, replacing_file
 from embedding_adaptation.checksums import content_lines
 from embedding_adaptation.datasets.versioned import KeptVersion, VersionRules
 from embedding_adaptation.identity import digest_of, files_sha256
@@ -81,7 +81,9 @@ class KeptResults:
 
     @hook_impl
     def before_pipeline_run(self, pipeline: Pipeline, catalog: DataCatalog) -> None:
-        """Forget the run before. In the processes of a parallel runner, everything is computed."""
+        """Forget the run before, and remove what killed ones left. In the processes of a parallel runner, everything is computed."""
+        if self._folder is not None and self._folder.is_dir():
+            clean_leftovers(self._folder)
         self._catalog = None if isinstance(catalog, SharedMemoryDataCatalog) else catalog
         self._count = len(pipeline.nodes)
         self._identities, self._computed, self._kept = {}, {}, set()
