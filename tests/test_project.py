@@ -407,7 +407,7 @@ def test_old_versions_are_pruned_and_what_is_left_is_enough_to_go_on(finished, t
 def test_each_pipeline_runs_alone_from_what_is_persisted(finished, name):
     project, _, _ = finished
     before = len(list((project / "build" / "kedro-test").rglob("*")))
-    result = command(project, "kedro", "run", f"--pipelines={name}", "--params", "clustering_evaluation.seeds=[3]")
+    result = command(project, "kedro", "run", f"--pipelines={name}", "--params", "clustering_evaluation.seeds=[3],keep_results=false")
     assert "Pipeline execution completed successfully" in result.stderr
     assert len(list((project / "build" / "kedro-test").rglob("*"))) > before
     if name == "data_augmentation":
