@@ -22,6 +22,7 @@ from embedding_adaptation.embedder.checkpoint import (
     safetensors_header,
 )
 from embedding_adaptation.embedder.families import text_configuration
+from embedding_adaptation.embedder.freed_memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -202,6 +203,7 @@ class _Gaps:
 
 
 def _load(kind: Any, name: str | None, **loading: Any) -> tuple[PreTrainedModel, _Gaps]:
+    keep_freed_memory()
     try:
         with _quiet():
             model, info = kind.from_pretrained(name, output_loading_info=True, **loading)
