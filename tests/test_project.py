@@ -974,6 +974,7 @@ def test_in_viz_every_pipeline_is_a_box_that_opens(viz_page, pipeline):
             return boxes.sort().join() === names.join();
         }""",
         arg=sorted(outer),
+        timeout=90_000,  # beside other tests, two graphs may be drawn one after the other
     )
     assert page.locator(".pipeline-node--task").count() == (pipeline == "end_to_end")  # the report's
     for name in sorted(boxes):  # outer ones first
