@@ -146,6 +146,7 @@ def test_a_plan_is_shown_as_a_table_with_its_price(tmp_path, capsys):
         )
     )
     plan = {"texts": 5000, "tokens": 61_000, "memory_bytes": 3.2e9, "disk_bytes": 1e9, "fits_into_memory": False, "currency": "EUR"}
+    plan["seconds_if_rejected"] = 600.0
     catalog = DataCatalog({"plan_table": table, "plan": JSONDataset(filepath=str(tmp_path / "plan.json"))})
     catalog.save("plan", plan | {"cost": {"1": 2.4, "8": 3.2}})
     RunSummary().after_pipeline_run(pipeline=pipeline("x", outputs=["plan", "plan_table"]), catalog=catalog)
@@ -155,4 +156,5 @@ def test_a_plan_is_shown_as_a_table_with_its_price(tmp_path, capsys):
     assert re.search(r"all\W+2\.0 h \(2\.40\)\W+20 min \(3\.20\)", shown)
     assert "memory 3.2 GB, more than this machine has free, disk 1.0 GB" in shown
     assert "in EUR" in shown
+    assert "If adaptation is not found to help, one worker takes 10 min" in shown
     assert "plan.json" in shown

@@ -115,6 +115,8 @@ def _plan(plan: dict[str, Any]) -> Iterator[str]:
         f"{plan['texts']:,} texts, {plan['tokens']:,} tokens: memory {plan['memory_bytes'] / 1e9:,.1f} GB{fits}, "
         f"disk {plan['disk_bytes'] / 1e9:,.1f} GB"
     )
+    rejected = duration(plan["seconds_if_rejected"])
+    yield f"If adaptation is not found to help, one worker takes {rejected}: the base model has read some of the texts by then."
     if any(cost is not None for cost in plan["cost"].values()):
         yield f"Costs in brackets are in {plan['currency']}; of several workers, all are paid to the end."
 

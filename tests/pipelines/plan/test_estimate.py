@@ -43,6 +43,17 @@ def test_export_reads_what_after_processing_is_fitted_on(measured, parameters):
     assert (export["seconds"], export["shared"]) == pytest.approx((5.0 + 36 + 120, 36 + 120), abs=0.1)
 
 
+def test_without_help_the_base_model_reads_the_rest(measured, parameters):
+    for run in measured["runs"]:
+        run["nodes"] |= {"find_questions_node": 1.0 + 0.04 * run["texts"], "generate_candidates_node": 2.0 + 0.05 * run["texts"]}
+        run["nodes"]["export_embedder_node"] = 5.0
+    plan, _ = estimated(measured, parameters, PlanOptions(seed=0))
+    by_node = {term["node"]: term["seconds"] for term in plan["terms"]}
+    # 3,000 texts that were not drawn at 50 ms each, and the model is only written.
+    expected = plan["seconds"]["1"] - by_node["embed_corpus"] + 2.0 + 150 - by_node["export_embedder"] + 5.0
+    assert plan["seconds_if_rejected"] == pytest.approx(expected, abs=0.2)
+
+
 def test_workers_share_what_the_model_does_and_nothing_else(measured, parameters):
     plan, table = estimated(measured, parameters, PlanOptions(seed=0, workers=(1, 8), efficiency=0.5))
     shared = sum(term["shared"] for term in plan["terms"])

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 START, TOTAL = "start", "all"
 _HOUR = 3600.0
 _GENERATE, _TRAIN = "generate_candidates_node", "train_adapter_node"
+_EMBED, _EXPORT = "embed_corpus_node", "export_embedder_node"
 
 
 def estimated(measured: Mapping[str, Any], parameters: Mapping[str, Any], options: PlanOptions) -> tuple[dict[str, Any], pd.DataFrame]:
@@ -56,6 +57,7 @@ def estimated(measured: Mapping[str, Any], parameters: Mapping[str, Any], option
         "tokens": round(tokens),
         "tokens_read": round(measured["tokens_read_a_text"] * texts),
         "seconds": {str(workers): round(_seconds(terms, workers, options.efficiency), 1) for workers in options.workers},
+        "seconds_if_rejected": round(_if_rejected(runs, terms, counts), 1),
         "cost": {
             str(workers): _cost(_seconds(terms, workers, options.efficiency), workers, options.price_an_hour) for workers in options.workers
         },
@@ -108,6 +110,19 @@ def _terms(
             }
         )
     return terms
+
+
+def _if_rejected(runs: Sequence[SampleRun], terms: Sequence[Mapping[str, Any]], counts: Mapping[Unit, float]) -> float:
+    """Seconds of one worker if adaptation does not help: base weights, which have read what was drawn, cluster and are exported."""
+    lines = node_lines(runs)
+    _, of_teacher = reading_prices(lines)
+    instead = {_EMBED: (counts["texts"] - counts["drawn"]) * of_teacher, _EXPORT: 0.0}
+    seconds = _seconds(terms, 1, 1.0)
+    for term in terms:
+        node = f"{term['node']}_node"
+        if node in instead:
+            seconds += lines[node].fixed + instead[node] - term["seconds"]
+    return seconds
 
 
 def _rows(terms: Sequence[Mapping[str, Any]], options: PlanOptions) -> list[dict[str, Any]]:
